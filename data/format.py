@@ -1,0 +1,100 @@
+"""The text of a reasoning model, defined once: curation writes it, sft masks by it, generate forces budgets with it,
+evaluate extracts answers from it.
+
+    prompt | open trace end response eos
+    masked | trained ------------------
+
+s1      s1, §D: <|im_start|>think ... <|im_start|>answer ...; both delimiters are existing Qwen tokens
+think   <think> ... </think> ...: R1 distillations, Qwen3, and the tiny world
+r1      DeepSeek-R1-Zero, Table 1: a template instead of a chat, <think> ... </think> <answer> ... </answer>
+plain   the chat template alone; whatever reasoning there is stands in the response
+"""
+from dataclasses import dataclass
+
+from data.rows import BadInput
+
+R1_TEMPLATE = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
+    "first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
+    "process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., "
+    "<think> reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:")
+
+
+@dataclass(frozen=True)
+class Format:
+    name: str
+    open: str = ""            # begins thinking; the decoder appends it to the prompt
+    before: str = ""          # between `open` and the trace
+    after: str = ""           # between the trace and `end`
+    end: str = ""             # ends thinking; its first token is the one that the decoder watches for
+    between: str = ""         # between `end` and the response
+    close: str = ""           # after the response, before the end-of-sequence token
+    cue: str = ""             # written after `end` when the answer is forced
+    prompt: str | None = None  # a template with {question}; None: the tokenizer's chat template
+
+    def prompt_text(self, tokenizer, question):
+        """Everything the model is given before it starts to think, `open` not included."""
+        if self.prompt is not None:
+            return self.prompt.replace("{question}", question)
+        if not tokenizer.chat_template:
+            raise BadInput(f"the tokenizer has no chat template, which format '{self.name}' needs; --format r1 needs none")
+        return tokenizer.apply_chat_template([{"role": "user", "content": question}],
+                                             tokenize=False, add_generation_prompt=True)
+
+    def prompt_ids(self, tokenizer, question):
+        """Token ids that the decoder starts from: the prompt and `open`. Pieces are encoded one by one, here as in
+        training_ids, so that a model meets the same ids in training and in use."""
+        return _encode(tokenizer, self.prompt_text(tokenizer, question)) + _encode(tokenizer, self.open)
+
+    def training_ids(self, tokenizer, row):
+        """A trace row -> (ids, trained): token ids and, for each, whether the loss counts it.
+
+        The prompt is not trained, everything after it is, the end-of-sequence token included (without it the model
+        never learns to stop). The trained span is found by construction, not by searching for a template in the text.
+        """
+        prompt = _encode(tokenizer, self.prompt_text(tokenizer, row["question"]))
+        completion = [i for piece in self.completion_pieces(row) for i in _encode(tokenizer, piece)]
+        completion.append(tokenizer.eos_token_id)
+        return prompt + completion, [False] * len(prompt) + [True] * len(completion)
+
+    def completion_pieces(self, row):
+        """The completion of a trace row as the strings that are encoded one after the other."""
+        thinking, response = (row.get("thinking") or "").strip(), row["response"].strip()
+        if not self.end:
+            return [f"{thinking}\n\n{response}" if thinking else response]
+        if self.name == "s1" and "Answer:" not in response:                # s1's tokenization.py
+            response = "Answer: " + response
+        return [self.open, self.before + thinking + self.after, self.end, self.between + response + self.close]
+
+    def split(self, text):
+        """Generated text (it begins after `open`) -> (thinking, response).
+
+        Text without an end of thinking is all thinking: an unfinished completion has no response.
+        """
+        if not self.end:
+            return "", text.strip()
+        thinking, found, response = text.partition(self.end)
+        response = response.strip()
+        if self.close:
+            response = response.removesuffix(self.close.strip()).removeprefix(self.between.strip())
+        return thinking.strip(), response.strip() if found else ""
+
+    def end_id(self, tokenizer):
+        """Id of the token that announces the end of thinking; None when the tokenizer has no such single token."""
+        ids = _encode(tokenizer, self.end)
+        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        return ids[0] if ids and ids[0] in special else None
+
+
+FORMATS = {
+    "s1": Format("s1", open="<|im_start|>think", before="\n", after="\n", end="<|im_start|>answer", between="\n",
+                 cue="\nFinal Answer:"),
+    "think": Format("think", open="<think>", before="\n", after="\n", end="</think>", between="\n\n", cue="\n\n"),
+    "r1": Format("r1", open=" <think>", before=" ", after=" ", end="</think>", between=" <answer> ",
+                 close=" </answer>", cue=" <answer>", prompt=R1_TEMPLATE),
+    "plain": Format("plain"),
+}
+
+
+def _encode(tokenizer, text):
+    return tokenizer.encode(text, add_special_tokens=False) if text else []

@@ -1,0 +1,58 @@
+"""JSONL rows, the contract between all stages: UTF-8, one object per line, unknown keys pass through.
+
+problem     id, question, answer; optional solution, source, level, subject, group
+trace       problem + thinking, response, model, and what curation adds (correct, n_thinking_tokens, score, ...)
+completion  problem + sample, text, thinking, response, ids, injected, n_thinking_tokens, n_tokens,
+            finish ("stop" or "length"), n_waits, forced, logp
+"""
+import json
+import os
+from pathlib import Path
+
+
+class BadInput(ValueError):
+    """Something the user gave cannot be used; the message is one line and names the file, line or flag."""
+
+
+def read_rows(path, need=()):
+    """Rows of a .jsonl file, or of every .jsonl file of a directory in name order -> list of dicts.
+
+    need: fields that each row must hold.
+    Raises BadInput naming file and line for a missing file or field, a broken or empty line, an empty file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+        if not files:
+            raise BadInput(f"{path}: no .jsonl file in this directory")
+        return [row for file in files for row in read_rows(file, need)]
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    rows = []
+    # Only "\n" ends a line: str.splitlines would also cut at U+2028, which real questions contain.
+    for number, line in enumerate(text.removesuffix(b"\n").split(b"\n"), 1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            what = "empty line" if not line.strip() else f"not a JSON object ({type(error).__name__}: {error})"
+            raise BadInput(f"{path}:{number}: {what}") from error
+        if not isinstance(row, dict):
+            raise BadInput(f"{path}:{number}: not a JSON object but {type(row).__name__}")
+        for field in need:
+            if row.get(field) is None:
+                raise BadInput(f"{path}:{number}: no field '{field}'")
+        rows.append(row)
+    return rows
+
+
+def write_rows(path, rows):
+    """Write rows to path, whole or not at all: a reader never sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(part, path)

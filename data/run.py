@@ -1,0 +1,137 @@
+"""A run of a script: flags in, config.json and log.jsonl out.
+
+Each script declares a frozen dataclass Config, one line per setting. The comment behind a setting is its --help
+text and the annotation its type, so a default, its reason and its flag stand in one place.
+"""
+import argparse
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+
+from data.rows import BadInput
+
+
+def parse(config_class, argv):
+    """Turn argv into a config_class. Exits with status 2 and one line for an unknown flag or a wrong type.
+
+    Annotations: int, float, str, bool, Literal, X | None, tuple[X, ...] (a flag that takes several values and may be
+    repeated; with metadata positional=True, arguments without a flag).
+    """
+    module = sys.modules[config_class.__module__]
+    parser = argparse.ArgumentParser(description=module.__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(config_class), re.MULTILINE))
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        kind, options = hints[field.name], {}
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):     # X | None
+            kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
+        required = field.default is dataclasses.MISSING
+        default = None if required else field.default
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(kind) is tuple:
+            options |= {"type": typing.get_args(kind)[0], "nargs": "*", "action": "extend"}
+        elif typing.get_origin(kind) is typing.Literal:
+            options |= {"type": type(typing.get_args(kind)[0]), "choices": typing.get_args(kind)}
+        else:
+            options["type"] = kind
+        help_text = comments.get(field.name, "").replace("%", "%%")
+        help_text += "" if required or default in (None, ()) else f" (default: {default})"
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, help=help_text, **options)
+        else:
+            # Tuples default to None while parsing: "extend" would append to the default instead of replacing it.
+            parser.add_argument("--" + field.name.replace("_", "-"), required=required, help=help_text,
+                                default=None if isinstance(default, tuple) else default, **options)
+    given = vars(parser.parse_args(argv))
+    tuples = {f.name: f.default for f in dataclasses.fields(config_class) if isinstance(f.default, tuple)}
+    return config_class(**{k: (tuple(v) if v else tuples[k]) if k in tuples else v for k, v in given.items()})
+
+
+def cli(main, config_class):
+    """Run main(config) from the command line; what the user got wrong ends in one line, not in a traceback."""
+    config = parse(config_class, sys.argv[1:])
+    name = Path(sys.argv[0]).name
+    try:
+        main(config)
+    except BadInput as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: interrupted; what was saved is usable and the same command continues from it")
+    except BrokenPipeError:                                                # `script | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def save_config(config, path, **more):
+    """Write the settings of a run (and `more`, for instance measured totals) as JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps({**dataclasses.asdict(config), **more}, indent=1, ensure_ascii=False) + "\n")
+    os.replace(part, path)
+
+
+def fingerprint(path):
+    """16 hex digits that change when a file, or any file directly in a directory, changes.
+
+    Files up to 64 MB count by content, larger ones by size and time of change.
+    """
+    path, digest = Path(path), hashlib.sha256()
+    if not path.exists():                                                  # a hub name: the name is all we know
+        return hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            stat = file.stat()
+            digest.update(file.name.encode())
+            digest.update(file.read_bytes() if stat.st_size <= 64e6 else f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def identity(config, without=(), **inputs):
+    """What makes two runs the same: every setting except those named in `without`, and the inputs' fingerprints."""
+    settings = {k: list(v) if isinstance(v, tuple) else v
+                for k, v in dataclasses.asdict(config).items() if k not in without}
+    return settings | {f"contents of --{name}": fingerprint(path) for name, path in inputs.items() if path}
+
+
+def difference(ours, theirs):
+    """One line that names the settings in which two identities differ; '' when they are equal."""
+    names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    return ", ".join(f"{name}: {theirs.get(name)} there, {ours.get(name)} here" for name in names)
+
+
+class Log:
+    """log.jsonl of a run: one dict per step, the same dict printed as one line.
+
+    last_step: when resuming, lines after this step are cut away, so that the log has no gap and no repeat.
+    every: print only every so many steps (and the last one).
+    """
+
+    def __init__(self, path, last_step=0, total=None, every=1):
+        self.path, self.total, self.every = Path(path), total, every
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if last_step and self.path.exists():
+            lines = self.path.read_text().split("\n")[:-1]                 # a line without its "\n" was cut by a kill
+            kept = [line for line in lines if json.loads(line)["step"] <= last_step]
+        part = self.path.with_name(self.path.name + ".part")
+        part.write_text("".join(line + "\n" for line in kept))
+        os.replace(part, self.path)
+        self.file = open(self.path, "a", encoding="utf-8")
+
+    def __call__(self, step, **values):
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+        if step % self.every and step != self.total:
+            return
+        head = f"step {step}" + (f"/{self.total}" if self.total else "")
+        cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()]
+        print(f"{head:<15}" + "  ".join(cells), flush=True)
