@@ -134,19 +134,19 @@ def encode(rows, tokenizer, cfg, context):
     return examples, counts
 
 
-def make_optimizers(model, cfg):
-    """AdamW with weight decay on matrices only; with --muon-lr, Muon for the hidden matrices (lr set per step)."""
+def make_optimizers(model, lr, betas, weight_decay, muon_lr=0.0):
+    """AdamW with weight decay on matrices only; with muon_lr, Muon for the hidden matrices. `update` sets the rates."""
     embeddings = {id(models.head(model)), id(model.get_input_embeddings().weight)}
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
     others = [p for p in parameters if p.ndim != 2 or id(p) in embeddings]
     groups = [{"params": others, "weight_decay": 0.0}]
     optimizers = []
-    if cfg.muon_lr:
-        optimizers.append(torch.optim.Muon(matrices, lr=cfg.muon_lr, weight_decay=cfg.weight_decay))
+    if muon_lr:
+        optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
     else:
-        groups.insert(0, {"params": matrices, "weight_decay": cfg.weight_decay})
-    optimizers.append(torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2)))
+        groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
+    optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=betas))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -253,7 +253,7 @@ def main(cfg):
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
     model, tokenizer = models.load(cfg.model, cfg.device)
     model.requires_grad_(True)
-    optimizers = make_optimizers(model, cfg)
+    optimizers = make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, cfg.muon_lr)
     start = resume(cfg, identity, model, optimizers)
     if start is None:
         return []

@@ -112,7 +112,7 @@ class Log:
     """log.jsonl of a run: one dict per step, the same dict printed as one line.
 
     last_step: when resuming, lines after this step are cut away, so that the log has no gap and no repeat.
-    every: print only every so many steps (and the last one).
+    every: print only every so many steps (and the last one); 0 prints nothing.
     """
 
     def __init__(self, path, last_step=0, total=None, every=1):
@@ -130,7 +130,7 @@ class Log:
     def __call__(self, step, **values):
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
-        if step % self.every and step != self.total:
+        if not self.every or (step % self.every and step != self.total):
             return
         head = f"step {step}" + (f"/{self.total}" if self.total else "")
         cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()]

@@ -1,0 +1,354 @@
+"""Reinforcement learning with verifiable rewards: GRPO, on-policy by default.
+
+Per step, with N prompts and G samples of each (B = N·G rows):
+    1. sample G completions per prompt from the policy
+    2. reward r of each completion                              (a program decides: evaluate.grade)
+    3. advantage A_i = (r_i - mean of its group) / std of its group
+    4. ratio ρ_t = exp(logp_t - old_logp_t),  loss = - Σ min(ρ A, clip(ρ, 1-ε_low, 1+ε_high) A) / normaliser
+                                                     + β Σ KL(policy ‖ reference) / normaliser
+Sources: DeepSeekMath (arXiv 2402.03300) §4, DeepSeek-R1 (arXiv 2501.12948) §2.2, DAPO (arXiv 2503.14476) for the
+token normaliser and ε_high, Dr. GRPO (arXiv 2503.20783) for --adv-std none --normalise constant.
+
+Departs from DeepSeekMath in: 1. The normaliser is the token count of the whole step (--normalise sequence is the
+paper's). 2. No KL term unless --kl and --beta ask for one; KL to the reference is reported all the same. 3. One
+update per rollout; --updates-per-rollout is the paper's μ.
+
+old_logp comes from the decoder, at the sampling temperature, by the same forward functions that training uses. So on
+the first update every ρ is 1 up to float rounding; ratio_first in the log is the largest |ρ - 1| and should stay
+below 1e-4 in float32. If it does not, rollout and training disagree and nothing below can be trusted.
+
+A laptop, 2 minutes:  python grpo.py --model data/tiny_base --data out/tiny/data/train.jsonl --out out/tiny/grpo
+                      --format think --steps 100 --max-tokens 128 --lr 5e-4
+GSM8K at 0.5B:        python grpo.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/gsm8k.jsonl --out out/grpo-0.5b
+                      --format plain --max-tokens 512 --prompts-per-step 64 --device cuda
+
+Reads problem rows (id, question, answer). Writes a model directory with log.jsonl, training.json and samples.jsonl
+(one group of each step). A run that was killed continues from its last checkpoint with the same command.
+"""
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+import evaluate
+import generate
+import kernels
+import model as models
+import sft
+from data import run
+from data.format import FORMATS
+from data.rows import BadInput, read_rows
+
+
+@dataclass(frozen=True)
+class Config:
+    model: str                           # directory or hub name to start from; also the reference
+    data: str                            # problem rows
+    out: str                             # model directory to write
+    format: Literal["s1", "think", "r1", "plain"] = "think"        # text of a completion, see data/format.py
+    reward: str = "correct"              # correct, format, random:P, or a sum such as correct+format
+
+    steps: int = 100                     # rollouts
+    prompts_per_step: int = 16           # N
+    group_size: int = 8                  # G, samples per prompt
+    max_tokens: int = 1024               # of a completion
+    temperature: float = 1.0             # of sampling; training divides logits by it too
+    mask_truncated: bool = False         # leave completions cut by --max-tokens out of the loss (they stay in the group)
+
+    adv_std: Literal["pop", "sample", "none"] = "pop"              # what the group's advantages are divided by
+    eps_low: float = 0.2                 # clip range below 1; UniReason: 0.22
+    eps_high: float = 0.2                # clip range above 1; DAPO, UniReason: 0.28
+    normalise: Literal["token", "sequence", "constant"] = "token"  # see `token_weights`
+    kl: Literal["none", "k1", "k2", "k3"] = "none"                 # estimator in the loss, see `kl_estimate`
+    beta: float = 0.0                    # weight of the KL term; R1: 0.001
+    kl_every: int = 1                    # steps between measurements of the full-vocabulary KL; 0 = never
+    updates_per_rollout: int = 1         # passes over each rollout
+
+    lr: float = 1e-6                     # R1: 3e-6, UniReason: 1e-6
+    schedule: Literal["cosine", "linear", "constant"] = "constant"
+    warmup: float = 0.0                  # share of the steps
+    weight_decay: float = 0.0            # of matrices
+    beta1: float = 0.9                   # AdamW
+    beta2: float = 0.95                  # AdamW
+    clip: float = 1.0                    # gradient norm
+    micro_batch_tokens: int = 32768      # tokens per forward pass; changes memory and speed, not the result
+
+    eval_data: str | None = None         # held-out problems
+    eval_every: int = 0                  # steps between evaluations at --temperature; 0 = never
+    seed: int = 0                        # order of the prompts and all sampling
+    slots: int = 256                     # sequences decoded side by side
+    save_every: int = 25                 # steps between checkpoints
+    device: str = "cpu"                  # or cuda
+    overwrite: bool = False              # replace a run with other settings in --out instead of refusing
+
+
+FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots")
+
+
+# ---------------------------------------------------------------- the mathematics
+
+def advantages(rewards, std="pop", eps=1e-6):
+    """rewards (N, G) -> advantages (N, G): centred per group, divided by the group's standard deviation + eps.
+
+    std: "pop" divides by G (with 0/1 rewards it is sqrt(p(1-p))), "sample" by G - 1, "none" not at all (Dr. GRPO:
+    dividing weighs very easy and very hard prompts up). A group of equal rewards gets exactly 0.
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
+    if std != "none":
+        if std == "sample" and rewards.shape[1] < 2:
+            raise ValueError("the sample standard deviation needs a group of two or more")
+        centred = centred / (rewards.std(1, keepdim=True, correction=int(std == "sample")) + eps)
+    return centred.masked_fill(equal, 0.0)
+
+
+def clipped_objective(ratio, advantage, eps_low, eps_high):
+    """PPO's pessimistic bound, (N,) each: min(ρA, clip(ρ)A). For A < 0 the minimum is the larger penalty."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - eps_low, 1 + eps_high) * advantage)
+
+
+def kl_estimate(logp, ref_logp, kind):
+    """Per-token estimates of KL(policy ‖ reference) on the policy's own tokens (Schulman 2020), d = ref_logp - logp.
+
+    All three go into the loss as written; their gradients differ. k1 = -d: zero in expectation, it only adds noise.
+    k2 = d²/2: the gradient of KL(policy ‖ reference). k3 = e^d - 1 - d: that of KL(reference ‖ policy).
+    """
+    d = ref_logp - logp
+    return {"k1": -d, "k2": d**2 / 2, "k3": torch.expm1(d) - d}[kind]
+
+
+def token_weights(row, n_rows, normalise, max_tokens):
+    """row (N,): which sequence each trained token belongs to -> weight (N,) of each token's loss in the step's sum.
+
+    token     1 / trained tokens of the step                (DAPO)
+    sequence  1 / (rows · tokens of its sequence)           (GRPO: long answers count less per token)
+    constant  1 / (rows · max_tokens)                       (Dr. GRPO)
+    """
+    if normalise == "token":
+        return torch.full(row.shape, 1 / max(1, len(row)))
+    if normalise == "constant":
+        return torch.full(row.shape, 1 / (n_rows * max_tokens))
+    return 1 / (n_rows * torch.bincount(row, minlength=n_rows)[row].float())
+
+
+# ---------------------------------------------------------------- rewards
+
+def reward_correct(row, form, _):
+    """1 for a right answer, 0 for a wrong one or none."""
+    return float(bool(evaluate.grade(row, evaluate.answer_of(row))))
+
+
+def reward_format(row, form, _):
+    """1 when thinking was ended exactly once and an answer follows."""
+    return float(row["finish"] == "stop" and row["text"].count(form.end) == (1 if form.end else 0)
+                 and bool(row["response"]))
+
+
+def reward_random(row, form, probability):
+    """1 with the given probability, whatever was written: the control of "Spurious Rewards" (arXiv 2506.10947)."""
+    return float(random.Random(repr(row["ids"]) + row["id"] + str(row["sample"])).random() < float(probability))
+
+
+REWARDS = {"correct": reward_correct, "format": reward_format, "random": reward_random}
+
+
+def parse_reward(text):
+    """'correct+random:0.5' -> [(function, argument), ...]; BadInput names what is unknown."""
+    terms = []
+    for term in text.split("+"):
+        name, _, argument = term.partition(":")
+        if name not in REWARDS:
+            raise BadInput(f"--reward {text}: no reward '{name}' (there are {', '.join(REWARDS)})")
+        try:
+            if name == "random" and not 0 <= float(argument) <= 1:
+                raise ValueError
+        except ValueError:
+            raise BadInput(f"--reward {text}: random needs a probability, as in random:0.5") from None
+        terms.append((REWARDS[name], argument))
+    return terms
+
+
+# ---------------------------------------------------------------- one step
+
+def choose_prompts(n_problems, step, prompts_per_step, seed):
+    """Indices of the problems of step 0, 1, ...: the data in a new order each time it is used up. Needs no state."""
+    chosen = []
+    for place in range(step * prompts_per_step, (step + 1) * prompts_per_step):
+        order = torch.randperm(n_problems, generator=torch.Generator().manual_seed(seed + place // n_problems))
+        chosen.append(int(order[place % n_problems]))
+    return chosen
+
+
+def rollout(model, tokenizer, form, problems, cfg, stream):
+    """Sample cfg.group_size completions of each problem -> (rows, completions, prompts), group after group."""
+    requests = []
+    for problem in problems:
+        prompt = form.prompt_ids(tokenizer, problem["question"])
+        for number in range(cfg.group_size):
+            requests.append(generate.Request(prompt, generate.random_key(cfg.seed, *stream, problem["id"], number),
+                                             cfg.max_tokens))
+    completions = [None] * len(requests)
+    for index, completion in generate.decode(model, tokenizer, form, requests, Sampling(cfg), cfg.slots):
+        completions[index] = completion
+    rows = [generate.completion_row(problems[i // cfg.group_size], i % cfg.group_size, c, tokenizer, form)
+            for i, c in enumerate(completions)]
+    return rows, completions, [r.prompt for r in requests]
+
+
+class Sampling:
+    """generate's settings for a rollout: full distribution (top-p would need the same cut in training), no forcing."""
+    top_p, top_k, waits, wait, thinking_budget = 1.0, 0, 0, "", None
+
+    def __init__(self, cfg):
+        self.temperature, self.max_tokens = cfg.temperature, cfg.max_tokens
+
+
+def policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale, measure_kl):
+    """One pass over a rollout in packed micro-batches, then one optimizer step -> dict of measured numbers.
+
+    sequences, masks, old_logps: per row, prompt and completion; advantage (B,). Tokens with mask 0 (prompt, injected,
+    truncated if masked) are in neither numerator nor denominator. Rows of advantage 0 have no gradient; without a KL
+    term their forward pass is left out, but their tokens stay in the normaliser.
+    """
+    row = torch.tensor([i for i, mask in enumerate(masks) for m in mask if m])
+    weight = token_weights(row, len(sequences), cfg.normalise, cfg.max_tokens)
+    weights = [weight[row == i] for i in range(len(sequences))]
+    use_kl = cfg.kl != "none" and cfg.beta > 0
+    active = [i for i in range(len(sequences)) if any(masks[i]) and (use_kl or advantage[i] != 0)]
+    total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "n"), 0.0)
+    furthest = 0.0
+    for group in models.fill_bins([len(sequences[i]) for i in active], cfg.micro_batch_tokens):
+        chosen = [active[i] for i in group]
+        batch = models.pack([sequences[i] for i in chosen], [masks[i] for i in chosen], cfg.device)
+        packed = models.Packed(batch.lengths, batch.ids.device)
+        hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]         # (N, D)
+        stats = kernels.token_stats(hidden, models.head(model), batch.target, cfg.temperature, models.softcap(model),
+                                    want=("logp", "entropy"))
+        old_logp = torch.tensor([x for i in chosen for x, m in zip(old_logps[i], masks[i]) if m], device=cfg.device)
+        token_weight = torch.cat([weights[i] for i in chosen]).to(cfg.device)                         # (N,)
+        ratio = (stats.logp - old_logp).exp()
+        token_advantage = advantage[chosen].to(cfg.device)[batch.row]
+        loss = -clipped_objective(ratio, token_advantage, cfg.eps_low, cfg.eps_high)
+        if use_kl or measure_kl:
+            with torch.no_grad():
+                ref_hidden = models.hidden_states(reference, batch.ids, batch.positions, packed)[batch.where]
+        if use_kl:
+            with torch.no_grad():
+                ref_logp = kernels.token_stats(ref_hidden, models.head(reference), batch.target, cfg.temperature,
+                                               models.softcap(reference)).logp
+            loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
+        loss = (loss * token_weight).sum()
+        loss.backward()
+        with torch.no_grad():
+            outside = ((ratio < 1 - cfg.eps_low) & (token_advantage < 0)) | \
+                      ((ratio > 1 + cfg.eps_high) & (token_advantage > 0))
+            furthest = max(furthest, (ratio - 1).abs().max().item())
+            total["loss"] += loss.item()
+            total["entropy"] += stats.entropy.sum().item()
+            total["clipped"] += outside.sum().item()
+            total["n"] += len(ratio)
+            if measure_kl:
+                total["kl"] += kernels.token_kl(hidden, models.head(model), ref_hidden, models.head(reference),
+                                                cfg.temperature, models.softcap(model),
+                                                models.softcap(reference))[0].sum().item()
+    n = max(1, total["n"])
+    norm = sft.update(model, optimizers, cfg.clip, scale) if active else 0.0
+    return {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else None,
+            "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm}
+
+
+def held_out_accuracy(model, tokenizer, form, problems, cfg):
+    """Share of right answers, one sample each at cfg.temperature."""
+    prompts = [form.prompt_ids(tokenizer, p["question"]) for p in problems]
+    requests = [generate.Request(ids, generate.random_key(cfg.seed, "evaluation", p["id"]), cfg.max_tokens)
+                for p, ids in zip(problems, prompts)]
+    rows = [generate.completion_row(problems[i], 0, c, tokenizer, form)
+            for i, c in generate.decode(model, tokenizer, form, requests, Sampling(cfg), cfg.slots)]
+    return statistics.fmean(bool(evaluate.grade(row, evaluate.answer_of(row))) for row in rows)
+
+
+def main(cfg):
+    """Train and save. Returns the log rows of the steps taken now."""
+    for name in ("steps", "prompts_per_step", "group_size", "max_tokens", "updates_per_rollout", "temperature"):
+        if getattr(cfg, name) <= 0:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be positive")
+    if cfg.adv_std == "sample" and cfg.group_size < 2:
+        raise BadInput("--group-size 1 has no sample standard deviation; use --adv-std none or a larger group")
+    if (cfg.kl == "none") != (cfg.beta == 0):
+        raise BadInput(f"--kl {cfg.kl} with --beta {cfg.beta}: a KL term needs both")
+    reward_terms = parse_reward(cfg.reward)
+    problems = read_rows(cfg.data, need=("id", "question"))
+    held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
+    identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
+    model, tokenizer = models.load(cfg.model, cfg.device)
+    form = FORMATS[cfg.format]
+    optimizers = sft.make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay)
+    start = sft.resume(cfg, identity, model, optimizers)
+    if start is None:
+        return []
+    reference = models.load(cfg.model, cfg.device)[0].requires_grad_(False) if cfg.beta or cfg.kl_every else None
+
+    n_all = len(problems)
+    if "correct" in cfg.reward:
+        problems = [p for p in problems if evaluate.grade(p, "0") is not None]
+    n_graded = len(problems)
+    longest = models.context_length(model) - cfg.max_tokens
+    problems = [p for p in problems if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
+    print(f"{len(problems)} problems ({n_all - n_graded} without a gold answer and {n_graded - len(problems)} too long "
+          f"for the context left out); {cfg.prompts_per_step} x {cfg.group_size} completions a step")
+    if not problems:
+        raise BadInput(f"{cfg.data}: no problem is left to train on")
+
+    log = run.Log(Path(cfg.out) / "log.jsonl", start, cfg.steps)
+    samples = run.Log(Path(cfg.out) / "samples.jsonl", start, every=0)
+    history = []
+    for step in range(start, cfg.steps):
+        began = time.perf_counter()
+        # 1. sample
+        chosen = [problems[i] for i in choose_prompts(len(problems), step, cfg.prompts_per_step, cfg.seed)]
+        rows, completions, prompts = rollout(model, tokenizer, form, chosen, cfg, ("rollout", step))
+        sampled = time.perf_counter()
+        # 2. reward, 3. advantage
+        reward = torch.tensor([sum(f(row, form, argument) for f, argument in reward_terms) for row in rows])
+        reward = reward.view(cfg.prompts_per_step, cfg.group_size)                                    # (N, G)
+        advantage = advantages(reward, cfg.adv_std).flatten()                                         # (B,)
+        # 4. update
+        sequences = [prompt + c.ids for prompt, c in zip(prompts, completions)]
+        masks = [[False] * len(prompt) + [not x and not (cfg.mask_truncated and c.finish == "length")
+                                          for x in c.injected] for prompt, c in zip(prompts, completions)]
+        old_logps = [[0.0] * len(prompt) + c.logp for prompt, c in zip(prompts, completions)]
+        scale = sft.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
+        measure_kl = bool(cfg.kl_every) and step % cfg.kl_every == 0
+        updates = [policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale,
+                                 measure_kl and number == 0) for number in range(cfg.updates_per_rollout)]
+        seconds = time.perf_counter() - began
+        graded = [evaluate.grade(row, evaluate.answer_of(row)) for row in rows]
+        values = {
+            "reward": reward.mean().item(), "accuracy": statistics.fmean(map(bool, graded)),
+            "n_tokens": statistics.fmean(row["n_tokens"] for row in rows),
+            "truncated": statistics.fmean(row["finish"] == "length" for row in rows),
+            "equal_groups": int((reward == reward[:, :1]).all(1).sum()),
+            "loss": updates[0]["loss"], "entropy": updates[0]["entropy"], "kl": updates[0]["kl"],
+            "ratio_first": updates[0]["ratio_max"], "clip_fraction": updates[-1]["clip_fraction"],
+            "grad_norm": updates[0]["grad_norm"], "lr": cfg.lr * scale,
+            "tok_s": sum(row["n_tokens"] for row in rows) / seconds, "rollout_share": (sampled - began) / seconds}
+        if held_out and cfg.eval_every and ((step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps):
+            values["held_out"] = held_out_accuracy(model, tokenizer, form, held_out, cfg)
+        history.append({"step": step + 1, **values})
+        log(**history[-1])
+        samples(step + 1, group=[{"question": row["question"], "text": row["text"], "reward": r}
+                                 for row, r in zip(rows[:cfg.group_size], reward[0].tolist())])
+        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
+            sft.save_checkpoint(Path(cfg.out) / "checkpoint.safetensors", model, optimizers, step + 1, identity)
+    n_equal = sum(h["equal_groups"] for h in history)
+    print(f"groups with equal rewards, which teach nothing: {n_equal} of {len(history) * cfg.prompts_per_step}")
+    sft.finish(cfg, model, tokenizer, identity, n_steps=cfg.steps)
+    return history
+
+
+if __name__ == "__main__":
+    run.cli(main, Config)
