@@ -98,7 +98,7 @@ def _clean(answer):
 
 
 def answer_of(row):
-    """Extracted answer of a completion row; None for one that was cut while it was thinking, whatever it wrote there."""
+    """Extracted answer of a completion row; None for one that was cut while it was thinking."""
     return extract_answer(row.get("response" if "response" in row else "text") or "")
 
 
@@ -113,8 +113,8 @@ FUNCTIONS = {"\\" + name: getattr(cmath, name.replace("arc", "a")) for name in
              "sin cos tan sinh cosh tanh arcsin arccos arctan exp log".split()}
 FUNCTIONS |= {"\\ln": cmath.log, "\\cot": lambda x: 1 / cmath.tan(x),
               "\\sec": lambda x: 1 / cmath.cos(x), "\\csc": lambda x: 1 / cmath.sin(x)}
-LETTERS = set("""alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi
-                 omega Gamma Delta Theta Lambda Sigma Phi Psi Omega hbar ell infty""".split())
+LETTERS = set("""alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi
+                 psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega hbar ell infty""".split())
 
 
 class Expression:
@@ -228,8 +228,7 @@ def _expression_value(text, left_to_right=False):
     """(numbers used, value) of an arithmetic expression over integers, or None."""
     if not isinstance(text, str) or len(text) > LONGEST_FORMULA:
         return None
-    for written, plain in {"\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "·": "*", "÷": "/", "−": "-"}.items():
-        text = text.replace(written, plain)
+    text = re.sub(r"\\(?:times|cdot)", "*", text.translate(LOOKALIKES)).replace("\\div", "/")
     found = re.fullmatch(r"([0-9+\-*/() ]+)(?:=\s*(-?[0-9]{1,50}))?", text.strip().strip("$").strip())
     try:
         value = Expression(found[1], implicit=False, left_to_right=left_to_right).sum() if found else None
@@ -244,8 +243,8 @@ def _expression_value(text, left_to_right=False):
 
 SCALES = r"million|billion|trillion|thousand|hundred|dozen|[ap]\.?m\b"     # these words are not units to be dropped
 POWER = r"\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*$"
-LOOKALIKES = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "π": "\\pi ", "∞": "\\infty ", "√": "\\sqrt",
-                            "°": "", "∪": "\\cup ", "±": "\\pm ", "€": "", "£": "", "²": "^2", "³": "^3"})
+LOOKALIKES = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "π": "\\pi ", "∞": "\\infty ", "°": "",
+                            "√": "\\sqrt", "∪": "\\cup ", "±": "\\pm ", "€": "", "£": "", "²": "^2", "³": "^3"})
 REWRITES = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})", ""),                            # 1{,}000 and 10,\!080
     (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
@@ -272,7 +271,7 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in (
 )]
 THOUSANDS = re.compile(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 NAME = re.compile(r"\s*[a-zA-Z\\][a-zA-Z\\_{}]{0,20}(?:\([a-z, ]{1,9}\))?\s*(?:=|\\(?:in|approx)(?![a-zA-Z]))(?=.)")
-WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\d [\d.]")                 # or numbers side by side, which are no product
 
 
 @lru_cache(4096)
@@ -407,9 +406,9 @@ def _endless(node):
 
 
 def grade(row, prediction):
-    """Is the prediction right for this row? None if the row has no answer to compare with: skip it, never reward it."""
+    """Is the prediction right for this row? None if there is no answer to compare with: skip the row, never reward it."""
     if row.get("nums") is not None and row.get("target") is not None:
-        return check_expression(prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right", False))
+        return check_expression(prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right"))
     gold = row.get("answer")
     if gold is None or len(str(gold)) > LONGEST_ANSWER or parse(str(gold)) == "":
         return None
@@ -466,7 +465,7 @@ def mean_interval(values):
 
 
 def paired_bootstrap(a, b, n_resamples=10_000, seed=0):
-    """(difference, low, high) of mean(a) - mean(b), 95%, by resampling questions; a[i] and b[i] are one question (s1 §5.1)."""
+    """(difference, low, high) of mean(a) - mean(b), 95%; a[i], b[i] belong to one question (s1 §5.1)."""
     if len(a) != len(b) or not a:
         raise ValueError(f"paired values needed, not {len(a)} and {len(b)}")
     rng, n, differences = random.Random(seed), len(a), [x - y for x, y in zip(a, b)]
@@ -486,8 +485,7 @@ def control(points, limits):
 
 def scaling(points, x="log2"):
     """Mean slope over all pairs of (tokens, accuracy in percent): points per doubling of tokens, or per token with
-    x="linear". The paper names no unit; log2 reproduces its Table 3. Pairs with equal tokens have no slope. s1 §3.2, eq. 2.
-    """
+    x="linear". The paper names no unit; log2 reproduces its Table 3. Pairs of equal tokens are left out. s1 §3.2, eq. 2."""
     placed = [(math.log2(tokens) if x == "log2" else tokens, accuracy) for tokens, accuracy in points if tokens > 0]
     slopes = [(f1 - f0) / (x1 - x0) for i, (x0, f0) in enumerate(placed) for x1, f1 in placed[i + 1:] if x0 != x1]
     return statistics.fmean(slopes) if slopes else math.nan
@@ -513,14 +511,14 @@ def transferability(base, tuned, version="v2", sigma=None):
             raise ValueError(f"base and tuned differ in the benchmarks of group '{group}'")
         pairs = [(before, tuned[group][name]) for name, before in scores.items()]
         if version == "v1":
-            gains[group] = statistics.fmean((after - before) / before if before else math.nan for before, after in pairs)
+            gains[group] = statistics.fmean((after - old) / old if old else math.nan for old, after in pairs)
         else:
             deltas = [(after - before) / (sigma or {}).get(group, 1) for before, after in pairs]
             room = [100 - before for before, _ in pairs]
             total = sum(w * math.copysign(math.sqrt(abs(d)), d) for w, d in zip(room, deltas))
             gains[group] = total / sum(room) if sum(room) else math.nan
         if math.isnan(gains[group]):
-            print(f"TI is undefined: group '{group}' has a base score of {'0' if version == 'v1' else '100'}", file=sys.stderr)
+            print(f"TI is undefined: base score {'0' if version == 'v1' else '100'} in group '{group}'", file=sys.stderr)
     if "math" not in gains:
         raise ValueError("no group 'math' to compare with")
     if gains["math"] <= 0:
@@ -553,7 +551,7 @@ def metrics(rows, k=(1,)):
 
 
 def _summary(questions, k, with_questions=False):
-    """Numbers of some questions, {id: [graded samples]}. Shares and accuracies in percent; None where nothing counts."""
+    """Numbers of some questions, {id: [graded samples]}. Shares and accuracies in percent; None: nothing to count."""
     kept = {name: samples for name, samples in questions.items() if samples[0]["right"] is not None}
     right = {name: statistics.fmean(s["right"] for s in samples) for name, samples in kept.items()}
     flat = [sample for samples in kept.values() for sample in samples]
@@ -632,7 +630,7 @@ def study(runs):
 def table(results):
     """Fixed-width lines: one per run and group."""
     lines = [(path, group, summary) for path, result in results.items()
-             for group, summary in ([("all", result["all"])] if len(result["groups"]) > 1 else []) + [*result["groups"].items()]]
+             for group, summary in ({"all": result["all"]} | result["groups"]).items()]
     votes = list(dict.fromkeys(name for *_, summary in lines for name in summary if "@" in name))
     columns = ["n_questions", "n_samples", "accuracy", "low", "high", *votes, "n_thinking_tokens", "n_tokens",
                "truncated", "forced", "no_answer", "skipped"]

@@ -58,6 +58,7 @@ class Config:
     wait: str = "Wait"                   # s1 also tried "Hmm" and "Alternatively"
     thinking_budget: int | None = None   # tokens of thinking before the answer is forced; 0 = no thinking
 
+    only: str | None = None              # only problems of this group
     limit: int = 0                       # only the first so many problems; 0 = all
     slots: int = 256                     # sequences decoded side by side
     logp: bool = False                   # write the log-probability of each token
@@ -357,6 +358,10 @@ def main(cfg):
         if bad:
             raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: out of range")
     problems = read_rows(cfg.data, need=("id", "question"))
+    if cfg.only is not None:
+        problems = [problem for problem in problems if problem.get("group") == cfg.only]
+        if not problems:
+            raise BadInput(f"{cfg.data}: no row of --only {cfg.only}")
     problems = problems[:cfg.limit] if cfg.limit else problems
     ids = [problem["id"] for problem in problems]
     if len(set(ids)) < len(ids):

@@ -273,5 +273,6 @@ def save(model, tokenizer, path):
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
     for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
+        file.chmod(0o644)                            # safetensors' own files are for their owner only
         os.replace(file, path / file.name)
     part.rmdir()

@@ -1,0 +1,15 @@
+# Sourced by every recipe and by tests/run.sh: go to the repository's root, make .venv once, put it on the PATH.
+# SKIP_INSTALL=1 uses the python that is there already (a GPU image, a conda environment).
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ -z "${SKIP_INSTALL:-}" ]; then
+  if ! cmp -s requirements.txt .venv/installed.txt; then
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+      { echo "Python 3.10 or newer is needed as python3" >&2; exit 1; }
+    echo "installing requirements.txt into .venv (once, about a minute)"
+    python3 -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    cp requirements.txt .venv/installed.txt
+  fi
+  export PATH="$PWD/.venv/bin:$PATH"
+fi
+export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
