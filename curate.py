@@ -25,7 +25,7 @@ Departs from the papers in:
     python curate.py --data pool.jsonl --out limo.jsonl --method limo --k 800 --keep-correct     minutes for 1M rows
 
 Reads the trace rows of --data, the completions of --attempts, the questions of --against. Writes the chosen rows to OUT
-with correct, n_thinking_tokens, domain (and LIMO's score) filled in, settings and funnel to OUT.config.json.
+with correct, n_thinking_tokens, domain (and LIMO's score) filled in; settings and funnel to OUT.config.json.
 """
 import hashlib
 import random
@@ -35,6 +35,7 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import evaluate
@@ -454,7 +455,7 @@ def main(cfg):
         print(f"{name:<12} {total['rows']:>7} rows  correct {correct}  "
               f"thinking tokens {total['mean_thinking_tokens']:.1f}  domains {domains}")
     write_rows(cfg.out, chosen)
-    run.save_config(cfg, f"{cfg.out}.config.json", funnel=funnel, totals=totals)
+    run.save_config(cfg, Path(cfg.out).with_suffix(".config.json"), funnel=funnel, totals=totals)
     return chosen
 
 

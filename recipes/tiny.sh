@@ -65,8 +65,10 @@ for ((seed = 0; seed < seeds; seed++)); do
   fi
   echo "== seed $seed"
   python -m data.tiny --out "$dir/data" --seed "$seed"
+  set -m                                  # a process group of its own, so that all of it ends with us
   reinforcement > >(sed -u 's/^/  [rl]  /') 2>&1 & rl=$!
-  trap 'kill $rl 2>/dev/null || true' EXIT
+  set +m
+  trap 'kill -- -$rl 2>/dev/null || true' EXIT
   likelihood > >(sed -u 's/^/[sft]  /') 2>&1
   wait $rl || { echo "tiny.sh: the reinforcement learning half failed, see the lines marked [rl]" >&2; exit 1; }
   trap - EXIT

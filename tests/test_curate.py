@@ -121,7 +121,8 @@ def test_string_rule_of_s1(question, source, dropped):
     ("2 + 2 = 5.", ["2 + 2 = 5"]), ("2 + 2 = 5, so", ["2 + 2 = 5"]), ("**so 2 + 2 = 5**", ["2 + 2 = 5"]),
     # numbers that are parts of something larger are left alone
     ("x + 3 = 5 and 2x + 3 = 4 and 3 * 4 = 13x", []), ("2^3 + 1 = 9, 2 * 4 = 2^3, (1 + 2) * 4 = 12", []),
-    ("3.5 + 1 = 4.5, 3 + 2 = 4.5 + 0.5", []), ("20% of 5 + 5 = 2", []), ("53 1/4 = 213/4", []), ("√3 * 5 = 5√3", []),
+    ("3.5 + 1 = 4.5, 3 + 2 = 4.5 + 0.5", []), ("20% of 5 + 5 = 2", []), ("53 1/4 = 213/4", []),
+    ("√3 * 5 = 5√3", []),
     ("1 + 2 = 4 - x", []), ("4 / 0 = 4", []), ("3 = 4", []), ("1 + 1 = ?", []),
 ])
 def test_false_equations(text, false):
@@ -163,7 +164,7 @@ LOOP = "okay so . then " + "7 + 9 = 16 - 4 = 12 hmm . then " * 4
     ({"thinking": "2 + 2 = 5"}, "false equation"),
     ({"thinking": LOOP}, "repetition"),
     ({"thinking": LOOP + "Check:"}, None),
-    ({"thinking": "check 1 + 4 = 5 * 2 = 10 vs 10 yes . " * 9}, "repetition"),           # share 0.89: checks excuse no loop
+    ({"thinking": "check 1 + 4 = 5 * 2 = 10 vs 10 yes . " * 9}, "repetition"),           # share 0.89, checks or not
 ])
 def test_quality_problem(changes, problem):
     assert curate.quality_problem(trace(1) | changes) == problem
@@ -176,7 +177,8 @@ def test_repetition_limit_is_a_setting():
     assert curate.quality_problem(trace(1, thinking=LOOP), share - 0.01) == "repetition"
 
 
-@pytest.mark.parametrize("weak, strong, keep", [(0, 0, False), (0, 1, True), (0, 3, True), (0, 4, False), (1, 2, False)])
+@pytest.mark.parametrize("weak, strong, keep",
+                         [(0, 0, False), (0, 1, True), (0, 3, True), (0, 4, False), (1, 2, False)])
 def test_difficulty_of_limo(weak, strong, keep):
     assert curate.solve_filter(weak, strong) is keep
     problem = curate.difficulty_problem({"id": 7}, [{"7": weak}, {"7": strong}], "limo")
@@ -202,8 +204,8 @@ def test_length_weights_by_hand():
 
 @pytest.mark.parametrize("source, benchmark", [
     ("Idavidrein/gpqa", "GPQA"), ("qq8933/AIME_1983_2024", "AIME"), ("qfq/openaimath/Algebra", "MATH"),
-    ("hendrycks/MATH", "MATH"), ("AI-MO/NuminaMath-CoT/amc_aime", None), ("olympiadbench/maths", None), ("MATHEMATICA", None),
-    (None, None)])
+    ("hendrycks/MATH", "MATH"), ("AI-MO/NuminaMath-CoT/amc_aime", None), ("olympiadbench/maths", None),
+    ("MATHEMATICA", None), (None, None)])
 def test_benchmark_of_a_source(source, benchmark):
     assert curate.benchmark_of({"source": source}) == benchmark
 
@@ -261,7 +263,7 @@ def test_notebook_draws_the_last_30_percent_by_benchmark():
         [trace(900 + i, domain="b", source="AIME", correct=False, n_thinking_tokens=5) for i in range(3)]
     chosen = curate.s1_select(rows, 40, seed=3, variant="notebook")
     assert {row["domain"] for row in chosen[28:]} == {"b"}                 # only b holds AIME rows
-    assert {row["domain"] for row in chosen[20:28]} == {"a", "b", "c"}      # 8 draws miss a domain once in 9 seeds
+    assert {row["domain"] for row in chosen[20:28]} != {"b"}               # uniform: b eight times once in 6561
     assert {row["domain"] for row in curate.s1_select(rows, 40, seed=3)[28:]} == {"a", "b", "c"}
     # b runs dry: the rest comes from the other domains instead of an endless loop
     assert len(curate.s1_select(rows, 150, seed=3, variant="notebook")) == 150
@@ -297,7 +299,7 @@ def test_limo_score_by_hand():
 
 
 def test_limo_score_of_extremes():
-    one_kind = [trace(i, thinking=text) for i, text in enumerate(("check x y z", "might x y z", "since x y z", "w x y z"))]
+    one_kind = [trace(i, thinking=f"{word} x y z") for i, word in enumerate(("check", "might", "since", "w"))]
     assert curate.limo_score(one_kind) == pytest.approx([0.50, 0.55, 0.55, 0.30])
     assert curate.limo_score([]) == []
     assert curate.limo_score([trace(1, thinking="")]) == [0]
@@ -314,8 +316,8 @@ def test_words_are_whole_words():
 
 
 def test_limo_select_order_ties_and_best_per_problem():
-    rows = [trace(1, "p", thinking=TRACE_B), trace(2, "p", thinking=TRACE_A), trace(3, "q", thinking=TRACE_B + " x" * 5),
-            trace(5, "s", thinking=TRACE_B), trace(4, "r", thinking=TRACE_B)]
+    rows = [trace(1, "p", thinking=TRACE_B), trace(2, "p", thinking=TRACE_A), trace(5, "s", thinking=TRACE_B),
+            trace(3, "q", thinking=TRACE_B + " x" * 5), trace(4, "r", thinking=TRACE_B)]
     before = copy.deepcopy(rows)
     best = curate.limo_select(rows, 9)
     assert ids(best) == ["r002", "r004", "r005", "r003"]                   # 1 gives way to 2; 4 before 5 by id
@@ -354,9 +356,8 @@ def config(tmp_path, **settings):
 
 def test_main_end_to_end(tmp_path, capsys):
     against = write(tmp_path / "test.jsonl", [{"id": "t", "question": "Make 20 from 7 5 8"}])
-    tries = [{"id": "r804", "question": "q", "answer": "4", "response": text, "sample": i} for i, text in enumerate("34")]
-    tries += [{"id": "r805", "question": "q", "answer": "4", "response": "4", "sample": 0},
-              {"id": "r001", "question": "q", "answer": "4", "response": "7", "sample": 0}]
+    tries = [{"id": name, "question": "q", "answer": "4", "response": response}
+             for name, response in (("r804", "3"), ("r804", "4"), ("r805", "4"), ("r001", "7"))]
     cfg = config(tmp_path, k=7, against=(against,), attempts=(write(tmp_path / "tries.jsonl", tries),),
                  keep_correct=True)
     chosen = curate.main(cfg)
@@ -366,7 +367,7 @@ def test_main_end_to_end(tmp_path, capsys):
     for row in chosen:
         assert row["correct"] is True and row["domain"] in "ab" and row["model"] == "teacher"
 
-    saved = json.loads((tmp_path / "out.jsonl.config.json").read_text())
+    saved = json.loads((tmp_path / "out.config.json").read_text())
     assert saved["method"] == "s1" and saved["k"] == 7 and saved["against"] == [against]
     assert [(stage["stage"], stage["kept"], stage.get("dropped")) for stage in saved["funnel"]] == [
         ("pool", 26, None),
@@ -397,7 +398,7 @@ def test_every_method_is_repeatable(tmp_path, method, n):
 def test_quality_filter_follows_the_paper_unless_told(tmp_path, capsys):
     def stages(**settings):
         curate.main(config(tmp_path, k=5, **settings))
-        return [stage["stage"] for stage in json.loads((tmp_path / "out.jsonl.config.json").read_text())["funnel"]]
+        return [stage["stage"] for stage in json.loads((tmp_path / "out.config.json").read_text())["funnel"]]
     assert "quality" in stages(method="random") and "quality" not in stages(method="random", quality=False)
     assert "quality" not in stages(method="limo") and "quality" in stages(method="full", quality=True)
     assert "questions" not in stages(method="full")
@@ -451,7 +452,7 @@ def test_bad_lines_are_named(tmp_path, line, message):
 
 def test_command_line(tmp_path):
     def call(*flags):
-        return subprocess.run([sys.executable, str(ROOT / "curate.py"), *flags], capture_output=True, text=True, cwd=ROOT)
+        return subprocess.run([sys.executable, str(ROOT / "curate.py"), *flags], capture_output=True, text=True)
     cfg = config(tmp_path)
     done = call("--data", cfg.data, "--out", cfg.out, "--method", "random", "--k", "3")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,151 @@
+"""All stages one after the other, through files, in seconds: on the tiny world, and on real text with a real tokenizer."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import analyze
+import curate
+import evaluate
+import generate
+import grpo
+import sft
+from data import prepare, tiny
+from data.rows import read_rows, write_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared" / "data"
+
+
+def test_tiny_world_end_to_end(tmp_path):
+    """curate -> sft -> generate -> evaluate -> grpo -> generate -> evaluate -> analyze with the shipped base model."""
+    base, data = str(ROOT / "data/tiny_base"), tmp_path / "data"
+    tiny.main(tiny.Config(out=str(data), n_pool=120, n_train=40, n_held_out=24))
+    held_out = [row for row in read_rows(data / "held_out.jsonl")][:60]
+    write_rows(data / "few.jsonl", held_out)
+
+    attempts, traces = str(tmp_path / "attempts.jsonl"), str(tmp_path / "traces.jsonl")
+    generate.main(generate.Config(model=base, data=str(data / "pool.jsonl"), out=attempts, format="think", max_tokens=48))
+    chosen = curate.main(curate.Config(data=str(data / "pool.jsonl"), attempts=(attempts,), out=traces, k=16,
+                                       against=(str(data / "held_out.jsonl"),)))
+    assert len(chosen) == 16 and all("domain" in row for row in chosen)
+    sft.main(sft.Config(model=base, data=traces, out=str(tmp_path / "sft"), format="think", epochs=2, batch_rows=8,
+                        lr=1e-3))
+
+    def answer(model, name, **more):
+        out = str(tmp_path / "runs" / f"{name}.jsonl")
+        rows = generate.main(generate.Config(model=model, data=str(data / "few.jsonl"), out=out, format="think",
+                                             max_tokens=160, temperature=0.7, **more))
+        return out, rows
+
+    plain, rows = answer(str(tmp_path / "sft"), "sft")
+    forced, forced_rows = answer(str(tmp_path / "sft"), "sft-wait", waits=1, wait="wait")
+    cut, cut_rows = answer(str(tmp_path / "sft"), "sft-cut", thinking_budget=4)
+    assert len(rows) == len(forced_rows) == 60 and sum(row["n_waits"] for row in forced_rows) > 40
+    assert all(row["n_thinking_tokens"] <= 4 for row in cut_rows) and any(row["forced"] for row in cut_rows)
+
+    history = grpo.main(grpo.Config(model=base, data=str(data / "train.jsonl"), out=str(tmp_path / "grpo"), steps=3,
+                                    prompts_per_step=6, group_size=4, max_tokens=48, lr=5e-4))
+    assert max(step["ratio_first"] for step in history) < 1e-4
+    after, _ = answer(str(tmp_path / "grpo"), "grpo")
+    before, _ = answer(base, "base")
+
+    report = evaluate.main(evaluate.Config(runs=(plain, forced, cut, before, after)))
+    assert report
+    analyze.main(analyze.Config(base=base, tuned=(str(tmp_path / "sft"), str(tmp_path / "grpo")), data=(plain, after),
+                                runs=(str(tmp_path / "runs"),), out=str(tmp_path / "report")))
+    metrics = json.loads((tmp_path / "report/metrics.json").read_text())
+    page = (tmp_path / "report/report.html").read_text()
+    assert {"sft", "grpo"} <= set(json.dumps(metrics).replace('"', " ").split()) and len(page) > 10_000
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page
+
+
+@pytest.mark.skipif(not (REAL / "tokenizers/qwen2.5").is_dir(), reason="no real questions and tokenizer beside the project")
+def test_real_text_end_to_end(tmp_path):
+    """The same scripts on real questions and traces, s1's format, the Qwen2.5 tokenizer and an untrained small Qwen2."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    tokenizer = AutoTokenizer.from_pretrained(REAL / "tokenizers/qwen2.5")
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=151936, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096,
+                                         tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id))
+    base = str(tmp_path / "base")
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+
+    pool = [row for row in read_rows(REAL / "traces/qwen3_8b_thinking_on_200.jsonl") if row.get("answer") is not None]
+    write_rows(tmp_path / "pool.jsonl", pool)
+    questions = str(REAL / "math/math500.jsonl")
+    traces, out = str(tmp_path / "traces.jsonl"), str(tmp_path / "sft")
+    kept = curate.main(curate.Config(data=str(tmp_path / "pool.jsonl"), against=(questions,), out=traces, k=6))
+    assert 1 <= len(kept) <= 6
+    history = sft.main(sft.Config(model=base, data=traces, out=out, format="s1", epochs=3, batch_rows=2, lr=1e-2,
+                                  max_length=512))
+    assert history[-1]["loss"] < history[0]["loss"]
+
+    runs = []
+    for name, more in {"natural": {}, "cut": {"thinking_budget": 8}, "wait": {"waits": 1}}.items():
+        runs.append(str(tmp_path / f"{name}.jsonl"))
+        rows = generate.main(generate.Config(model=out, data=questions, out=runs[-1], limit=3, max_tokens=40, **more))
+        assert len(rows) == 3
+    assert all("Final Answer:" in row["text"] for row in read_rows(runs[1]) if row["forced"])
+
+    train = str(tmp_path / "gsm8k.jsonl")
+    prepare.main(prepare.Config(name="rows", source=str(REAL / "math/gsm8k_train_2k.jsonl"), out=train, limit=20))
+    history = grpo.main(grpo.Config(model=base, data=train, out=str(tmp_path / "rl"), format="plain", steps=1,
+                                    prompts_per_step=2, group_size=2, max_tokens=16, reward="random:0.5"))
+    assert history[0]["ratio_first"] < 1e-4
+    evaluate.main(evaluate.Config(runs=tuple(runs)))
+    analyze.main(analyze.Config(base=base, tuned=(out,), data=(runs[0],), out=str(tmp_path / "report")))
+    assert (tmp_path / "report/report.html").stat().st_size > 10_000
+
+
+def test_prepare_reads_local_files(tmp_path):
+    """Each converter on a hand-made row of its data set, as JSONL, JSON and Parquet, offline."""
+    raw = {"gsm8k": {"question": "2+2?", "answer": "It is <<2+2=4>>4. #### 1,004"},
+           "math500": {"problem": "x?", "solution": r"so \boxed{\frac12}", "answer": r"\frac12", "subject": "a", "level": 1},
+           "aime24": {"problem": "y?", "answer": "025", "solution": ""},
+           "s1k": {"question": "q", "solution": r"\boxed{7}", "thinking_trajectories": ["hm"], "attempt": "Answer: 7",
+                   "cot_type": "math", "source_type": "s"},
+           "limo": {"question": "q", "solution": "long", "answer": "7"},
+           "countdown": {"nums": [3, 5], "target": 8}}
+    wanted = {"gsm8k": "1004", "math500": r"\frac12", "aime24": "25", "s1k": "7", "limo": "7", "countdown": "8"}
+    for name, row in raw.items():
+        write_rows(tmp_path / f"{name}.jsonl", [row])
+        out = str(tmp_path / "out.jsonl")
+        rows = prepare.main(prepare.Config(name=name, source=str(tmp_path / f"{name}.jsonl"), out=out))
+        assert rows[0]["answer"] == wanted[name] and rows[0]["question"] and rows[0]["id"]
+    import pyarrow
+    import pyarrow.parquet
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([raw["gsm8k"]]), tmp_path / "g.parquet")
+    rows = prepare.main(prepare.Config(name="gsm8k", source=str(tmp_path / "g.parquet"), out=str(tmp_path / "p.jsonl")))
+    assert rows[0]["solution"] == "It is 4."
+    with pytest.raises(prepare.BadInput, match="row 1 does not look like s1k"):
+        prepare.main(prepare.Config(name="s1k", source=str(tmp_path / "gsm8k.jsonl"), out=str(tmp_path / "x.jsonl")))
+
+
+@pytest.mark.parametrize("script, arguments, message", [
+    ("sft.py", ["--model", "data/tiny_base", "--data", "nothing.jsonl", "--out", "OUT"], "nothing.jsonl: cannot be read"),
+    ("sft.py", ["--model", "data", "--data", "DATA", "--out", "OUT"], "data: not a model directory"),
+    ("sft.py", ["--model", "data/tiny_base", "--data", "BROKEN", "--out", "OUT"], "broken.jsonl:2: not a JSON object"),
+    ("generate.py", ["--model", "data/tiny_base", "--data", "DATA", "--out", "OUT.jsonl", "--format", "think",
+                     "--thinking-budget", "20", "--max-tokens", "20"], "--thinking-budget 20 leaves no room"),
+    ("generate.py", ["--model", "data/tiny_base", "--data", "DATA", "--out", "OUT.jsonl"], "no single token"),
+    ("grpo.py", ["--model", "data/tiny_base", "--data", "DATA", "--out", "OUT", "--reward", "corect"], "no reward 'corect'"),
+    ("curate.py", ["--data", "DATA", "--out", "OUT.jsonl"], "data.jsonl:1: no field"),
+    ("evaluate.py", ["BROKEN"], "broken.jsonl:2"),
+])
+def test_bad_input_is_one_line(tmp_path, script, arguments, message):
+    """What a user gets wrong ends with status 1 and one line that names it, and nothing is written."""
+    (tmp_path / "data.jsonl").write_text('{"id": "a", "question": "compare 1 2", "answer": "low", "response": "low"}\n')
+    (tmp_path / "broken.jsonl").write_text('{"id": "a", "question": "q", "response": "r"}\n{"id": \n')
+    paths = {"DATA": tmp_path / "data.jsonl", "BROKEN": tmp_path / "broken.jsonl", "OUT": tmp_path / "out",
+             "OUT.jsonl": tmp_path / "out.jsonl"}
+    done = subprocess.run([sys.executable, script, *(str(paths.get(a, a)) for a in arguments)], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert message in done.stderr and done.stderr.strip().count("\n") == 0, done.stderr
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,104 @@
+"""The shape of the code base: who imports whom, what an import does, what a setting is for."""
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ["curate", "sft", "grpo", "generate", "evaluate", "analyze"]
+SOURCES = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py"), *ROOT.glob("data/*.py")])
+
+# What each room may import from the others; the reading order of the README.
+ALLOWED = {
+    "data": {"data"}, "kernels": {"kernels"}, "evaluate": {"data"}, "curate": {"data", "evaluate"},
+    "model": {"data", "kernels"}, "generate": {"data", "model"}, "sft": {"data", "model", "kernels"},
+    "grpo": {"data", "model", "kernels", "sft", "generate", "evaluate"},
+    "analyze": {"data", "model", "kernels", "evaluate"},
+}
+
+
+def imports(path):
+    """Top-level package names that a file imports anywhere."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_point_one_way(path):
+    """A stage never imports a later one, and the scripts without torch stay without it."""
+    room = path.parent.name if path.parent != ROOT else path.stem
+    ours = imports(path) & set(ALLOWED)
+    assert ours <= ALLOWED[room] | {room}, f"{path.name} imports {ours - ALLOWED[room]}"
+    if room in ("evaluate", "curate"):
+        assert not imports(path) & {"torch", "transformers", "numpy"}
+
+
+def test_scripts_are_inert_on_import():
+    """Importing every script prints nothing, writes nothing and starts nothing."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import " + ", ".join(SCRIPTS + ["model", "kernels"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0 and not done.stdout and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_setting_is_explained_and_read(name):
+    """Each field of a Config has a comment, which is its --help, and is used somewhere below."""
+    source = (ROOT / f"{name}.py").read_text()
+    config = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "Config")
+    lines = source.splitlines()
+    users = "\n".join((ROOT / f"{n}.py").read_text() for n in SCRIPTS + ["data/run"])
+    for field in config.body:
+        if not isinstance(field, ast.AnnAssign):
+            continue
+        assert "#" in lines[field.end_lineno - 1], f"{name}.Config.{field.target.id} has no comment"
+        uses = re.findall(rf"(?:cfg|config|settings|self)\.{field.target.id}\b", users)
+        assert uses, f"{name}.Config.{field.target.id} is read by nothing"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_and_unknown_flags(name):
+    """--help prints the docstring; a misspelt flag and a wrong type are refused by name with status 2."""
+    def call(*arguments):
+        return subprocess.run([sys.executable, ROOT / f"{name}.py", *arguments], capture_output=True, text=True)
+
+    shown = call("--help")
+    assert shown.returncode == 0 and "--out" in shown.stdout
+    refused = call("--no-such-flag", "1")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "--no-such-flag" in refused.stderr or "required" in refused.stderr
+
+
+def test_no_machine_paths_and_no_private_words():
+    """Nothing in the project depends on where it was written."""
+    files = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True).stdout.split()
+    for name in files or [p.relative_to(ROOT).as_posix() for p in SOURCES]:
+        path = ROOT / name
+        if not path.is_file() or path.suffix == ".safetensors" or name == "tests/test_structure.py":
+            continue
+        text = path.read_text(errors="replace")
+        assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/\w", text), name
+
+
+def test_no_code_is_run_from_text():
+    """No eval, exec or pickle on anything: model output and data files are untrusted."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), path
+        assert not imports(path) & {"pickle", "dill", "joblib"}, path
+        assert "torch.load(" not in path.read_text(), path
+
+
+def test_sizes_stay_readable():
+    """Seven scripts within 3,500 lines and none past 700; kernels within 700."""
+    lines = {name: len((ROOT / f"{name}.py").read_text().splitlines()) for name in [*SCRIPTS, "model"]}
+    assert sum(lines.values()) <= 3500 and max(lines.values()) <= 700, lines
+    assert sum(len(p.read_text().splitlines()) for p in ROOT.glob("kernels/*.py")) <= 700
