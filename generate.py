@@ -63,7 +63,7 @@ class Config:
     slots: int = 256                     # sequences decoded side by side
     logp: bool = False                   # write the log-probability of each token
     device: str = "cpu"                  # or cuda
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Literal["fp32", "bf16"] = "fp32"                # of weights and computation
     overwrite: bool = False              # replace --out if it was made with other settings
 
 
@@ -387,6 +387,8 @@ def main(cfg):
 
     model, tokenizer = models.load(cfg.model, cfg.device, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
     form = FORMATS[cfg.format]
+    form.check(tokenizer)
+    Control(tokenizer, form, cfg, cfg.device)             # what is wrong with the settings is said before any work
     run.save_config(cfg, header, identity=identity)
     rows = {(row["id"], row["sample"]): row for row in read_part(part)}
     write_rows(part, rows.values())                       # without a cut last line

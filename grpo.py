@@ -69,7 +69,7 @@ class Config:
     updates_per_rollout: int = 1         # passes over each rollout
 
     lr: float = 1e-6                     # R1: 3e-6, UniReason: 1e-6
-    schedule: Literal["cosine", "linear", "constant"] = "constant"
+    schedule: Literal["cosine", "linear", "constant"] = "constant"  # of the learning rate
     warmup: float = 0.0                  # share of the steps
     weight_decay: float = 0.0            # of matrices
     beta1: float = 0.9                   # AdamW
@@ -286,6 +286,7 @@ def main(cfg):
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
     model, tokenizer = models.load(cfg.model, cfg.device)
     form = FORMATS[cfg.format]
+    form.check(tokenizer)
     optimizers = sft.make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay)
     start = sft.resume(cfg, identity, model, optimizers)
     if start is None:

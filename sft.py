@@ -116,8 +116,7 @@ def encode(rows, tokenizer, cfg, context):
     A row whose completion is cut away wholly is dropped: it would train nothing.
     """
     form, longest = FORMATS[cfg.format], min(cfg.max_length, context)
-    if form.end and form.end_id(tokenizer) is None and form.prompt is None:
-        raise BadInput(f"--format {cfg.format}: the tokenizer of {cfg.model} has no single token for '{form.end}'")
+    form.check(tokenizer)
     examples, counts = [], {"rows": len(rows), "cut": 0, "dropped": 0}
     for row in tqdm(rows, desc="tokenizing", disable=len(rows) < 20000):
         ids, trained = form.training_ids(tokenizer, row)

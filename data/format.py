@@ -79,6 +79,12 @@ class Format:
             response = response.removesuffix(self.close.strip()).removeprefix(self.between.strip())
         return thinking.strip(), response.strip() if found else ""
 
+    def check(self, tokenizer):
+        """Raise BadInput if the tokenizer lacks the format's delimiters (r1's are ordinary text and need no tokens)."""
+        if self.end and self.prompt is None and self.end_id(tokenizer) is None:
+            raise BadInput(f"--format {self.name}: this tokenizer has no single token for the beginning of "
+                           f"'{self.end}', so that the end of thinking cannot be told")
+
     def end_id(self, tokenizer):
         """Id of the token that announces the end of thinking; None when the tokenizer has no such single token."""
         ids = _encode(tokenizer, self.end)
