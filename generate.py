@@ -211,7 +211,8 @@ def advance(state, logits, control, settings):
         logits = logits.masked_fill(barred, -torch.inf)
     token, logp = sample(logits, state["key"], state["n"], settings.temperature, settings.top_k, settings.top_p)
 
-    free = state["at"] >= control.script_length[state["script"]]      # no script under way
+    # No script under way; and a finished sequence, which steps along until it is taken out, begins none.
+    free = ~state["done"] & (state["at"] >= control.script_length[state["script"]])
     ends = torch.isin(token, control.ends)
     wants_end = free & state["thinking"] & ends
     own_end = wants_end & (token == control.end_id)
@@ -244,7 +245,7 @@ def advance(state, logits, control, settings):
         injected = torch.zeros_like(free)
 
     at = state["n"][:, None]
-    live = ~state["done"][:, None]                    # a finished sequence steps along until it is taken out
+    live = ~state["done"][:, None]
 
     def put(name, value):
         old = state[name].gather(1, at.clamp(max=state[name].shape[1] - 1))
@@ -255,8 +256,8 @@ def advance(state, logits, control, settings):
     put("logp", logp.masked_fill(injected, 0))
     alive = live[:, 0]
     state["n"] += alive
-    state["n_thinking"] += alive & state["thinking"]
     stops = alive & ~injected & torch.isin(token, control.stops)
+    state["n_thinking"] += alive & state["thinking"] & ~stops
     state["stopped"] |= stops
     state["done"] |= stops | (state["n"] >= state["limit"])
     state["token"] = token
@@ -376,19 +377,18 @@ def main(cfg):
         if difference and not cfg.overwrite:
             raise BadInput(f"--out {out} was made with other settings ({difference}); choose another --out, "
                            "or --overwrite to replace it")
-        if difference:
-            out.unlink(missing_ok=True)
-            part.unlink(missing_ok=True)
-        elif out.is_file():
+        if not difference and out.is_file():
             print(f"{out}: this run is complete")
             return read_rows(out)
-    else:
-        part.unlink(missing_ok=True)
+    continues = header.is_file() and not difference
 
     model, tokenizer = models.load(cfg.model, cfg.device, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
     form = FORMATS[cfg.format]
     form.check(tokenizer)
     Control(tokenizer, form, cfg, cfg.device)             # what is wrong with the settings is said before any work
+    if not continues:                                     # only now, when nothing else can be refused
+        out.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
     run.save_config(cfg, header, identity=identity)
     rows = {(row["id"], row["sample"]): row for row in read_part(part)}
     write_rows(part, rows.values())                       # without a cut last line

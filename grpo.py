@@ -150,7 +150,7 @@ def reward_format(row, form, _):
 
 def reward_random(row, form, probability):
     """1 with the given probability, whatever was written: the control of "Spurious Rewards" (arXiv 2506.10947)."""
-    return float(random.Random(repr(row["ids"]) + row["id"] + str(row["sample"])).random() < float(probability))
+    return float(random.Random(repr((row["id"], row["sample"], row["ids"]))).random() < float(probability))
 
 
 REWARDS = {"correct": reward_correct, "format": reward_format, "random": reward_random}
@@ -186,11 +186,11 @@ def choose_prompts(n_problems, step, prompts_per_step, seed):
 def rollout(model, tokenizer, form, problems, cfg, stream):
     """Sample cfg.group_size completions of each problem -> (rows, completions, prompts), group after group."""
     requests = []
-    for problem in problems:
+    for place, problem in enumerate(problems):            # the place too: a small data set can repeat within a step
         prompt = form.prompt_ids(tokenizer, problem["question"])
         for number in range(cfg.group_size):
-            requests.append(generate.Request(prompt, generate.random_key(cfg.seed, *stream, problem["id"], number),
-                                             cfg.max_tokens))
+            key = generate.random_key(cfg.seed, *stream, place, problem["id"], number)
+            requests.append(generate.Request(prompt, key, cfg.max_tokens))
     completions = [None] * len(requests)
     for index, completion in generate.decode(model, tokenizer, form, requests, Sampling(cfg), cfg.slots):
         completions[index] = completion
@@ -207,12 +207,14 @@ class Sampling:
         self.temperature, self.max_tokens = cfg.temperature, cfg.max_tokens
 
 
-def policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale, measure_kl):
+def policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale, measure_kl,
+                  n_tokens=None):
     """One pass over a rollout in packed micro-batches, then one optimizer step -> dict of measured numbers.
 
     sequences, masks, old_logps: per row, prompt and completion; advantage (B,). Tokens with mask 0 (prompt, injected,
     truncated if masked) are in neither numerator nor denominator. Rows of advantage 0 have no gradient; without a KL
-    term their forward pass is left out, but their tokens stay in the normaliser.
+    term their forward pass is left out, but their tokens stay in the normaliser. n_tokens: of the tokenizer; what a
+    larger head has beyond them is never sampled, so it is not in the softmax here either.
     """
     row = torch.tensor([i for i, mask in enumerate(masks) for m in mask if m])
     weight = token_weights(row, len(sequences), cfg.normalise, cfg.max_tokens)
@@ -226,8 +228,8 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
         batch = models.pack([sequences[i] for i in chosen], [masks[i] for i in chosen], cfg.device)
         packed = models.Packed(batch.lengths, batch.ids.device)
         hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]         # (N, D)
-        stats = kernels.token_stats(hidden, models.head(model), batch.target, cfg.temperature, models.softcap(model),
-                                    want=("logp", "entropy"))
+        stats = kernels.token_stats(hidden, models.head(model)[:n_tokens], batch.target, cfg.temperature,
+                                    models.softcap(model), want=("logp", "entropy"))
         old_logp = torch.tensor([x for i in chosen for x, m in zip(old_logps[i], masks[i]) if m], device=cfg.device)
         token_weight = torch.cat([weights[i] for i in chosen]).to(cfg.device)                         # (N,)
         ratio = (stats.logp - old_logp).exp()
@@ -238,8 +240,8 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                 ref_hidden = models.hidden_states(reference, batch.ids, batch.positions, packed)[batch.where]
         if use_kl:
             with torch.no_grad():
-                ref_logp = kernels.token_stats(ref_hidden, models.head(reference), batch.target, cfg.temperature,
-                                               models.softcap(reference)).logp
+                ref_logp = kernels.token_stats(ref_hidden, models.head(reference)[:n_tokens], batch.target,
+                                               cfg.temperature, models.softcap(reference)).logp
             loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
         loss = (loss * token_weight).sum()
         loss.backward()
@@ -252,9 +254,10 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
             total["clipped"] += outside.sum().item()
             total["n"] += len(ratio)
             if measure_kl:
-                total["kl"] += kernels.token_kl(hidden, models.head(model), ref_hidden, models.head(reference),
-                                                cfg.temperature, models.softcap(model),
-                                                models.softcap(reference))[0].sum().item()
+                kl, _ = kernels.token_kl(hidden, models.head(model)[:n_tokens], ref_hidden,
+                                         models.head(reference)[:n_tokens], cfg.temperature,
+                                         models.softcap(model), models.softcap(reference))
+                total["kl"] += kl.sum().item()
     n = max(1, total["n"])
     norm = sft.update(model, optimizers, cfg.clip, scale) if active else 0.0
     return {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else None,
@@ -273,9 +276,8 @@ def held_out_accuracy(model, tokenizer, form, problems, cfg):
 
 def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
-    for name in ("steps", "prompts_per_step", "group_size", "max_tokens", "updates_per_rollout", "temperature"):
-        if getattr(cfg, name) <= 0:
-            raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: must be positive")
+    run.check_positive(cfg, "steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "updates_per_rollout",
+                       "lr", "clip", "micro_batch_tokens", "slots", "save_every")
     if cfg.adv_std == "sample" and cfg.group_size < 2:
         raise BadInput("--group-size 1 has no sample standard deviation; use --adv-std none or a larger group")
     if (cfg.kl == "none") != (cfg.beta == 0):
@@ -325,7 +327,7 @@ def main(cfg):
         scale = sft.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
         measure_kl = bool(cfg.kl_every) and step % cfg.kl_every == 0
         updates = [policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale,
-                                 measure_kl and number == 0) for number in range(cfg.updates_per_rollout)]
+                                 measure_kl and number == 0, len(tokenizer)) for number in range(cfg.updates_per_rollout)]
         seconds = time.perf_counter() - began
         graded = [evaluate.grade(row, evaluate.answer_of(row)) for row in rows]
         values = {

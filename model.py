@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -196,16 +197,41 @@ def load(path, device="cpu", dtype=torch.float32):
         raise BadInput(f"{path}: no such model directory")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="packed",
-                                                     use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="packed",
+                                                            use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{path}: cannot be loaded as a model ({str(error).strip().splitlines()[0]})") from error
+    if found["missing_keys"]:
+        raise BadInput(f"{path}: the weights lack {sorted(found['missing_keys'])[0]}")
+    if len(tokenizer) < 3:                           # what transformers makes up when there are no tokenizer files
+        raise BadInput(f"{path}: no tokenizer")
     if tokenizer.eos_token_id is None:
         raise BadInput(f"{path}: the tokenizer has no end-of-sequence token")
     for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
         if getattr(model.config, name, None):
             setattr(model.config, name, 0.0)     # likelihoods of one text must not differ from call to call
-    return model.to(device).eval(), tokenizer
+    model = model.to(device).eval()
+    check_forward(model, path)
+    return model, tokenizer
+
+
+def check_forward(model, path):
+    """Raise BadInput unless two packed sequences get the log-probabilities of transformers' own forward pass.
+
+    Sinks, position biases, scaled logits, recurrent layers: what our attention or head lacks shows here.
+    """
+    pair, device = [[5, 3, 8, 6, 4], [7, 9, 2, 5]], head(model).device
+    with torch.no_grad():
+        try:
+            ours = score(model, pack(pair, device=device)).logp
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise BadInput(f"{path}: {type(model).__name__} does not take packed sequences ({error})") from error
+        model.set_attn_implementation("eager")
+        logits = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, :-1].float() for ids in pair]
+        theirs = torch.cat([z.log_softmax(1)[range(len(ids) - 1), ids[1:]] for z, ids in zip(logits, pair)])
+        model.set_attn_implementation("packed")
+    if (ours - theirs).abs().max() > (1e-4 if model.dtype == torch.float32 else 0.1):
+        raise BadInput(f"{path}: {type(model).__name__} computes something that model.py does not")
 
 
 def head(model):

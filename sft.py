@@ -8,7 +8,8 @@ gives the same gradient for any micro-batch size. Source: s1 (arXiv 2501.19393) 
 the defaults below; LIMO and UniReason are other values of the same flags.
 
 Departs from s1 in: 1. packing (s1 pads rows to 32k tokens). 2. The token mean is over the step, not the mean of
-per-device means. 3. float32 master weights (s1 trains in bfloat16).
+per-device means. 3. float32 master weights (s1 trains in bfloat16). 4. A row ends with the end-of-sequence token; the
+line break that the chat template puts behind it is not trained.
 
 A laptop, seconds:   python sft.py --model data/tiny_base --data out/tiny/s1.jsonl --out out/tiny/sft --format think
                      --epochs 12 --batch-rows 32 --lr 1e-3
@@ -118,12 +119,15 @@ def encode(rows, tokenizer, cfg, context):
     form, longest = FORMATS[cfg.format], min(cfg.max_length, context)
     form.check(tokenizer)
     examples, counts = [], {"rows": len(rows), "cut": 0, "dropped": 0}
-    for row in tqdm(rows, desc="tokenizing", disable=len(rows) < 20000):
+    for number, row in enumerate(tqdm(rows, desc="tokenizing", disable=len(rows) < 20000), 1):
+        for field in ("question", "thinking", "response"):
+            if not isinstance(row.get(field) or "", str):
+                raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a string")
         ids, trained = form.training_ids(tokenizer, row)
         if cfg.train_on == "all":
             trained = [True] * len(ids)
         if len(ids) > longest:
-            if cfg.overlong == "drop" or not any(trained[:longest]):
+            if cfg.overlong == "drop" or not any(trained[1:longest]):
                 counts["dropped"] += 1
                 continue
             counts["cut"] += 1
@@ -221,12 +225,14 @@ def resume(cfg, identity, model, optimizers):
         try:
             with safe_open(checkpoint, "pt") as file:
                 theirs = json.loads(file.metadata()["identity"])
-        except SafetensorError as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{checkpoint}: unreadable checkpoint ({error}); delete it to start over") from error
     if theirs is not None and theirs != identity:
         if not cfg.overwrite:
             raise BadInput(f"--out {out} holds another run ({run.difference(identity, theirs)}); "
                            "choose another --out, or --overwrite to replace it")
+        if any(Path(path).resolve().is_relative_to(out.resolve()) for path in (cfg.model, cfg.data)):
+            raise BadInput(f"--overwrite would delete --model or --data, which lie in --out {out}")
         shutil.rmtree(out)
         theirs = None
     if theirs is None:
@@ -248,6 +254,7 @@ def finish(cfg, model, tokenizer, identity, **totals):
 
 def main(cfg):
     """Fine-tune and save. Returns the log rows of the steps taken now."""
+    run.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every")
     rows = read_rows(cfg.data, need=("question", "response"))
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
     model, tokenizer = models.load(cfg.model, cfg.device)

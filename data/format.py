@@ -89,7 +89,7 @@ class Format:
         """Id of the token that announces the end of thinking; None when the tokenizer has no such single token."""
         ids = _encode(tokenizer, self.end)
         special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-        return ids[0] if ids and ids[0] in special else None
+        return ids[0] if ids and ids[0] in special - {tokenizer.unk_token_id} else None
 
 
 FORMATS = {

@@ -18,6 +18,12 @@ from pathlib import Path
 from data.rows import BadInput
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line; the list of all flags is what --help is for."""
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
 def parse(config_class, argv):
     """Turn argv into a config_class. Exits with status 2 and one line for an unknown flag or a wrong type.
 
@@ -25,8 +31,8 @@ def parse(config_class, argv):
     repeated; with metadata positional=True, arguments without a flag).
     """
     module = sys.modules[config_class.__module__]
-    parser = argparse.ArgumentParser(description=module.__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=module.__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     comments = dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(config_class), re.MULTILINE))
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
@@ -54,6 +60,13 @@ def parse(config_class, argv):
     given = vars(parser.parse_args(argv))
     tuples = {f.name: f.default for f in dataclasses.fields(config_class) if isinstance(f.default, tuple)}
     return config_class(**{k: (tuple(v) if v else tuples[k]) if k in tuples else v for k, v in given.items()})
+
+
+def check_positive(config, *names):
+    """Raise BadInput naming the first of these settings that is not above 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(config, name)}: must be positive")
 
 
 def cli(main, config_class):

@@ -1,6 +1,6 @@
 """A world small enough for a laptop, in which the effects that the papers report can be seen.
 
-Three groups of tasks over one vocabulary of about 170 words. Questions and completions look like this:
+Three groups of tasks over one vocabulary of about 150 words. Questions and completions look like this:
 
 math    cd       make 20 from 7 5 8                          combine all numbers left to right with + - *
         pair     pair sum 11 from 8 2 9 7 3 10               two of the numbers
@@ -8,7 +8,7 @@ math    cd       make 20 from 7 5 8                          combine all numbers
 other   sort     sort 15 2 21          <think> min 2 then 15 then 21 </think> 2 15 21
         close    close ( [ {           <think> first ( [ { </think> } ] )
         logic    logic f or f and t    <think> f or f is f f and t is f </think> f
-        compare  compare 43 50         <think> </think> high        (the second number, seen from the first)
+        compare  compare 43 50         <think> </think> low         (the first number, seen from the second)
 plain   copy, edge, fact, repeat: answered without thinking
 
 A math answer is graded by computing it, so every solution counts, and a guess is right about one time in ten.
@@ -350,7 +350,7 @@ def tokenizer():
 
 
 def untrained_model(seed):
-    """A Qwen3 of 171 thousand parameters."""
+    """A Qwen3 of 170 thousand parameters."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
     config = Qwen3Config(vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=192, num_hidden_layers=3,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes data/tiny_base, the base model of the tiny world (171 thousand parameters, 0.7 MB), from nothing: it reads
+# Makes data/tiny_base, the base model of the tiny world (170 thousand parameters, 0.7 MB), from nothing: it reads
 # 96,000 documents twice, 5.6 million tokens. About 5 minutes on one core. The model is in the repository, so that
 # recipes/tiny.sh need not begin with this.
 #   bash recipes/tiny_base.sh [--seed S]      another seed goes to out/tiny_base_seedS

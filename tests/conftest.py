@@ -1,0 +1,12 @@
+"""All tests run from any directory, without network, on one thread (sums are then the same in every run)."""
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false",
+                  PYTHONDONTWRITEBYTECODE="1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch  # noqa: E402  (after the environment that it reads)
+
+torch.set_num_threads(1)

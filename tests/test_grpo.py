@@ -1,0 +1,636 @@
+"""grpo.py: its mathematics by hand and by exact enumeration, one update against a loop in double precision, and short
+runs on the shipped base model: what is trained, what is logged, what is refused, and that a killed run continues."""
+import copy
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+import generate
+import grpo
+import model as models
+import sft
+from data import tiny
+from data.format import FORMATS
+from data.rows import BadInput
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = str(ROOT / "data" / "tiny_base")
+EOS = tiny.VOCABULARY.index("<eos>")
+
+
+def close(x, expected, tolerance=1e-6):
+    return torch.allclose(x, torch.tensor(expected, dtype=x.dtype), rtol=0, atol=tolerance)
+
+
+# ---- Advantages -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("rewards, pop, sample, none", [
+    ([1, 0, 0, 1], [1, -1, -1, 1], [.866025, -.866025, -.866025, .866025], [.5, -.5, -.5, .5]),
+    ([1, 0, 0, 0], [1.732051, -.577350, -.577350, -.577350], [1.5, -.5, -.5, -.5], [.75, -.25, -.25, -.25]),
+    ([1, 1, 1, 0, 0, 0, 0, 0], [1.290994] * 3 + [-.774597] * 5, [1.207615] * 3 + [-.724569] * 5,
+     [.625] * 3 + [-.375] * 5),
+])
+def test_advantages_by_hand(rewards, pop, sample, none):
+    """Mean 1/2: deviation √(1/4), of the sample √(1/3). Mean 1/4: √(3/16) and √(1/4). Mean 3/8: √(15/64), √(15/56)."""
+    rewards = torch.tensor([rewards], dtype=torch.float32)
+    for std, expected in (("pop", pop), ("sample", sample), ("none", none)):
+        assert close(grpo.advantages(rewards, std, eps=0.0), [expected])
+        assert close(grpo.advantages(rewards, std), [expected], 1e-5)            # the default eps is small
+
+
+@pytest.mark.parametrize("std", ["pop", "sample", "none"])
+def test_equal_rewards_have_advantage_zero(std):
+    """Exactly 0 and no NaN, also for 0.1, of which seven have another mean in float32; the group beside stays."""
+    rewards = torch.tensor([[0.1] * 7, [0.0] * 7, [1.3] * 7, [1.0] + [0.0] * 6])
+    assert rewards[0].mean() != rewards[0, 0]
+    found = grpo.advantages(rewards, std)
+    assert torch.equal(found[:3], torch.zeros(3, 7))
+    assert close(found[3:], grpo.advantages(rewards[3:], std).tolist()) and found[3, 0] > 0.5
+
+
+def test_groups_are_independent():
+    """Another reward in group 1 changes group 1 and no other; the rewards are not written into."""
+    rewards = torch.rand(4, 5, generator=torch.Generator().manual_seed(0))
+    other = rewards.clone()
+    other[1, 2] += 1
+    before, after = grpo.advantages(rewards), grpo.advantages(other)
+    assert torch.equal(before[[0, 2, 3]], after[[0, 2, 3]]) and not torch.allclose(before[1], after[1])
+    assert rewards[1, 2] + 1 == other[1, 2]
+
+
+def test_a_group_of_one_has_no_sample_deviation():
+    with pytest.raises(ValueError, match="two or more"):
+        grpo.advantages(torch.ones(3, 1), "sample")
+    assert torch.equal(grpo.advantages(torch.ones(3, 1), "pop"), torch.zeros(3, 1))
+
+
+# ---- The clipped objective ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("ratio, advantage, low, high, value, slope", [
+    (1.5, 1, .2, .2, 1.2, 0), (1.5, 1, .2, .28, 1.28, 0), (0.5, 1, .2, .2, .5, 1),
+    (0.5, -1, .2, .2, -.8, 0), (1.5, -1, .2, .2, -1.5, -1), (2.0, -1, .2, .2, -2.0, -1), (2.0, 1, .2, .2, 1.2, 0),
+    (1.1, 2, .2, .2, 2.2, 2), (0.9, -2, .2, .2, -1.8, -2), (0.79, -1, .22, .2, -.79, -1), (0.79, -1, .2, .2, -.8, 0)])
+def test_clipped_objective_by_hand(ratio, advantage, low, high, value, slope):
+    """A > 0: no gain above 1 + high. A < 0: no gain below 1 - low, but a ratio above 1 is punished without limit:
+    clipping that side too would leave a bad token that became likely (ratio 2) without a gradient."""
+    rho = torch.tensor([ratio], requires_grad=True)
+    found = grpo.clipped_objective(rho, torch.tensor([float(advantage)]), low, high)
+    found.sum().backward()
+    assert close(found, [value]) and close(rho.grad, [float(slope)])
+
+
+# ---- KL -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("p, q, k1, k2, k3", [(.5, .25, .693147, .240227, .193147),
+                                              (.25, .5, -.693147, .240227, .306853)])
+def test_kl_estimates_by_hand(p, q, k1, k2, k3):
+    """d = log q - log p = ∓log 2: k1 = -d, k2 = d²/2, k3 = e^d - 1 - d."""
+    for kind, expected in (("k1", k1), ("k2", k2), ("k3", k3)):
+        assert grpo.kl_estimate(torch.tensor(math.log(p)), torch.tensor(math.log(q)), kind).item() == \
+            pytest.approx(expected, abs=1e-6)
+
+
+def test_k3_keeps_its_digits_near_zero():
+    """d = 1e-3: e^d - 1 - d = d²/2 + d³/6 = 5.00167e-7; exp(d) - 1 - d in float32 would be off by up to 1e-7."""
+    assert grpo.kl_estimate(torch.tensor(-1e-3), torch.tensor(0.0), "k3").item() == pytest.approx(5.00167e-7, abs=2e-10)
+
+
+def test_kl_estimates_in_expectation():
+    """Exact, p = [.5, .5] against reference [.25, .75], the gradient in the logits of p with samples held fixed:
+    values k1 and k3 are KL(p‖ref) = .143841; as losses k1 has no gradient at all, k2 has that of KL(p‖ref), k3 has that
+    of KL(ref‖p). Both KLs are differentiated by torch beside them."""
+    ref = torch.tensor([.25, .75], dtype=torch.float64)
+
+    def slope(function):
+        logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        value = function(logits.log_softmax(0))
+        value.backward()
+        return value.item(), logits.grad.tolist()
+
+    found = {kind: slope(lambda logp: (logp.exp().detach() * grpo.kl_estimate(logp, ref.log(), kind)).sum())
+             for kind in ("k1", "k2", "k3")}
+    values, slopes = ({kind: pair[i] for kind, pair in found.items()} for i in (0, 1))
+    assert values == pytest.approx({"k1": .143841, "k2": .161214, "k3": .143841}, abs=1e-6)
+    assert slopes["k1"] == pytest.approx([0, 0], abs=1e-12)
+    assert slopes["k2"] == pytest.approx([.274653, -.274653], abs=1e-6)
+    assert slopes["k3"] == pytest.approx([.25, -.25], abs=1e-6)
+    reverse = slope(lambda logp: (logp.exp() * (logp - ref.log())).sum())
+    forward = slope(lambda logp: (ref * (ref.log() - logp)).sum())
+    assert reverse[0] == pytest.approx(.143841, abs=1e-6) and reverse[1] == pytest.approx(slopes["k2"], abs=1e-9)
+    assert forward[0] == pytest.approx(.130812, abs=1e-6) and forward[1] == pytest.approx(slopes["k3"], abs=1e-9)
+
+
+# ---- Weights of tokens, order of prompts, rewards --------------------------------------------------------------------
+
+@pytest.mark.parametrize("normalise, expected", [("sequence", 0.0), ("token", 0.5), ("constant", 0.2)])
+def test_token_weights_by_hand(normalise, expected):
+    """Lengths 2 and 6, losses -1 and +1: (-1 + 1) / 2 = 0; (-2 + 6) / 8 = .5; (-2 + 6) / (2 · 10) = .2."""
+    row = torch.tensor([0, 0, 1, 1, 1, 1, 1, 1])
+    loss = torch.where(row == 0, -1.0, 1.0)
+    weight = grpo.token_weights(row, 2, normalise, 10)
+    assert weight.shape == row.shape and (weight * loss).sum().item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_choose_prompts_visits_each_once_per_epoch():
+    """7 problems, 3 a step: 14 steps are 6 epochs, and steps straddle them. Step 9 is known without steps 0..8."""
+    steps = [grpo.choose_prompts(7, step, 3, seed=1) for step in range(14)]
+    places = [i for step in steps for i in step]
+    epochs = [tuple(places[i:i + 7]) for i in range(0, 42, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len(set(epochs)) > 3
+    torch.manual_seed(5)
+    assert grpo.choose_prompts(7, 9, 3, seed=1) == steps[9]
+    assert [grpo.choose_prompts(7, step, 3, seed=100) for step in range(14)] != steps
+
+
+def completion(text, finish="stop", **more):
+    thinking, response = FORMATS["think"].split(text)
+    return {"id": "p", "sample": 0, "question": "make 20 from 7 5 8", "nums": [7, 5, 8], "target": 20, "n_used": 3,
+            "left_to_right": True, "text": text, "thinking": thinking, "response": response, "finish": finish,
+            "ids": [1, 2], **more}
+
+
+@pytest.mark.parametrize("row, correct, formatted", [
+    (completion("try it </think> 7 + 5 + 8"), 1, 1),
+    (completion("try it </think> 7 + 5 + 9"), 0, 1),
+    (completion("7 + 5 + 8"), 0, 0),                                  # never left its thinking: no answer
+    (completion("a </think> b </think> 7 + 5 + 8"), 0, 0),
+    (completion("try it </think>"), 0, 0),
+    (completion("try it </think> 7 + 5 + 8", "length"), 1, 0),
+])
+def test_rewards_by_hand(row, correct, formatted):
+    form = FORMATS["think"]
+    assert grpo.reward_correct(row, form, "") == correct
+    assert grpo.reward_format(row, form, "") == formatted
+
+
+def test_reward_without_a_gold_answer_is_zero():
+    """grade says None ("skip"); a reward must not take that for right."""
+    row = {k: v for k, v in completion("x </think> 20").items() if k not in ("nums", "target")}
+    assert grpo.reward_correct(row, FORMATS["think"], "") == 0
+
+
+def test_reward_random_has_its_probability_and_no_memory():
+    """2000 completions at p = .3: within 5·√(.3·.7/2000) = .051; the same completion has the same reward again."""
+    rows = [completion("x", ids=[i, 3], sample=i % 5) for i in range(2000)]
+    found = [grpo.reward_random(row, None, "0.3") for row in rows]
+    assert set(found) == {0.0, 1.0} and abs(sum(found) / 2000 - .3) < .051
+    assert found == [grpo.reward_random(row, None, "0.3") for row in rows]
+    assert {grpo.reward_random(row, None, "0") for row in rows} == {0.0}
+    assert {grpo.reward_random(row, None, "1") for row in rows} == {1.0}
+
+
+def test_reward_random_takes_a_number_as_id():
+    assert grpo.reward_random(completion("x", id=7), None, "1") == 1.0
+
+
+def test_parse_reward():
+    terms = grpo.parse_reward("correct+random:0.5")
+    assert terms == [(grpo.reward_correct, ""), (grpo.reward_random, "0.5")]
+    for text, named in (("corect", "'corect'"), ("correct+", "''"), ("correct,format", "'correct,format'"),
+                        ("random", "probability"), ("random:2", "probability"), ("random:x", "probability")):
+        with pytest.raises(BadInput, match=named) as error:
+            grpo.parse_reward(text)
+        assert "\n" not in str(error.value)
+
+
+# ---- One update against a loop ---------------------------------------------------------------------------------------
+
+@functools.cache
+def base_models():
+    """(policy, a reference that differs, transformers' own pair) in double precision."""
+    policy = models.load(BASE, dtype=torch.float64)[0].requires_grad_(True)
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for p in reference.parameters():
+        p += 0.02 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    oracle = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float64, attn_implementation="sdpa")
+    oracle_reference = copy.deepcopy(oracle)
+    oracle_reference.load_state_dict(reference.state_dict())
+    return policy, reference, oracle, oracle_reference
+
+
+def config(**more):
+    return grpo.Config(**{"model": BASE, "data": "", "out": "", "temperature": 0.8, "max_tokens": 19, **more})
+
+
+def rollout_of_six():
+    """Six unequal rows: prompts of 2..7 tokens, completions of 1..17, two injected tokens, old log-probabilities up to
+    0.5 from the policy's, so that clipping acts on both sides for both signs of the advantage."""
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(n, low=7, high=149):
+        return torch.randint(low, high, (n,), generator=generator).tolist()
+
+    shapes = [(3, 17), (5, 2), (2, 9), (7, 1), (4, 12), (6, 5)]
+    sequences = [draw(a) + draw(b - 1) + [EOS] for a, b in shapes]
+    masks = [[False] * a + [True] * b for a, b in shapes]
+    masks[0][8] = masks[4][6] = False                               # as if injected
+    policy = base_models()[0]
+    with torch.no_grad():
+        logp = models.score(policy, models.pack(sequences), config().temperature).logp
+    shift = torch.rand(len(logp), generator=generator) - 0.5
+    olds, at = [], 0
+    for ids in sequences:
+        olds.append([0.0] + (logp + shift)[at:at + len(ids) - 1].tolist())
+        at += len(ids) - 1
+    return sequences, masks, olds, torch.tensor([1.5, -.7, 0.0, .4, -1.2, 0.9])
+
+
+def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None):
+    """(gradient of every weight, flat; what policy_update returns), without a step being taken."""
+    policy, reference, kept = policy or base_models()[0], base_models()[1], []
+
+    def update(model, optimizers, clip, scale):
+        kept.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        model.zero_grad(set_to_none=True)
+        return kept[0].norm().item()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "update", update)
+        values = grpo.policy_update(policy, reference, [], sequences, masks, olds, advantage, cfg, 1.0, True)
+    return kept[0] if kept else None, values
+
+
+def deviation(found, expected):
+    """Largest difference of two gradients as a share of the largest component, which must not be small itself."""
+    assert expected.abs().max() > 1e-2
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def slow_gradient(sequences, masks, olds, advantage, cfg):
+    """The loss as the docstring of grpo.py writes it, token by token, on transformers' own forward: its gradient, its
+    value, and the mean entropy and full KL(policy ‖ reference) of the trained tokens."""
+    _, _, oracle, oracle_reference = base_models()
+    losses, n_rows, n_tokens, entropy, kl = [], len(sequences), sum(map(sum, masks)), 0.0, 0.0
+    for i, ids in enumerate(sequences):
+        logp, ref = ((m(torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
+                     for m in (oracle, oracle_reference))
+        for t in range(1, len(ids)):
+            if not masks[i][t]:
+                continue
+            p = logp[t - 1].exp().detach()
+            entropy -= (p * logp[t - 1].detach()).sum().item() / n_tokens
+            kl += (p * (logp[t - 1] - ref[t - 1]).detach()).sum().item() / n_tokens
+            ratio = (logp[t - 1, ids[t]] - olds[i][t]).exp()
+            limit = min(max(ratio.item(), 1 - cfg.eps_low), 1 + cfg.eps_high)
+            a = advantage[i].item()
+            loss = -ratio * a if ratio.item() * a <= limit * a else torch.tensor(-limit * a)
+            d = ref[t - 1, ids[t]].detach() - logp[t - 1, ids[t]]
+            loss = loss + cfg.beta * {"none": 0 * d, "k1": -d, "k2": d * d / 2, "k3": d.exp() - 1 - d}[cfg.kl]
+            losses.append(loss / {"token": n_tokens, "constant": n_rows * cfg.max_tokens,
+                                  "sequence": n_rows * sum(masks[i])}[cfg.normalise])
+    oracle.zero_grad()
+    sum(losses).backward()
+    return torch.cat([p.grad.flatten() for p in oracle.parameters()]), sum(losses).item(), entropy, kl
+
+
+@pytest.mark.parametrize("kl", ["none", "k1", "k2", "k3"])
+@pytest.mark.parametrize("normalise", ["token", "sequence", "constant"])
+def test_gradient_equals_a_loop_over_tokens(monkeypatch, normalise, kl):
+    """To 5e-6 of the largest component (token statistics are float32). The prompt's tokens, the two injected ones and
+    the row of advantage 0 are in no sum of the loop; temperature 0.8 is; eps_low and eps_high differ."""
+    rows = rollout_of_six()
+    cfg = config(normalise=normalise, kl=kl, beta=0.0 if kl == "none" else 0.3, eps_high=0.28, micro_batch_tokens=30)
+    expected, loss, entropy, mean_kl = slow_gradient(*rows, cfg)
+    found, values = gradient(monkeypatch, *rows, cfg)
+    assert deviation(found, expected) < 5e-6
+    assert values["loss"] == pytest.approx(loss, abs=1e-6)
+    assert values["grad_norm"] == pytest.approx(expected.norm().item(), rel=1e-5)
+    if kl != "none":                                   # otherwise the row of advantage 0 is skipped and not measured
+        assert (values["entropy"], values["kl"]) == pytest.approx((entropy, mean_kl), abs=1e-5)
+
+
+@pytest.mark.parametrize("normalise", ["token", "sequence", "constant"])
+def test_gradient_is_the_same_for_any_micro_batch_and_order(monkeypatch, normalise):
+    """Pitfall 1: sums are divided once, by counts of the whole step. One row at a time, all at once, or shuffled."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    cfg = {"normalise": normalise, "kl": "k2", "beta": 0.1}
+    whole, values = gradient(monkeypatch, sequences, masks, olds, advantage, config(**cfg))
+    for size, order in ((1, range(6)), (26, range(6)), (40, [4, 0, 5, 2, 1, 3]), (10**6, [5, 3, 1, 0, 4, 2])):
+        found, other = gradient(monkeypatch, *([x[i] for i in order] for x in (sequences, masks, olds)),
+                                advantage[list(order)], config(**cfg, micro_batch_tokens=size))
+        assert deviation(found, whole) < 1e-6
+        assert other == pytest.approx(values, abs=1e-5)
+
+
+def test_masked_tokens_have_no_part_in_the_gradient(monkeypatch):
+    """What the decoder reported for a prompt or injected token is not read; a trained token's value is."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    before, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config())
+    others = [[x if m else 99.0 for x, m in zip(old, mask)] for old, mask in zip(olds, masks)]
+    assert torch.equal(gradient(monkeypatch, sequences, masks, others, advantage, config())[0], before)
+    others[0][9] += 0.05
+    assert (gradient(monkeypatch, sequences, masks, others, advantage, config())[0] - before).abs().max() > 1e-4
+
+
+def test_masked_rows_leave_numerator_and_denominator(monkeypatch):
+    """Pitfall 3. With the token normaliser, rows masked as a whole (truncated) are as if they had not been sampled."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    kept = [1, 2, 5]
+    masks = [mask if i in kept else [False] * len(mask) for i, mask in enumerate(masks)]
+    found, values = gradient(monkeypatch, sequences, masks, olds, advantage, config())
+    alone, expected = gradient(monkeypatch, *([x[i] for i in kept] for x in (sequences, masks, olds)), advantage[kept],
+                               config())
+    assert deviation(found, alone) < 1e-6 and values == pytest.approx(expected, abs=1e-6)
+
+
+def test_rows_of_advantage_zero_are_skipped_and_counted(monkeypatch):
+    """No forward pass for them (row 2 is not packed), the same gradient as with it (a KL of weight 1e-12 brings it
+    back), and their tokens stay in the normaliser: without them the gradient is larger by 44 to 35, the counts."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    packed, original = [], models.pack
+    monkeypatch.setattr(models, "pack", lambda rows, *more: packed.extend(rows) or original(rows, *more))
+    found, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config())
+    assert sequences[2] not in packed and len(packed) == 5
+    packed.clear()
+    full, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config(kl="k2", beta=1e-12))
+    assert len(packed) == 6 and deviation(full, found) < 1e-6
+    others = [0, 1, 3, 4, 5]
+    fewer, _ = gradient(monkeypatch, *([x[i] for i in others] for x in (sequences, masks, olds)), advantage[others],
+                        config())
+    assert sum(map(sum, masks)) == 44 and deviation(fewer * 35 / 44, found) < 1e-6
+
+
+def test_nothing_to_learn_takes_no_step(monkeypatch):
+    """All advantages 0 and no KL term: not even the optimizer's weight decay or momentum moves a weight."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    found, values = gradient(monkeypatch, sequences, masks, olds, 0 * advantage, config())
+    assert found is None and values["grad_norm"] == 0 and values["loss"] == 0
+
+
+def test_clip_fraction_and_ratio_by_hand(monkeypatch):
+    """One row, temperature 1, trained tokens with log-ratios 0.5, -0.5, 0.1 (e^.5 = 1.65 > 1.2, e^-.5 = .61 < .8): for
+    A > 0 only the first is clipped, for A < 0 only the second. The furthest ratio is |e^.5 - 1| = .6487."""
+    ids = [7, 30, 41, 52]
+    with torch.no_grad():
+        logp = models.score(base_models()[0], models.pack([ids])).logp
+    olds = [[0.0, *(logp - torch.tensor([.5, -.5, .1])).tolist()]]
+    for advantage in (1.0, -1.0):
+        _, values = gradient(monkeypatch, [ids], [[False] + [True] * 3], olds, torch.tensor([advantage]),
+                             config(temperature=1.0))
+        assert values["clip_fraction"] == pytest.approx(1 / 3, abs=1e-9)
+        assert values["ratio_max"] == pytest.approx(math.exp(.5) - 1, abs=1e-5)
+    assert gradient(monkeypatch, [ids], [[False] + [True] * 3], olds, torch.tensor([1.0]),
+                    config(temperature=1.0, eps_high=0.7))[1]["clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+def test_kl_pulls_the_policy_to_the_reference(kind):
+    """Pitfall 8. 8 x 6 completions of the policy; rewards teach nothing (advantage 0), β is large. 8 steps of Adam
+    bring the measured KL(policy ‖ reference) from .007 nats per token below .003; with the wrong sign it would grow."""
+    policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
+    cfg = config(kl=kind, beta=5.0, group_size=6, max_tokens=30)
+    problems = tiny.problems("math", 8, 1, "train")
+    _, completions, prompts = grpo.rollout(policy, tiny.tokenizer(), FORMATS["think"], problems, cfg, ("rollout", 0))
+    sequences = [prompt + c.ids for prompt, c in zip(prompts, completions)]
+    masks = [[False] * len(prompt) + [True] * len(c.ids) for prompt, c in zip(prompts, completions)]
+    olds = [[0.0] * len(prompt) + c.logp for prompt, c in zip(prompts, completions)]
+    optimizers = sft.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
+    arguments = (policy, reference, optimizers, sequences, masks, olds, torch.zeros(48), cfg, 1.0, True)
+    kl = [grpo.policy_update(*arguments)["kl"] for _ in range(9)]
+    assert kl[0] > 0.006 and kl[-1] < 0.003
+
+
+# ---- Whole runs --------------------------------------------------------------------------------------------------------
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def short(tmp_path):
+    """short(flag=value, ...): settings of a small run on the shipped base model: 3 prompts of 4 samples a step."""
+    data = write(tmp_path / "train.jsonl", tiny.problems("math", 24, 0, "train"))
+
+    def make(**more):
+        return grpo.Config(**{"model": BASE, "data": data, "out": str(tmp_path / "out"), "steps": 2,
+                              "prompts_per_step": 3, "group_size": 4, "max_tokens": 40, "lr": 5e-4, **more})
+    return make
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """Calls of policy_update in a run: (sequences, masks, old_logps, advantage, what it returned)."""
+    calls, original = [], grpo.policy_update
+
+    def spy(model, reference, optimizers, sequences, masks, old_logps, advantage, *more):
+        values = original(model, reference, optimizers, sequences, masks, old_logps, advantage, *more)
+        calls.append((sequences, masks, old_logps, advantage, values))
+        return values
+    monkeypatch.setattr(grpo, "policy_update", spy)
+    return calls
+
+
+FIELDS = {"step", "reward", "accuracy", "n_tokens", "truncated", "equal_groups", "loss", "entropy", "kl", "ratio_first",
+          "clip_fraction", "grad_norm", "lr", "tok_s", "rollout_share"}
+
+
+def test_a_real_run(tmp_path, short):
+    """8 steps of 8 x 8 completions. Policy and reference are one model at step 1 (KL below 1e-6) and drift apart
+    (above 1e-5); rollout and training agree at every step; on-policy nothing is clipped."""
+    history = grpo.main(short(steps=8, prompts_per_step=8, group_size=8, max_tokens=64))
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert log == history and [h["step"] for h in history] == list(range(1, 9))
+    for h in history:
+        assert set(h) == FIELDS and all(math.isfinite(x) for x in h.values())
+        assert h["reward"] == pytest.approx(h["accuracy"]) and 0 < h["n_tokens"] <= 64 and 0 <= h["truncated"] <= 1
+        assert h["ratio_first"] < 1e-4 and h["clip_fraction"] == 0 and h["entropy"] > 0.01
+    assert abs(history[0]["kl"]) < 1e-6 and all(h["kl"] > 1e-5 for h in history[2:])
+    assert max(h["grad_norm"] for h in history) > 1e-3
+    samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in samples] == list(range(1, 9)) and {len(s["group"]) for s in samples} == {8}
+    trained, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
+    assert any(not torch.equal(trained[name], start[name]) for name in start)
+    assert models.load(tmp_path / "out")[1].eos_token_id == EOS
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_ratio_is_one_at_any_temperature(short, temperature):
+    """Pitfalls 13 and 16: old log-probabilities are taken at the sampling temperature, from the cache; training divides
+    by it too. Without that the ratio would be off by far more than 0.1 at some token."""
+    history = grpo.main(short(temperature=temperature, max_tokens=64))
+    assert all(h["ratio_first"] < 1e-4 for h in history) and history[1]["grad_norm"] > 0
+
+
+def test_ratio_is_one_with_a_head_larger_than_the_tokenizer(tmp_path, short):
+    """Pitfalls 14 and 30: ids that the tokenizer lacks are never sampled (157 logits, 149 words; Qwen2.5: 151,936 and
+    151,665), so training must leave them out of its softmax as well."""
+    torch.manual_seed(0)
+    size = Qwen3Config(vocab_size=157, hidden_size=20, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+                       num_key_value_heads=1, head_dim=8, max_position_embeddings=200, eos_token_id=EOS, pad_token_id=0)
+    models.save(Qwen3ForCausalLM(size), tiny.tokenizer(), tmp_path / "larger")
+    history = grpo.main(short(model=str(tmp_path / "larger"), reward="random:0.5", steps=1))
+    assert history[0]["grad_norm"] > 0 and history[0]["ratio_first"] < 1e-4
+
+
+def test_what_is_trained(short, spied):
+    """The mask covers each completion, its end-of-sequence token included (pitfall 10), and nothing of the prompt;
+    groups of 4 stand together; texts differ inside a group, for the sample number is in the key."""
+    grpo.main(short(prompts_per_step=8))
+    tokenizer, stopped = tiny.tokenizer(), 0
+    start = tokenizer.convert_tokens_to_ids("<think>")
+    for sequences, masks, old_logps, advantage, _ in spied:
+        assert len(sequences) == len(masks) == len(old_logps) == len(advantage) == 32
+        for ids, mask, old in zip(sequences, masks, old_logps):
+            n_prompt = ids.index(start) + 1
+            assert mask == [False] * n_prompt + [True] * (len(ids) - n_prompt) and len(old) == len(ids)
+            assert all(x <= 0 for x in old[n_prompt:]) and min(old[n_prompt:]) < -0.01 and set(old[:n_prompt]) == {0.0}
+            stopped += ids[-1] == EOS
+        prompts = [tuple(ids[:ids.index(start)]) for ids in sequences]
+        assert all(len(set(prompts[i:i + 4])) == 1 for i in range(0, 32, 4)) and len(set(prompts)) == 8
+        assert len({tuple(ids) for ids in sequences}) > 24
+    assert stopped > 10
+
+
+def test_injected_and_truncated_tokens_are_masked(short, spied, monkeypatch):
+    """Pitfalls 12 and 29. Every third completion token is declared injected: it is not trained. With --mask-truncated a
+    completion that was cut is not trained at all, and stays in its group's mean."""
+    original = grpo.rollout
+
+    def rollout(*arguments):
+        rows, completions, prompts = original(*arguments)
+        completions = [c._replace(injected=[i % 3 == 1 for i in range(len(c.ids))]) for c in completions]
+        return rows, completions, prompts
+    monkeypatch.setattr(grpo, "rollout", rollout)
+    grpo.main(short(mask_truncated=True, steps=1, prompts_per_step=8, max_tokens=24))
+    (sequences, masks, _, advantage, _), = spied
+    start, cut = tiny.tokenizer().convert_tokens_to_ids("<think>"), 0
+    for ids, mask in zip(sequences, masks):
+        n_prompt, n = ids.index(start) + 1, len(ids) - ids.index(start) - 1
+        truncated = ids[-1] != EOS
+        assert mask == [False] * n_prompt + [i % 3 != 1 and not truncated for i in range(n)]
+        cut += truncated
+    assert 0 < cut < 32 and len(advantage) == 32
+
+
+@pytest.mark.parametrize("probability", [0, 1])
+def test_a_reward_without_variance_moves_nothing(tmp_path, short, probability):
+    """random:0 and random:1 give every group equal rewards: each weight stays bit for bit, weight decay included."""
+    history = grpo.main(short(reward=f"random:{probability}", steps=2, weight_decay=0.1))
+    trained, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
+    assert set(trained) == set(start) and all(torch.equal(trained[name], start[name]) for name in start)
+    assert [(h["reward"], h["equal_groups"], h["grad_norm"]) for h in history] == [(probability, 3, 0.0)] * 2
+
+
+def test_second_update_of_a_rollout_is_off_policy(short, spied):
+    """--updates-per-rollout 2: the same old log-probabilities twice; the second pass sees what the first changed."""
+    history = grpo.main(short(updates_per_rollout=2, steps=1, reward="random:0.5", lr=2e-3, max_tokens=64))
+    (*first, before), (*second, after) = spied
+    assert all(a is b for a, b in zip(first, second))
+    assert before["ratio_max"] < 1e-4 and after["ratio_max"] > 1e-2
+    assert history[0]["ratio_first"] == before["ratio_max"]
+    assert history[0]["clip_fraction"] == after["clip_fraction"] > 0
+
+
+def test_a_problem_twice_in_one_step_is_sampled_twice(short, spied, tmp_path):
+    """2 problems, 3 prompts a step: one of them has two places. Its 8 samples are 8 draws, not 4 copied ones."""
+    data = write(tmp_path / "two.jsonl", tiny.problems("math", 2, 3, "train"))
+    grpo.main(short(data=data, steps=1))
+    assert len({tuple(ids) for ids in spied[0][0]}) > 9
+
+
+def test_a_problem_is_sampled_anew_at_each_step(short, spied, tmp_path):
+    """1 problem, 7 samples a step, weights that never move (random:0): the second step writes other texts."""
+    data = write(tmp_path / "one.jsonl", tiny.problems("math", 1, 3, "train"))
+    grpo.main(short(data=data, reward="random:0", prompts_per_step=1, group_size=7))
+    first, second = ({tuple(ids) for ids in call[0]} for call in spied)
+    assert len(first & second) < 3 and len(second) > 3
+
+
+def test_held_out_accuracy_is_logged(tmp_path, short):
+    """Every second step and at the last: steps 2 and 3 of 3."""
+    held_out = write(tmp_path / "held_out.jsonl", tiny.problems("math", 10, 0, "held_out"))
+    history = grpo.main(short(steps=3, eval_data=held_out, eval_every=2))
+    assert ["held_out" in h for h in history] == [False, True, True] and 0 <= history[1]["held_out"] <= 1
+    assert history[1]["held_out"] * 10 % 1 == pytest.approx(0, abs=1e-9)
+
+
+DIE = """
+import os, signal, sys
+import generate, grpo
+original, calls = generate.decode, []
+def decode(*arguments):
+    calls.append(1)
+    for number, found in enumerate(original(*arguments)):
+        if len(calls) == 4 and number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield found
+generate.decode = decode
+from data import run
+grpo.main(run.parse(grpo.Config, sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
+    """kill -9 in the middle of step 4, the last checkpoint is of step 2: the same command ends with the same bytes of
+    weights as a run that was let alone, and with the same log apart from times. The log's line of step 3, and half a
+    line behind it, are written anew."""
+    flags = {"steps": 5, "save_every": 2, "warmup": 0.4, "schedule": "cosine", "weight_decay": 0.01, "max_tokens": 48}
+    whole = grpo.main(short(**flags, out=str(tmp_path / "whole")))
+    cfg = short(**flags)
+    given = [x for name, value in vars(cfg).items() for x in ("--" + name.replace("_", "-"), str(value))
+             if name in {*flags, "model", "data", "out", "prompts_per_step", "group_size", "lr"}]
+    died = subprocess.run([sys.executable, "-c", DIE, *given], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)})
+    assert died.returncode == -9, died.stderr[-2000:]
+    out = tmp_path / "out"
+    assert (out / "checkpoint.safetensors").is_file() and not (out / "model.safetensors").exists()
+    with open(out / "log.jsonl", "a") as file:
+        file.write('{"step": 4, "rewa')
+    assert len(grpo.main(cfg)) == 3
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+    def timeless(path):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{k: v for k, v in row.items() if k not in ("tok_s", "rollout_share")} for row in rows]
+    assert timeless(out / "log.jsonl") == timeless(tmp_path / "whole" / "log.jsonl") and len(whole) == 5
+    assert timeless(out / "samples.jsonl") == timeless(tmp_path / "whole" / "samples.jsonl")
+    assert not (out / "checkpoint.safetensors").exists()
+    assert grpo.main(cfg) == []                                            # complete: nothing is done
+    with pytest.raises(BadInput, match="lr: 0.0005 there, 0.1 here"):
+        grpo.main(short(**flags | {"lr": 0.1}))
+
+
+def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
+    """Two of six have none (one missing, one empty): with --reward correct 4 are used, with --reward format all 6; with
+    none left the run is refused."""
+    rows = [{"id": f"p{i}", "question": f"compare {i} 9", "answer": "low"} for i in range(4)]
+    rows += [{"id": "p4", "question": "compare 4 9"}, {"id": "p5", "question": "compare 5 9", "answer": " "}]
+    data = write(tmp_path / "some.jsonl", rows)
+    grpo.main(short(data=data, steps=1, max_tokens=8))
+    assert "4 problems (2 without a gold answer and 0 too long" in capsys.readouterr().out
+    grpo.main(short(data=data, steps=1, max_tokens=8, reward="format", out=str(tmp_path / "format")))
+    assert "6 problems (0 without" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="no problem is left to train on"):
+        grpo.main(short(data=write(tmp_path / "none.jsonl", rows[4:]), out=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize("more, message", [
+    ({"steps": -1}, "--steps -1"), ({"steps": 0}, "--steps 0"), ({"group_size": 0}, "--group-size 0"),
+    ({"prompts_per_step": 0}, "--prompts-per-step 0"), ({"max_tokens": 0}, "--max-tokens 0"),
+    ({"temperature": 0.0}, "--temperature 0.0"), ({"updates_per_rollout": 0}, "--updates-per-rollout 0"),
+    ({"slots": 0}, "--slots 0"), ({"save_every": 0}, "--save-every 0"),
+    ({"group_size": 1, "adv_std": "sample"}, "--group-size 1 has no sample standard deviation"),
+    ({"kl": "k2"}, "--kl k2 with --beta 0.0"), ({"beta": 0.1}, "--kl none with --beta 0.1"),
+    ({"reward": "bonus"}, "no reward 'bonus'"), ({"data": "missing.jsonl"}, "missing.jsonl"),
+    ({"max_tokens": 512}, "no problem is left"),                                 # the context is 512
+])
+def test_bad_input_is_one_line(short, more, message):
+    with pytest.raises(BadInput, match=message) as error:
+        grpo.main(short(**more))
+    assert "\n" not in str(error.value)
+
+
+def test_empty_data_is_one_line(tmp_path, short):
+    with pytest.raises(BadInput, match="empty.jsonl"):
+        grpo.main(short(data=write(tmp_path / "empty.jsonl", [])))

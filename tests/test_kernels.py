@@ -1,0 +1,280 @@
+"""kernels/: against float64 brute force, by hand, and chunked against whole.
+
+N, D, E, V are pairwise different in every fixture. Logits have a spread of several units, so that an error in
+any of shift, sign, temperature or cap is thousands of tolerances large.
+"""
+import math
+
+import pytest
+import torch
+
+import kernels
+from kernels import reference
+
+N, D, E, V = 11, 6, 4, 23
+EVERYTHING = ("logp", "entropy", "rank", "argmax", "logsumexp")
+
+
+def case(seed=0, n=N, d=D, v=V, dtype=torch.float32, scale=1.2):
+    """Hidden states, head and targets; float32 values, so that float64 copies hold exactly the same numbers."""
+    rng = torch.Generator().manual_seed(seed)
+    hidden = (scale * torch.randn(n, d, generator=rng)).to(dtype)
+    weight = (scale * torch.randn(v, d, generator=rng)).to(dtype)
+    return hidden, weight, torch.randint(v, (n,), generator=rng)
+
+
+def truth(hidden, weight, target, temperature=1.0, softcap=None):
+    """All five statistics with Python loops and math, in float64: the definitions of the docstring, word by word."""
+    rows = []
+    for h, t in zip(hidden.double().tolist(), target.tolist()):
+        z = [sum(a * b for a, b in zip(h, w)) for w in weight.double().tolist()]
+        if softcap is not None:
+            z = [softcap * math.tanh(x / softcap) for x in z]
+        z = [x / temperature for x in z]
+        top = max(z)
+        total = top + math.log(sum(math.exp(x - top) for x in z))
+        p = [math.exp(x - total) for x in z]
+        rows.append((z[t] - total, -sum(q * math.log(q) for q in p), 1 + sum(x > z[t] for x in z), z.index(top), total))
+    return kernels.TokenStats(*(torch.tensor(column, dtype=torch.float64) for column in zip(*rows)))
+
+
+@pytest.mark.parametrize("chunk_numbers", [2**24, 4 * V, 1])               # one chunk; 4, 4 and 3 rows; row by row
+@pytest.mark.parametrize("temperature, softcap", [(1.0, None), (0.6, None), (1.7, 3.0)])
+def test_token_stats_against_float64(monkeypatch, temperature, softcap, chunk_numbers):
+    """The five numbers of each token within 1e-5 of float64 loops. The four settings differ from one another by more
+    than 0.1 in logp and entropy (asserted), that is by 10,000 tolerances."""
+    monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
+    hidden, weight, target = case()
+    stats = kernels.token_stats(hidden, weight, target, temperature, softcap, EVERYTHING)
+    expected = truth(hidden, weight, target, temperature, softcap)
+    for name in EVERYTHING:
+        value = getattr(stats, name)
+        assert value.shape == (N,) and value.dtype == (torch.int64 if name in ("rank", "argmax") else torch.float32)
+        assert (value.double() - getattr(expected, name)).abs().max() <= 1e-5, name
+    if (temperature, softcap) != (1.0, None):
+        plain = truth(hidden, weight, target)
+        assert all((getattr(plain, name) - getattr(expected, name)).abs().max() > 0.1 for name in ("logp", "entropy"))
+
+
+def test_token_stats_by_hand():
+    """An identity head makes the hidden state the logits. z = (ln 1, ln 2, ln 5): p = (1/8, 2/8, 5/8), L = ln 8.
+    Target 1: logp = ln 1/4 = -1.386294, rank 2, argmax 2, entropy = (1/8) ln 8 + (1/4) ln 4 + (5/8) ln 8/5 = 0.900256.
+    At T = 1/2 the z double: p = (1, 4, 25)/30, logp = ln 4/30 = -2.014903, L = ln 30 = 3.401197."""
+    hidden, target = torch.tensor([[1.0, 2.0, 5.0]]).log(), torch.tensor([1])
+    stats = kernels.token_stats(hidden, torch.eye(3), target, want=EVERYTHING)
+    assert [x.item() for x in stats] == pytest.approx([-1.386294, 0.900256, 2, 2, math.log(8)], abs=2e-6)
+    half = kernels.token_stats(hidden, torch.eye(3), target, temperature=0.5, want=("logp", "logsumexp"))
+    assert [half.logp.item(), half.logsumexp.item()] == pytest.approx([-2.014903, 3.401197], abs=2e-6)
+    assert half.entropy is None and half.rank is None and half.argmax is None
+
+
+def test_ties_do_not_push_the_target_down():
+    """Logits (3, 7, 7, 3, 1): targets 1 and 2 share rank 1, targets 0 and 3 share rank 1 + 2 = 3, target 4 has
+    rank 5. Of equal logits argmax takes the first."""
+    hidden = torch.tensor([[3.0, 7.0, 7.0, 3.0, 1.0]]).expand(5, 5)
+    stats = kernels.token_stats(hidden, torch.eye(5), torch.arange(5), want=("rank", "argmax"))
+    assert stats.rank.tolist() == [3, 1, 1, 3, 5] and stats.argmax.tolist() == [1] * 5
+
+
+def test_ignored_tokens_are_zero_and_take_no_gradient():
+    """Every field of an ignored token is 0, the others are as without it, and its hidden state has gradient 0."""
+    hidden, weight, target = case()
+    ignored = torch.zeros(N, dtype=torch.bool)
+    ignored[[0, 4, 10]] = True
+    hidden.requires_grad_(True)
+    stats = kernels.token_stats(hidden, weight, target.masked_fill(ignored, -100), want=EVERYTHING)
+    expected = kernels.token_stats(hidden, weight, target, want=EVERYTHING)
+    for value, full in zip(stats, expected):
+        assert (value[ignored] == 0).all() and torch.equal(value[~ignored], full[~ignored])
+        assert full[ignored].abs().min() > 0 or full.dtype == torch.int64
+    (stats.logp + stats.entropy + stats.logsumexp).sum().backward()
+    assert (hidden.grad[ignored] == 0).all() and hidden.grad[~ignored].abs().amax(1).min() > 1e-2
+    other = kernels.token_stats(hidden, weight, target.masked_fill(ignored, 7), ignore_index=7, want=("logp",))
+    assert (other.logp[target == 7] == 0).all() and (other.logp[ignored] == 0).all()
+
+
+def test_inputs_are_not_modified():
+    hidden, weight, target = case()
+    copies = hidden.clone(), weight.clone(), target.clone()
+    kernels.token_stats(hidden, weight, target.index_fill(0, torch.tensor([2]), -100), 0.7, 5.0, EVERYTHING)
+    kernels.token_kl(hidden, weight, hidden, weight)
+    assert all(map(torch.equal, (hidden, weight, target), copies))
+
+
+def test_no_tokens():
+    """N = 0 gives five empty tensors of the right types, and an empty pair for the KL: no crash, no NaN."""
+    hidden, weight, target = case()
+    stats = kernels.token_stats(hidden[:0], weight, target[:0], want=EVERYTHING)
+    assert [x.shape for x in stats] == [(0,)] * 5
+    assert [x.dtype for x in stats] == [torch.float32, torch.float32, torch.int64, torch.int64, torch.float32]
+    assert [len(x) for x in kernels.token_kl(hidden[:0], weight, hidden[:0], weight)] == [0, 0]
+
+
+def plain(hidden, weight, target, temperature, softcap):
+    """logp, entropy and logsumexp from whole logits in the dtype of the arguments."""
+    z = hidden @ weight.T
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    z = z / temperature
+    logp = z.log_softmax(1)
+    return logp.gather(1, target[:, None])[:, 0], -(logp.exp() * logp).sum(1), z.logsumexp(1)
+
+
+@pytest.mark.parametrize("name", ["logp", "entropy", "logsumexp"])
+@pytest.mark.parametrize("temperature, softcap", [(1.0, None), (0.6, 4.0)])
+def test_gradients_against_autograd_of_the_formula(name, temperature, softcap):
+    """d(w · value)/d hidden and /d weight with random w, against float64 autograd of whole logits: within 1e-5 where
+    the gradients are of order 1 (asserted: above 0.1, that is 10,000 tolerances)."""
+    hidden, weight, target = case()
+    w = torch.randn(N, generator=torch.Generator().manual_seed(1))
+    ours = [hidden.clone().requires_grad_(True), weight.clone().requires_grad_(True)]
+    (w * getattr(kernels.token_stats(*ours, target, temperature, softcap, (name,)), name)).sum().backward()
+    theirs = [hidden.double().requires_grad_(True), weight.double().requires_grad_(True)]
+    values = dict(zip(("logp", "entropy", "logsumexp"), plain(*theirs, target, temperature, softcap)))
+    (w.double() * values[name]).sum().backward()
+    for a, b in zip(ours, theirs):
+        assert b.grad.abs().max() > 0.1
+        assert (a.grad.double() - b.grad).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("chunk_numbers", [3 * V, 1])                       # 3, 3, 3 and 2 rows; row by row
+def test_chunks_change_no_value_and_no_gradient(monkeypatch, chunk_numbers):
+    """The recomputing path (several chunks) against the plain one (one chunk), token_stats and token_kl: 1e-6."""
+    def run():
+        hidden, weight, target = case()
+        other_hidden, other_weight, _ = case(seed=5, d=E)
+        leaves = [x.requires_grad_(True) for x in (hidden, weight, other_hidden, other_weight)]
+        stats = kernels.token_stats(hidden, weight, target, 0.8, 6.0, EVERYTHING)
+        forward, reverse = kernels.token_kl(hidden, weight, other_hidden, other_weight, 0.8)
+        (stats.logp - 0.3 * stats.entropy + 0.1 * stats.logsumexp + forward + 2 * reverse).mean().backward()
+        return [x.detach() for x in (*stats, forward, reverse)], [x.grad for x in leaves]
+
+    whole_values, whole_gradients = run()
+    monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
+    values, gradients = run()
+    assert all((a - b).abs().max() <= 1e-6 * max(1, b.abs().max()) for a, b in zip(values, whole_values))
+    assert all(b.abs().max() > 1e-2 and (a - b).abs().max() <= 1e-6 for a, b in zip(gradients, whole_gradients))
+
+
+def test_only_one_chunk_of_logits_is_kept(monkeypatch):
+    """Under autograd a chunk keeps its inputs, not its logits. Numbers saved for the backward pass, views of hidden
+    and weight not counted: at least 40 V = 920 in one chunk, fewer than 4 V when 40 tokens are 40 chunks."""
+    hidden, weight, target = case(n=40)
+    hidden.requires_grad_(True)
+    given = {x.untyped_storage().data_ptr() for x in (hidden, weight)}
+
+    def kept():
+        saved = {}
+
+        def keep(x):
+            saved[x.untyped_storage().data_ptr()] = x
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            stats = kernels.token_stats(hidden, weight, target)
+        numbers = sum(x.untyped_storage().nbytes() // x.element_size() for p, x in saved.items() if p not in given)
+        stats.logp.sum().backward()
+        return numbers
+
+    assert kept() >= 40 * V
+    monkeypatch.setattr(reference, "CHUNK_NUMBERS", V)
+    assert kept() < 4 * V
+
+
+def test_bfloat16_is_no_worse_than_the_plain_computation():
+    """Errors against float64 of the same bfloat16 numbers, largest over 97 tokens and V = 211: ours may not exceed
+    those of whole logits and log-softmax in bfloat16, which are above 0.01 (the budget is not empty)."""
+    hidden, weight, target = case(seed=3, n=97, d=32, v=211, dtype=torch.bfloat16, scale=0.7)
+    exact = plain(hidden.double(), weight.double(), target, 1.0, None)
+    low = plain(hidden, weight, target, 1.0, None)
+    stats = kernels.token_stats(hidden, weight, target, want=("logp", "entropy", "logsumexp"))
+    for ours, theirs, true in zip((stats.logp, stats.entropy, stats.logsumexp), low, exact):
+        assert ours.dtype == torch.float32
+        budget = (theirs.double() - true).abs().max()
+        assert (ours.double() - true).abs().max() <= budget and budget > 0.01
+
+
+def test_bfloat16_hidden_with_a_float32_head():
+    """Under autocast hidden states are bfloat16 while the head is a float32 master weight: the head is rounded, the
+    sums are not, and its gradient comes back in float32."""
+    hidden, weight, target = case()
+    weight.requires_grad_(True)
+    stats = kernels.token_stats(hidden.bfloat16(), weight, target)
+    expected = kernels.token_stats(hidden.bfloat16(), weight.detach().bfloat16(), target)
+    assert torch.equal(stats.logp, expected.logp)
+    stats.logp.sum().backward()
+    assert weight.grad.dtype == torch.float32 and weight.grad.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("scale", [30.0, 300.0])
+def test_extreme_logits_stay_finite(scale):
+    """Logits of a few thousand: exp overflows float32 at 88, log-sum-exp must not. Entropy stays within [0, ln V]."""
+    hidden, weight, target = case(scale=scale)
+    stats = kernels.token_stats(hidden, weight, target, want=("logp", "entropy"))
+    assert stats.logp.isfinite().all() and (stats.logp <= 0).all() and stats.logp.min() < -100
+    assert stats.entropy.isfinite().all() and (stats.entropy > -1e-2).all() and (stats.entropy <= math.log(V)).all()
+
+
+# ---- KL
+
+def logits_as_head(*probabilities):
+    """(N, D = V) hidden states and an identity head whose softmax gives these rows of probabilities."""
+    logits = torch.tensor(probabilities).log()
+    return logits, torch.eye(logits.shape[1])
+
+
+def test_token_kl_by_hand():
+    """p = (.5, .5), q = (.25, .75). KL(p‖q) = .5 ln 2 + .5 ln 2/3 = 0.143841; KL(q‖p) = .25 ln 1/2 + .75 ln 3/2
+    = 0.130812. With p and q exchanged the two exchange; of p with itself both are 0."""
+    p, q = (0.5, 0.5), (0.25, 0.75)
+    forward, reverse = kernels.token_kl(*logits_as_head(p, q, p), *logits_as_head(q, p, p))
+    assert forward.tolist() == pytest.approx([0.143841, 0.130812, 0], abs=1e-6)
+    assert reverse.tolist() == pytest.approx([0.130812, 0.143841, 0], abs=1e-6)
+    also = kernels.log_softmax_kl(torch.tensor([p]).log(), torch.tensor([q]).log())
+    assert [x.item() for x in also] == pytest.approx([0.143841, 0.130812], abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature, cap_p, cap_q", [(1.0, None, None), (0.7, 3.0, 5.0)])
+@pytest.mark.parametrize("chunk_numbers", [2**24, 2 * V * 4])
+def test_token_kl_of_different_widths_against_float64(monkeypatch, temperature, cap_p, cap_q, chunk_numbers):
+    """Widths 6 and 4 over one vocabulary of 23, both directions, each model with its own cap: 1e-5 of float64.
+    The values are of order 1 and the two directions differ (asserted)."""
+    monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
+    (hidden_p, weight_p, _), (hidden_q, weight_q, _) = case(), case(seed=5, d=E)
+    forward, reverse = kernels.token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature, cap_p, cap_q)
+
+    def log_p(hidden, weight, cap):
+        z = hidden.double() @ weight.double().T
+        return ((z if cap is None else cap * torch.tanh(z / cap)) / temperature).log_softmax(1)
+
+    p, q = log_p(hidden_p, weight_p, cap_p), log_p(hidden_q, weight_q, cap_q)
+    expected = (p.exp() * (p - q)).sum(1), (q.exp() * (q - p)).sum(1)
+    assert all(x.shape == (N,) and x.dtype == torch.float32 for x in (forward, reverse))
+    assert (forward.double() - expected[0]).abs().max() <= 1e-5 and (reverse.double() - expected[1]).abs().max() <= 1e-5
+    assert expected[0].mean() > 0.5 and (expected[0] - expected[1]).abs().mean() > 0.1
+
+
+# ---- refusals
+
+@pytest.mark.parametrize("change, message", [
+    (dict(weight=torch.zeros(V, D + 1)), r"hidden \(11, 6\) and weight \(23, 7\) must be \(N, D\) and \(V, D\)"),
+    (dict(hidden=torch.zeros(1, N, D)), "must be"),
+    (dict(target=torch.zeros(N - 1, dtype=torch.int64)), r"target \(10,\) does not fit hidden \(11, 6\)"),
+    (dict(target=torch.full((N,), V)), "target outside the vocabulary of 23"),
+    (dict(target=torch.full((N,), -1)), "target outside the vocabulary of 23"),
+    (dict(temperature=0.0), "temperature 0.0: must be positive"),
+    (dict(temperature=-1.0), "must be positive"),
+    (dict(want=("logp", "logits")), "'logits'.*not among"),
+])
+def test_token_stats_refuses(change, message):
+    hidden, weight, target = case()
+    with pytest.raises(ValueError, match=message):
+        kernels.token_stats(**{"hidden": hidden, "weight": weight, "target": target, **change})
+
+
+@pytest.mark.parametrize("n, v", [(N - 1, V), (N, V + 1)])
+def test_token_kl_refuses_other_tokens_and_other_vocabularies(n, v):
+    hidden, weight, _ = case()
+    other_hidden, other_weight, _ = case(n=n, v=v)
+    with pytest.raises(ValueError, match="KL needs the same tokens and one vocabulary"):
+        kernels.token_kl(hidden, weight, other_hidden, other_weight)

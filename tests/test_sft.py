@@ -1,0 +1,655 @@
+"""sft.py: schedule and plan by hand, the loss against transformers, invariances of the step, resuming, refusals.
+
+A random Qwen3 of 2 layers with the tiny world's vocabulary (149 words) and 13 rows of 10 to 60 tokens; a step takes
+about 10 ms. Weights are compared after steps of plain SGD where an invariance of the gradient is meant: Adam divides by
+the gradient's size and so would turn rounding in a gradient of 1e-9 into a step of full length.
+"""
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM, get_cosine_schedule_with_warmup)
+
+import model as models
+import sft
+from data import tiny
+from data.format import FORMATS
+from data.rows import BadInput, write_rows
+from sft import Config, encode, lr_at, main, make_optimizers, plan_steps, update
+
+ROOT = Path(__file__).resolve().parent.parent
+N_ROWS, BATCH = 13, 5                                                      # 3 steps an epoch: 5, 5 and 3 rows
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Directory with a random model, tokenizer and rows.jsonl."""
+    path = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    config = Qwen3Config(vocab_size=len(tiny.VOCABULARY), hidden_size=32, intermediate_size=44, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, head_dim=10, max_position_embeddings=128,
+                         initializer_range=0.1, tie_word_embeddings=True, bos_token_id=None,
+                         eos_token_id=1, pad_token_id=0)
+    models.save(Qwen3ForCausalLM(config), tiny.tokenizer(), path / "model")
+    rows = [row for row in tiny.teacher_pool(60, 0) if row["n_thinking_tokens"] <= 45][:N_ROWS]
+    write_rows(path / "rows.jsonl", rows)
+    return path
+
+
+def config(base, out, **more):
+    settings = dict(format="think", epochs=3, batch_rows=BATCH, lr=1e-2, print_every=0, save_every=1000)
+    paths = dict(model=str(base / "model"), data=str(base / "rows.jsonl"), out=str(out))
+    return Config(**{**paths, **settings, **more})
+
+
+def rows_of(base):
+    return [json.loads(line) for line in (base / "rows.jsonl").read_text().splitlines()]
+
+
+def weights(path):
+    return load_file(Path(path) / "model.safetensors")
+
+
+def log_of(path):
+    """Lines of log.jsonl without the one value that is a speed."""
+    rows = [json.loads(line) for line in (Path(path) / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "tok_s"} for row in rows]
+
+
+def plain_sgd(monkeypatch):
+    """Gradient descent in place of AdamW."""
+    def optimizers(model, lr, *_):
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        optimizer.param_groups[0]["peak"] = lr
+        return [optimizer]
+
+    monkeypatch.setattr(sft, "make_optimizers", optimizers)
+
+
+# ---- learning rate
+
+def test_s1_schedule():
+    """Test vector T7: 1,000 rows, 16 a step, 5 epochs = 315 steps, ceil(15.75) = 16 of warm-up, cosine over 299."""
+    lr = {step: lr_at(step, 315, 1e-5, 0.05) for step in (0, 8, 16, 90, 165, 315)}
+    assert lr == pytest.approx({0: 0, 8: 5.0e-6, 16: 1.0e-5, 90: 8.5633e-6, 165: 5.0263e-6, 315: 0}, abs=1e-9)
+    assert lr[0] == 0 and lr[8] == 5e-6 and lr[16] == 1e-5
+
+
+def test_limo_schedule():
+    """Test vector T8: 800 rows, 64 a step, 15 epochs = 195 steps, no warm-up: the first step is at the peak."""
+    lr = {step: lr_at(step, 195, 5e-6, 0.0) for step in (0, 97, 98, 195)}
+    assert lr == pytest.approx({0: 5e-6, 97: 2.5201e-6, 98: 2.4799e-6, 195: 0}, abs=1e-10)
+
+
+def test_hold_floor_and_linear_by_hand():
+    """10 steps at peak 2. Warm-up 0.15 → ceil(1.5) = 2 steps: 0, 1. Hold 0.5 → peak up to step 5. Linear over the
+    other 5 to a floor of 0.1: step 5 + k has 2 (0.1 + 0.9 (1 - k/5)) = 2, 1.64, 1.28, 0.92, 0.56."""
+    rates = [lr_at(step, 10, 2.0, 0.15, "linear", 0.5, 0.1) for step in range(10)]
+    assert rates == pytest.approx([0, 1, 2, 2, 2, 2, 1.64, 1.28, 0.92, 0.56], abs=1e-12)
+    assert lr_at(10, 10, 2.0, 0.15, "linear", 0.5, 0.1) == pytest.approx(0.2)
+    assert lr_at(7, 10, 1.0, 0.0, "cosine", 0.5) == pytest.approx(0.6545085)   # (1 + cos 72°) / 2
+    assert [lr_at(step, 4, 3.0, 0.5, "constant") for step in range(4)] == [0, 1.5, 3, 3]
+    assert lr_at(0, 1, 3.0, 0.0) == 3.0 and lr_at(0, 1, 3.0, 1.0) == 0.0
+    assert lr_at(3, 10, 1.0, 0.4, "linear", 0.1) == 0.75 and lr_at(4, 10, 1.0, 0.4, "linear", 0.1) == 1.0
+
+
+@pytest.mark.parametrize("n, warmup", [(315, 0.05), (7, 0.3), (20, 0.0)])
+def test_cosine_is_that_of_transformers(n, warmup):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.7)
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(warmup * n), n)
+    for step in range(n):
+        assert lr_at(step, n, 0.7, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+# ---- plan
+
+def test_s1_plan():
+    """1,000 rows by 16: 62 full steps and one of 8 = 63 an epoch, 315 in 5; every row once an epoch."""
+    steps = plan_steps([1] * 1000, epochs=5, batch_rows=16, batch_tokens=0, seed=42)
+    assert len(steps) == 315
+    for epoch in range(5):
+        part = steps[63 * epoch:63 * (epoch + 1)]
+        assert [len(step) for step in part] == [16] * 62 + [8]
+        assert sorted(i for step in part for i in step) == list(range(1000))
+    orders = [[i for step in steps[63 * e:63 * (e + 1)] for i in step] for e in range(5)]
+    assert len({tuple(order) for order in orders}) == 5                    # each epoch has its own order
+
+
+def test_plan_depends_on_the_seed_alone():
+    torch.manual_seed(1)
+    a = plan_steps([3] * 40, 2, 7, 0, seed=42)
+    torch.manual_seed(2)
+    assert plan_steps([9] * 40, 2, 7, 0, seed=42) == a != plan_steps([3] * 40, 2, 7, 0, seed=43)
+    assert plan_steps([3] * 40, 5, 7, 0, seed=42)[:len(a)] == a
+
+
+def test_plan_by_tokens():
+    """At most 10 tokens a step; a row of 12 has a step of its own; a step ends only where the next row does not fit;
+    --batch-rows plays no part."""
+    lengths = [3, 12, 4, 5, 10, 1, 6, 2, 7, 3]
+    steps = plan_steps(lengths, epochs=3, batch_rows=2, batch_tokens=10, seed=0)
+    assert sorted(i for step in steps for i in step) == sorted(3 * list(range(10)))
+    sums = [sum(lengths[i] for i in step) for step in steps]
+    assert all(total <= 10 or step == [1] for total, step in zip(sums, steps)) and [1] in steps
+    n_rows = 0
+    for total, following in zip(sums, steps[1:]):
+        n_rows += len(steps[steps.index(following) - 1])
+        if n_rows % 10:                                                    # not the end of an epoch
+            assert total + lengths[following[0]] > 10
+    assert max(map(len, steps)) > 2
+
+
+# ---- rows to tokens
+
+def test_encode_counts_what_it_cuts_and_drops(base):
+    """Three rows by hand, prompt `<user> make 7 from 1 2 4 <bot>` = 8 tokens, then <think> t </think> r <eos>. With
+    t of 3, 6 and 1 tokens and r of 1: 15, 18 and 13 tokens. The limit is 15."""
+    rows = [{"question": "make 7 from 1 2 4", "thinking": t, "response": "7"} for t in ("a b c", "a b c d e f", "a")]
+    tokenizer = tiny.tokenizer()
+    cfg = config(base, "x", max_length=15)
+    examples, counts = encode(rows, tokenizer, cfg, context=128)
+    assert [len(ids) for ids, _ in examples] == [15, 15, 12 + 1]
+    assert counts == {"rows": 3, "cut": 1, "dropped": 0}
+    assert examples[1][0] == FORMATS["think"].training_ids(tokenizer, rows[1])[0][:15]
+    assert examples[1][1] == [False] * 8 + [True] * 7
+    examples, counts = encode(rows, tokenizer, dataclasses.replace(cfg, overlong="drop"), 128)
+    assert [len(ids) for ids, _ in examples] == [15, 13] and counts == {"rows": 3, "cut": 0, "dropped": 1}
+    examples, counts = encode(rows, tokenizer, dataclasses.replace(cfg, max_length=1000), context=14)
+    assert [len(ids) for ids, _ in examples] == [14, 14, 13] and counts["cut"] == 2       # the context is a limit too
+    assert rows[1]["thinking"] == "a b c d e f" and len(rows[1]) == 3
+
+
+def test_a_row_cut_down_to_its_prompt_is_dropped(base):
+    """The prompts have 8 and 12 tokens: at 10 the second row would train nothing; at 8 no row is left."""
+    rows = [{"question": "make 7 from 1 2 4", "response": "7"}, {"question": "sort 1 2 3 4 5 6 7 8 9", "response": "1"}]
+    examples, counts = encode(rows, tiny.tokenizer(), config(base, "x", max_length=10), 128)
+    assert len(examples) == 1 and counts == {"rows": 2, "cut": 1, "dropped": 1}
+    with pytest.raises(BadInput, match="no row is left within --max-length 8"):
+        encode(rows, tiny.tokenizer(), config(base, "x", max_length=8), 128)
+    examples, counts = encode(rows, tiny.tokenizer(), config(base, "x", max_length=8, train_on="all"), 128)
+    assert [sum(trained) for _, trained in examples] == [8, 8] and counts["cut"] == 2
+
+
+def test_one_token_rows_do_not_divide_by_zero(base, tmp_path):
+    """--train-on all --max-length 1 leaves rows whose only token is predicted by nothing: refused, not NaN."""
+    with pytest.raises(BadInput, match="no row is left"):
+        main(config(base, tmp_path / "out", train_on="all", max_length=1, epochs=1))
+
+
+def words_without(*missing):
+    """A word-level tokenizer like the tiny world's that lacks some words: they become <unk>."""
+    words = Tokenizer(WordLevel({w: i for i, w in enumerate(w for w in tiny.VOCABULARY if w not in missing)},
+                                unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>")
+    tokenizer.chat_template = tiny.tokenizer().chat_template
+    return tokenizer
+
+
+@pytest.mark.parametrize("name, delimiter", [("s1", "<|im_start|>answer"), ("think", "</think>")])
+def test_a_tokenizer_without_the_delimiter_is_refused(base, name, delimiter):
+    """<|im_start|>answer is <unk> in the tiny world, </think> in one that lacks the word. The decoder could not see the
+    end of thinking, and the model would learn to write <unk>: say so before training. <unk> being a special token
+    does not make it the delimiter."""
+    with pytest.raises(BadInput, match=f"--format {name}: ") as caught:
+        encode(rows_of(base), words_without("<think>", "</think>"), config(base, "x", format=name), 128)
+    assert delimiter in str(caught.value)
+
+
+def test_a_tokenizer_that_splits_the_delimiter_is_refused(base):
+    """Qwen2.5 writes </think> as three ordinary tokens."""
+    path = ROOT.parent / "shared" / "data" / "tokenizers" / "qwen2.5"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    with pytest.raises(BadInput, match="--format think: .*</think>"):
+        encode(rows_of(base), AutoTokenizer.from_pretrained(path), config(base, "x"), 128)
+
+
+# ---- loss
+
+def mean_nll(base, with_prompt=False):
+    """Mean negative log-likelihood of all rows, one at a time with transformers' own model: of thinking, response, both
+    delimiters and EOS, the prompt only if asked. -> (mean, count)"""
+    model = AutoModelForCausalLM.from_pretrained(base / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(base / "model")
+    total, n = 0.0, 0
+    for row in rows_of(base):
+        prompt = f"<user> {row['question']} <bot>".split()
+        completion = f"<think> {row['thinking']} </think> {row['response']} <eos>".split()
+        ids = tokenizer.convert_tokens_to_ids(prompt + completion)
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0].double().log_softmax(1)
+        for at in range(1 if with_prompt else len(prompt), len(ids)):
+            total -= logp[at - 1, ids[at]].item()
+            n += 1
+    return total / n, n
+
+
+@pytest.mark.parametrize("train_on", ["completion", "all"])
+def test_loss_is_the_mean_nll_of_the_trained_tokens(base, tmp_path, train_on):
+    """The first line of the log, all 13 rows in one step, against transformers: 1e-6 relative. With and without the
+    prompt differ by more than 1e-3, and leaving out the 13 EOS would change n_trained."""
+    expected, n = mean_nll(base, with_prompt=train_on == "all")
+    history = main(config(base, tmp_path / "out", epochs=1, batch_rows=N_ROWS, train_on=train_on))
+    assert len(history) == 1 and history[0]["n_trained"] == n
+    assert history[0]["loss"] == pytest.approx(expected, rel=1e-6)
+    by_hand = sum(row["n_thinking_tokens"] + len(row["response"].split()) + 3 for row in rows_of(base))
+    prompts = sum(len(row["question"].split()) + 1 for row in rows_of(base))    # without the very first token
+    assert n == by_hand + (prompts if train_on == "all" else 0)
+    assert abs(mean_nll(base)[0] - mean_nll(base, True)[0]) > 1e-3
+
+
+def test_what_is_scored(base, tmp_path, monkeypatch):
+    """The batches that reach the model, decoded: of each row exactly the completion, its EOS last, nothing of a prompt
+    and nothing across rows."""
+    seen, score = [], models.score
+
+    def spy(model, batch):
+        if torch.is_grad_enabled():                                        # not what load may do to check the model
+            seen.append(batch)
+        return score(model, batch)
+
+    monkeypatch.setattr(models, "score", spy)
+    main(config(base, tmp_path / "out", epochs=1, micro_batch_tokens=70))
+    tokenizer = tiny.tokenizer()
+    completions = [tokenizer.decode(batch.target[batch.row == i]) for batch in seen for i in range(len(batch.lengths))]
+    assert sorted(completions) == sorted(f"<think> {row['thinking']} </think> {row['response']} <eos>"
+                                         for row in rows_of(base))
+    assert len(seen) > 5 and all(sum(batch.lengths) <= 70 for batch in seen)
+
+
+def test_prompt_tokens_take_no_part_in_the_loss(base, monkeypatch):
+    """Gradient of the loss with respect to the final hidden states: 0 at every position that does not predict a trained
+    token, also at the prompt's, and above 1e-4 at those that do."""
+    model, tokenizer = models.load(str(base / "model"))
+    examples, _ = encode(rows_of(base)[:4], tokenizer, config(base, "x"), 128)
+    batch = models.pack(*zip(*examples))
+    states, hidden_states = [], models.hidden_states
+
+    def spy(*args, **more):
+        states.append(hidden_states(*args, **more))
+        states[0].retain_grad()
+        return states[0]
+
+    monkeypatch.setattr(models, "hidden_states", spy)
+    (-models.score(model, batch).logp.sum() / len(batch.target)).backward()
+    trained = torch.zeros(len(batch.ids), dtype=torch.bool)
+    at = 0
+    for ids, mask in examples:
+        trained[torch.arange(len(ids) - 1)[torch.tensor(mask[1:])] + at] = True
+        at += len(ids)
+    size = states[0].grad.abs().amax(1)
+    assert (size[~trained] == 0).all() and size[trained].min() > 1e-4 and 0 < trained.sum() < len(trained) - 4
+
+
+# ---- invariances of a step
+
+def moved(base, path):
+    """Largest change of any weight since the base model."""
+    before, after = weights(base / "model"), weights(path)
+    return max((after[k] - before[k]).abs().max().item() for k in after)
+
+
+def gap(one, other):
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+def test_micro_batches_change_nothing(base, tmp_path, monkeypatch):
+    """Three SGD steps of 5, 5 and 3 rows, each in one forward pass or in passes of at most 40 tokens (a row or two, so
+    that counts of trained tokens per pass differ): weights to 1e-6 where they moved by more than 0.05."""
+    plain_sgd(monkeypatch)
+    histories = [main(config(base, tmp_path / str(tokens), epochs=1, lr=0.5, warmup=0.0, clip=10.0,
+                             micro_batch_tokens=tokens)) for tokens in (10_000, 40)]
+    assert len(histories[0]) == 3 and moved(base, tmp_path / "40") > 0.05
+    assert gap(tmp_path / "40", tmp_path / "10000") <= 1e-6
+    for a, b in zip(*histories):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-6) and a["n_trained"] == b["n_trained"]
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-6)
+
+
+def test_micro_batches_change_nothing_under_adam(base, tmp_path):
+    """The same with AdamW as it is used: 3 steps at lr 0.03; gap and movement as Euclidean norms over all weights,
+    1e-5 of the movement (Adam magnifies the rounding of tiny gradients)."""
+    for tokens in (10_000, 40):
+        main(config(base, tmp_path / str(tokens), epochs=1, lr=0.03, warmup=0.0, micro_batch_tokens=tokens))
+    a, b, start = (weights(path) for path in (tmp_path / "40", tmp_path / "10000", base / "model"))
+    apart = math.sqrt(sum((a[k] - b[k]).square().sum().item() for k in a))
+    movement = math.sqrt(sum((a[k] - start[k]).square().sum().item() for k in a))
+    assert movement > 1 and apart <= 1e-5 * movement
+
+
+def test_order_within_a_step_changes_nothing(base, tmp_path, monkeypatch):
+    """All 13 rows in each step, the file in two orders: weights after 2 SGD steps to 1e-6, moved by more than 0.05."""
+    plain_sgd(monkeypatch)
+    write_rows(tmp_path / "turned.jsonl", rows_of(base)[::-1])
+    for name, data in (("a", base / "rows.jsonl"), ("b", tmp_path / "turned.jsonl")):
+        main(config(base, tmp_path / name, data=str(data), epochs=2, batch_rows=N_ROWS, lr=0.5, warmup=0.0, clip=10.0))
+    assert moved(base, tmp_path / "a") > 0.05 and gap(tmp_path / "a", tmp_path / "b") <= 1e-6
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32_weights(base, tmp_path):
+    """Losses within 2% of those in float32 but not equal; weights are float32 and hold more than bfloat16 can."""
+    a = main(config(base, tmp_path / "a", epochs=1))
+    b = main(config(base, tmp_path / "b", epochs=1, dtype="bf16"))
+    for x, y in zip(a, b):
+        assert x["loss"] != y["loss"] and x["loss"] == pytest.approx(y["loss"], rel=0.02)
+    after = weights(tmp_path / "b")
+    assert all(w.dtype == torch.float32 for w in after.values())
+    assert any(not torch.equal(w, w.bfloat16().float()) for w in after.values())
+
+
+def test_the_first_step_takes_the_rate_of_step_zero(base, tmp_path):
+    """3 steps, warm-up ceil(0.5 · 3) = 2: rates 0, lr/2, lr (cosine from its top). With rate 0 the first step changes
+    no weight, so the second loss of the same batch is the first."""
+    history = main(config(base, tmp_path / "a", epochs=3, batch_rows=N_ROWS, warmup=0.5))
+    assert [row["lr"] for row in history] == pytest.approx([0, 0.005, 0.01])
+    assert history[1]["loss"] == pytest.approx(history[0]["loss"], rel=1e-6)
+    assert history[2]["loss"] < history[1]["loss"] - 0.01
+    assert [row["step"] for row in history] == [1, 2, 3]
+
+
+# ---- optimizer
+
+def test_weight_decay_is_for_hidden_matrices_only(base):
+    """Names by hand: 7 projections a layer decay; norms, the tied embedding and head do not. Every parameter is in
+    exactly one group of one optimizer, with Muon as without."""
+    model, _ = models.load(str(base / "model"))
+    names = {id(p): name for name, p in model.named_parameters()}
+    expected = {f"model.layers.{i}.{part}.weight" for i in range(2) for part in
+                [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]}
+    for muon_lr, kinds in ((0.0, ["AdamW"]), (0.02, ["Muon", "AdamW"])):
+        optimizers = make_optimizers(model, 1e-3, (0.9, 0.95), 0.5, muon_lr)
+        assert [type(o).__name__ for o in optimizers] == kinds
+        groups = [(o, group) for o in optimizers for group in o.param_groups]
+        everything = [names[id(p)] for _, group in groups for p in group["params"]]
+        assert sorted(everything) == sorted(names.values())
+        decayed = {names[id(p)] for _, group in groups if group["weight_decay"] for p in group["params"]}
+        assert decayed == expected and {group["weight_decay"] for _, group in groups} == {0.5, 0.0}
+        for optimizer, group in groups:
+            assert group["peak"] == (0.02 if type(optimizer).__name__ == "Muon" else 1e-3)
+            assert type(optimizer).__name__ == "Muon" or group["betas"] == (0.9, 0.95)
+
+
+def test_biases_are_not_decayed():
+    """Qwen2 has biases on queries, keys and values, and here an untied head: neither decays."""
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
+                                         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=False,
+                                         bos_token_id=None, eos_token_id=1))
+    names = {id(p): name for name, p in model.named_parameters()}
+    (optimizer,) = make_optimizers(model, 1.0, (0.9, 0.95), 0.5)
+    free = {names[id(p)] for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
+    assert {"lm_head.weight", "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.bias"} <= free
+    assert len(free) == 2 + 3 + 3                                          # embeddings, biases, norms
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        self.b = torch.nn.Parameter(torch.tensor([3.0]))
+
+
+def sgd(model, peak):
+    optimizer = torch.optim.SGD(model.parameters(), lr=peak)
+    optimizer.param_groups[0]["peak"] = peak
+    return [optimizer]
+
+
+def test_update_clips_the_whole_gradient():
+    """Gradient (3, 0, 4): norm 5, clipped to 1 it is (0.6, 0, 0.8). At half of the peak 2 the step is exactly that:
+    (1, 2), (3) → (0.4, 2), (2.2). The norm before clipping is returned, the gradient cleared."""
+    model = Two()
+    model.a.grad, model.b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    assert update(model, sgd(model, 2.0), clip=1.0, scale=0.5) == pytest.approx(5)
+    assert model.a.tolist() == pytest.approx([0.4, 2.0], abs=1e-5) and model.b.item() == pytest.approx(2.2, abs=1e-5)
+    assert model.a.grad is None and model.b.grad is None
+    model.a.grad, model.b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    update(model, sgd(model, 0.1), clip=10.0, scale=1.0)                   # below the bound nothing is scaled
+    assert model.a.tolist() == pytest.approx([0.1, 2.0], abs=1e-5) and model.b.item() == pytest.approx(1.8, abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_not_applied(bad):
+    model = Two()
+    model.a.grad, model.b.grad = torch.tensor([bad, 0.0]), torch.tensor([4.0])
+    assert not math.isfinite(update(model, sgd(model, 1.0), 1.0, 1.0))
+    assert model.a.tolist() == [1.0, 2.0] and model.b.item() == 3.0 and model.a.grad is None
+
+
+# ---- resuming
+
+def interrupted(cfg, monkeypatch, at):
+    """Run until the update after step `at` raises, as a full disk or Ctrl-C would."""
+    calls = []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) > at:
+            raise KeyboardInterrupt
+        return update(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "update", failing)
+        with pytest.raises(KeyboardInterrupt):
+            main(cfg)
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.02], ids=["adamw", "muon"])
+def uninterrupted(request, base, tmp_path_factory):
+    """9 steps without a break, with AdamW alone and with Muon."""
+    cfg = config(base, tmp_path_factory.mktemp("whole") / "out", save_every=3, muon_lr=request.param)
+    assert len(main(cfg)) == 9
+    return cfg
+
+
+def same_end(cfg, whole):
+    ours, theirs = Path(cfg.out), Path(whole.out)
+    assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
+    assert log_of(ours) == log_of(theirs) and [row["step"] for row in log_of(ours)] == list(range(1, 10))
+    assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in theirs.iterdir())
+
+
+@pytest.mark.parametrize("at, first", [(2, 1), (3, 4), (5, 4), (8, 7)])
+def test_resume_is_bit_equal(tmp_path, monkeypatch, uninterrupted, at, first, capsys):
+    """Interrupted after step `at`; the same command takes it up after the last multiple of 3, wherever the global
+    random state stands, and ends in the same bytes and the same log."""
+    cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / "out"))
+    interrupted(cfg, monkeypatch, at)
+    torch.manual_seed(99)
+    history = main(cfg)
+    assert [row["step"] for row in history] == list(range(first, 10))
+    assert (f"continuing after step {first - 1}" in capsys.readouterr().out) == (first > 1)
+    same_end(cfg, uninterrupted)
+
+
+def test_resume_after_several_interruptions_with_other_free_settings(tmp_path, monkeypatch, uninterrupted):
+    """Twice interrupted, each time with another --save-every; a larger --micro-batch-tokens that changes no pass."""
+    cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / "out"))
+    interrupted(cfg, monkeypatch, 4)
+    interrupted(dataclasses.replace(cfg, save_every=2), monkeypatch, 2)    # steps 4 and 5, saved after 4
+    history = main(dataclasses.replace(cfg, micro_batch_tokens=50_000))
+    assert history[0]["step"] == 5
+    same_end(cfg, uninterrupted)
+
+
+def command(cfg):
+    """The command line that gives this Config."""
+    flags = [sys.executable, str(ROOT / "sft.py")]
+    for name, value in dataclasses.asdict(cfg).items():
+        flag = name.replace("_", "-")
+        flags += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return flags
+
+
+def test_resume_after_kill_9(base, tmp_path):
+    """The script as a process of its own, killed with SIGKILL at a moment of the clock's choosing after its first
+    checkpoint (0 to 100 ms later: steps take 10). Whatever it left, the same settings end, in another process, in the
+    bytes and the log of a run without a break."""
+    whole = config(base, tmp_path / "whole", muon_lr=0.02)
+    main(whole)
+    cfg = dataclasses.replace(whole, out=str(tmp_path / "out"), save_every=1)
+    child = subprocess.Popen(command(cfg), stdout=subprocess.DEVNULL)
+    checkpoint, deadline = tmp_path / "out" / "checkpoint.safetensors", time.time() + 60
+    while not checkpoint.exists() and child.poll() is None and time.time() < deadline:
+        time.sleep(0.001)
+    time.sleep(time.time_ns() % 1000 / 10_000)
+    child.kill()
+    child.wait()
+    assert checkpoint.exists() or (tmp_path / "out" / "training.json").exists()
+    main(dataclasses.replace(cfg, save_every=3))
+    same_end(cfg, whole)
+
+
+@pytest.mark.parametrize("place", ["the model", "training.json"])
+def test_resume_when_the_final_save_was_interrupted(tmp_path, monkeypatch, uninterrupted, place):
+    """All 9 steps are done and the process dies before the weights or before training.json: the run does not count as
+    complete, and the same command takes steps 7 to 9 again."""
+    cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / "out"))
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*(models, "save") if place == "the model" else (sft.run, "save_config"), die)
+        with pytest.raises(KeyboardInterrupt):
+            main(cfg)
+    assert [row["step"] for row in main(cfg)] == [7, 8, 9]
+    same_end(cfg, uninterrupted)
+
+
+def test_the_random_state_is_part_of_a_checkpoint(base, tmp_path):
+    """Nothing draws at random during these steps, so bit-equality would not notice: saved and restored directly."""
+    model, _ = models.load(str(base / "model"))
+    optimizers = make_optimizers(model, 1e-2, (0.9, 0.95), 0.1)
+    torch.manual_seed(7)
+    sft.save_checkpoint(tmp_path / "checkpoint.safetensors", model, optimizers, 3, {})
+    expected = torch.rand(2)
+    torch.manual_seed(8)
+    assert sft.load_checkpoint(tmp_path / "checkpoint.safetensors", model, optimizers) == 3
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_another_config_is_refused_by_name(base, tmp_path, monkeypatch):
+    """Both from a checkpoint and from a finished run: the differing settings are named with both values, nothing is
+    touched."""
+    cfg = config(base, tmp_path / "out", save_every=2)
+    interrupted(cfg, monkeypatch, 3)
+    for _ in range(2):
+        before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+        with pytest.raises(BadInput) as caught:
+            main(dataclasses.replace(cfg, lr=2e-2, epochs=4))
+        message = str(caught.value)
+        assert "lr: 0.01 there, 0.02 here" in message and "epochs: 3 there, 4 here" in message
+        assert "--overwrite" in message and "beta1" not in message and "\n" not in message
+        assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+        main(cfg)                                                          # second round: the run is complete
+
+
+def test_other_data_under_the_same_name_are_refused(base, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    shutil.copy(base / "rows.jsonl", data)
+    cfg = config(base, tmp_path / "out", data=str(data), epochs=1)
+    main(cfg)
+    write_rows(data, rows_of(base)[:-1])
+    with pytest.raises(BadInput, match="contents of --data"):
+        main(cfg)
+
+
+def test_overwrite_replaces(base, tmp_path, monkeypatch):
+    """--overwrite with other settings starts at step 1, leaves no line or file of the old run, and with the settings of
+    the old run it continues or does nothing like any rerun."""
+    cfg = config(base, tmp_path / "out", epochs=2, save_every=2)
+    interrupted(cfg, monkeypatch, 3)
+    (tmp_path / "out" / "checkpoint.part").write_bytes(b"half")            # as kill -9 leaves it
+    other = dataclasses.replace(cfg, epochs=1, seed=7, overwrite=True)
+    assert [row["step"] for row in main(other)] == [1, 2, 3]
+    assert [row["step"] for row in log_of(tmp_path / "out")] == [1, 2, 3]
+    assert not list((tmp_path / "out").glob("checkpoint*"))
+    assert main(other) == []
+
+
+def test_a_complete_run_is_left_alone(base, tmp_path, capsys):
+    cfg = config(base, tmp_path / "out", epochs=1)
+    main(cfg)
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
+    assert main(cfg) == [] and "this run is complete" in capsys.readouterr().out
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()} == before
+
+
+def foreign(path):
+    """A well-formed safetensors file that no run of ours wrote."""
+    save_file({"x": torch.zeros(2)}, path)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(path.read_bytes()[:-100]), lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b"\xff" * 300), foreign], ids=["cut", "empty", "noise", "foreign"])
+def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage):
+    cfg = config(base, tmp_path / "out", save_every=2)
+    interrupted(cfg, monkeypatch, 3)
+    damage(tmp_path / "out" / "checkpoint.safetensors")
+    with pytest.raises(BadInput) as caught:
+        main(cfg)
+    assert "checkpoint.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+    assert "delete it to start over" in str(caught.value)
+    (tmp_path / "out" / "checkpoint.safetensors").unlink()
+    assert len(main(cfg)) == 9                                             # the advice works
+
+
+# ---- end to end
+
+def test_the_finished_directory(base, tmp_path):
+    """transformers loads it, it has learned (loss lower by more than 1 after 9 steps), and training.json tells how."""
+    history = main(config(base, tmp_path / "out", warmup=0.0))
+    assert history[-1]["loss"] < history[0]["loss"] - 1
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    saved = weights(tmp_path / "out")
+    assert all(torch.equal(p, saved[name]) for name, p in model.named_parameters() if name in saved)
+    assert tokenizer.chat_template == tiny.tokenizer().chat_template
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "chat_template.jinja", "config.json", "generation_config.json", "log.jsonl", "model.safetensors",
+        "tokenizer.json", "tokenizer_config.json", "training.json"]
+    told = json.loads((tmp_path / "out" / "training.json").read_text())
+    n_tokens = sum(len(row["question"].split()) + row["n_thinking_tokens"] + len(row["response"].split()) + 5
+                   for row in rows_of(base))
+    assert (told["n_steps"], told["rows"], told["cut"], told["dropped"]) == (9, N_ROWS, 0, 0)
+    assert told["n_tokens"] == 3 * n_tokens and told["lr"] == 0.01 and told["identity"]["contents of --data"]
+
+
+def test_rows_of_the_wrong_kind_are_refused(base, tmp_path):
+    """A response that is a number, a question that is a list of messages: named, not a traceback out of a tokenizer."""
+    for field, value in (("response", 5), ("question", [{"role": "user", "content": "a"}]), ("thinking", ["a"])):
+        rows = rows_of(base)
+        rows[3][field] = value
+        write_rows(tmp_path / "rows.jsonl", rows)
+        with pytest.raises(BadInput, match=field):
+            main(config(base, tmp_path / "out", data=str(tmp_path / "rows.jsonl")))
+
+
+def test_bad_input_on_the_command_line(base, tmp_path):
+    """A row without a response: status not 0, one line on stderr that names file and line, no traceback, no --out."""
+    write_rows(tmp_path / "rows.jsonl", [{"question": "a", "response": "b"}, {"question": "c"}])
+    cfg = config(base, tmp_path / "out", data=str(tmp_path / "rows.jsonl"))
+    done = subprocess.run(command(cfg), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == f"sft.py: {tmp_path}/rows.jsonl:2: no field 'response'\n"
+    assert not (tmp_path / "out").exists()
