@@ -192,7 +192,8 @@ def new_state(requests, indices, control, has_thinking, max_tokens, device):
         "token": column([r.prompt[-1] for r in requests]),            # newest token; it is fed next
         "n": zeros, "n_thinking": zeros.clone(), "n_waits": zeros.clone(),
         "thinking": column([has_thinking] * n, torch.bool),
-        "fresh": column([False] * n, torch.bool),                     # first token after a "Wait"
+        # First token of a round of thinking; as in s1's harness, the very first round counts if more are to come.
+        "fresh": column([has_thinking and control.waits > 0] * n, torch.bool),
         "script": zeros.clone(), "at": zeros.clone(),                 # which script is being injected, and where
         "forced": column([False] * n, torch.bool), "done": column([False] * n, torch.bool),
         "stopped": column([False] * n, torch.bool),
@@ -358,6 +359,8 @@ def main(cfg):
                       ("thinking_budget", cfg.thinking_budget is not None and cfg.thinking_budget < 0)):
         if bad:
             raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: out of range")
+    if Path(cfg.out).resolve() == Path(cfg.data).resolve():
+        raise BadInput(f"--out {cfg.out} is --data")
     problems = read_rows(cfg.data, need=("id", "question"))
     if cfg.only is not None:
         problems = [problem for problem in problems if problem.get("group") == cfg.only]
@@ -372,6 +375,9 @@ def main(cfg):
     out, part = Path(cfg.out), Path(cfg.out + ".unfinished")
     header = out.with_suffix(".config.json")
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
+    if out.is_file() and not header.is_file() and not cfg.overwrite:
+        raise BadInput(f"--out {out} exists, and without {header.name} it cannot be told how it was made; "
+                       "choose another --out, or --overwrite to replace it")
     if header.is_file():
         difference = run.difference(identity, json.loads(header.read_text()).get("identity", {}))
         if difference and not cfg.overwrite:

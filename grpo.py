@@ -25,6 +25,7 @@ GSM8K at 0.5B:        python grpo.py --model Qwen/Qwen2.5-0.5B-Instruct --data o
 Reads problem rows (id, question, answer). Writes a model directory with log.jsonl, training.json and samples.jsonl
 (one group of each step). A run that was killed continues from its last checkpoint with the same command.
 """
+import math
 import random
 import statistics
 import time
@@ -132,7 +133,7 @@ def token_weights(row, n_rows, normalise, max_tokens):
         return torch.full(row.shape, 1 / max(1, len(row)))
     if normalise == "constant":
         return torch.full(row.shape, 1 / (n_rows * max_tokens))
-    return 1 / (n_rows * torch.bincount(row, minlength=n_rows)[row].float())
+    return 1 / (n_rows * torch.bincount(row)[row].float())
 
 
 # ---------------------------------------------------------------- rewards
@@ -212,15 +213,18 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     """One pass over a rollout in packed micro-batches, then one optimizer step -> dict of measured numbers.
 
     sequences, masks, old_logps: per row, prompt and completion; advantage (B,). Tokens with mask 0 (prompt, injected,
-    truncated if masked) are in neither numerator nor denominator. Rows of advantage 0 have no gradient; without a KL
-    term their forward pass is left out, but their tokens stay in the normaliser. n_tokens: of the tokenizer; what a
+    truncated if masked) are in neither numerator nor denominator, nor do rows of such tokens only count as rows. Rows
+    of advantage 0 have no gradient; where no KL is asked for, their forward pass is left out, but their tokens stay in
+    the normaliser. If no row has a gradient the weights stay as they are, momentum or not. n_tokens: of the tokenizer; what a
     larger head has beyond them is never sampled, so it is not in the softmax here either.
     """
     row = torch.tensor([i for i, mask in enumerate(masks) for m in mask if m])
-    weight = token_weights(row, len(sequences), cfg.normalise, cfg.max_tokens)
+    n_rows = max(1, sum(map(any, masks)))
+    weight = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens)
     weights = [weight[row == i] for i in range(len(sequences))]
     use_kl = cfg.kl != "none" and cfg.beta > 0
-    active = [i for i in range(len(sequences)) if any(masks[i]) and (use_kl or advantage[i] != 0)]
+    active = [i for i in range(len(sequences)) if any(masks[i]) and (use_kl or measure_kl or advantage[i] != 0)]
+    has_gradient = use_kl or any(advantage[i] != 0 for i in active)
     total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "n"), 0.0)
     furthest = 0.0
     for group in models.fill_bins([len(sequences[i]) for i in active], cfg.micro_batch_tokens):
@@ -258,10 +262,14 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                                          models.head(reference)[:n_tokens], cfg.temperature,
                                          models.softcap(model), models.softcap(reference))
                 total["kl"] += kl.sum().item()
-    n = max(1, total["n"])
-    norm = sft.update(model, optimizers, cfg.clip, scale) if active else 0.0
-    return {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else None,
-            "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm}
+    n = total["n"] or math.nan                            # nothing trained, nothing measured
+    norm = 0.0
+    if has_gradient:
+        norm = sft.update(model, optimizers, cfg.clip, scale)
+    model.zero_grad(set_to_none=True)
+    values = {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else math.nan,
+              "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm}
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def held_out_accuracy(model, tokenizer, form, problems, cfg):

@@ -38,7 +38,7 @@ likelihood() {
   python curate.py "${pool[@]}" --method random --no-quality --out "$dir/traces-random.jsonl"
   for set in s1 limo random low; do
     python sft.py --model "$base" --data "$dir/traces-$set.jsonl" --out "$dir/sft-$set" --format think --seed "$seed" \
-      --epochs 12 --batch-rows 32 --lr 1e-3 --print-every 25
+      --epochs 12 --batch-rows 32 --lr 2e-3 --print-every 25
     think "$dir/sft-$set" "sft-$set"
   done
   for budget in 0 20 40 80; do
@@ -76,8 +76,12 @@ done
 
 echo "== results"
 python evaluate.py "$out"/seed0/runs/*.jsonl --out "$out/seed0/metrics.json"
-replicates=(); for ((seed = 0; seed < seeds; seed++)); do replicates+=("$out/seed$seed/runs"); done
-python analyze.py --base data/tiny_base --tuned "$out/seed0/sft-s1" "$out/seed0/grpo" \
-  --data "$out/seed0/runs/sft-s1.jsonl" "$out/seed0/runs/grpo.jsonl" \
-  --runs "${replicates[@]}" --claims recipes/tiny_claims.json --out "$out"
+tuned=(); data=(); runs=()
+for ((seed = 0; seed < seeds; seed++)); do
+  dir=$out/seed$seed; runs+=("$dir/runs")
+  if [ -n "${FRESH_BASE:-}" ] && [ "$seed" -gt 0 ]; then continue; fi      # another base: its own analysis
+  tuned+=("$dir/sft-s1" "$dir/grpo"); data+=("$dir/runs/sft-s1.jsonl" "$dir/runs/grpo.jsonl")
+done
+python analyze.py --base data/tiny_base --tuned "${tuned[@]}" --data "${data[@]}" --runs "${runs[@]}" \
+  --claims recipes/tiny_claims.json --out "$out"
 echo "$(( $(date +%s) - began )) seconds; now open $out/report.html"

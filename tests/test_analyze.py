@@ -11,11 +11,12 @@ import torch
 
 import analyze
 import model as models
-from analyze import (Config, Run, choose_pairs, choose_waits, judge, kl_estimator, main, measure, most_shifted, paired,
-                     pca_shift, pca_shift_masked, pooled_layers, rank_shifts, read_runs, settle, summarise)
+from analyze import (Config, choose_pairs, choose_waits, kl_estimator, main, measure, most_shifted, pca_shift,
+                     pca_shift_masked, pooled_layers, rank_shifts, summarise)
 from data import run, tiny
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
+from report import Run, judge, paired, read_runs, settle
 
 HOSTILE = "</script><img src=x onerror=1>"
 

@@ -328,12 +328,13 @@ def next_logits(prompt, ids):
 def naive(request, cfg):
     """Budget forcing for one sequence, written from its description, one token at a time, no cache."""
     wait, end = ([TOKENIZER.convert_tokens_to_ids(w) for w in text.split()] for text in (cfg.wait, "</think>"))
-    ids, injected, queue, thinking, n_thinking, n_waits, forced, fresh = [], [], [], True, 0, 0, False, False
+    ids, injected, queue, thinking, n_thinking, n_waits, forced = [], [], [], True, 0, 0, False
+    fresh = cfg.waits > 0                                  # a round of several does not begin with its own end
     active = cfg.waits > 0 or cfg.thinking_budget is not None
     while len(ids) < request.max_tokens:
         own = False
         if not queue and active and thinking and n_thinking == cfg.thinking_budget:
-            queue, thinking, forced = list(end), False, True
+            queue, thinking, forced, fresh = list(end), False, True, False
         elif not queue:
             logits = next_logits(tuple(request.prompt), tuple(ids)).clone()
             if fresh:

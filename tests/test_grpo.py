@@ -245,7 +245,7 @@ def rollout_of_six():
     return sequences, masks, olds, torch.tensor([1.5, -.7, 0.0, .4, -1.2, 0.9])
 
 
-def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None):
+def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, measure_kl=True):
     """(gradient of every weight, flat; what policy_update returns), without a step being taken."""
     policy, reference, kept = policy or base_models()[0], base_models()[1], []
 
@@ -256,7 +256,7 @@ def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None):
 
     with monkeypatch.context() as patch:
         patch.setattr(sft, "update", update)
-        values = grpo.policy_update(policy, reference, [], sequences, masks, olds, advantage, cfg, 1.0, True)
+        values = grpo.policy_update(policy, reference, [], sequences, masks, olds, advantage, cfg, 1.0, measure_kl)
     return kept[0] if kept else None, values
 
 
@@ -343,16 +343,41 @@ def test_masked_rows_leave_numerator_and_denominator(monkeypatch):
     assert deviation(found, alone) < 1e-6 and values == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("normalise", ["token", "sequence", "constant"])
+def test_a_masked_row_counts_in_no_normaliser(monkeypatch, normalise):
+    """Pitfall 3 for every normaliser: six rows of which three are masked as a whole are as three."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    kept = [1, 2, 5]
+    masks = [mask if i in kept else [False] * len(mask) for i, mask in enumerate(masks)]
+    cfg = config(normalise=normalise)
+    found, _ = gradient(monkeypatch, sequences, masks, olds, advantage, cfg)
+    alone, _ = gradient(monkeypatch, *([x[i] for i in kept] for x in (sequences, masks, olds)), advantage[kept], cfg)
+    assert found.abs().max() > 1e-3 and deviation(found, alone) < 1e-6
+
+
+def test_equal_rewards_leave_weights_alone_even_with_momentum(monkeypatch):
+    """A step without a gradient is no step: Adam's momentum of earlier steps and weight decay do not act either."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
+    before = [p.detach().clone() for p in policy.parameters()]
+    optimizers = sft.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.1)
+    grpo.policy_update(policy, reference, optimizers, sequences, masks, olds, advantage, config(), 1.0, True)
+    moved = [p.detach().clone() for p in policy.parameters()]
+    assert any((a - b).abs().max() > 1e-4 for a, b in zip(before, moved))
+    grpo.policy_update(policy, reference, optimizers, sequences, masks, olds, 0 * advantage, config(), 1.0, True)
+    assert all(torch.equal(a, b) for a, b in zip(moved, policy.parameters()))
+
+
 def test_rows_of_advantage_zero_are_skipped_and_counted(monkeypatch):
-    """No forward pass for them (row 2 is not packed), the same gradient as with it (a KL of weight 1e-12 brings it
-    back), and their tokens stay in the normaliser: without them the gradient is larger by 44 to 35, the counts."""
+    """No forward pass for them where no KL is asked for (row 2 is not packed), the same gradient as with it (measuring
+    the KL brings it back), and their tokens stay in the normaliser: without them the gradient is larger by 44 to 35, the counts."""
     sequences, masks, olds, advantage = rollout_of_six()
     packed, original = [], models.pack
     monkeypatch.setattr(models, "pack", lambda rows, *more: packed.extend(rows) or original(rows, *more))
-    found, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config())
+    found, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config(), measure_kl=False)
     assert sequences[2] not in packed and len(packed) == 5
     packed.clear()
-    full, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config(kl="k2", beta=1e-12))
+    full, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config())
     assert len(packed) == 6 and deviation(full, found) < 1e-6
     others = [0, 1, 3, 4, 5]
     fewer, _ = gradient(monkeypatch, *([x[i] for i in others] for x in (sequences, masks, olds)), advantage[others],
