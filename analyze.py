@@ -286,7 +286,7 @@ def describe(cfg, tuned, runs):
 
     Returns the study, what the report speaks about; the keys of its dicts are names of models.
     """
-    study = SimpleNamespace(base=Path(cfg.base).name, tuned=tuned, runs=runs, training={}, kinds={}, accuracy={},
+    study = SimpleNamespace(base=Path(cfg.base).name, base_path=cfg.base, tuned=tuned, runs=runs, training={}, kinds={}, accuracy={},
                             transfer={}, results={}, points={})
     study.colours = {study.base: BASE_COLOUR} | dict(zip(tuned, itertools.cycle(COLOURS)))
     for name, path in {study.base: cfg.base, **tuned}.items():

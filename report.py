@@ -150,7 +150,8 @@ def grouped(figure, values, colours, label, log=False):
             error = None if low is None else [[max(0, y - max(low, floor))], [max(0, high - y)]]
             axes.bar(x, 0 if log else y, 0.9 * width, color=colours[model])
             axes.errorbar(x, y, error, fmt="o" if log else "none", color=colours[model] if log else INK, capsize=2)
-            axes.annotate(f"{value:.2g}" if log else f"{value:.1f}", (x, max(y, high or 0)), (0, 3), ha="center", **LABEL)
+            text = f"{value:.2g}" if log else f"{value:.1f}" if len(values) < 5 else f"{value:.0f}"
+            axes.annotate(text, (x, max(y, high or 0)), (0, 3), ha="center", **LABEL)
         axes.plot([], [], "s", color=colours[model], label=model)
     axes.set_xticks(range(len(groups)), groups)
     axes.set(ylabel=label, yscale="log" if log else "linear", xlim=(-0.5, len(groups) - 0.5),
@@ -208,14 +209,20 @@ def draw(study, out):
     """Write the PNG files -> {caption: SVG for the page, its ink the page's}. A figure without data is left out."""
     import matplotlib
     from matplotlib.figure import Figure
-    accuracy = {m: {g: (s["accuracy"], s["low"], s["high"]) for g, s in by.items()} for m, by in study.accuracy.items()}
+    plain = {r.name: r for r in study.runs if r.forcing() == "no forcing"}
+    accuracy = {name: {g: (s["accuracy"], s["low"], s["high"]) for g, s in pooled(study.runs, name)["groups"].items()
+                       if s["n_questions"]} for name in plain}
+    known = {os.path.realpath(path): study.colours[name] for name, path in {study.base: study.base_path, **study.tuned}.items()}
+    spare = itertools.cycle([c for c in COLOURS if c not in known.values()])
+    colours = {name: known.get(os.path.realpath(r.settings.get("model", ""))) or next(spare) for name, r in plain.items()}
+    colours |= study.colours
     kl, shifted = ({m: {g: value(s) for g, s in r["groups"].items()} for m, r in study.results.items()} for value in (
         lambda s: tuple(s["kl_forward"][k] for k in ("macro", "low", "high")),
         lambda s: (s["shifted_per_response"], None, None)))
     n_rows, drawn = math.ceil(max(map(len, study.points.values())) / 4), {}
     for name, height, plot, data, caption, *more in (
             ("budget", 3.9, budget_curve, study.curves, "Thinking cut at a budget or prolonged by “Wait”."),
-            ("accuracy", 3.4, grouped, accuracy, "Each model stops thinking when it wants.", "right answers, %"),
+            ("accuracy", 3.4, grouped, accuracy, "Every model, thinking as long as it wants.", "right answers, %"),
             ("kl", 3.4, grouped, kl, "Distance to the base on a model's own answers.", "KL per token, nats", True),
             ("rank_shift", 3.4, grouped, shifted, "Tokens whose rank training has changed.", "shifted tokens per answer"),
             ("tokens", 3.2, shifted_words, study.results, "The most shifted tokens: how often, and the mean shift."),
@@ -225,9 +232,9 @@ def draw(study, out):
         if data:
             with matplotlib.rc_context(STYLE):
                 figure, svg = Figure((7.2, height)), io.StringIO()
-                plot(figure, data, study.colours, *more)
+                plot(figure, data, colours, *more)
                 if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
-                    figure.legend(loc="outside upper left", ncols=4)
+                    figure.legend(loc="outside upper left", ncols=6, handletextpad=0.2, columnspacing=1)
                 figure.savefig(out / f"{name}.png", dpi=160, facecolor="white")
                 figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
             drawn[caption] = svg.getvalue()[svg.getvalue().index("<svg"):].replace(INK, "currentColor")
