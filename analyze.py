@@ -288,7 +288,8 @@ def describe(cfg, tuned, runs):
     """
     study = SimpleNamespace(base=Path(cfg.base).name, base_path=cfg.base, tuned=tuned, runs=runs, training={}, kinds={}, accuracy={},
                             transfer={}, results={}, points={})
-    study.colours = {study.base: BASE_COLOUR} | dict(zip(tuned, itertools.cycle(COLOURS)))
+    colours = dict(zip(dict.fromkeys(Path(name).name for name in tuned), itertools.cycle(COLOURS)))
+    study.colours = {study.base: BASE_COLOUR} | {name: colours[Path(name).name] for name in tuned}
     for name, path in {study.base: cfg.base, **tuned}.items():
         if free := [r for r in runs if r.of(path) and r.forcing() == "no forcing"]:
             summary = pooled(free, name if name in {r.name for r in free} else free[0].name)
@@ -309,6 +310,8 @@ def describe(cfg, tuned, runs):
                 study.transfer[name][version] = {g: None if math.isnan(ti) else ti for g, ti in index.items()}
     first = {kind: name for name, kind in [*study.kinds.items()][::-1]}
     study.pair = [first["SFT"], first["RL"]] if {"SFT", "RL"} <= set(first) else [*tuned][:2]
+    # Of models trained with several seeds ("seed1/grpo") the figures show the first; the table has mean and deviation.
+    study.shown = study.pair if any("/" in name for name in tuned) else [*tuned]
     return study
 
 

@@ -209,24 +209,28 @@ def draw(study, out):
     """Write the PNG files -> {caption: SVG for the page, its ink the page's}. A figure without data is left out."""
     import matplotlib
     from matplotlib.figure import Figure
-    plain = {r.name: r for r in study.runs if r.forcing() == "no forcing"}
+    plain = {}                                               # of a run with several seeds, the first
+    for r in study.runs:
+        if r.forcing() == "no forcing":
+            plain.setdefault(r.name, r)
     accuracy = {name: {g: (s["accuracy"], s["low"], s["high"]) for g, s in pooled(study.runs, name)["groups"].items()
                        if s["n_questions"]} for name in plain}
     known = {os.path.realpath(path): study.colours[name] for name, path in {study.base: study.base_path, **study.tuned}.items()}
     spare = itertools.cycle([c for c in COLOURS if c not in known.values()])
     colours = {name: known.get(os.path.realpath(r.settings.get("model", ""))) or next(spare) for name, r in plain.items()}
     colours |= study.colours
-    kl, shifted = ({m: {g: value(s) for g, s in r["groups"].items()} for m, r in study.results.items()} for value in (
+    kl, shifted = ({m: {g: value(s) for g, s in study.results[m]["groups"].items()} for m in study.shown} for value in (
         lambda s: tuple(s["kl_forward"][k] for k in ("macro", "low", "high")),
         lambda s: (s["shifted_per_response"], None, None)))
-    n_rows, drawn = math.ceil(max(map(len, study.points.values())) / 4), {}
+    results, points = ({m: d[m] for m in study.shown} for d in (study.results, study.points))
+    n_rows, drawn = math.ceil(max(map(len, points.values())) / 4), {}
     for name, height, plot, data, caption, *more in (
             ("budget", 3.9, budget_curve, study.curves, "Thinking cut at a budget or prolonged by “Wait”."),
             ("accuracy", 3.4, grouped, accuracy, "Every model, thinking as long as it wants.", "right answers, %"),
             ("kl", 3.4, grouped, kl, "Distance to the base on a model's own answers.", "KL per token, nats", True),
             ("rank_shift", 3.4, grouped, shifted, "Tokens whose rank training has changed.", "shifted tokens per answer"),
-            ("tokens", 3.2, shifted_words, study.results, "The most shifted tokens: how often, and the mean shift."),
-            ("pca", 0.8 + 1.75 * n_rows, pca_panels, n_rows and study.points,
+            ("tokens", 3.2, shifted_words, results, "The most shifted tokens: how often, and the mean shift."),
+            ("pca", 0.8 + 1.75 * n_rows, pca_panels, n_rows and points,
              "Mean hidden states of each task's problems, a segment per layer: circle base, triangle tuned.")):
         (out / f"{name}.png").unlink(missing_ok=True)
         if data:
@@ -261,12 +265,12 @@ def listed(items):
 
 def lead(study):
     said, before = [], study.accuracy.get(study.base, {})
-    for name, by in study.accuracy.items():
+    for name, by in ((name, study.accuracy[name]) for name in [study.base, *study.shown] if name in study.accuracy):
         scores = [f"{s['accuracy']:.1f}% in {g}" + (f" ({s['accuracy'] - before[g]['accuracy']:+.1f} points)"
                   if g in before and name != study.base else "") for g, s in by.items()]
         said.append(f"{name} ({study.kinds.get(name, 'base')}) is right on {listed(scores)}.")
     said += [f"Per token of its own answers, {n} is " + listed([f"{s['kl_forward']['macro']:.2g} ({g})" for g, s in
-             r["groups"].items()]) + " nats of KL away from the base." for n, r in study.results.items()]
+             r["groups"].items()]) + " nats of KL away from the base." for n, r in study.results.items() if n in study.shown]
     for model, points in study.curves.items():
         low, high = ("{accuracy:.1f}% ({label}, {n_thinking_tokens:.0f} tokens)".format(
             **pick(points, key=lambda p: p["accuracy"])) for pick in (min, max))
@@ -320,8 +324,21 @@ def model_table(study):
             | {f"{name} {g}": value(s) if (s := study.results.get(m, {}).get("groups", {}).get(g)) else None
                for name, value in MEASURES.items() for g in groups} for m in [study.base, *study.tuned]]
     heads = [head for head in rows[0] if any(row[head] is not None for row in rows)]
-    return [heads, *([x if isinstance(x, str) else "-" if x is None else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2g}"
-                      for x in map(row.get, heads)] for row in rows)]
+    copies = defaultdict(list)                               # of one model, trained with several seeds
+    for row in rows:
+        copies[Path(row["model"]).name].append(row)
+    lines = []
+    for name, same in copies.items():
+        lines.append([name if len(same) == 1 else f"{name}, {len(same)} seeds: mean ± sd"])
+        for head in heads[1:]:
+            values = [row[head] for row in same if row[head] is not None]
+            lines[-1].append("-" if not values else number(statistics.fmean(values)) + (
+                f" ± {number(statistics.stdev(values))}" if len(values) > 1 else ""))
+    return [heads, *lines]
+
+
+def number(x):
+    return f"{x:.1f}" if abs(x) >= 10 else f"{x:.2g}"
 
 
 def page(study, claims, viewed, pictures, command):

@@ -83,8 +83,8 @@ def test_real_text_end_to_end(tmp_path):
     traces, out = str(tmp_path / "traces.jsonl"), str(tmp_path / "sft")
     kept = curate.main(curate.Config(data=str(tmp_path / "pool.jsonl"), against=(questions,), out=traces, k=6))
     assert 1 <= len(kept) <= 6
-    history = sft.main(sft.Config(model=base, data=traces, out=out, format="s1", epochs=3, batch_rows=2, lr=1e-2,
-                                  max_length=512))
+    history = sft.main(sft.Config(model=base, data=traces, out=out, format="s1", epochs=2, batch_rows=2, lr=1e-2,
+                                  max_length=160))
     assert history[-1]["loss"] < history[0]["loss"]
 
     runs = []

@@ -1,0 +1,66 @@
+"""Every mistake listed in mutants.py is put into a copy of the project, where the test named beside it has to fail."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mutants import MUTANTS
+
+ROOT = Path(__file__).resolve().parent.parent
+N_WORKERS = 2
+
+
+def plant(mutant, folder):
+    """Copy the project to `folder` with one line replaced. Raises ValueError if the line is not there just once."""
+    file, line, wrong, _, _ = mutant
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "out", "__pycache__"))
+    lines = (folder / file).read_text().split("\n")
+    places = [i for i, text in enumerate(lines) if text.strip() == line]
+    if len(places) != 1:
+        raise ValueError(f"{file}: {len(places)} lines read {line!r}; mutants.py is out of date")
+    indent = lines[places[0]][:-len(line)]
+    (folder / file).write_text("\n".join([*lines[:places[0]], indent + wrong, *lines[places[0] + 1:]]))
+
+
+def work(folder, worker):
+    """Run this worker's share of the mutants -> pytest's exit code of each, printed as JSON.
+
+    The heavy libraries are imported once; each mutant gets a fork that has them, and imports the mutated project.
+    """
+    import datasets.utils  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+    import transformers.models.qwen3.modeling_qwen3  # noqa: F401
+    codes = {}
+    for i in range(worker, len(MUTANTS), N_WORKERS):
+        place = folder / str(i)
+        plant(MUTANTS[i], place)
+        child = os.fork()
+        if not child:
+            with open(place / "output", "w") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            os.chdir(place)
+            sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")]
+            os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"tests/{MUTANTS[i][4]}"]))
+        codes[i] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        shutil.rmtree(place)
+    print(json.dumps(codes))
+
+
+def test_every_mistake_is_caught(tmp_path):
+    """At least 30 mistakes, each killed: pytest ends with 1, a failed test. 0 is a survivor, more is a broken run."""
+    assert len(MUTANTS) >= 30
+    workers = [subprocess.Popen([sys.executable, __file__, tmp_path, str(i)], stdout=subprocess.PIPE, text=True)
+               for i in range(N_WORKERS)]
+    codes = {}
+    for worker in workers:
+        codes |= json.loads(worker.communicate()[0].splitlines()[-1])
+    assert len(codes) == len(MUTANTS)
+    assert not {MUTANTS[int(i)][3]: code for i, code in codes.items() if code != 1}
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), int(sys.argv[2]))
