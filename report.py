@@ -113,8 +113,10 @@ def paired(before, after):
     difference, low, high = (100 * x for x in evaluate.paired_bootstrap(*([s[q] for q in common] for s in shares[::-1])))
     each = {s: 100 * statistics.fmean(after[s][q] - before[s][q] for q in both) for s in seeds
             if (both := before[s].keys() & after[s].keys())}
-    return {"difference": difference, "low": low, "high": high, "interval": f"{difference:+.1f} [{low:.1f}, {high:.1f}]",
-            "n": len(common), "seeds": seeds or sorted({*before, *after}), "per_seed": each}
+    old, new = (100 * statistics.fmean(side[q] for q in common) for side in shares)
+    return {"before": old, "after": new, "difference": difference, "low": low, "high": high,
+            "interval": f"{difference:+.1f} [{low:.1f}, {high:.1f}]", "n": len(common),
+            "seeds": seeds or sorted({*before, *after}), "per_seed": each}
 
 
 def settle(claim, runs, path):
@@ -127,7 +129,7 @@ def settle(claim, runs, path):
                        f"question of group '{claim['group']}' in common; --runs has {', '.join({r.name: 0 for r in runs})}")
     holds, words = judge(found["low"], found["high"], claim["expect"])
     seeds = [f"{s} ({d:+.1f})" for s, d in found["per_seed"].items()] if len(found["per_seed"]) > 1 else found["seeds"]
-    verdict = f"{words}: {found['interval']}, n={found['n']}, seeds {', '.join(seeds)}"
+    verdict = f"{words}: {found['before']:.1f} → {found['after']:.1f}, {found['interval']}, n={found['n']}, seeds {', '.join(seeds)}"
     return claim | found | {"holds": holds, "verdict": verdict}
 
 

@@ -9,9 +9,11 @@ export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 seed=0; out=data/tiny_base
 if [ "${1:-}" = --seed ]; then seed=$2; out=out/tiny_base_seed$seed; fi
 
+order=$((42 + seed))          # seed of the reading order
+
 python -m data.tiny --out "out/tiny_base_data$seed" --pretrain 96000 --seed "$seed" --init-seed "$seed"
 python sft.py --model "out/tiny_base_data$seed/untrained" --data "out/tiny_base_data$seed/pretrain.jsonl" \
-  --out "out/tiny_base_run$seed" --format think --epochs 2 --batch-rows 32 --seed "$((42 + seed))" \
+  --out "out/tiny_base_run$seed" --format think --epochs 2 --batch-rows 32 --seed "$order" \
   --lr 5e-3 --muon-lr 0.02 --beta2 0.98 --weight-decay 0 --schedule linear --warmup 0.005 --hold 0.4 --lr-floor 0.02 \
   --print-every 100 --save-every 1000 --overwrite
 mkdir -p "$out"

@@ -226,10 +226,10 @@ def test_claims_by_hand():
     claim = {"id": "A", "text": "t", "group": "math", "from": "a", "to": "b", "expect": "higher"}
     found = settle(claim, runs[:2], "f")
     assert found["holds"] is True and found["n"] == 20
-    assert re.fullmatch(r"yes: \+50\.0 \[\d+\.\d, \d+\.\d\], n=20, seeds 0", found["verdict"])
-    assert settle(claim | {"expect": "lower"}, runs, "f")["verdict"].startswith("reversed: +62.5 [")
+    assert re.fullmatch(r"yes: 0\.0 → 50\.0, \+50\.0 \[\d+\.\d, \d+\.\d\], n=20, seeds 0", found["verdict"])
+    assert settle(claim | {"expect": "lower"}, runs, "f")["verdict"].startswith("reversed: 0.0 → 62.5, +62.5 [")
     assert settle(claim, runs, "f")["verdict"].endswith("n=20, seeds 0 (+50.0), 1 (+75.0)")
-    assert settle(claim | {"to": "a", "expect": "same"}, runs, "f")["verdict"].startswith("yes, unchanged within 5 points: +0.0")
+    assert settle(claim | {"to": "a", "expect": "same"}, runs, "f")["verdict"].startswith("yes, unchanged within 5 points: 0.0 → 0.0, +0.0")
     for wrong, word in (({"to": "zz"}, "zz"), ({"to": "p"}, "in common"), ({"expect": "more"}, "higher, lower or same")):
         with pytest.raises(BadInput, match=word):
             settle(claim | wrong, runs, "f")

@@ -106,3 +106,11 @@ def test_sizes_stay_readable():
     lines = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("*.py")}
     assert sum(lines.values()) <= 3500 and max(lines.values()) <= 600, lines
     assert sum(len(p.read_text().splitlines()) for p in ROOT.glob("kernels/*.py")) <= 700
+
+
+def test_readme_names_what_exists():
+    """Each file of the reading order is there, about as long as the README says (within 15%), and none is missing."""
+    listed = dict(re.findall(r"^\| `([\w/]+\.py)` \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    here = {p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in SOURCES if p.name != "__init__.py"}
+    assert set(listed) == set(here)
+    assert all(abs(int(n) - here[name]) <= 0.15 * here[name] for name, n in listed.items())
