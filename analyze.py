@@ -29,6 +29,7 @@ from types import SimpleNamespace
 from typing import Literal
 
 import torch
+from tqdm import tqdm
 
 import evaluate
 import kernels
@@ -357,6 +358,7 @@ def main(cfg):
         summary = metrics["runs"][name] = pooled(runs, name) | {"seeds": [r.seed for r in runs if r.name == name]}
         for of_group in summary["groups"].values():
             del of_group["questions"]                                    # evaluate.py --out has them
+    run.save_config(cfg, out / "analysis.config.json")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     flags = [f"--{k.replace('_', '-')} {' '.join(v) if isinstance(v, tuple) else '' if v is True else v}".strip()
              for k, v in asdict(cfg).items() if v != getattr(Config, k, None)]

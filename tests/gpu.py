@@ -1,0 +1,168 @@
+"""Checks and benchmarks that need a GPU: real shapes with random weights, no downloads. Prints one line per measurement.
+
+    python tests/gpu.py                         checks, then 0.5B; about 3 minutes on a data-centre GPU
+    python tests/gpu.py --shape 7b              7B shapes (fp32 master weights, gradients and Adam: 122 GB)
+    python tests/gpu.py --device cpu --shape tiny --dtype fp32      tries the script itself, in seconds
+
+What runs where: bf16 on CUDA takes the variable-length flash kernel inside packed rows, everything else the padded
+blocks; both must agree. The decoder's floor is the time to read weights and cache once per step at the measured copy
+bandwidth. MFU counts 6 FLOPs per parameter and trained token plus attention.
+"""
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import generate  # noqa: E402
+import kernels  # noqa: E402
+import model as models  # noqa: E402
+import sft  # noqa: E402
+from data import run, tiny  # noqa: E402
+from data.format import FORMATS  # noqa: E402
+
+SHAPES = {  # width, inner width, layers, heads, key-value heads, vocabulary, tied head
+    "tiny": (64, 128, 2, 4, 2, 512, True), "0.5b": (896, 4864, 24, 14, 2, 151936, True),
+    "1.5b": (1536, 8960, 28, 12, 2, 151936, True), "7b": (3584, 18944, 28, 28, 4, 152064, False)}
+
+
+@dataclass(frozen=True)
+class Config:
+    shape: Literal["tiny", "0.5b", "1.5b", "7b"] = "0.5b"  # of Qwen2.5
+    device: str = "cuda"                 # or cpu
+    dtype: Literal["bf16", "fp32"] = "bf16"                # of decoding and of the training computation
+    context: int = 1024                  # prompt tokens of the decoding benchmark
+    new_tokens: int = 128                # generated per sequence
+    batches: tuple[int, ...] = (1, 16, 64, 256)            # sequences decoded side by side
+    packed_tokens: int = 16384           # of a training step
+
+
+def make(shape, device, dtype):
+    width, inner, layers, heads, kv_heads, vocabulary, tied = SHAPES[shape]
+    config = Qwen2Config(vocab_size=vocabulary, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+                         num_attention_heads=heads, num_key_value_heads=kv_heads, tie_word_embeddings=tied,
+                         max_position_embeddings=32768)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = Qwen2ForCausalLM(config)
+    model.set_attn_implementation("packed")
+    return model.to(dtype).eval()
+
+
+def wait(device):
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def seconds(call, device, repeats=5):
+    """Median seconds of call() after one call that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        wait(device)
+        began = time.perf_counter()
+        call()
+        wait(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def check_attention(device):
+    """The fast path in bf16 against the padded blocks in fp32 on the same weights, and no leak between sequences."""
+    exact = make("tiny", device, torch.float32)
+    fast = make("tiny", device, torch.bfloat16)
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(0, 512, (n,), generator=generator).tolist() for n in (5, 200, 1, 77)]
+    wanted, found = (models.score(m, models.pack(rows, device=device)).logp.float() for m in (exact, fast))
+    other = [rows[0], rows[1][:100] + [7] * 100, *rows[2:]]
+    changed = models.score(fast, models.pack(other, device=device)).logp.float()
+    inside = (models.pack(rows).row != 1).to(device)
+    print(f"packed bf16 against fp32: largest log-prob error {(wanted - found).abs().max():.4f} (want < 0.1); "
+          f"leak into other sequences {(found - changed)[inside].abs().max():.1e} (want 0)")
+
+
+def bench_statistics(cfg, model, dtype):
+    """kernels.token_stats: time against the head's matmuls alone, memory against the logits."""
+    head, n = models.head(model).detach().to(dtype), min(8192, cfg.packed_tokens)
+    hidden = torch.randn(n, head.shape[1], device=cfg.device, dtype=dtype)
+    target = torch.randint(0, len(head), (n,), device=cfg.device)
+    matmul = seconds(lambda: [hidden[i:i + 1024] @ head.T for i in range(0, n, 1024)], cfg.device)
+    if cfg.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    ours = seconds(lambda: kernels.token_stats(hidden, head, target, want=("logp", "entropy", "rank")), cfg.device)
+    extra = 0 if cfg.device == "cpu" else torch.cuda.max_memory_allocated() - before
+    print(f"token_stats N={n} V={len(head)}: {ours * 1e3:.1f} ms, {ours / matmul:.2f}x the matmuls alone; "
+          f"extra memory {extra / (4 * n * len(head)):.1%} of fp32 logits")
+
+
+def bench_decoder(cfg, dtype):
+    """Tokens/s of generate.decode without stops, and the share of the bandwidth floor that a step reaches."""
+    model, tokenizer = make(cfg.shape, cfg.device, dtype), tiny.tokenizer()
+    with torch.no_grad():
+        models.head(model)[tokenizer.eos_token_id] = 0                    # greedy decoding never picks it
+    block = torch.empty(2**28 if cfg.device != "cpu" else 2**24, dtype=torch.uint8, device=cfg.device)
+    bandwidth = 2 * len(block) / seconds(lambda: block.clone(), cfg.device)
+    config, size = model.config, torch.finfo(dtype).bits // 8
+    weights = sum(p.numel() for p in model.parameters()) * size
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * size * \
+        config.hidden_size // config.num_attention_heads
+    settings = SimpleNamespace(temperature=0.0, top_k=0, top_p=1.0, waits=0, wait="", thinking_budget=None,
+                               max_tokens=cfg.new_tokens)
+    for n in cfg.batches:
+        requests = [generate.Request([(7 * i + j) % 140 + 7 for j in range(cfg.context)], i, cfg.new_tokens)
+                    for i in range(n)]
+
+        def decode(limit):
+            short = [r._replace(max_tokens=limit) for r in requests]
+            return list(generate.decode(model, tokenizer, FORMATS["plain"], short, settings, slots=n))
+
+        both, prefill = seconds(lambda: decode(cfg.new_tokens), cfg.device, 2), seconds(lambda: decode(1), cfg.device, 2)
+        step = (both - prefill) / (cfg.new_tokens - 1)
+        floor = (weights + n * per_token * (cfg.context + cfg.new_tokens / 2)) / bandwidth
+        print(f"decode {cfg.shape} batch {n} context {cfg.context}: {n / step:.0f} tokens/s, step {step * 1e3:.2f} ms, "
+              f"{floor / step:.0%} of the floor at {bandwidth / 1e9:.0f} GB/s; prefill {n * cfg.context / prefill:.0f} tokens/s")
+
+
+def bench_training(cfg):
+    """One SFT step on packed rows of 2k tokens: tokens/s, TFLOP/s, peak memory."""
+    model = make(cfg.shape, cfg.device, torch.float32).requires_grad_(True)
+    optimizers = sft.make_optimizers(model, 1e-5, (0.9, 0.95), 0.0)
+    longest = min(2048, cfg.packed_tokens)
+    rows = [[(3 * i + j) % 500 for j in range(longest)] for i in range(cfg.packed_tokens // longest)]
+    batch = models.pack(rows, device=cfg.device)
+
+    def step():
+        with sft.autocast(cfg):
+            loss = -models.score(model, batch).logp.mean()
+        loss.backward()
+        sft.update(model, optimizers, 1.0, 1.0)
+
+    took, config = seconds(step, cfg.device, 3), model.config
+    n, embedding = sum(p.numel() for p in model.parameters()), model.get_input_embeddings().weight.numel()
+    dense = 6 * (n if config.tie_word_embeddings else n - embedding) * cfg.packed_tokens
+    attention = 6 * config.num_hidden_layers * config.hidden_size * longest * cfg.packed_tokens   # causal: half of 12
+    peak = 0 if cfg.device == "cpu" else torch.cuda.max_memory_allocated()
+    print(f"sft {cfg.shape} {cfg.packed_tokens} packed tokens: {cfg.packed_tokens / took:.0f} tokens/s, "
+          f"{(dense + attention) / took / 1e12:.1f} TFLOP/s, peak memory {peak / 1e9:.1f} GB")
+
+
+def main(cfg):
+    dtype = torch.bfloat16 if cfg.dtype == "bf16" else torch.float32
+    name = "CPU" if cfg.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{name}, torch {torch.__version__}, {cfg.dtype}")
+    check_attention(cfg.device)
+    with torch.no_grad():
+        bench_decoder(cfg, dtype)
+        bench_statistics(cfg, make(cfg.shape, cfg.device, dtype), dtype)
+    bench_training(cfg)
+
+
+if __name__ == "__main__":
+    run.cli(main, Config)
