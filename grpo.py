@@ -212,11 +212,11 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                   n_tokens=None):
     """One pass over a rollout in packed micro-batches, then one optimizer step -> dict of measured numbers.
 
-    sequences, masks, old_logps: per row, prompt and completion; advantage (B,). Tokens with mask 0 (prompt, injected,
-    truncated if masked) are in neither numerator nor denominator, nor do rows of such tokens only count as rows. Rows
-    of advantage 0 have no gradient; where no KL is asked for, their forward pass is left out, but their tokens stay in
-    the normaliser. If no row has a gradient the weights stay as they are, momentum or not. n_tokens: of the tokenizer; what a
-    larger head has beyond them is never sampled, so it is not in the softmax here either.
+    sequences, masks, old_logps: lists, per row and token of prompt and completion; advantage (B,); n_tokens: of the
+    tokenizer, since what a larger head has beyond them is never sampled and belongs into no softmax.
+    Masked tokens (prompt, injected, truncated) are in neither numerator nor denominator; a row of nothing else is no
+    row. Rows of advantage 0 have no gradient: unless a KL is asked for their forward pass is left out, but their tokens
+    stay in the normaliser. If no row has a gradient the weights stay as they are, whatever the momentum.
     """
     row = torch.tensor([i for i, mask in enumerate(masks) for m in mask if m])
     n_rows = max(1, sum(map(any, masks)))
