@@ -331,9 +331,9 @@ def compare(cfg, study, files):
             for (_, beside), pair in zip(viewed, pairs):
                 row = pair[study.pair.index(name)]
                 beside.append(transcript(base, model, tokenizer, row, form, f"{name} ({study.kinds[name]})"))
-        for r, row in choose_waits(study.runs, path):
+        for r, row in choose_waits(study.runs, path) if name in study.shown else ():
             was = "wrong" if right(row) else "right"
-            heading = f"{' / '.join(dict.fromkeys(scope(row)))}, {r.forcing()}: {was} without"
+            heading = f"{' / '.join(dict.fromkeys(scope(row)))}, {r.forcing()}: {was} without it"
             viewed.append([heading, [transcript(base, model, tokenizer, row, form, r.name)]])
     groups = [g for r in study.results.values() for g in r["groups"]]
     study.group = "math" if "math" in groups else groups[0]              # what training was for
