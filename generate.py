@@ -25,7 +25,6 @@ in OUT.config.json. A killed run leaves its finished rows in OUT.unfinished and 
 """
 import hashlib
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -352,8 +351,8 @@ def read_part(path):
     return [json.loads(line) for line in lines]
 
 
-def main(cfg):
-    """Generate and write the rows; returns them."""
+def load_problems(cfg):
+    """The problems that cfg asks for. Raises BadInput for settings out of range and for rows it cannot take."""
     for name, bad in (("n", cfg.n < 1), ("temperature", cfg.temperature < 0), ("top_p", not 0 < cfg.top_p <= 1),
                       ("max_tokens", cfg.max_tokens < 1), ("waits", cfg.waits < 0), ("slots", cfg.slots < 1),
                       ("thinking_budget", cfg.thinking_budget is not None and cfg.thinking_budget < 0)):
@@ -361,57 +360,77 @@ def main(cfg):
             raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: out of range")
     if Path(cfg.out).resolve() == Path(cfg.data).resolve():
         raise BadInput(f"--out {cfg.out} is --data")
-    problems = read_rows(cfg.data, need=("id", "question"))
-    if cfg.only is not None:
-        problems = [problem for problem in problems if problem.get("group") == cfg.only]
-        if not problems:
-            raise BadInput(f"{cfg.data}: no row of --only {cfg.only}")
+    problems = [problem for problem in read_rows(cfg.data, need=("id", "question"))
+                if cfg.only is None or problem.get("group") == cfg.only]
+    if not problems:
+        raise BadInput(f"{cfg.data}: no row of --only {cfg.only}")
     problems = problems[:cfg.limit] if cfg.limit else problems
-    ids = [problem["id"] for problem in problems]
-    if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise BadInput(f"{cfg.data}: two rows have the id '{twice}'")
+    seen = set()
+    for problem in problems:
+        if problem["id"] in seen:
+            raise BadInput(f"{cfg.data}: two rows have the id '{problem['id']}'")
+        seen.add(problem["id"])
+    return problems
 
+
+def standing(cfg, out, header, identity):
+    """How far this run is: "new", "begun" or "complete". Raises BadInput if --out is another run's and may not go."""
+    if not header.is_file():
+        if out.is_file() and not cfg.overwrite:
+            raise BadInput(f"--out {out} exists, and without {header.name} it cannot be told how it was made; "
+                           "choose another --out, or --overwrite to replace it")
+        return "new"
+    difference = run.difference(identity, json.loads(header.read_text()).get("identity", {}))
+    if difference and not cfg.overwrite:
+        raise BadInput(f"--out {out} was made with other settings ({difference}); choose another --out, "
+                       "or --overwrite to replace it")
+    return "new" if difference else "complete" if out.is_file() else "begun"
+
+
+def make_requests(cfg, problems, done, model, tokenizer, form, control):
+    """-> (requests, the (problem, sample number) of each, prompts left out). done: the (id, sample) already written.
+
+    A prompt needs room for one token in the context, or for its budget, what ends it, and one token of an answer.
+    """
+    requests, todo, context = [], [], models.context_length(model)
+    needed = 1 if control.budget is None else control.budget + int(control.script_length[control.force]) + 1
+    n_skipped = 0
+    for problem in problems:
+        prompt = form.prompt_ids(tokenizer, problem["question"])
+        room = context - len(prompt)
+        if room < needed:
+            print(f"skipped: the prompt of row '{problem['id']}' has {len(prompt)} tokens, the context {context}")
+            n_skipped += 1
+            continue
+        for number in range(cfg.n):
+            if (problem["id"], number) not in done:
+                todo.append((problem, number))
+                requests.append(Request(prompt, random_key(cfg.seed, problem["id"], number),
+                                        min(cfg.max_tokens, room)))
+    return requests, todo, n_skipped
+
+
+def main(cfg):
+    """Generate and write the rows; returns them."""
+    problems = load_problems(cfg)
     out, part = Path(cfg.out), Path(cfg.out + ".unfinished")
     header = out.with_suffix(".config.json")
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
-    if out.is_file() and not header.is_file() and not cfg.overwrite:
-        raise BadInput(f"--out {out} exists, and without {header.name} it cannot be told how it was made; "
-                       "choose another --out, or --overwrite to replace it")
-    if header.is_file():
-        difference = run.difference(identity, json.loads(header.read_text()).get("identity", {}))
-        if difference and not cfg.overwrite:
-            raise BadInput(f"--out {out} was made with other settings ({difference}); choose another --out, "
-                           "or --overwrite to replace it")
-        if not difference and out.is_file():
-            print(f"{out}: this run is complete")
-            return read_rows(out)
-    continues = header.is_file() and not difference
-
+    stands = standing(cfg, out, header, identity)
+    if stands == "complete":
+        print(f"{out}: this run is complete")
+        return read_rows(out)
     model, tokenizer = models.load(cfg.model, cfg.device, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
     form = FORMATS[cfg.format]
     form.check(tokenizer)
-    Control(tokenizer, form, cfg, cfg.device)             # what is wrong with the settings is said before any work
-    if not continues:                                     # only now, when nothing else can be refused
+    control = Control(tokenizer, form, cfg, cfg.device)
+    if stands == "new":                                   # only now, when nothing else can be refused
         out.unlink(missing_ok=True)
         part.unlink(missing_ok=True)
     run.save_config(cfg, header, identity=identity)
     rows = {(row["id"], row["sample"]): row for row in read_part(part)}
     write_rows(part, rows.values())                       # without a cut last line
-    todo, requests, too_long = [], [], 0
-    for problem in problems:
-        prompt = form.prompt_ids(tokenizer, problem["question"])
-        room = models.context_length(model) - len(prompt)
-        if room < 1 or (cfg.thinking_budget is not None and room <= cfg.thinking_budget):
-            print(f"skipped: the prompt of row '{problem['id']}' has {len(prompt)} tokens, "
-                  f"the context {models.context_length(model)}")
-            too_long += 1
-            continue
-        for number in range(cfg.n):
-            if (problem["id"], number) not in rows:
-                todo.append((problem, number))
-                requests.append(Request(prompt, random_key(cfg.seed, problem["id"], number),
-                                        min(cfg.max_tokens, room)))
+    requests, todo, n_skipped = make_requests(cfg, problems, rows, model, tokenizer, form, control)
 
     began, n_tokens = time.perf_counter(), 0
     with open(part, "a", encoding="utf-8", newline="\n") as file, \
@@ -430,11 +449,11 @@ def main(cfg):
     if not done:
         raise BadInput(f"{cfg.data}: no prompt fits into the context")
     write_rows(out, done)
-    os.remove(part)
-    totals = {"n_tokens": n_tokens, "seconds": round(seconds, 2), "skipped_prompts": too_long}
+    part.unlink()
+    totals = {"n_tokens": n_tokens, "seconds": round(seconds, 2), "skipped_prompts": n_skipped}
     run.save_config(cfg, header, identity=identity, **totals)
     print(f"{out}: {len(done)} completions, {n_tokens / max(seconds, 1e-9):.0f} tokens/s, "
-          f"{sum(row['finish'] == 'length' for row in done)} cut by --max-tokens, {too_long} prompts skipped")
+          f"{sum(row['finish'] == 'length' for row in done)} cut by --max-tokens, {n_skipped} prompts skipped")
     return done
 
 
