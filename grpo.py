@@ -282,6 +282,33 @@ def held_out_accuracy(model, tokenizer, form, problems, cfg):
     return statistics.fmean(bool(evaluate.grade(row, evaluate.answer_of(row))) for row in rows)
 
 
+def usable_problems(cfg, problems, model, tokenizer, form):
+    """Problems that the reward can judge and whose prompt leaves room for --max-tokens; the others are counted."""
+    n_all = len(problems)
+    if "correct" in cfg.reward:
+        problems = [p for p in problems if evaluate.grade(p, "0") is not None]
+    n_graded = len(problems)
+    longest = models.context_length(model) - cfg.max_tokens
+    problems = [p for p in problems if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
+    print(f"{len(problems)} problems ({n_all - n_graded} without a gold answer and {n_graded - len(problems)} too long "
+          f"for the context left out); {cfg.prompts_per_step} x {cfg.group_size} completions a step")
+    if not problems:
+        raise BadInput(f"{cfg.data}: no problem is left to train on")
+    return problems
+
+
+def step_values(rows, reward, updates):
+    """What the log says of a step; reward (N, G). Loss, ratio and norm are the first update's, clipping the last's."""
+    first, last = updates[0], updates[-1]
+    return {"reward": reward.mean().item(),
+            "accuracy": statistics.fmean(bool(evaluate.grade(row, evaluate.answer_of(row))) for row in rows),
+            "n_tokens": statistics.fmean(row["n_tokens"] for row in rows),
+            "truncated": statistics.fmean(row["finish"] == "length" for row in rows),
+            "equal_groups": int((reward == reward[:, :1]).all(1).sum()),
+            "loss": first["loss"], "entropy": first["entropy"], "kl": first["kl"], "ratio_first": first["ratio_max"],
+            "clip_fraction": last["clip_fraction"], "grad_norm": first["grad_norm"]}
+
+
 def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     run.check_positive(cfg, "steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "updates_per_rollout",
@@ -303,17 +330,7 @@ def main(cfg):
         return []
     reference = models.load(cfg.model, cfg.device)[0].requires_grad_(False) if cfg.beta or cfg.kl_every else None
 
-    n_all = len(problems)
-    if "correct" in cfg.reward:
-        problems = [p for p in problems if evaluate.grade(p, "0") is not None]
-    n_graded = len(problems)
-    longest = models.context_length(model) - cfg.max_tokens
-    problems = [p for p in problems if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
-    print(f"{len(problems)} problems ({n_all - n_graded} without a gold answer and {n_graded - len(problems)} too long "
-          f"for the context left out); {cfg.prompts_per_step} x {cfg.group_size} completions a step")
-    if not problems:
-        raise BadInput(f"{cfg.data}: no problem is left to train on")
-
+    problems = usable_problems(cfg, problems, model, tokenizer, form)
     log = run.Log(Path(cfg.out) / "log.jsonl", start, cfg.steps)
     samples = run.Log(Path(cfg.out) / "samples.jsonl", start, every=0)
     history = []
@@ -337,16 +354,9 @@ def main(cfg):
         updates = [policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale,
                                  measure_kl and number == 0, len(tokenizer)) for number in range(cfg.updates_per_rollout)]
         seconds = time.perf_counter() - began
-        graded = [evaluate.grade(row, evaluate.answer_of(row)) for row in rows]
-        values = {
-            "reward": reward.mean().item(), "accuracy": statistics.fmean(map(bool, graded)),
-            "n_tokens": statistics.fmean(row["n_tokens"] for row in rows),
-            "truncated": statistics.fmean(row["finish"] == "length" for row in rows),
-            "equal_groups": int((reward == reward[:, :1]).all(1).sum()),
-            "loss": updates[0]["loss"], "entropy": updates[0]["entropy"], "kl": updates[0]["kl"],
-            "ratio_first": updates[0]["ratio_max"], "clip_fraction": updates[-1]["clip_fraction"],
-            "grad_norm": updates[0]["grad_norm"], "lr": cfg.lr * scale,
-            "tok_s": sum(row["n_tokens"] for row in rows) / seconds, "rollout_share": (sampled - began) / seconds}
+        values = step_values(rows, reward, updates) | {
+            "lr": cfg.lr * scale, "tok_s": sum(row["n_tokens"] for row in rows) / seconds,
+            "rollout_share": (sampled - began) / seconds}
         if held_out and cfg.eval_every and ((step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps):
             values["held_out"] = held_out_accuracy(model, tokenizer, form, held_out, cfg)
         history.append({"step": step + 1, **values})
