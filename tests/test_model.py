@@ -470,3 +470,33 @@ def test_final_logits_are_capped():
     assert (plain - expected).abs().max() > 0.1
     assert kernels.token_stats(hidden[:-1], models.head(model), torch.tensor(seqs[0][1:]), softcap=2.0).logp.allclose(
         expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["torch 2.12 and later", "torch 2.11"])
+def test_flash_call_says_what_the_blocks_compute(monkeypatch, told):
+    """The call of the CUDA kernel, with a plain stand-in for it: causal inside each of three sequences, and 6 query
+    heads over 2 key-value heads by either convention of grouped heads. Equal to the padded blocks."""
+    import torch.nn.attention.varlen as library
+
+    def attend(query, key, value, starts, starts_k, longest, longest_k, scale, window_size, enable_gqa):
+        assert starts.dtype == torch.int32 and torch.equal(starts, starts_k) and longest == longest_k == 7
+        assert window_size == (-1, 0) and (enable_gqa or query.shape[1] == key.shape[1])
+        parts = []
+        for a, b in zip(starts.tolist(), starts.tolist()[1:]):
+            q, k, v = (x[a:b].transpose(0, 1)[None] for x in (query, key, value))
+            parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale,
+                                                                          enable_gqa=enable_gqa)[0].transpose(0, 1))
+        return torch.cat(parts)
+
+    def new(query, key, value, a, b, c, d, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+        return attend(query, key, value, a, b, c, d, scale, window_size, enable_gqa)
+
+    def old(query, key, value, a, b, c, d, *, scale=None, window_size=(-1, -1)):
+        return attend(query, key, value, a, b, c, d, scale, window_size, False)
+
+    monkeypatch.setattr(library, "varlen_attn", new if told else old)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(12, heads, 8, generator=generator) for heads in (6, 2, 2))
+    packed = models.Packed([4, 7, 1], "cpu")
+    found, wanted = (f(query, key, value, packed, 0.3) for f in (models._flash_within, models._attend_within))
+    assert wanted.std() > 0.1 and (found - wanted).abs().max() < 1e-6
