@@ -12,7 +12,7 @@ Departs from the papers in: 1. Answers are graded by rules alone; s1 and LIMO as
 3. An answer that cannot be found is wrong; s1 guesses A in multiple choice. 4. No ×100 tolerance, unlike LIMO.
 How an answer is found in a text and when two are equal stands in data/answers.py.
 
-One run:     python evaluate.py out/tiny/sft.jsonl
+One run:     python evaluate.py out/tiny/seed0/runs/sft-s1.jsonl --base out/tiny/seed0/runs/base.jsonl
 A study:     python evaluate.py out/wait0.jsonl out/wait1.jsonl out/wait2.jsonl --base out/base.jsonl --k 1 8 64
 
 Reads completion rows (data/rows.py) and, where present, the settings beside them (RUN.config.json). A row is graded

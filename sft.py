@@ -11,8 +11,9 @@ Departs from s1 in: 1. packing (s1 pads rows to 32k tokens). 2. The token mean i
 per-device means. 3. float32 master weights (s1 trains in bfloat16). 4. A row ends with the end-of-sequence token; the
 line break that the chat template puts behind it is not trained.
 
-A laptop, seconds:   python sft.py --model data/tiny_base --data out/tiny/s1.jsonl --out out/tiny/sft --format think
-                     --epochs 12 --batch-rows 32 --lr 1e-3
+A laptop, 20 seconds (after recipes/tiny.sh; the loss falls to 0.16):
+                     python sft.py --model data/tiny_base --data out/tiny/seed0/traces-s1.jsonl --out out/sft
+                     --format think --epochs 12 --batch-rows 32 --lr 2e-3
 s1 at 0.5B:          python sft.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/s1k.jsonl --out out/s1-0.5b
                      --device cuda --dtype bf16
 

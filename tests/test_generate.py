@@ -738,6 +738,7 @@ def test_main_refuses_values_out_of_range(config, flag, bad):
 @pytest.mark.parametrize("more, message", [
     ({"thinking_budget": 25}, "--thinking-budget 25 leaves no room"),
     ({"waits": 1, "wait": ""}, "--wait '' is no token"),
+    ({"waits": 1, "wait": "Wait"}, "--wait 'Wait' is not in this tokenizer's vocabulary"),
     ({"waits": 1, "format": "plain"}, "no single token that ends thinking"),
     ({"thinking_budget": 3, "format": "plain"}, "no single token that ends thinking"),
     ({"data": "missing.jsonl"}, "cannot be read"),

@@ -479,6 +479,20 @@ def test_a_real_run(tmp_path, short):
     assert models.load(tmp_path / "out")[1].eos_token_id == EOS
 
 
+def test_without_kl_there_is_no_reference(short, tmp_path, monkeypatch):
+    """--kl-every 0 and --beta 0 load one model, log no KL, and train the same weights (measuring must not act)."""
+    loaded, original = [], models.load
+    monkeypatch.setattr(models, "load", lambda *arguments: loaded.append(arguments) or original(*arguments))
+    history = grpo.main(short(kl_every=0, steps=2))
+    without = load_file(tmp_path / "out" / "model.safetensors")
+    assert len(loaded) == 1 and all(h["kl"] is None and h["grad_norm"] > 0 for h in history)
+    grpo.main(short(kl_every=1, steps=2, overwrite=True))
+    measured, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
+    moved = max((without[name] - start[name]).abs().max() for name in start)
+    assert len(loaded) == 3 and moved > 1e-4
+    assert max((without[name] - measured[name]).abs().max() for name in start) < 0.01 * moved
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_ratio_is_one_at_any_temperature(short, temperature):
     """Pitfalls 13 and 16: old log-probabilities are taken at the sampling temperature, from the cache; training divides
