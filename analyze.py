@@ -29,7 +29,6 @@ from types import SimpleNamespace
 from typing import Literal
 
 import torch
-from tqdm import tqdm
 
 import evaluate
 import kernels

@@ -1,51 +1,49 @@
-"""A model that thinks under a budget: batched decoding with a cache, and s1's budget forcing in both directions.
+"""A model that thinks under a budget: problems in, completions out. How tokens are made stands in decoder.py.
 
-Budget forcing (s1, arXiv 2501.19393, §3.1), per sequence:
-    the model wants to end thinking and `waits` are left    -> its end token is dropped, "Wait" is appended instead
-    `thinking_budget` tokens of thinking are spent          -> the end of thinking and the answer cue are appended
-What is appended is fed like any other token, so the cache is never rebuilt and no token is encoded twice. Injected
-tokens count as thinking and are marked in the row, for no later training should take them for the model's own.
-
-Departs from s1's evaluation code in: 1. the budget is spent over all rounds together (s1's README), not anew after
-each "Wait" (its harness). 2. A "Wait" that would leave no room for one more token is not appended. 3. An
-end-of-sequence token inside thinking is treated as an end of thinking whenever a budget or waits are set.
-
-How it decodes: sequences live in the slots of one preallocated cache. All live slots take a step together; every few
-steps finished ones are taken out, the last live slots move into the holes, and waiting prompts are encoded, packed
-without padding, into the free slots. The state of each sequence is a row of a few tensors, changed by tensor
-operations only: a step never asks the device for a value.
+Test-time compute, each a flag that writes ordinary completion rows:
+    budget forcing     --waits k --wait Wait, --min-thinking N, --thinking-budget N         s1 (2501.19393), §3.1
+    the model is told  --ask tokens:N | steps:N | long | short                              s1, §E.1
+                       --ask l1:N | l1-max:N                                                L1 (2503.04697), §3
+    rejection          --thinking-budget N --over-budget reject                             s1, §E.2
+    samples            --n N --temperature T, for majority, best-of-N and pass@k in evaluate.py
 
 A laptop, 7 seconds (after recipes/tiny.sh; 56% of the math problems come out right, 43% without --waits):
                      python generate.py --model out/tiny/seed0/sft-s1 --data out/tiny/seed0/data/held_out.jsonl
                      --out out/wait.jsonl --format think --only math --max-tokens 448 --temperature 0.7 --waits 1 --wait wait
 s1's settings:       python generate.py --model simplescaling/s1.1-32B --data out/aime24.jsonl --out out/aime24-wait2.jsonl
-                     --waits 2 --thinking-budget 30000 --max-tokens 32768 --device cuda --dtype bf16
+                     --waits 2 --thinking-budget -1 --max-tokens 32768 --device cuda --dtype bf16
+s1's Figure 1:       the same without --waits, with --sweep thinking_budget=500,1000,2000,4000,8000,16000
+Eight GPUs:          torchrun --nproc-per-node 8 -- generate.py ... (each a part of the rows), --tp 8 (one model over all)
 
-Reads problem rows (id, question). Writes completion rows in the order of the problems, and the settings beside them
-in OUT.config.json. A killed run leaves its finished rows in OUT.unfinished and continues from them.
+Reads problem rows (id, question; a row's own max_tokens, waits and thinking_budget precede the flags). Writes
+completion rows in the order of the problems, and the settings beside them in OUT.config.json. A killed run leaves its
+finished rows in OUT.unfinished and continues from them. --score reads rows with a completion (or with choices) and
+writes likelihoods.
 """
-import hashlib
+import dataclasses
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from tqdm import tqdm
 
 import model as models
 from data import run
-from data.format import FORMATS
+from data.format import FORMATS, ask
 from data.rows import BadInput, read_rows, write_rows
+from decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, random_key
 
 
 @dataclass(frozen=True)
 class Config:
     model: str                           # directory or hub name
-    data: str                            # problem rows
-    out: str                             # completion rows to write
-    format: Literal["s1", "think", "r1", "plain"] = "s1"   # text of the model's thinking, see data/format.py
+    data: str = ""                       # problem rows
+    out: str = ""                        # completion rows to write
+    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"    # text of the thinking, see data/format.py
 
     n: int = 1                           # samples per problem
     temperature: float = 0.0             # 0 = greedy
@@ -53,316 +51,98 @@ class Config:
     top_k: int = 0                       # keep this many tokens; 0 = all
     seed: int = 0                        # with a row's id and sample number it decides the row's text
     max_tokens: int = 1024               # of a completion, thinking and injected tokens included
+    stop: tuple[str, ...] = ()           # strings that end a completion wherever they appear, across tokens too
+    stop_tokens: tuple[str, ...] = ()    # tokens that end it, beside the model's own
 
     waits: int = 0                       # how often an end of thinking is replaced by --wait
-    wait: str = "Wait"                   # s1 also tried "Hmm" and "Alternatively"
-    thinking_budget: int | None = None   # tokens of thinking before the answer is forced; 0 = no thinking
+    wait: str = "Wait"                   # s1 also tried "Hmm", "Alternatively" and none ('')
+    min_thinking: int = 0                # replace it as often as it takes to think for this many tokens
+    thinking_budget: int | None = None   # tokens of thinking; 0 = none, -1 = all but 100 (s1's "auto")
+    budget_rule: Literal["total", "round"] = "total"       # of all rounds together, or of each round between waits
+    over_budget: Literal["force", "reject"] = "force"      # force the answer, or sample again until it fits (s1, §E)
+    max_tries: int = 1000                # of --over-budget reject
+    steps: int = 0                       # force the answer after so many steps (--format s1-steps)
+    ask: str = ""                        # tell the model how long to think: tokens:N, steps:N, long, short, l1:N, l1-max:N
 
+    sweep: str = ""                      # FLAG=A,B,...: one run for each value, OUT-FLAG-VALUE
+    score: bool = False                  # no sampling: log-probability, entropy, rank of each row's own completion
+    interactive: bool = False            # answer what is typed in the terminal
+    stdout: bool = False                 # rows to standard output as they finish, no files
     only: str | None = None              # only problems of this group
     limit: int = 0                       # only the first so many problems; 0 = all
-    slots: int = 256                     # sequences decoded side by side
+    slots: int = 256                     # sequences decoded side by side, if memory allows
     logp: bool = False                   # write the log-probability of each token
     device: str = "cpu"                  # or cuda
     dtype: Literal["fp32", "bf16"] = "fp32"                # of weights and computation
+    tp: int = 1                          # ranks that share one model (tensor parallel); the others share the rows
     overwrite: bool = False              # replace --out if it was made with other settings
 
 
-FREE = ("out", "slots", "overwrite")     # settings that may differ between a run and its continuation
-POLL = 8                                 # steps between looks at which sequences are done
+FREE = ("out", "slots", "overwrite", "tp")     # settings that may differ between a run and its continuation
+ANSWER_ROOM = 100                        # tokens that --thinking-budget -1 leaves for the answer, as s1's harness does
+SWEEPS = ("thinking_budget", "waits", "wait", "min_thinking", "max_tokens", "steps", "ask", "temperature", "seed")
 
 
-class Request(NamedTuple):
-    prompt: list[int]
-    key: int                             # stream of random numbers of this sample
-    max_tokens: int
-
-
-class Completion(NamedTuple):
-    ids: list[int]                       # every generated token, the stop token included
-    injected: list[bool]                 # written by budget forcing, not by the model
-    logp: list[float]                    # of each token at the sampling temperature; 0 where injected
-    finish: str                          # "stop" or "length"
-    n_thinking: int
-    n_waits: int
-    forced: bool                         # the answer was forced by the budget
-
-
-# ---------------------------------------------------------------- sampling
-
-def random_key(seed, *parts):
-    """A 63-bit key for a stream of random numbers, from a seed and whatever names the sample."""
-    return int.from_bytes(hashlib.sha256(repr((seed, *parts)).encode()).digest()[:8], "big") >> 1
-
-
-def uniform(key, counter):
-    """key and counter (B,) int64 -> (B,) float64 in [0, 1), without a state to keep.
-
-    A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the number for a
-    token depends on its key and position alone, hence not on who shares the batch. The mixer is SplitMix64.
-    """
-    def shift(x, n):                                     # logical shift: int64 is signed
-        return (x >> n) & ((1 << (64 - n)) - 1)
-
-    def mix(x):
-        x = (x ^ shift(x, 30)) * -0x40A7B892E31B1A47     # 0xBF58476D1CE4E5B9
-        x = (x ^ shift(x, 27)) * -0x6B2FB644ECCEEE15     # 0x94D049BB133111EB
-        return x ^ shift(x, 31)
-
-    x = mix(mix(key) + (counter + 1) * -0x61C8864680B583EB)  # 0x9E3779B97F4A7C15
-    return shift(x, 11).double() / 2**53
-
-
-def keep_likely(logits, top_k, top_p):
-    """Set all but the top_k tokens, then all but the smallest set with probability top_p, to -inf. (B, V)."""
-    if top_k and top_k < logits.shape[1]:
-        smallest = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if top_p < 1:
-        ordered, index = logits.sort(descending=True)
-        probability = ordered.softmax(1)
-        above = probability.cumsum(1) - probability                  # of the tokens before this one
-        outside = torch.zeros_like(above, dtype=torch.bool).scatter(1, index, above >= top_p)
-        logits = logits.masked_fill(outside, -torch.inf)
-    return logits
-
-
-def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0):
-    """logits (B, V) float32 -> token (B,), logp (B,) under the distribution it was drawn from (greedy: at T = 1)."""
-    if temperature > 0:
-        logits = keep_likely(logits / temperature, top_k, top_p)
-    logp = logits.log_softmax(1)
-    if temperature > 0:
-        below = logp.double().exp().cumsum(1)
-        # First token whose cumulative probability exceeds u; one with probability 0 never does.
-        token = torch.searchsorted(below, uniform(key, counter)[:, None] * below[:, -1:], right=True)[:, 0]
-    else:
-        token = logp.argmax(1)
-    return token, logp.gather(1, token[:, None])[:, 0]
-
-
-# ---------------------------------------------------------------- decoding
-
-class Control:
-    """What the decoder needs to know of format and settings, as token ids on the device."""
-    none, wait, end, force, force_after_break = range(5)             # scripts: token strings the decoder can inject
-
-    def __init__(self, tokenizer, form, settings, device):
-        def encode(text):
-            return tokenizer.encode(text, add_special_tokens=False) if text else []
-
-        self.n_tokens = len(tokenizer)                               # the head may be larger; those ids are never drawn
-        end_id = form.end_id(tokenizer)
-        self.end_id = -1 if end_id is None else end_id
-        self.waits, self.budget = settings.waits, settings.thinking_budget
-        self.active = self.waits > 0 or self.budget is not None
-        if self.active and end_id is None:
-            raise BadInput(f"--format {form.name}: this tokenizer has no single token that ends thinking, "
-                           "which --waits and --thinking-budget need")
-        scripts = [[], encode(settings.wait), encode(form.end), encode(form.after + form.end + form.cue),
-                   encode(form.end + form.cue)]
-        if self.waits and not scripts[self.wait]:
-            raise BadInput(f"--wait {settings.wait!r} is no token")
-        if self.waits and tokenizer.unk_token_id is not None and tokenizer.unk_token_id in scripts[self.wait]:
-            raise BadInput(f"--wait {settings.wait!r} is not in this tokenizer's vocabulary")
-        if self.budget is not None and self.budget + len(scripts[self.force]) >= settings.max_tokens:
-            raise BadInput(f"--thinking-budget {self.budget} leaves no room for an answer in "
-                           f"--max-tokens {settings.max_tokens}")
-        self.script_length = torch.tensor([len(s) for s in scripts], device=device)
-        width = max(1, *map(len, scripts))
-        self.script = torch.tensor([s + [0] * (width - len(s)) for s in scripts], device=device)   # (5, width)
-        self.stops = torch.tensor([tokenizer.eos_token_id], device=device)
-        self.ends = torch.tensor(sorted({self.end_id, tokenizer.eos_token_id} - {-1}), device=device)
-        # s1 puts a line break before the forced end of thinking unless the text just had one.
-        self.breaks = torch.zeros(self.n_tokens, dtype=torch.bool, device=device)
-        if self.budget is not None and form.after:
-            pieces = tokenizer.batch_decode([[i] for i in range(self.n_tokens)])
-            self.breaks = torch.tensor([piece.endswith(form.after) for piece in pieces], device=device)
-
-
-def new_state(requests, indices, control, has_thinking, max_tokens, device):
-    """The state of sequences that have just been given a slot: tensors with one row per sequence."""
-    n = len(requests)
-
-    def column(values, dtype=torch.int64):
-        return torch.tensor(values, dtype=dtype, device=device)
-
-    zeros = column([0] * n)
-    return {
-        "index": column(indices), "key": column([r.key for r in requests]),
-        "limit": column([r.max_tokens for r in requests]),
-        "length": column([len(r.prompt) for r in requests]),          # tokens in the cache
-        "token": column([r.prompt[-1] for r in requests]),            # newest token; it is fed next
-        "n": zeros, "n_thinking": zeros.clone(), "n_waits": zeros.clone(),
-        "thinking": column([has_thinking] * n, torch.bool),
-        # First token of a round of thinking; as in s1's harness, the very first round counts if more are to come.
-        "fresh": column([has_thinking and control.waits > 0] * n, torch.bool),
-        "script": zeros.clone(), "at": zeros.clone(),                 # which script is being injected, and where
-        "forced": column([False] * n, torch.bool), "done": column([False] * n, torch.bool),
-        "stopped": column([False] * n, torch.bool),
-        "ids": torch.zeros(n, max_tokens, dtype=torch.int64, device=device),
-        "injected": torch.zeros(n, max_tokens, dtype=torch.bool, device=device),
-        "logp": torch.zeros(n, max_tokens, device=device),
-    }
-
-
-def advance(state, logits, control, settings):
-    """Choose the next token of each sequence, sampled or injected, and update the state in place. logits (B, V)."""
-    logits = logits[:, :control.n_tokens]
-    if control.active:                                # a round of thinking does not begin with its own end
-        barred = torch.zeros_like(logits, dtype=torch.bool)
-        barred[:, control.ends] = state["fresh"][:, None]
-        logits = logits.masked_fill(barred, -torch.inf)
-    token, logp = sample(logits, state["key"], state["n"], settings.temperature, settings.top_k, settings.top_p)
-
-    # No script under way; and a finished sequence, which steps along until it is taken out, begins none.
-    free = ~state["done"] & (state["at"] >= control.script_length[state["script"]])
-    ends = torch.isin(token, control.ends)
-    wants_end = free & state["thinking"] & ends
-    own_end = wants_end & (token == control.end_id)
-    if control.active:
-        spent = torch.zeros_like(free)
-        room = torch.ones_like(free)
-        if control.budget is not None:
-            spent = free & state["thinking"] & (state["n_thinking"] >= control.budget)
-            room = state["n_thinking"] + control.script_length[control.wait] < control.budget
-        waiting = wants_end & ~spent & (state["n_waits"] < control.waits) & room
-        closing = wants_end & ~spent & ~waiting
-        own_end &= closing
-        force = torch.where(control.breaks[state["token"]], control.force_after_break, control.force)
-        begins = spent | waiting | closing
-        script = torch.where(spent, force, torch.where(waiting, control.wait, control.end))
-        state["script"] = torch.where(begins, script, state["script"])
-        state["at"] = torch.where(begins, 0, state["at"])
-        state["n_waits"] += waiting
-        state["forced"] |= spent
-        state["thinking"] &= ~(spent | closing)
-        scripted = state["at"] < control.script_length[state["script"]]
-        written = control.script[state["script"], state["at"].clamp(max=control.script.shape[1] - 1)]
-        token = torch.where(scripted, written, token)
-        state["at"] += scripted
-        state["fresh"] = scripted & (state["script"] == control.wait) \
-            & (state["at"] == control.script_length[control.wait])
-        injected = scripted & ~own_end                # the model's own end token is its own, also inside a script
-    else:
-        state["thinking"] &= ~own_end
-        injected = torch.zeros_like(free)
-
-    at = state["n"][:, None]
-    live = ~state["done"][:, None]
-
-    def put(name, value):
-        old = state[name].gather(1, at.clamp(max=state[name].shape[1] - 1))
-        state[name].scatter_(1, at.clamp(max=state[name].shape[1] - 1), torch.where(live, value[:, None], old))
-
-    put("ids", token)
-    put("injected", injected)
-    put("logp", logp.masked_fill(injected, 0))
-    alive = live[:, 0]
-    state["n"] += alive
-    stops = alive & ~injected & torch.isin(token, control.stops)
-    state["n_thinking"] += alive & state["thinking"] & ~stops
-    state["stopped"] |= stops
-    state["done"] |= stops | (state["n"] >= state["limit"])
-    state["token"] = token
-
-
-@torch.no_grad()
-def decode(model, tokenizer, form, requests, settings, slots=256):
-    """Yield (index of the request, Completion) as they finish. settings: a Config, or anything with its fields.
-
-    Same requests, same settings, same text, for any number of slots and any order (up to float rounding of the
-    matrix products, whose last bit depends on the batch).
-    """
-    device = models.head(model).device
-    control = Control(tokenizer, form, settings, device)
-    if not requests:
-        return
-    longest_completion = max(r.max_tokens for r in requests)
-    slots = min(slots, len(requests))
-    cache = models.Cache(model, slots, max(len(r.prompt) + r.max_tokens for r in requests))
-    waiting, state, n_live = list(enumerate(requests))[::-1], None, 0
-    while n_live or waiting:
-        new = [waiting.pop() for _ in range(min(slots - n_live, len(waiting)))]
-        if new:                                       # encode their prompts, packed, into the free slots
-            fresh = new_state([r for _, r in new], [i for i, _ in new], control, bool(form.end), longest_completion,
-                              device)
-            batch = models.pack([r.prompt for _, r in new], device=device)
-            slot = torch.arange(n_live, n_live + len(new), device=device)
-            ends = fresh["length"].cumsum(0) - 1      # last token of each prompt
-            prefill = models.Prefill(models.Packed(batch.lengths, device), cache,
-                                     slot.repeat_interleave(fresh["length"]), batch.positions)
-            hidden = models.hidden_states(model, batch.ids, batch.positions, prefill)[ends]
-            advance(fresh, models.next_token_logits(model, hidden), control, settings)
-            state = fresh if state is None else {k: torch.cat([state[k], fresh[k]]) for k in state}
-            n_live += len(new)
-        longest = int(state["length"].max())
-        for _ in range(POLL):
-            seen = torch.arange(longest + 1, device=device) <= state["length"][:, None]
-            step = models.Step(cache, state["length"], longest, seen[:, None, None])
-            hidden = models.hidden_states(model, state["token"], state["length"], step)
-            state["length"] = (state["length"] + 1).clamp(max=cache.max_len - 1)
-            longest = min(longest + 1, cache.max_len - 1)
-            advance(state, models.next_token_logits(model, hidden), control, settings)
-        done = state["done"].tolist()
-        yield from _take_out(state, [i for i, d in enumerate(done) if d])
-        n_left = done.count(False)
-        holes = [i for i in range(n_left) if done[i]]
-        movers = [i for i in range(n_left, n_live) if not done[i]]
-        if holes:
-            cache.move(movers, holes)
-            for tensor in state.values():
-                tensor[holes] = tensor[movers]
-        state = {name: tensor[:n_left] for name, tensor in state.items()}
-        n_live = n_left
-
-
-def _take_out(state, rows):
-    """Finished rows of the state -> (index, Completion)."""
-    picked = {name: tensor[rows].tolist() for name, tensor in state.items()} if rows else {"index": []}
-    for i, index in enumerate(picked["index"]):
-        n = picked["n"][i]
-        yield index, Completion(picked["ids"][i][:n], picked["injected"][i][:n], picked["logp"][i][:n],
-                                "stop" if picked["stopped"][i] else "length", picked["n_thinking"][i],
-                                picked["n_waits"][i], picked["forced"][i])
+def sampling_of(cfg):
+    return Sampling(cfg.temperature, cfg.top_p, cfg.top_k, cfg.wait, cfg.budget_rule, cfg.over_budget, cfg.max_tries,
+                    cfg.stop, cfg.stop_tokens)
 
 
 def completion_text(tokenizer, completion):
-    """The generated text with its special tokens, without the stop token."""
-    ids = completion.ids[:-1] if completion.finish == "stop" else completion.ids
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    """The generated text with its special tokens, without the stop token or stop string."""
+    own_stop = completion.finish == "stop" and completion.stop is None
+    text = tokenizer.decode(completion.ids[:-1] if own_stop else completion.ids, skip_special_tokens=False,
+                            clean_up_tokenization_spaces=False)
+    return text[:text.rindex(completion.stop)] if completion.stop in (text if completion.stop else ()) else text
 
 
 def completion_row(problem, sample_number, completion, tokenizer, form, with_logp=False):
     """A completion as a JSONL row: the problem's fields, the text and its parts, and the exact token ids."""
     text = completion_text(tokenizer, completion)
     thinking, response = form.split(text)
-    n_thinking = completion.n_thinking
+    n_thinking, stop = completion.n_thinking, completion.stop
     if form.end and form.end_id(tokenizer) is None:       # no single end token that the decoder could count up to
         n_thinking = len(tokenizer.encode(thinking, add_special_tokens=False))
+    if completion.finish == "stop" and stop is None:
+        stop = tokenizer.convert_ids_to_tokens(completion.ids[-1])
     row = problem | {"sample": sample_number, "text": text, "thinking": thinking, "response": response,
                      "ids": completion.ids, "injected": [i for i, x in enumerate(completion.injected) if x],
                      "n_thinking_tokens": n_thinking, "n_tokens": len(completion.ids), "finish": completion.finish,
-                     "n_waits": completion.n_waits, "forced": completion.forced}
+                     "stop": stop, "n_waits": completion.n_waits, "forced": completion.forced,
+                     "n_tries": completion.n_tries}
     return row | {"logp": [round(x, 6) for x in completion.logp]} if with_logp else row
 
 
-def read_part(path):
-    """Rows of an interrupted run: its last line may be cut."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+# ---------------------------------------------------------------- what is asked for
+
+def check(cfg):
+    """Raise BadInput for settings out of range or that do not go together."""
+    for name, bad in (("n", cfg.n < 1), ("temperature", cfg.temperature < 0), ("top_p", not 0 < cfg.top_p <= 1),
+                      ("top_k", cfg.top_k < 0), ("max_tokens", cfg.max_tokens < 1), ("waits", cfg.waits < 0),
+                      ("min_thinking", cfg.min_thinking < 0), ("max_tries", cfg.max_tries < 1), ("slots", cfg.slots < 1),
+                      ("thinking_budget", cfg.thinking_budget is not None and cfg.thinking_budget < -1),
+                      ("steps", cfg.steps < 0), ("tp", cfg.tp < 1), ("limit", cfg.limit < 0)):
+        if bad:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: out of range")
+    if cfg.steps and not FORMATS[cfg.format].has_steps:
+        raise BadInput(f"--steps {cfg.steps}: --format {cfg.format} has no steps (s1-steps has)")
+    if cfg.over_budget == "reject" and (cfg.thinking_budget is None or cfg.temperature == 0):
+        raise BadInput("--over-budget reject samples until --thinking-budget is kept: it needs one, and --temperature")
+    if cfg.thinking_budget is not None and -1 < cfg.thinking_budget < cfg.min_thinking:
+        raise BadInput(f"--min-thinking {cfg.min_thinking} is more than --thinking-budget {cfg.thinking_budget}")
+    if cfg.ask:
+        ask("", cfg.ask)
+    if not cfg.data:
+        raise BadInput("--data: problem rows are needed (or --interactive)")
+    if not cfg.out and not cfg.stdout:
+        raise BadInput("--out: where to write is needed (or --stdout)")
+    if cfg.out and Path(cfg.out).resolve() == Path(cfg.data).resolve():
+        raise BadInput(f"--out {cfg.out} is --data")
 
 
 def load_problems(cfg):
-    """The problems that cfg asks for. Raises BadInput for settings out of range and for rows it cannot take."""
-    for name, bad in (("n", cfg.n < 1), ("temperature", cfg.temperature < 0), ("top_p", not 0 < cfg.top_p <= 1),
-                      ("max_tokens", cfg.max_tokens < 1), ("waits", cfg.waits < 0), ("slots", cfg.slots < 1),
-                      ("thinking_budget", cfg.thinking_budget is not None and cfg.thinking_budget < 0)):
-        if bad:
-            raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: out of range")
-    if Path(cfg.out).resolve() == Path(cfg.data).resolve():
-        raise BadInput(f"--out {cfg.out} is --data")
+    """The rows that cfg asks for. Raises BadInput for rows it cannot take."""
+    check(cfg)
     problems = [problem for problem in read_rows(cfg.data, need=("id", "question"))
                 if cfg.only is None or problem.get("group") == cfg.only]
     if not problems:
@@ -370,94 +150,331 @@ def load_problems(cfg):
     problems = problems[:cfg.limit] if cfg.limit else problems
     seen = set()
     for problem in problems:
-        if problem["id"] in seen:
+        key = (problem["id"], problem.get("sample") if cfg.score else None)
+        if key in seen:
             raise BadInput(f"{cfg.data}: two rows have the id '{problem['id']}'")
-        seen.add(problem["id"])
+        seen.add(key)
+        for name in ("max_tokens", "waits", "thinking_budget"):
+            value = problem.get(name, 1)
+            if type(value) is not int or value < (name == "max_tokens"):
+                raise BadInput(f"{cfg.data}: row '{problem['id']}': {name} {value!r} is not a number of tokens")
     return problems
 
 
-def standing(cfg, out, header, identity):
-    """How far this run is: "new", "begun" or "complete". Raises BadInput if --out is another run's and may not go."""
-    if not header.is_file():
-        if out.is_file() and not cfg.overwrite:
-            raise BadInput(f"--out {out} exists, and without {header.name} it cannot be told how it was made; "
-                           "choose another --out, or --overwrite to replace it")
-        return "new"
-    difference = run.difference(identity, json.loads(header.read_text()).get("identity", {}))
-    if difference and not cfg.overwrite:
-        raise BadInput(f"--out {out} was made with other settings ({difference}); choose another --out, "
-                       "or --overwrite to replace it")
-    return "new" if difference else "complete" if out.is_file() else "begun"
+def sweep(cfg):
+    """The settings of each run of --sweep FLAG=A,B,..."""
+    name, _, values = cfg.sweep.partition("=")
+    name = name.removeprefix("--").replace("-", "_")
+    kind = {"wait": str, "ask": str, "temperature": float}.get(name, int)
+    if name not in SWEEPS or not values:
+        raise BadInput(f"--sweep {cfg.sweep}: not FLAG=A,B,... with a FLAG of {', '.join(SWEEPS)}")
+    if not cfg.out:
+        raise BadInput("--sweep writes files: --out is needed")
+    runs, out = [], Path(cfg.out)
+    for value in values.split(","):
+        try:
+            value = None if (name, value) == ("thinking_budget", "none") else kind(value)
+        except ValueError:
+            raise BadInput(f"--sweep {cfg.sweep}: '{value}' is not a value of --{name.replace('_', '-')}") from None
+        place = out.with_name(f"{out.stem}-{name.replace('_', '-')}-{str(value).replace(':', '-')}{out.suffix}")
+        runs.append(dataclasses.replace(cfg, **{name: value, "sweep": "", "out": str(place)}))
+    for one in runs:
+        check(one)
+    return runs
 
 
-def make_requests(cfg, problems, done, model, tokenizer, form, control):
-    """-> (requests, the (problem, sample number) of each, prompts left out). done: the (id, sample) already written.
+def make_requests(cfg, problems, model, tokenizer, form, history=()):
+    """-> (requests, the (problem, sample number) of each, lines that say which prompts were left out and why).
 
-    A prompt needs room for one token in the context, or for its budget, what ends it, and one token of an answer.
+    A prompt needs room in the context for one token, or for its budget, what ends it, and one token of an answer.
     """
-    requests, todo, context = [], [], models.context_length(model)
-    needed = 1 if control.budget is None else control.budget + int(control.script_length[control.force]) + 1
-    n_skipped = 0
+    requests, todo, skipped, context = [], [], [], models.context_length(model)
+    longest = Request([], 0, 0, cfg.waits, cfg.thinking_budget, cfg.min_thinking, cfg.steps)
+    control = Control(model, tokenizer, form, sampling_of(cfg), [longest])      # refuses flags that cannot be served
+    forced = control.force_length + 1                                           # and a token of an answer
     for problem in problems:
-        prompt = form.prompt_ids(tokenizer, problem["question"])
-        room = context - len(prompt)
+        question = ask(problem["question"], cfg.ask) if cfg.ask else problem["question"]
+        prompt = form.prompt_ids(tokenizer, question, history)
+        limit = problem.get("max_tokens", cfg.max_tokens)
+        budget, room = problem.get("thinking_budget", cfg.thinking_budget), min(limit, context - len(prompt))
+        if budget == -1:
+            budget = room - (forced - 1) - ANSWER_ROOM
+        request = Request(prompt, 0, room, problem.get("waits", cfg.waits), budget, cfg.min_thinking, cfg.steps)
+        needed = 1 if budget is None else control.most_thinking(request) + forced * (cfg.over_budget == "force")
+        where = f"row '{problem['id']}'" if "thinking_budget" in problem or "max_tokens" in problem else None
+        if budget is not None and (budget < 0 or needed > limit):
+            what = f"--thinking-budget {budget if budget >= 0 else -1} leaves no room for an answer in --max-tokens {limit}"
+            raise BadInput(f"{cfg.data}: {where}: {what}" if where else what)
         if room < needed:
-            print(f"skipped: the prompt of row '{problem['id']}' has {len(prompt)} tokens, the context {context}")
-            n_skipped += 1
+            skipped.append(f"skipped: the prompt of row '{problem['id']}' has {len(prompt)} tokens, the context {context}")
             continue
         for number in range(cfg.n):
-            if (problem["id"], number) not in done:
-                todo.append((problem, number))
-                requests.append(Request(prompt, random_key(cfg.seed, problem["id"], number),
-                                        min(cfg.max_tokens, room)))
-    return requests, todo, n_skipped
+            todo.append((problem, number))
+            requests.append(request._replace(key=random_key(cfg.seed, problem["id"], number)))
+    return requests, todo, skipped
 
 
-def main(cfg):
-    """Generate and write the rows; returns them."""
-    problems = load_problems(cfg)
-    out, part = Path(cfg.out), Path(cfg.out + ".unfinished")
-    header = out.with_suffix(".config.json")
-    identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
-    stands = standing(cfg, out, header, identity)
-    if stands == "complete":
-        print(f"{out}: this run is complete")
-        return read_rows(out)
-    model, tokenizer = models.load(cfg.model, cfg.device, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
-    form = FORMATS[cfg.format]
+# ---------------------------------------------------------------- likelihoods
+
+def likelihoods(cfg, rows, model, tokenizer, form):
+    """Yield each row with log-probability, entropy (nats) and rank of every token of its completion.
+
+    The completion is `ids` where the row has them, else `thinking` and `response` in the format's text. A row with
+    `choices` (multiple choice) gets `choice_logp`, the summed log-probability of each as an answer to the question,
+    and as `response` the likeliest, by its letter if `answer` is a letter.
+    """
+    items, context = [], models.context_length(model)
+    for place, row in enumerate(rows):
+        prompt = form.prompt_ids(tokenizer, row["question"])
+        if "choices" in row:
+            pairs = [(prompt, tokenizer.encode(choice, add_special_tokens=False)) for choice in row["choices"]]
+        elif "ids" in row:
+            pairs = [(prompt, row["ids"])]
+        elif row.get("response") is not None:
+            ids, trained = form.training_ids(tokenizer, row)
+            pairs = [(ids[:trained.index(True)], ids[trained.index(True):])]
+        else:
+            raise BadInput(f"{cfg.data}: row '{row['id']}' has neither ids, nor response, nor choices to score")
+        for start, end in pairs:
+            if not end or not all(type(i) is int and 0 <= i < len(tokenizer) for i in end):
+                raise BadInput(f"{cfg.data}: row '{row['id']}': nothing to score, or ids outside the vocabulary")
+            if len(start) + len(end) > context:
+                raise BadInput(f"{cfg.data}: row '{row['id']}' has {len(start) + len(end)} tokens, the context {context}")
+            items.append((place, start, end))
+    found = {}
+    for group in models.fill_bins([len(start) + len(end) for _, start, end in items], PREFILL):
+        group = [items[i] for i in group]
+        batch = models.pack([start + end for _, start, end in group],
+                            [[False] * len(start) + [True] * len(end) for _, start, end in group], cfg.device)
+        with torch.no_grad():
+            stats = models.score(model, batch, cfg.temperature or 1.0, ("logp", "entropy", "rank"))
+        columns = [getattr(stats, name).split([len(end) for *_, end in group]) for name in ("logp", "entropy", "rank")]
+        for (place, *_), logp, entropy, rank in zip(group, *columns):
+            found.setdefault(place, []).append((logp, entropy, rank))
+            row = rows[place]
+            if len(found[place]) < len(row.get("choices", "1")):
+                continue
+            if "choices" in row:
+                sums = [float(logp.sum()) for logp, *_ in found[place]]
+                best = max(range(len(sums)), key=sums.__getitem__)
+                letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:len(sums)]
+                named = row.get("answer") in list(letters)
+                yield row | {"choice_logp": [round(x, 6) for x in sums],
+                             "response": letters[best] if named else row["choices"][best], "thinking": ""}
+            else:
+                yield row | {"logp": [round(x, 6) for x in logp.tolist()], "rank": rank.tolist(),
+                             "entropy": [round(x, 6) for x in entropy.tolist()]}
+
+
+# ---------------------------------------------------------------- the command
+
+class Book:
+    """The rows of a run on disk: OUT.unfinished while it lasts (a file for each process), OUT when all are there."""
+
+    def __init__(self, cfg):
+        """Raises BadInput if --out is another run's and may not go."""
+        self.cfg, self.complete = cfg, False
+        if cfg.stdout:
+            return
+        self.out, self.part = Path(cfg.out), Path(cfg.out + ".unfinished")
+        self.header = self.out.with_suffix(".config.json")
+        self.identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
+        if not self.header.is_file():
+            self.is_new = True
+            if self.out.is_file() and not cfg.overwrite:
+                raise BadInput(f"--out {self.out} exists, and without {self.header.name} it cannot be told how it was "
+                               "made; choose another --out, or --overwrite to replace it")
+            return
+        difference = run.difference(self.identity, json.loads(self.header.read_text()).get("identity", {}))
+        if difference and not cfg.overwrite:
+            raise BadInput(f"--out {self.out} was made with other settings ({difference}); choose another --out, "
+                           "or --overwrite to replace it")
+        self.is_new, self.complete = bool(difference), not difference and self.out.is_file()
+
+    def open(self, ranks):
+        """-> {key: row} of what is already there."""
+        self.ranks, self.file = ranks, None
+        if self.cfg.stdout:
+            self.file = sys.stdout if ranks.writes else None
+            return {}
+        models.barrier(ranks)
+        if ranks.leads:
+            if self.is_new:
+                self.out.unlink(missing_ok=True)
+            rows = {} if self.is_new else self.read()
+            for file in self.parts():
+                file.unlink()
+            write_rows(self.part, rows.values())          # in one file, without a cut last line
+            run.save_config(self.cfg, self.header, identity=self.identity)
+        models.barrier(ranks)
+        rows = self.read()
+        models.barrier(ranks)
+        if ranks.writes:
+            name = f"{self.part}.{ranks.index}" if ranks.index else self.part
+            self.file = open(name, "a", encoding="utf-8", newline="\n")
+        return rows
+
+    def parts(self):
+        return sorted(self.part.parent.glob(self.part.name + "*"))
+
+    def read(self):
+        """Rows of all parts; the last line of a part may be cut."""
+        lines = [line for part in self.parts() for line in part.read_bytes().split(b"\n")[:-1]]
+        return {key_of(row): row for row in map(json.loads, lines)}
+
+    def add(self, row):
+        if self.file:
+            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self.file.flush()
+
+    def close(self, order, **totals):
+        """Write OUT, its rows in this order of keys, and the header -> the rows."""
+        if self.cfg.stdout:
+            return []
+        if self.file:
+            self.file.close()
+        models.barrier(self.ranks)
+        rows = self.read()
+        rows = [rows[key] for key in order if key in rows]
+        models.barrier(self.ranks)
+        if self.ranks.leads:
+            write_rows(self.out, rows)
+            for part in self.parts():
+                part.unlink()
+            run.save_config(self.cfg, self.header, identity=self.identity, **totals)
+        return rows
+
+
+def key_of(row):
+    return row["id"], row.get("sample", 0)
+
+
+def completions(cfg, model, tokenizer, form, requests, todo):
+    """Yield the rows of the requests as they finish."""
+    for index, completion in decode(model, tokenizer, form, requests, sampling_of(cfg), cfg.slots):
+        problem, number = todo[index]
+        if completion.finish == "nan":
+            tqdm.write(f"row '{problem['id']}': the model's logits are not finite after {len(completion.ids)} tokens",
+                       file=sys.stderr)
+        yield completion_row(problem, number, completion, tokenizer, form, cfg.logp)
+
+
+def load(cfg):
+    """-> (model, tokenizer, ranks): under torchrun this process's share of the work, see model.join."""
+    ranks = models.join(cfg.device, cfg.tp)
+    dtype = torch.bfloat16 if cfg.dtype == "bf16" else torch.float32
+    return *models.load(cfg.model, ranks.device, dtype, ranks.group), ranks
+
+
+def main(cfg, loaded=None):
+    """Generate and write the rows; returns them (of a sweep: a list for each run)."""
+    if cfg.interactive:
+        return chat(cfg)
+    if cfg.sweep:
+        runs, loaded = sweep(cfg), loaded or load(cfg)
+        return [main(one, loaded) for one in runs]
+    given, form = load_problems(cfg), FORMATS[cfg.format]
+    book = Book(cfg)
+    if book.complete:
+        print(f"{book.out}: this run is complete")
+        return read_rows(book.out)
+    model, tokenizer, ranks = loaded or load(cfg)
     form.check(tokenizer)
-    control = Control(tokenizer, form, cfg, cfg.device)
-    if stands == "new":                                   # only now, when nothing else can be refused
-        out.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
-    run.save_config(cfg, header, identity=identity)
-    rows = {(row["id"], row["sample"]): row for row in read_part(part)}
-    write_rows(part, rows.values())                       # without a cut last line
-    requests, todo, n_skipped = make_requests(cfg, problems, rows, model, tokenizer, form, control)
-
-    began, n_tokens = time.perf_counter(), 0
-    with open(part, "a", encoding="utf-8", newline="\n") as file, \
-            tqdm(total=len(requests), desc=out.name, disable=None) as bar:
-        for index, completion in decode(model, tokenizer, form, requests, cfg, cfg.slots):
-            problem, number = todo[index]
-            row = completion_row(problem, number, completion, tokenizer, form, cfg.logp)
-            rows[row["id"], number] = row
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            n_tokens += len(completion.ids)
-            bar.update()
-    seconds = time.perf_counter() - began
-    done = [rows[problem["id"], number] for problem in problems for number in range(cfg.n)
-            if (problem["id"], number) in rows]
-    if not done:
+    requests, todo, skipped = [], [], []
+    if not cfg.score:                                     # refuses what cannot be served before a file is touched
+        requests, todo, skipped = make_requests(cfg, given, model, tokenizer, form)
+    say = print if ranks.leads and not cfg.stdout else lambda line: ranks.leads and print(line, file=sys.stderr)
+    for line in skipped:
+        say(line)
+    keys = [key_of(row) for row in given] if cfg.score else [(problem["id"], number) for problem, number in todo]
+    if not keys:
         raise BadInput(f"{cfg.data}: no prompt fits into the context")
-    write_rows(out, done)
-    part.unlink()
-    totals = {"n_tokens": n_tokens, "seconds": round(seconds, 2), "skipped_prompts": n_skipped}
-    run.save_config(cfg, header, identity=identity, **totals)
-    print(f"{out}: {len(done)} completions, {n_tokens / max(seconds, 1e-9):.0f} tokens/s, "
-          f"{sum(row['finish'] == 'length' for row in done)} cut by --max-tokens, {n_skipped} prompts skipped")
+    done = book.open(ranks)
+    share = {problem["id"]: place % ranks.n == ranks.index for place, problem in enumerate(given)}
+    left = [i for i, key in enumerate(keys) if share[key[0]] and key not in done]
+    if cfg.score:
+        rows = likelihoods(cfg, [given[i] for i in left], model, tokenizer, form)
+    else:
+        requests, todo = [requests[i] for i in left], [todo[i] for i in left]
+        rows = completions(cfg, model, tokenizer, form, requests, todo)
+        if requests:
+            longest, slots = max(len(r.prompt) + r.max_tokens for r in requests), fit_slots(model, requests, cfg.slots)
+            say(f"{slots} slots of {longest} tokens, a cache of "
+                f"{(slots + 1) * longest * models.bytes_per_token(model) / 1e9:.2g} GB")
+    n_tokens, began = 0, time.perf_counter()
+    with tqdm(total=len(left), desc=book.cfg.out or "rows", disable=None if ranks.leads else True) as bar:
+        try:
+            for row in rows:
+                book.add(row)
+                n_tokens += row.get("n_tokens", 0)
+                bar.set_postfix_str(f"{n_tokens / (time.perf_counter() - began):.0f} tokens/s", refresh=False)
+                bar.update()
+        except torch.OutOfMemoryError as error:
+            raise BadInput(f"--slots {cfg.slots}: out of memory; finished rows are kept, fewer slots continue") from error
+    n_tokens = models.total(n_tokens, ranks)
+    seconds = time.perf_counter() - began
+    done = book.close(keys, n_tokens=n_tokens, seconds=round(seconds, 2), skipped_prompts=len(skipped))
+    say(f"{cfg.out or 'done'}: {len(keys)} rows, {n_tokens / max(seconds, 1e-9):.0f} tokens/s, "
+        f"{sum(row.get('finish') == 'length' for row in done)} cut by --max-tokens, {len(skipped)} prompts skipped")
     return done
+
+
+# ---------------------------------------------------------------- in the terminal
+
+def chat(cfg):
+    """Answer what is typed, thinking dimmed and the answer plain. /NAME VALUE changes a setting, /new forgets the past."""
+    names = ("thinking_budget", "waits", "wait", "min_thinking", "max_tokens", "temperature", "top_p", "seed", "ask")
+    cfg = dataclasses.replace(cfg, data="typed", out="shown")
+    check(cfg)
+    model, tokenizer, _ = load(cfg)
+    form, history, n_asked = FORMATS[cfg.format], [], 0
+    form.check(tokenizer)
+    dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
+    print("Type a question; /thinking_budget N, /waits N and the like change a setting, /new begins anew, Ctrl-D ends.")
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return print()
+        shown = 0
+
+        def show(state, n):
+            """Print what the newest token added, except half a character."""
+            nonlocal shown
+            ids = state["ids"][0, :int(state["n"][0])].tolist()
+            if ids and state["finish"][0] == 1 and not cfg.stop:
+                ids = ids[:-1]
+            text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            end = text.find(form.end) if form.end else 0
+            end = len(text) if end < 0 else end + len(form.end)
+            if not text.endswith("\ufffd"):
+                print(dim + text[shown:max(shown, end)] + plain + text[max(shown, end):], end="", flush=True)
+                shown = len(text)
+
+        try:
+            if line == "/new":
+                history = []
+            elif line.startswith("/"):
+                name, _, value = line[1:].partition(" ")
+                name = {"budget": "thinking_budget"}.get(name.replace("-", "_"), name.replace("-", "_"))
+                if name not in names:
+                    raise BadInput(f"/{name}: not one of {', '.join(names)}, new")
+                value = None if value in ("", "none") and name == "thinking_budget" else \
+                    {"wait": str, "ask": str, "temperature": float, "top_p": float}.get(name, int)(value)
+                check(changed := dataclasses.replace(cfg, **{name: value}))
+                cfg = changed
+            elif line:
+                problem = {"id": f"typed {n_asked}", "question": line}
+                requests, _, skipped = make_requests(cfg, [problem], model, tokenizer, form, history)
+                n_asked += 1
+                if skipped:
+                    raise BadInput("the conversation has outgrown the context; /new begins anew")
+                (_, completion), = decode(model, tokenizer, form, requests[:1], sampling_of(cfg), 1, watch=show)
+                print()
+                row = completion_row(problem, 0, completion, tokenizer, form)
+                history += [{"role": "user", "content": line}, {"role": "assistant", "content": row["response"]}]
+        except (BadInput, ValueError) as error:
+            print(error)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ import sft
 from data import run
 from data.format import FORMATS
 from data.rows import BadInput, read_rows
+from decoder import Request, Sampling, decode, random_key
 
 
 @dataclass(frozen=True)
@@ -191,22 +192,15 @@ def rollout(model, tokenizer, form, problems, cfg, stream):
     for place, problem in enumerate(problems):            # the place too: a small data set can repeat within a step
         prompt = form.prompt_ids(tokenizer, problem["question"])
         for number in range(cfg.group_size):
-            key = generate.random_key(cfg.seed, *stream, place, problem["id"], number)
-            requests.append(generate.Request(prompt, key, cfg.max_tokens))
+            key = random_key(cfg.seed, *stream, place, problem["id"], number)
+            requests.append(Request(prompt, key, cfg.max_tokens))
     completions = [None] * len(requests)
-    for index, completion in generate.decode(model, tokenizer, form, requests, Sampling(cfg), cfg.slots):
+    # The full distribution: a cut by top-p would have to be made in training too.
+    for index, completion in decode(model, tokenizer, form, requests, Sampling(cfg.temperature), cfg.slots):
         completions[index] = completion
     rows = [generate.completion_row(problems[i // cfg.group_size], i % cfg.group_size, c, tokenizer, form)
             for i, c in enumerate(completions)]
     return rows, completions, [r.prompt for r in requests]
-
-
-class Sampling:
-    """generate's settings for a rollout: full distribution (top-p would need the same cut in training), no forcing."""
-    top_p, top_k, waits, wait, thinking_budget = 1.0, 0, 0, "", None
-
-    def __init__(self, cfg):
-        self.temperature, self.max_tokens = cfg.temperature, cfg.max_tokens
 
 
 def policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale, measure_kl,
@@ -276,10 +270,10 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
 def held_out_accuracy(model, tokenizer, form, problems, cfg):
     """Share of right answers, one sample each at cfg.temperature."""
     prompts = [form.prompt_ids(tokenizer, p["question"]) for p in problems]
-    requests = [generate.Request(ids, generate.random_key(cfg.seed, "evaluation", p["id"]), cfg.max_tokens)
+    requests = [Request(ids, random_key(cfg.seed, "evaluation", p["id"]), cfg.max_tokens)
                 for p, ids in zip(problems, prompts)]
     rows = [generate.completion_row(problems[i], 0, c, tokenizer, form)
-            for i, c in generate.decode(model, tokenizer, form, requests, Sampling(cfg), cfg.slots)]
+            for i, c in decode(model, tokenizer, form, requests, Sampling(cfg.temperature), cfg.slots)]
     return statistics.fmean(bool(evaluate.grade(row, evaluate.answer_of(row))) for row in rows)
 
 

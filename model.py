@@ -12,13 +12,16 @@ row knows the length of each sequence, and its positions restart at 0.
 Shapes: T tokens in a packed row, B sequences, H heads, H_kv key-value heads, K head width, D width, V vocabulary.
 """
 import inspect
+import math
 import os
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
@@ -92,25 +95,50 @@ class Packed:
 
 
 class Cache:
-    """Keys and values of up to `slots` sequences, preallocated: per layer (slots, max_len, H_kv, K).
+    """Keys and values of up to `slots` sequences, preallocated: per layer (slots, H_kv, max_len, K).
 
     Live sequences occupy the first slots without a gap, so that a decoding step reads a plain slice.
     """
 
     def __init__(self, model, slots, max_len):
-        config = model.config
-        heads = config.num_key_value_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         weight = head(model)
         self.slots, self.max_len = slots, max_len
         self.keys, self.values = (
-            [torch.zeros(slots, max_len, heads, width, dtype=weight.dtype, device=weight.device)
-             for _ in range(config.num_hidden_layers)] for _ in range(2))
+            [torch.zeros(slots, heads, max_len, width, dtype=weight.dtype, device=weight.device)
+             for heads, width in cache_shape(model)] for _ in range(2))
 
-    def move(self, source, destination):
-        """Copy slot source[i] to slot destination[i] in all layers."""
+    def copy(self, source, destination, length):
+        """Copy the first `length` cells of slot source[i] to slot destination[i] in all layers."""
         for tensor in (*self.keys, *self.values):
-            tensor[destination] = tensor[source]
+            tensor[destination, :, :length] = tensor[source, :, :length]
+
+    def clear(self, slots):
+        """Forget what these slots hold: a NaN would outlive its sequence, for 0 · NaN is NaN."""
+        for tensor in (*self.keys, *self.values):
+            tensor[slots] = 0
+
+
+def cache_shape(model):
+    """(key-value heads, head width) of each layer; under tensor parallelism the heads of this rank."""
+    config = model.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return [(config.num_key_value_heads // getattr(model, "attention_parts", 1), width)] * config.num_hidden_layers
+
+
+def bytes_per_token(model):
+    """Memory that the cache takes for one token of one sequence."""
+    return 2 * sum(heads * width for heads, width in cache_shape(model)) * head(model).element_size()
+
+
+def free_memory(device):
+    """Bytes that can still be allocated on a device."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return 1024 * int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])
+    except (OSError, TypeError):                     # not Linux: nothing is known
+        return 2**60
 
 
 @dataclass
@@ -121,6 +149,10 @@ class Prefill:
     slot: torch.Tensor         # (T,) of each token
     positions: torch.Tensor    # (T,)
 
+    @property
+    def max_len(self):
+        return self.packed.max_len
+
 
 @dataclass
 class Step:
@@ -128,47 +160,60 @@ class Step:
     cache: Cache
     lengths: torch.Tensor      # (B,) tokens already cached
     longest: int               # an upper bound of lengths, known without asking the device
-    seen: torch.Tensor         # (B, 1, 1, longest + 1) which cells a sequence may attend to
+    masks: dict = field(default_factory=dict)                             # of each window, made by the first layer
+
+    @property
+    def max_len(self):
+        return self.longest + 1
 
 
 def attention(module, query, key, value, attention_mask, scaling=None, sequences=None,
               sliding_window=None, softcap=None, **_):
     """transformers' attention hook. query (1, H, T, K), key and value (1, H_kv, T, K) -> ((1, T, H, K), None).
 
-    sequences: Packed, Prefill or Step. What we do not compute is refused, not approximated.
+    sequences: Packed, Prefill or Step. sliding_window w: a token sees itself and w - 1 before it (Mistral, Gemma);
+    softcap c: scores become c · tanh(score / c) (Gemma 2).
     """
     if attention_mask is not None or sequences is None:
         raise ValueError("call model.hidden_states: this attention takes packed sequences, not a mask")
-    if softcap is not None:
-        raise BadInput("this model caps its attention scores, which model.attention does not compute")
-    packed = getattr(sequences, "packed", sequences)
-    longest = sequences.longest + 1 if isinstance(sequences, Step) else packed.max_len
-    if sliding_window is not None and longest > sliding_window:
-        raise BadInput(f"{longest} tokens exceed this model's sliding window of {sliding_window}, "
-                       "which model.attention does not compute")
+    if sliding_window is not None and sequences.max_len <= sliding_window:
+        sliding_window = None                        # nobody is that far away
     if isinstance(sequences, Step):
-        return _attend_to_cache(query, key, value, sequences, module.layer_idx, scaling), None
+        return _attend_to_cache(query, key, value, sequences, module.layer_idx, scaling, sliding_window, softcap), None
     # Under autocast a norm of queries and keys (Qwen3) gives float32 while values are bfloat16.
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (T, H, K), (T, H_kv, K)
+    packed = sequences
     if isinstance(sequences, Prefill):
-        sequences.cache.keys[module.layer_idx][sequences.slot, sequences.positions] = key
-        sequences.cache.values[module.layer_idx][sequences.slot, sequences.positions] = value
-    return _attend_within(query, key, value, packed, scaling)[None], None
+        packed = sequences.packed
+        sequences.cache.keys[module.layer_idx][sequences.slot, :, sequences.positions] = key
+        sequences.cache.values[module.layer_idx][sequences.slot, :, sequences.positions] = value
+    return _attend_within(query, key, value, packed, scaling, sliding_window, softcap)[None], None
 
 
-def _attend_within(query, key, value, packed, scale):
+def _attend_within(query, key, value, packed, scale, window=None, softcap=None):
     """Causal attention inside each packed sequence. (T, H, K), (T, H_kv, K) twice -> (T, H, K)."""
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        return _flash_within(query, key, value, packed, scale)
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and softcap is None:
+        return _flash_within(query, key, value, packed, scale, window)
     parts = []
     for index, real in packed.blocks:
         q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))          # (n, H, L, K)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        if softcap is None and window is None:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        else:
+            place = torch.arange(index.shape[1], device=query.device)
+            distance = place[:, None] - place
+            seen = (distance >= 0) & (distance < (window or len(place)))            # (L, L)
+            if softcap is None:
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=True)
+            else:
+                k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+                scores = softcap * torch.tanh((q @ k.transpose(2, 3)).float() * (scale / softcap))
+                out = scores.masked_fill(~seen, -torch.inf).softmax(3).to(v.dtype) @ v
         parts.append(out.transpose(1, 2).flatten(0, 1)[real])                      # (real tokens, H, K)
     return parts[0] if packed.back is None else torch.cat(parts)[packed.back]
 
 
-def _flash_within(query, key, value, packed, scale):
+def _flash_within(query, key, value, packed, scale, window=None):
     """The same by PyTorch's variable-length flash kernel (CUDA, half precision). Its window (-1, 0) means causal."""
     from torch.nn.attention.varlen import varlen_attn
     grouped = {}
@@ -177,31 +222,120 @@ def _flash_within(query, key, value, packed, scale):
     else:
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     return varlen_attn(query, key, value, packed.cu_seqlens, packed.cu_seqlens, packed.max_len, packed.max_len,
-                       scale=scale, window_size=(-1, 0), **grouped)
+                       scale=scale, window_size=(-1 if window is None else window - 1, 0), **grouped)
 
 
-def _attend_to_cache(query, key, value, step, layer, scale):
+def _attend_to_cache(query, key, value, step, layer, scale, window, softcap):
     """query (1, H, B, K), one new token per sequence, against the cached ones and itself -> (1, B, H, K)."""
-    n_heads, n, width = query.shape[1:]
     keys, values = step.cache.keys[layer], step.cache.values[layer]
-    at = torch.arange(n, device=query.device)
-    keys[at, step.lengths] = key[0].transpose(0, 1)
-    values[at, step.lengths] = value[0].transpose(0, 1)
-    keys, values = (x[:n, :step.longest + 1].transpose(1, 2) for x in (keys, values))   # (B, H_kv, L, K)
-    # The heads that share a key-value head stand as further query rows: nothing is repeated in memory.
-    grouped = query[0].transpose(0, 1).reshape(n, keys.shape[1], -1, width)        # (B, H_kv, H / H_kv, K)
-    out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=step.seen, scale=scale)
-    return out.reshape(1, n, n_heads, width)
+    query, key, value = (x[0].transpose(0, 1).to(keys.dtype) for x in (query, key, value))  # (B, H, K), (B, H_kv, K)
+    at = torch.arange(len(query), device=query.device)
+    keys[at, :, step.lengths] = key
+    values[at, :, step.lengths] = value
+    return kernels.decode_attention(query, keys, values, step.lengths, step.longest, scale, window, softcap,
+                                    step.masks)[None]
 
 
 AttentionInterface.register("packed", attention)
 
 
-def load(path, device="cpu", dtype=torch.float32):
+# ---------------------------------------------------------------- several processes
+
+class Ranks(NamedTuple):
+    """What this process does in a run of several: part `index` of `n` of the rows, on `device`."""
+    device: str
+    index: int = 0
+    n: int = 1
+    group: dist.ProcessGroup | None = None       # the ranks that share one model with this one
+    leads: bool = True                           # the one process that speaks and writes what is common
+    writes: bool = True                          # of the ranks that share a model, the one that writes its rows
+
+
+def join(device="cpu", tp=1):
+    """Join the processes that torchrun has started -> Ranks. tp neighbouring ranks share a model. Raises BadInput."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world % tp:
+        raise BadInput(f"--tp {tp}: does not divide {world} process{'es' * (world > 1)} (torchrun --nproc-per-node)")
+    if world == 1:
+        return Ranks(device)
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device != "cpu" else "gloo")
+    rank = dist.get_rank()
+    groups = [dist.new_group(range(first, first + tp)) for first in range(0, world, tp)] if tp > 1 else None
+    return Ranks(device, rank // tp, world // tp, groups[rank // tp] if groups else None, rank == 0, rank % tp == 0)
+
+
+def barrier(ranks):
+    """Wait until every process has come here."""
+    if ranks.n > 1 or ranks.group is not None:
+        dist.barrier()
+
+
+def total(number, ranks):
+    """The sum of each process's number; ranks that share a model have the same one and count once."""
+    if ranks.n == 1:
+        return number
+    numbers = torch.tensor(number if ranks.writes else 0, device=ranks.device)
+    dist.all_reduce(numbers)
+    return numbers.item()
+
+
+def split(model, group, name="the model"):
+    """Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM", §3) in place, for inference: of the layers that
+    transformers' plan for the family calls colwise this rank keeps a part of the outputs, of those called rowwise the
+    matching part of the inputs, and their sum over the ranks is the output. All other layers stay whole.
+    """
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    plan = getattr(model.config, "base_model_tp_plan", None)
+    if not plan:
+        raise BadInput(f"--tp {size}: transformers has no tensor-parallel plan for {type(model).__name__}")
+    for path, layer in model.base_model.named_modules():
+        how = plan.get(re.sub(r"\.\d+\.", ".*.", path))
+        if how not in ("colwise", "rowwise"):
+            continue
+        heads = model.config.num_key_value_heads if path.endswith("k_proj") else size
+        if layer.weight.shape[how == "rowwise"] % size or heads % size:
+            raise BadInput(f"--tp {size}: {path} of {name} cannot be cut into {size} equal parts")
+        layer.weight.data = layer.weight.data.chunk(size, int(how == "rowwise"))[rank].clone()
+        if how == "colwise" and layer.bias is not None:
+            layer.bias.data = layer.bias.data.chunk(size)[rank].clone()
+        if how == "rowwise":
+            if rank and layer.bias is not None:
+                layer.bias.data.zero_()                          # it is added once
+            layer.register_forward_hook(lambda layer, inputs, output: _sum_over(output, group))
+        if path.endswith("k_proj"):
+            model.attention_parts = size
+    model.group = group
+
+
+def _sum_over(tensor, group):
+    dist.all_reduce(tensor, group=group)
+    return tensor
+
+
+def load(path, device="cpu", dtype=torch.float32, group=None):
     """A local directory or hub name -> (model in eval mode, tokenizer). Raises BadInput in one line.
 
-    Weights are read from safetensors only: a pickle can run code.
+    group: ranks that share the model, each holding a part of it. Weights are read from safetensors only: a pickle can
+    run code.
     """
+    if group is not None:                        # one after the other: each reads the whole before it keeps its part
+        for rank in dist.get_process_group_ranks(group):
+            if rank == dist.get_rank():
+                model, tokenizer = _load(path, dtype)
+                split(model, group, path)
+            dist.barrier(group)
+    else:
+        model, tokenizer = _load(path, dtype)
+    model = model.to(device).eval()
+    check_forward(model, path)
+    return model, tokenizer
+
+
+def _load(path, dtype):
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise BadInput(f"{path}: not a model directory (no config.json)")
     if not Path(path).exists() and (str(path).count("/") != 1 or str(path).startswith((".", "/"))):
@@ -221,8 +355,6 @@ def load(path, device="cpu", dtype=torch.float32):
     for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
         if getattr(model.config, name, None):
             setattr(model.config, name, 0.0)     # likelihoods of one text must not differ from call to call
-    model = model.to(device).eval()
-    check_forward(model, path)
     return model, tokenizer
 
 
@@ -257,7 +389,22 @@ def softcap(model):
 
 
 def context_length(model):
-    return model.config.max_position_embeddings
+    """Tokens of the longest sequence that the model takes."""
+    return min(model.config.max_position_embeddings, rope_limit(model) or math.inf)
+
+
+def rope_limit(model):
+    """Tokens from which on a rotary embedding depends on the longest sequence of the batch ("dynamic", "longrope"), or
+    None. Past it a sequence would be computed differently in other company, so it is refused."""
+    limits = []
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        for layer, kind in (kinds.items() if isinstance(kinds, dict) else [(None, kinds)]):
+            if kind in ("dynamic", "longrope"):
+                parameters = module.config.rope_parameters
+                parameters = parameters if layer is None else parameters[layer]
+                limits.append(parameters.get("original_max_position_embeddings") or module.config.max_position_embeddings)
+    return min(limits, default=None)
 
 
 def hidden_states(model, ids, positions, sequences, all_layers=False):
@@ -265,6 +412,11 @@ def hidden_states(model, ids, positions, sequences, all_layers=False):
 
     all_layers: a list of n_layers + 1 tensors (T, D) instead, from the embeddings to the final norm.
     """
+    if not hasattr(model, "rope_limit"):
+        model.rope_limit = rope_limit(model)         # asked at each step, so looked up once
+    if model.rope_limit is not None and sequences.max_len > model.rope_limit:
+        raise BadInput(f"{sequences.max_len} tokens: beyond {model.rope_limit} the rotary embedding of {type(model).__name__} "
+                       "depends on the other sequences of a batch")
     out = model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False,
                            output_hidden_states=all_layers, sequences=sequences)
     return [h[0] for h in out.hidden_states] if all_layers else out.last_hidden_state[0]

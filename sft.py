@@ -45,7 +45,7 @@ class Config:
     model: str                           # directory or hub name to start from
     data: str                            # trace rows
     out: str                             # model directory to write
-    format: Literal["s1", "think", "r1", "plain"] = "s1"           # text of a trace, see data/format.py
+    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"   # text of a trace, see data/format.py
     train_on: Literal["completion", "all"] = "completion"          # "all" trains on the prompt too
 
     epochs: int = 5                      # s1: 5, LIMO: 15

@@ -5,6 +5,7 @@ evaluate extracts answers from it.
     masked | trained ------------------
 
 s1      s1, §D: <|im_start|>think ... <|im_start|>answer ...; both delimiters are existing Qwen tokens
+s1-steps  s1, §E.1, step-conditional control: the trace is <|im_start|>K steps left ... <|im_start|>K-1 steps left ...
 think   <think> ... </think> ...: R1 distillations, Qwen3, and the tiny world
 r1      DeepSeek-R1-Zero, Table 1: a template instead of a chat, <think> ... </think> <answer> ... </answer>
 plain   the chat template alone; whatever reasoning there is stands in the response
@@ -31,20 +32,21 @@ class Format:
     close: str = ""           # after the response, before the end-of-sequence token
     cue: str = ""             # written after `end` when the answer is forced
     prompt: str | None = None  # a template with {question}; None: the tokenizer's chat template
+    has_steps: bool = False   # each step of the trace begins with the first token of `end`
 
-    def prompt_text(self, tokenizer, question):
-        """Everything the model is given before it starts to think, `open` not included."""
+    def prompt_text(self, tokenizer, question, history=()):
+        """Everything the model is given before it starts to think, `open` not included. history: earlier messages."""
         if self.prompt is not None:
             return self.prompt.replace("{question}", question)
         if not tokenizer.chat_template:
             raise BadInput(f"the tokenizer has no chat template, which format '{self.name}' needs; --format r1 needs none")
-        return tokenizer.apply_chat_template([{"role": "user", "content": question}],
+        return tokenizer.apply_chat_template([*history, {"role": "user", "content": question}],
                                              tokenize=False, add_generation_prompt=True)
 
-    def prompt_ids(self, tokenizer, question):
+    def prompt_ids(self, tokenizer, question, history=()):
         """Token ids that the decoder starts from: the prompt and `open`. Pieces are encoded one by one, here as in
         training_ids, so that a model meets the same ids in training and in use."""
-        return _encode(tokenizer, self.prompt_text(tokenizer, question)) + _encode(tokenizer, self.open)
+        return _encode(tokenizer, self.prompt_text(tokenizer, question, history)) + _encode(tokenizer, self.open)
 
     def training_ids(self, tokenizer, row):
         """A trace row -> (ids, trained): token ids and, for each, whether the loss counts it.
@@ -95,11 +97,33 @@ class Format:
 FORMATS = {
     "s1": Format("s1", open="<|im_start|>think", before="\n", after="\n", end="<|im_start|>answer", between="\n",
                  cue="\nFinal Answer:"),
+    "s1-steps": Format("s1-steps", open="<|im_start|>", after="\n", end="<|im_start|>answer", between="\n",
+                       cue="\nFinal Answer:", has_steps=True),
     "think": Format("think", open="<think>", before="\n", after="\n", end="</think>", between="\n\n", cue="\n\n"),
     "r1": Format("r1", open=" <think>", before=" ", after=" ", end="</think>", between=" <answer> ",
                  close=" </answer>", cue=" <answer>", prompt=R1_TEMPLATE),
     "plain": Format("plain"),
 }
+
+# What a question ends in when it tells the model how long to think.
+ASK = {
+    "tokens": "\n\nThink for up to {} tokens.",                                      # s1, §E.1, token-conditional
+    "steps": "\n\nThink for up to {} steps.",                                        # s1, §E.1, step-conditional
+    "long": "\n\nAnswer after a long amount of thinking. If you feel like you are finished early, spend the extra "
+            "time trying to double-check your work until you are absolutely sure that you have the correct answer.",
+    "short": "\n\nAnswer after a short amount of thinking. Do not spend excessive time double-checking your work.",
+    "l1": " Let's think step by step and output the final answer within \\boxed{{}}. Think for {} tokens.",
+    "l1-max": " Let's think step by step and output the final answer within \\boxed{{}}. Think for maximum {} tokens.",
+}                                          # long, short: s1, §E.1, class-conditional; l1, l1-max: L1 (2503.04697), §3
+
+
+def ask(question, how):
+    """The question with the request `how`: a key of ASK, those with a number as NAME:N. Raises BadInput."""
+    name, _, number = how.partition(":")
+    wants_number = "{}" in ASK.get(name, "")
+    if name not in ASK or bool(number) != wants_number or wants_number and not (number.isdecimal() and int(number)):
+        raise BadInput(f"--ask {how}: not one of " + ", ".join(k + ":N" * ("{}" in ASK[k]) for k in ASK))
+    return question + ASK[name].format(number)
 
 
 def _encode(tokenizer, text):

@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal
 
 import torch
@@ -21,7 +20,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import generate  # noqa: E402
+import decoder  # noqa: E402
 import kernels  # noqa: E402
 import model as models  # noqa: E402
 import sft  # noqa: E402
@@ -103,7 +102,7 @@ def bench_statistics(cfg, model, dtype):
 
 
 def bench_decoder(cfg, dtype):
-    """Tokens/s of generate.decode without stops, and the share of the bandwidth floor that a step reaches."""
+    """Tokens/s of decoder.decode without stops, and the share of the bandwidth floor that a step reaches."""
     model, tokenizer = make(cfg.shape, cfg.device, dtype), tiny.tokenizer()
     with torch.no_grad():
         models.head(model)[tokenizer.eos_token_id] = 0                    # greedy decoding never picks it
@@ -113,15 +112,13 @@ def bench_decoder(cfg, dtype):
     weights = sum(p.numel() for p in model.parameters()) * size
     per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * size * \
         config.hidden_size // config.num_attention_heads
-    settings = SimpleNamespace(temperature=0.0, top_k=0, top_p=1.0, waits=0, wait="", thinking_budget=None,
-                               max_tokens=cfg.new_tokens)
     for n in cfg.batches:
-        requests = [generate.Request([(7 * i + j) % 140 + 7 for j in range(cfg.context)], i, cfg.new_tokens)
+        requests = [decoder.Request([(7 * i + j) % 140 + 7 for j in range(cfg.context)], i, cfg.new_tokens)
                     for i in range(n)]
 
         def decode(limit):
             short = [r._replace(max_tokens=limit) for r in requests]
-            return list(generate.decode(model, tokenizer, FORMATS["plain"], short, settings, slots=n))
+            return list(decoder.decode(model, tokenizer, FORMATS["plain"], short, slots=n))
 
         both, prefill = seconds(lambda: decode(cfg.new_tokens), cfg.device, 2), seconds(lambda: decode(1), cfg.device, 2)
         step = (both - prefill) / (cfg.new_tokens - 1)

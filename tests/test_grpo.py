@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-import generate
 import grpo
 import model as models
 import sft
@@ -597,14 +596,14 @@ def test_held_out_accuracy_is_logged(tmp_path, short):
 DIE = """
 import os, signal, sys
 import generate, grpo
-original, calls = generate.decode, []
+original, calls = grpo.decode, []
 def decode(*arguments):
     calls.append(1)
     for number, found in enumerate(original(*arguments)):
         if len(calls) == 4 and number == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         yield found
-generate.decode = decode
+grpo.decode = decode
 from data import run
 grpo.main(run.parse(grpo.Config, sys.argv[1:]))
 """

@@ -1,0 +1,456 @@
+"""The decoder: sequences in the slots of a cache, all live ones a step at a time, budgets forced on the way.
+
+    cache   1 slot per sequence, allocated once; prompts are encoded into it packed without padding, and once for all
+            samples of a prompt
+    step    every live sequence feeds its newest token and gets the next, sampled or injected; the state of a sequence
+            is a row of a few tensors, changed in place by tensor operations only: a step never asks the device for a
+            value, so that on a GPU it is recorded once as a CUDA graph and replayed
+    poll    every few steps finished sequences are taken out, the last live slots move into the holes, and waiting
+            requests get the free slots at once (continuous batching, Yu et al. 2022, "Orca")
+
+Budget forcing (s1, arXiv 2501.19393, §3.1), per sequence:
+    the model wants to end thinking and `waits` are left    -> its end token is dropped, "Wait" is appended instead
+    `budget` tokens of thinking are spent                   -> the end of thinking and the answer cue are appended
+What is appended is fed like any other token, so the cache is never rebuilt and no token is encoded twice. Injected
+tokens count as thinking and are marked, for no later training should take them for the model's own.
+
+Departs from s1's evaluation code in: 1. the budget is spent over all rounds together, as in s1's README; its harness
+starts it anew after each "Wait" (rule "round"; we do not repeat that the harness then cuts the token ids, but not the
+text, to one budget). 2. A "Wait" that would leave no room for one more token is not appended. 3. An end-of-sequence
+token inside thinking is an end of thinking whenever something is forced.
+"""
+import hashlib
+from collections import deque
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+import model as models
+from data.rows import BadInput
+
+POLL = 8                                 # steps between looks at which sequences are done
+PREFILL = 16384                          # prompt tokens encoded at once
+NO_BUDGET = 2**40
+
+
+class Request(NamedTuple):
+    prompt: list[int]
+    key: int                             # stream of random numbers of this sample
+    max_tokens: int
+    waits: int = 0
+    budget: int | None = None            # tokens of thinking
+    min_thinking: int = 0
+    steps: int = 0
+    n_tries: int = 1
+
+
+class Sampling(NamedTuple):
+    """What all requests of a call share; the names are those of Config."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    wait: str = ""
+    budget_rule: str = "total"
+    over_budget: str = "force"
+    max_tries: int = 1
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[str, ...] = ()
+
+
+class Completion(NamedTuple):
+    ids: list[int]                       # every generated token, the stop token included
+    injected: list[bool]                 # written by budget forcing, not by the model
+    logp: list[float]                    # of each token at the sampling temperature; 0 where injected
+    finish: str                          # one of FINISH
+    n_thinking: int
+    n_waits: int
+    forced: bool                         # the answer was forced by the budget
+    stop: str | None = None              # the stop string that ended it, if it was one
+    n_tries: int = 1
+
+
+FINISH = ("length", "stop", "rejected", "nan")     # ran into max_tokens, stopped, too long in every try, broken logits
+STOPPED, REJECTED, BROKEN = 1, 2, 3
+
+
+# ---------------------------------------------------------------- sampling
+
+def random_key(seed, *parts):
+    """A 63-bit key for a stream of random numbers, from a seed and whatever names the sample."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *parts)).encode()).digest()[:8], "big") >> 1
+
+
+def uniform(key, counter):
+    """key and counter (B,) int64 -> (B,) float64 in [0, 1), without a state to keep.
+
+    A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the number for a
+    token depends on its key and position alone, hence not on who shares the batch. The mixer is SplitMix64.
+    """
+    def shift(x, n):                                     # logical shift: int64 is signed
+        return (x >> n) & ((1 << (64 - n)) - 1)
+
+    def mix(x):
+        x = (x ^ shift(x, 30)) * -0x40A7B892E31B1A47     # 0xBF58476D1CE4E5B9
+        x = (x ^ shift(x, 27)) * -0x6B2FB644ECCEEE15     # 0x94D049BB133111EB
+        return x ^ shift(x, 31)
+
+    x = mix(mix(key) + (counter + 1) * -0x61C8864680B583EB)  # 0x9E3779B97F4A7C15
+    return shift(x, 11).double() / 2**53
+
+
+def keep_likely(logits, top_k, top_p):
+    """Set all but the top_k tokens, then all but the smallest set with probability top_p, to -inf. (B, V)."""
+    if top_k and top_k < logits.shape[1]:
+        smallest = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if top_p < 1:
+        ordered, index = logits.sort(descending=True)
+        probability = ordered.softmax(1)
+        above = probability.cumsum(1) - probability                  # of the tokens before this one
+        outside = torch.zeros_like(above, dtype=torch.bool).scatter(1, index, above >= top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits
+
+
+def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0):
+    """logits (B, V) float32 -> token (B,), logp (B,) under the distribution it was drawn from (greedy: at T = 1)."""
+    if temperature > 0:
+        logits = keep_likely(logits / temperature, top_k, top_p)
+    logp = logits.log_softmax(1)
+    if temperature > 0:
+        below = logp.double().exp().cumsum(1)
+        # First token whose cumulative probability exceeds u; one with probability 0 never does.
+        token = torch.searchsorted(below, uniform(key, counter)[:, None] * below[:, -1:], right=True)[:, 0]
+        token = token.clamp(max=logits.shape[1] - 1)                 # NaN logits: some token; the caller sees its logp
+    else:
+        token = logp.argmax(1)
+    return token, logp.gather(1, token[:, None])[:, 0]
+
+
+# ---------------------------------------------------------------- one step
+
+class Control:
+    """What a step needs to know of format and settings, as token ids and tables over the vocabulary."""
+    none, wait, end, force, force_after_break = range(5)             # scripts: token strings the decoder can inject
+
+    def __init__(self, model, tokenizer, form, sampling, requests):
+        def encode(text):
+            return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+        def table(ids):
+            found = torch.zeros(self.n_tokens, dtype=torch.bool)
+            found[[i for i in ids if 0 <= i < self.n_tokens]] = True
+            return found.to(device)
+
+        device = models.head(model).device
+        self.n_tokens = min(len(tokenizer), len(models.head(model)))  # the head may be larger; those are never drawn
+        self.rule, self.reject = sampling.budget_rule, sampling.over_budget == "reject"
+        self.stop_strings = [s for s in sampling.stop if s]
+        self.has_waits = any(r.waits or r.min_thinking for r in requests)
+        self.has_budget = any(r.budget is not None for r in requests)
+        self.active = self.has_waits or self.has_budget or any(r.steps for r in requests)
+        end_id = form.end_id(tokenizer)
+        if self.active and end_id is None:
+            raise BadInput(f"--format {form.name}: this tokenizer has no single token that ends thinking, "
+                           "which forcing (--waits, --thinking-budget, --steps) needs")
+        if self.has_waits and form.has_steps:
+            raise BadInput(f"--waits: --format {form.name} counts steps, which cannot be prolonged by a word")
+        self.end_id = -1 if end_id is None else end_id
+        self.has_steps, self.answer_id = form.has_steps, (*encode(form.end), -1, -1)[1]
+        scripts = [[], encode(sampling.wait), encode(form.end), encode(form.after + form.end + form.cue),
+                   encode(form.end + form.cue)]
+        if self.has_waits and sampling.wait and (not scripts[self.wait]
+                                                 or tokenizer.unk_token_id in scripts[self.wait]):
+            raise BadInput(f"--wait {sampling.wait!r} is not in this tokenizer's vocabulary")
+        self.wait_length, self.force_length = len(scripts[self.wait]), len(scripts[self.force])
+        self.script_length = torch.tensor([len(s) for s in scripts], device=device)
+        width = max(1, *map(len, scripts))
+        self.script = torch.tensor([s + [0] * (width - len(s)) for s in scripts], device=device)   # (5, width)
+        stops = stop_ids(model, tokenizer, sampling.stop_tokens)
+        self.is_stop = table(stops)
+        self.is_end = table(stops if form.has_steps else {*stops, self.end_id})
+        # s1 puts a line break before the forced end of thinking unless the text just had one.
+        self.breaks = table([])
+        if self.has_budget and form.after:
+            pieces = tokenizer.batch_decode([[i] for i in range(self.n_tokens)])
+            self.breaks = table(i for i, piece in enumerate(pieces) if piece.endswith(form.after))
+
+    def most_thinking(self, request):
+        """The largest number of thinking tokens that a request with a budget can come to."""
+        rounds = 1 if self.rule == "total" else request.waits + 1
+        return rounds * request.budget + (rounds - 1) * self.wait_length
+
+
+def stop_ids(model, tokenizer, names):
+    """Ids that end a completion: the tokenizer's, those of the model's generation config, and the tokens `names`."""
+    ids, own = {tokenizer.eos_token_id}, getattr(model, "generation_config", None)
+    own = own.eos_token_id if own is not None else None
+    ids |= set(own if isinstance(own, list) else [own]) - {None}
+    for name in names:
+        found = tokenizer.convert_tokens_to_ids(name)
+        if found is None or found == tokenizer.unk_token_id:
+            raise BadInput(f"--stop-tokens {name!r}: not a token of this vocabulary (--stop takes any string)")
+        ids.add(found)
+    return ids
+
+
+def new_state(slots, width, device):
+    """The state of the sequences: tensors with one row per slot, changed in place. width: tokens of a completion."""
+    def column(dtype=torch.int64, *shape):
+        return torch.zeros(slots, *shape, dtype=dtype, device=device)
+
+    return {
+        "index": column(), "key": column(), "limit": column(),        # of the request
+        "waits": column(), "budget": column(), "min_thinking": column(), "steps": column(),
+        "length": column(),                                           # tokens in the cache
+        "token": column(),                                            # newest token; it is fed next
+        "n": column(), "n_thinking": column(), "n_round": column(), "n_waits": column(), "n_steps": column(),
+        "thinking": column(torch.bool),
+        # Before the first token of a round of thinking; as in s1's harness, the very first counts if more can come.
+        "fresh": column(torch.bool),
+        "script": column(), "at": column(),                           # which script is being injected, and where
+        "forced": column(torch.bool), "done": ~column(torch.bool), "finish": column(),
+        # One cell more than can be used: where the steps of a finished sequence write.
+        "ids": column(torch.int64, width + 1), "injected": column(torch.bool, width + 1),
+        "logp": column(torch.float32, width + 1),
+    }
+
+
+def advance(state, logits, control, sampling, group=None):
+    """Choose the next token of each sequence, sampled or injected, and update the state in place. logits (B, V).
+
+    group: ranks that compute the same logits; the first one's choice holds.
+    """
+    alive = ~state["done"]
+    logits = logits[:, :control.n_tokens]
+    if control.has_waits:                             # a round of thinking does not begin with its own end
+        logits = logits.masked_fill(state["fresh"][:, None] & control.is_end, -torch.inf)
+    shape = sampling.temperature, sampling.top_k, sampling.top_p
+    token, logp = sample(logits, state["key"], state["n"], *shape)
+    broken = ~logp.isfinite()                         # a NaN or an infinity among the logits
+    if group is not None:
+        dist.broadcast(token, dist.get_global_rank(group, 0), group)
+
+    # No script under way; and a finished sequence, which steps along until it is taken out, begins none.
+    free = alive & ~broken & (state["at"] >= control.script_length[state["script"]])
+    thinking = free & state["thinking"]
+    wants_end = thinking & control.is_end[token]
+    if control.has_steps:                             # each step begins with the same token as the answer
+        header = thinking & (token == control.end_id)
+        state["n_steps"] += header
+        wants_end |= header & (state["n_steps"] == state["steps"])
+        state["thinking"] &= ~(thinking & (state["token"] == control.end_id) & (token == control.answer_id))
+    own_end = wants_end & (token == control.end_id)
+    injected = torch.zeros_like(free)
+    if control.active:
+        counted = state["n_thinking"] if control.rule == "total" else state["n_round"]
+        spent = thinking & (counted >= state["budget"])
+        more = (state["n_waits"] < state["waits"]) | (state["n_thinking"] < state["min_thinking"])
+        room = counted + control.wait_length < state["budget"] if control.rule == "total" else more
+        waiting = wants_end & ~spent & more & room
+        if control.has_waits and not control.wait_length:            # no string: the next likely token instead
+            barred = logits.masked_fill(control.is_end, -torch.inf)
+            other = sample(barred, state["key"], state["n"] + 2**32, *shape)
+            token, logp = torch.where(waiting, other[0], token), torch.where(waiting, other[1], logp)
+        if control.reject:
+            state["finish"].masked_fill_(spent, REJECTED)
+        closing = wants_end & ~spent & ~waiting
+        own_end &= closing
+        force = torch.where(control.breaks[state["token"]], control.force_after_break, control.force)
+        begins = spent | waiting | closing
+        script = torch.where(spent, force, torch.where(waiting, control.wait, control.end))
+        state["script"].copy_(torch.where(begins, script, state["script"]))
+        state["at"].masked_fill_(begins, 0)
+        state["n_waits"] += waiting
+        state["n_round"].masked_fill_(waiting, 0)
+        state["forced"] |= spent
+        state["thinking"] &= ~(spent | closing)
+        scripted = alive & (state["at"] < control.script_length[state["script"]])
+        written = control.script[state["script"], state["at"].clamp(max=control.script.shape[1] - 1)]
+        token = torch.where(scripted, written, token)
+        state["at"] += scripted
+        state["fresh"].copy_(scripted & (state["script"] == control.wait) & (state["at"] == control.wait_length))
+        injected = scripted & ~own_end                # the model's own end token is its own, also inside a script
+    state["thinking"] &= ~own_end
+
+    stops = alive & ~injected & control.is_stop[token]
+    for name, value in (("ids", token), ("injected", injected), ("logp", logp.masked_fill(injected, 0))):
+        state[name].scatter_(1, state["n"][:, None], value[:, None])
+    state["n"] += alive & ~broken & (state["finish"] != REJECTED)
+    counts = alive & state["thinking"] & ~stops & ~broken
+    state["n_thinking"] += counts
+    state["n_round"] += counts & ~injected
+    state["finish"].masked_fill_(stops, STOPPED).masked_fill_(alive & broken, BROKEN)
+    state["done"] |= (state["finish"] > 0) | (state["n"] >= state["limit"])
+    state["token"].copy_(token)
+
+
+class Stepper:
+    """One decoding step of the first n slots. On CUDA it is recorded once per batch size as a graph and replayed: the
+    many small operations of a step take the host longer to launch than the GPU to compute."""
+
+    def __init__(self, model, cache, state, control, sampling):
+        self.model, self.cache, self.state, self.control, self.sampling = model, cache, state, control, sampling
+        self.use_graphs, self.graphs, self.pool = models.head(model).is_cuda, {}, None
+        self.group = getattr(model, "group", None)
+
+    def __call__(self, n, longest):
+        """longest: an upper bound of the live lengths."""
+        if not self.use_graphs:
+            return self.run(n, longest)
+        size = min(1 << (n - 1).bit_length(), self.cache.slots - 1)   # rows behind n are done and change nothing
+        if size in self.graphs:
+            return self.graphs[size].replay()
+        self.run(size, self.cache.max_len - 1)                        # a real step, which also compiles what it needs
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):                 # records and does not compute
+            self.run(size, self.cache.max_len - 1)
+        self.graphs[size], self.pool = graph, graph.pool()
+
+    def run(self, n, longest):
+        live = {name: tensor[:n] for name, tensor in self.state.items()}
+        step = models.Step(self.cache, live["length"], longest)
+        hidden = models.hidden_states(self.model, live["token"], live["length"], step)
+        live["length"].add_(1).clamp_(max=self.cache.max_len - 1)
+        advance(live, models.next_token_logits(self.model, hidden), self.control, self.sampling, self.group)
+
+
+# ---------------------------------------------------------------- decoding
+
+def fit_slots(model, requests, slots):
+    """How many of `slots` sequences fit into free memory, a fifth of which is left for the computation itself."""
+    longest = max(len(r.prompt) + r.max_tokens for r in requests)
+    room = int(0.8 * models.free_memory(models.head(model).device) / (longest * models.bytes_per_token(model))) - 1
+    if getattr(model, "group", None) is not None:                     # the ranks that share a model go in step
+        room = torch.tensor(room, device=models.head(model).device)
+        dist.all_reduce(room, dist.ReduceOp.MIN, model.group)
+        room = int(room)
+    if room < 1:
+        raise BadInput(f"--max-tokens: the memory left does not hold the cache of one sequence of {longest} tokens")
+    return min(slots, len(requests), room)
+
+
+@torch.no_grad()
+def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, watch=None):
+    """Yield (index of the request, Completion) as they finish.
+
+    Same requests, same settings, same text, for any number of slots and any order (up to float rounding of the
+    matrix products, whose last bit depends on the batch). watch(state, n): called after every step.
+    """
+    if not requests:
+        return
+    control = Control(model, tokenizer, form, sampling, requests)
+    slots = fit_slots(model, requests, slots)
+    # The last slot of the cache keeps the prompt of a group that is admitted in parts.
+    cache = models.Cache(model, slots + 1, max(len(r.prompt) + r.max_tokens for r in requests))
+    state = new_state(slots, max(r.max_tokens for r in requests), models.head(model).device)
+    step = Stepper(model, cache, state, control, sampling)
+    waiting, kept, n_live, longest = deque(enumerate(requests)), None, 0, 0
+    while n_live or waiting:
+        new = [waiting.popleft() for _ in range(min(slots - n_live, len(waiting)))]
+        if new:
+            kept = admit(model, cache, state, new, n_live, kept, waiting[0][1].prompt if waiting else None,
+                         bool(form.end))
+            n_live += len(new)
+            longest = max(longest, *(len(r.prompt) - 1 for _, r in new))
+        for _ in range(1 if watch or control.stop_strings else POLL):
+            step(n_live, longest)
+            longest = min(longest + 1, cache.max_len - 1)
+        found = stop_at_strings(tokenizer, state, n_live, control.stop_strings) if control.stop_strings else {}
+        if watch:
+            watch(state, n_live)
+        done, finish, lengths = torch.stack([state[name][:n_live].long() for name in
+                                             ("done", "finish", "length")]).tolist()
+        broken = [i for i in range(n_live) if finish[i] == BROKEN]
+        if broken:
+            cache.clear(broken)                       # or its NaN would reach the slot's next tenant
+        for index, completion in take_out(state, [i for i in range(n_live) if done[i]], requests, found):
+            request = requests[index]
+            if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
+                requests[index] = request._replace(key=random_key(request.key, "again"), n_tries=request.n_tries + 1)
+                waiting.appendleft((index, requests[index]))
+            else:
+                yield index, completion
+        n_left = done.count(0)
+        holes = [i for i in range(n_left) if done[i]]
+        movers = [i for i in range(n_left, n_live) if not done[i]]
+        longest = max((n for n, d in zip(lengths, done) if not d), default=0)
+        if holes:
+            cache.copy(movers, holes, longest)
+            for tensor in state.values():
+                tensor[holes] = tensor[movers]
+        state["done"][n_left:n_live] = True
+        n_live = n_left
+
+
+def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
+    """Give slots first, first + 1, ... to the requests `new` ((index, Request) pairs) and encode their prompts, each but
+    for its last token, which the first step feeds. Neighbours with one prompt share its encoding.
+
+    kept: the prompt whose encoding the spare slot holds. Returns what it holds now: the last prompt of `new` if the
+    next request has it too.
+    """
+    spare, slot, prompts, copies = cache.slots - 1, first, [], []
+    for prompt, members in groupby((r.prompt for _, r in new)):
+        places = list(range(slot, slot + len(list(members))))
+        slot += len(places)
+        if prompt != kept:
+            prompts.append((prompt, places[0]))
+        source = spare if prompt == kept else places[0]
+        copies += [(source, place) for place in places if place != source]
+    if prompt == next_prompt and source != spare:
+        copies.append((source, spare))
+        kept = prompt
+    device, batch, n_packed = state["key"].device, [], 0
+    for i, (prompt, place) in enumerate(prompts):
+        if len(prompt) > 1:
+            batch.append((prompt[:-1], place))
+            n_packed += len(prompt) - 1
+        if batch and (i + 1 == len(prompts) or n_packed + len(prompts[i + 1][0]) > PREFILL):
+            packed = models.pack([ids for ids, _ in batch], device=device)
+            slots = torch.tensor([place for ids, place in batch for _ in ids], device=device)
+            models.hidden_states(model, packed.ids, packed.positions, models.Prefill(
+                models.Packed(packed.lengths, device), cache, slots, packed.positions))
+            batch, n_packed = [], 0
+    if copies:
+        cache.copy(*map(list, zip(*copies)), max(len(r.prompt) for _, r in new))
+    requests = [r for _, r in new]
+    values = {"index": [i for i, _ in new], "key": [r.key for r in requests], "limit": [r.max_tokens for r in requests],
+              "waits": [r.waits for r in requests], "min_thinking": [r.min_thinking for r in requests],
+              "steps": [r.steps for r in requests],
+              "budget": [NO_BUDGET if r.budget is None else r.budget for r in requests],
+              "length": [len(r.prompt) - 1 for r in requests], "token": [r.prompt[-1] for r in requests],
+              "thinking": [has_thinking] * len(new), "fresh": [r.waits + r.min_thinking > 0 for r in requests]}
+    for name, tensor in state.items():
+        tensor[first:first + len(new)] = torch.tensor(values[name], device=device) if name in values else 0
+    return kept
+
+
+def stop_at_strings(tokenizer, state, n_live, strings):
+    """End the live sequences whose newest token completed one of the strings -> {row: string}."""
+    width = 4 * max(map(len, strings))                # a token is a byte at least, a character at most four
+    n = state["n"][:n_live]
+    at = n[:, None] - torch.arange(width, 0, -1, device=n.device)
+    tails = state["ids"][:n_live].gather(1, at.clamp(min=0)).tolist()
+    found = {}
+    for row, (tail, length, finish) in enumerate(zip(tails, n.tolist(), state["finish"][:n_live].tolist())):
+        if finish == 0:                               # a stop token has not ended it already
+            text = tokenizer.decode(tail[max(0, width - length):], clean_up_tokenization_spaces=False)
+            for string in strings:
+                if string in text:
+                    found[row] = string
+                    state["finish"][row], state["done"][row] = STOPPED, True
+                    break
+    return found
+
+
+def take_out(state, rows, requests, stop_strings):
+    """Finished rows of the state -> (index, Completion)."""
+    picked = {name: tensor[rows].tolist() for name, tensor in state.items()} if rows else {"index": []}
+    for i, index in enumerate(picked["index"]):
+        n = picked["n"][i]
+        yield index, Completion(picked["ids"][i][:n], picked["injected"][i][:n], picked["logp"][i][:n],
+                                FINISH[picked["finish"][i]], picked["n_thinking"][i], picked["n_waits"][i],
+                                picked["forced"][i], stop_strings.get(rows[i]), requests[index].n_tries)
