@@ -30,7 +30,7 @@ import torch.distributed as dist
 import model as models
 from data.rows import BadInput
 
-POLL = 8                                 # steps between looks at which sequences are done
+POLL = {"cuda": 8, "cpu": 2}             # steps between looks at which sequences are done; a look waits for the GPU
 PREFILL = 16384                          # prompt tokens encoded at once
 NO_BUDGET = 2**40
 
@@ -57,12 +57,13 @@ class Sampling(NamedTuple):
     max_tries: int = 1
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[str, ...] = ()
+    logp: bool = True
 
 
 class Completion(NamedTuple):
     ids: list[int]                       # every generated token, the stop token included
     injected: list[bool]                 # written by budget forcing, not by the model
-    logp: list[float]                    # of each token at the sampling temperature; 0 where injected
+    logp: list[float]                    # of each token at the sampling temperature; 0 where injected or not asked for
     finish: str                          # one of FINISH
     n_thinking: int
     n_waits: int
@@ -114,8 +115,14 @@ def keep_likely(logits, top_k, top_p):
     return logits
 
 
-def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0):
-    """logits (B, V) float32 -> token (B,), logp (B,) under the distribution it was drawn from (greedy: at T = 1)."""
+def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0, with_logp=True):
+    """logits (B, V) float32 -> token (B,), logp (B,) under the distribution it was drawn from (greedy: at T = 1).
+
+    Without with_logp a greedy choice spares itself the softmax; NaN or infinite logits show in logp either way.
+    """
+    if temperature == 0 and not with_logp:
+        best, token = logits.max(1)
+        return token, best - best                                    # 0, or NaN
     if temperature > 0:
         logits = keep_likely(logits / temperature, top_k, top_p)
     logp = logits.log_softmax(1)
@@ -227,7 +234,7 @@ def advance(state, logits, control, sampling, group=None):
     logits = logits[:, :control.n_tokens]
     if control.has_waits:                             # a round of thinking does not begin with its own end
         logits = logits.masked_fill(state["fresh"][:, None] & control.is_end, -torch.inf)
-    shape = sampling.temperature, sampling.top_k, sampling.top_p
+    shape = sampling.temperature, sampling.top_k, sampling.top_p, sampling.logp
     token, logp = sample(logits, state["key"], state["n"], *shape)
     broken = ~logp.isfinite()                         # a NaN or an infinity among the logits
     if group is not None:
@@ -332,7 +339,7 @@ def fit_slots(model, requests, slots):
     return min(slots, len(requests), room)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, watch=None):
     """Yield (index of the request, Completion) as they finish.
 
@@ -345,7 +352,8 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
     slots = fit_slots(model, requests, slots)
     # The last slot of the cache keeps the prompt of a group that is admitted in parts.
     cache = models.Cache(model, slots + 1, max(len(r.prompt) + r.max_tokens for r in requests))
-    state = new_state(slots, max(r.max_tokens for r in requests), models.head(model).device)
+    device = models.head(model).device
+    state = new_state(slots, max(r.max_tokens for r in requests), device)
     step = Stepper(model, cache, state, control, sampling)
     waiting, kept, n_live, longest = deque(enumerate(requests)), None, 0, 0
     while n_live or waiting:
@@ -355,7 +363,7 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
                          bool(form.end))
             n_live += len(new)
             longest = max(longest, *(len(r.prompt) - 1 for _, r in new))
-        for _ in range(1 if watch or control.stop_strings else POLL):
+        for _ in range(1 if watch or control.stop_strings else POLL[device.type]):
             step(n_live, longest)
             longest = min(longest + 1, cache.max_len - 1)
         found = stop_at_strings(tokenizer, state, n_live, control.stop_strings) if control.stop_strings else {}
@@ -412,7 +420,7 @@ def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
             packed = models.pack([ids for ids, _ in batch], device=device)
             slots = torch.tensor([place for ids, place in batch for _ in ids], device=device)
             models.hidden_states(model, packed.ids, packed.positions, models.Prefill(
-                models.Packed(packed.lengths, device), cache, slots, packed.positions))
+                models.Packed(packed.lengths, device), cache, cache.cells(slots, packed.positions)))
             batch, n_packed = [], 0
     if copies:
         cache.copy(*map(list, zip(*copies)), max(len(r.prompt) for _, r in new))

@@ -85,7 +85,7 @@ SWEEPS = ("thinking_budget", "waits", "wait", "min_thinking", "max_tokens", "ste
 
 def sampling_of(cfg):
     return Sampling(cfg.temperature, cfg.top_p, cfg.top_k, cfg.wait, cfg.budget_rule, cfg.over_budget, cfg.max_tries,
-                    cfg.stop, cfg.stop_tokens)
+                    cfg.stop, cfg.stop_tokens, cfg.logp)
 
 
 def completion_text(tokenizer, completion):

@@ -16,7 +16,7 @@ import math
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,6 +107,17 @@ class Cache:
             [torch.zeros(slots, heads, max_len, width, dtype=weight.dtype, device=weight.device)
              for heads, width in cache_shape(model)] for _ in range(2))
 
+    def cells(self, slot, position):
+        """Where tokens (T,) live in a layer's tensor seen as (slots · H_kv · max_len, K) -> (T · H_kv,)."""
+        heads = self.keys[0].shape[1]
+        head = torch.arange(heads, device=slot.device)
+        return ((slot[:, None] * heads + head) * self.max_len + position[:, None]).flatten()
+
+    def write(self, layer, cells, key, value):
+        """key, value (T, H_kv, K) of a layer, to where `cells` says."""
+        for tensor, new in ((self.keys[layer], key), (self.values[layer], value)):
+            tensor.view(-1, tensor.shape[3]).index_copy_(0, cells, new.reshape(-1, tensor.shape[3]))
+
     def copy(self, source, destination, length):
         """Copy the first `length` cells of slot source[i] to slot destination[i] in all layers."""
         for tensor in (*self.keys, *self.values):
@@ -146,8 +157,7 @@ class Prefill:
     """A packed row whose keys and values also go into the cache."""
     packed: Packed
     cache: Cache
-    slot: torch.Tensor         # (T,) of each token
-    positions: torch.Tensor    # (T,)
+    cells: torch.Tensor        # Cache.cells of its tokens
 
     @property
     def max_len(self):
@@ -160,7 +170,10 @@ class Step:
     cache: Cache
     lengths: torch.Tensor      # (B,) tokens already cached
     longest: int               # an upper bound of lengths, known without asking the device
-    masks: dict = field(default_factory=dict)                             # of each window, made by the first layer
+
+    def __post_init__(self):
+        self.cells = self.cache.cells(torch.arange(len(self.lengths), device=self.lengths.device), self.lengths)
+        self.masks = {}        # of each window, made by the first layer that needs it
 
     @property
     def max_len(self):
@@ -185,8 +198,7 @@ def attention(module, query, key, value, attention_mask, scaling=None, sequences
     packed = sequences
     if isinstance(sequences, Prefill):
         packed = sequences.packed
-        sequences.cache.keys[module.layer_idx][sequences.slot, :, sequences.positions] = key
-        sequences.cache.values[module.layer_idx][sequences.slot, :, sequences.positions] = value
+        sequences.cache.write(module.layer_idx, sequences.cells, key, value)
     return _attend_within(query, key, value, packed, scaling, sliding_window, softcap)[None], None
 
 
@@ -229,9 +241,7 @@ def _attend_to_cache(query, key, value, step, layer, scale, window, softcap):
     """query (1, H, B, K), one new token per sequence, against the cached ones and itself -> (1, B, H, K)."""
     keys, values = step.cache.keys[layer], step.cache.values[layer]
     query, key, value = (x[0].transpose(0, 1).to(keys.dtype) for x in (query, key, value))  # (B, H, K), (B, H_kv, K)
-    at = torch.arange(len(query), device=query.device)
-    keys[at, :, step.lengths] = key
-    values[at, :, step.lengths] = value
+    step.cache.write(layer, step.cells, key, value)
     return kernels.decode_attention(query, keys, values, step.lengths, step.longest, scale, window, softcap,
                                     step.masks)[None]
 

@@ -13,6 +13,7 @@ has logits at a time; under autograd a chunk is computed again in the backward p
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_NUMBERS = 2**24      # logits held at a time: 64 MB in fp32
@@ -107,13 +108,15 @@ def decode_attention(query, keys, values, lengths, longest, scale, window=None, 
         masks[window] = torch.zeros(seen.shape, device=query.device).masked_fill(~seen, -torch.inf)[:, None, None]
     keys, values = keys[:n, :, :longest + 1], values[:n, :, :longest + 1]           # (B, H_kv, L, K)
     # The heads that share a key-value head stand as further query rows: nothing is repeated in memory.
-    grouped = query.reshape(n, keys.shape[1], -1, width) * scale                       # (B, H_kv, H / H_kv, K)
-    scores = grouped @ keys.transpose(2, 3)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))            # half precision: softmax in fp32
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    weights = (scores + masks[window]).softmax(3).to(values.dtype)
-    return (weights @ values).reshape(n, n_heads, width)
+    grouped = query.reshape(n, keys.shape[1], -1, width)                            # (B, H_kv, H / H_kv, K)
+    if softcap is None:
+        mask = masks[window].to(query.dtype)
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
+    else:
+        scores = (grouped @ keys.transpose(2, 3)).to(torch.promote_types(query.dtype, torch.float32)) * scale
+        scores = softcap * torch.tanh(scores / softcap) + masks[window]
+        out = scores.softmax(3).to(values.dtype) @ values
+    return out.reshape(n, n_heads, width)
 
 
 def _logits(hidden, weight, temperature, softcap):
