@@ -457,7 +457,7 @@ def main(cfg):
         print(f"{name:<12} {total['rows']:>7} rows  correct {correct}  "
               f"thinking tokens {total['mean_thinking_tokens']:.1f}  domains {domains}")
     write_rows(cfg.out, chosen)
-    run.save_config(cfg, Path(cfg.out).with_suffix(".config.json"), funnel=funnel, totals=totals)
+    run.save_config(cfg, run.header_of(cfg.out), funnel=funnel, totals=totals)
     return chosen
 
 

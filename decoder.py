@@ -45,6 +45,11 @@ class Request(NamedTuple):
     steps: int = 0
     n_tries: int = 1
 
+    @property
+    def is_guided(self):
+        """Whether something may be forced on it."""
+        return self.budget is not None or self.waits + self.min_thinking + self.steps > 0
+
 
 class Sampling(NamedTuple):
     """What all requests of a call share; the names are those of Config."""
@@ -132,7 +137,7 @@ def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0, with_logp=
         token = torch.searchsorted(below, uniform(key, counter)[:, None] * below[:, -1:], right=True)[:, 0]
         token = token.clamp(max=logits.shape[1] - 1)                 # NaN logits: some token; the caller sees its logp
     else:
-        token = logp.argmax(1)
+        token = logits.argmax(1)                                     # log-probabilities may round to ties
     return token, logp.gather(1, token[:, None])[:, 0]
 
 
@@ -157,7 +162,7 @@ class Control:
         self.stop_strings = [s for s in sampling.stop if s]
         self.has_waits = any(r.waits or r.min_thinking for r in requests)
         self.has_budget = any(r.budget is not None for r in requests)
-        self.active = self.has_waits or self.has_budget or any(r.steps for r in requests)
+        self.active = any(r.is_guided for r in requests)
         end_id = form.end_id(tokenizer)
         if self.active and end_id is None:
             raise BadInput(f"--format {form.name}: this tokenizer has no single token that ends thinking, "
@@ -172,6 +177,7 @@ class Control:
                                                  or tokenizer.unk_token_id in scripts[self.wait]):
             raise BadInput(f"--wait {sampling.wait!r} is not in this tokenizer's vocabulary")
         self.wait_length, self.force_length = len(scripts[self.wait]), len(scripts[self.force])
+        self.forced_length = len(scripts[self.force_after_break])
         self.script_length = torch.tensor([len(s) for s in scripts], device=device)
         width = max(1, *map(len, scripts))
         self.script = torch.tensor([s + [0] * (width - len(s)) for s in scripts], device=device)   # (5, width)
@@ -186,8 +192,11 @@ class Control:
 
     def most_thinking(self, request):
         """The largest number of thinking tokens that a request with a budget can come to."""
-        rounds = 1 if self.rule == "total" else request.waits + 1
-        return rounds * request.budget + (rounds - 1) * self.wait_length
+        if self.rule == "total":
+            return request.budget
+        rounds = request.waits * (request.budget + self.wait_length)
+        last_wait = request.min_thinking - 1 + self.wait_length if request.min_thinking else 0
+        return max(rounds, last_wait) + request.budget
 
 
 def stop_ids(model, tokenizer, names):
@@ -214,6 +223,7 @@ def new_state(slots, width, device):
         "length": column(),                                           # tokens in the cache
         "token": column(),                                            # newest token; it is fed next
         "n": column(), "n_thinking": column(), "n_round": column(), "n_waits": column(), "n_steps": column(),
+        "guided": column(torch.bool),                                 # something may be forced on it
         "thinking": column(torch.bool),
         # Before the first token of a round of thinking; as in s1's harness, the very first counts if more can come.
         "fresh": column(torch.bool),
@@ -248,10 +258,13 @@ def advance(state, logits, control, sampling, group=None):
         header = thinking & (token == control.end_id)
         state["n_steps"] += header
         wants_end |= header & (state["n_steps"] == state["steps"])
-        state["thinking"] &= ~(thinking & (state["token"] == control.end_id) & (token == control.answer_id))
+        answers = thinking & (state["token"] == control.end_id) & (token == control.answer_id)
+        state["thinking"] &= ~answers
+        state["n_thinking"].sub_(answers.long()).clamp_(min=0)       # the header before it was no thinking
     own_end = wants_end & (token == control.end_id)
     injected = torch.zeros_like(free)
     if control.active:
+        wants_end = wants_end & state["guided"]
         counted = state["n_thinking"] if control.rule == "total" else state["n_round"]
         spent = thinking & (counted >= state["budget"])
         more = (state["n_waits"] < state["waits"]) | (state["n_thinking"] < state["min_thinking"])
@@ -264,7 +277,7 @@ def advance(state, logits, control, sampling, group=None):
         if control.reject:
             state["finish"].masked_fill_(spent, REJECTED)
         closing = wants_end & ~spent & ~waiting
-        own_end &= closing
+        own_end &= closing | ~state["guided"]
         force = torch.where(control.breaks[state["token"]], control.force_after_break, control.force)
         begins = spent | waiting | closing
         script = torch.where(spent, force, torch.where(waiting, control.wait, control.end))
@@ -272,7 +285,8 @@ def advance(state, logits, control, sampling, group=None):
         state["at"].masked_fill_(begins, 0)
         state["n_waits"] += waiting
         state["n_round"].masked_fill_(waiting, 0)
-        state["forced"] |= spent
+        if not control.reject:
+            state["forced"] |= spent
         state["thinking"] &= ~(spent | closing)
         scripted = alive & (state["at"] < control.script_length[state["script"]])
         written = control.script[state["script"], state["at"].clamp(max=control.script.shape[1] - 1)]
@@ -348,7 +362,7 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
     """
     if not requests:
         return
-    control = Control(model, tokenizer, form, sampling, requests)
+    requests, control = list(requests), Control(model, tokenizer, form, sampling, requests)
     slots = fit_slots(model, requests, slots)
     # The last slot of the cache keeps the prompt of a group that is admitted in parts.
     cache = models.Cache(model, slots + 1, max(len(r.prompt) + r.max_tokens for r in requests))
@@ -369,12 +383,11 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
         found = stop_at_strings(tokenizer, state, n_live, control.stop_strings) if control.stop_strings else {}
         if watch:
             watch(state, n_live)
-        done, finish, lengths = torch.stack([state[name][:n_live].long() for name in
-                                             ("done", "finish", "length")]).tolist()
-        broken = [i for i in range(n_live) if finish[i] == BROKEN]
-        if broken:
-            cache.clear(broken)                       # or its NaN would reach the slot's next tenant
-        for index, completion in take_out(state, [i for i in range(n_live) if done[i]], requests, found):
+        done, lengths = torch.stack([state["done"][:n_live].long(), state["length"][:n_live]]).tolist()
+        over = [i for i in range(n_live) if done[i]]
+        if over:
+            cache.clear(over, max(lengths[i] for i in over) + 1)
+        for index, completion in take_out(state, over, requests, found):
             request = requests[index]
             if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
                 requests[index] = request._replace(key=random_key(request.key, "again"), n_tries=request.n_tries + 1)
@@ -407,9 +420,9 @@ def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
         if prompt != kept:
             prompts.append((prompt, places[0]))
         source = spare if prompt == kept else places[0]
-        copies += [(source, place) for place in places if place != source]
+        copies.append((source, [place for place in places if place != source], len(prompt)))
     if prompt == next_prompt and source != spare:
-        copies.append((source, spare))
+        copies.append((source, [spare], len(prompt)))
         kept = prompt
     device, batch, n_packed = state["key"].device, [], 0
     for i, (prompt, place) in enumerate(prompts):
@@ -422,15 +435,16 @@ def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
             models.hidden_states(model, packed.ids, packed.positions, models.Prefill(
                 models.Packed(packed.lengths, device), cache, cache.cells(slots, packed.positions)))
             batch, n_packed = [], 0
-    if copies:
-        cache.copy(*map(list, zip(*copies)), max(len(r.prompt) for _, r in new))
+    for source, places, length in copies:
+        if places:
+            cache.copy([source] * len(places), places, length)
     requests = [r for _, r in new]
     values = {"index": [i for i, _ in new], "key": [r.key for r in requests], "limit": [r.max_tokens for r in requests],
               "waits": [r.waits for r in requests], "min_thinking": [r.min_thinking for r in requests],
               "steps": [r.steps for r in requests],
               "budget": [NO_BUDGET if r.budget is None else r.budget for r in requests],
               "length": [len(r.prompt) - 1 for r in requests], "token": [r.prompt[-1] for r in requests],
-              "thinking": [has_thinking] * len(new), "fresh": [r.waits + r.min_thinking > 0 for r in requests]}
+              "guided": [r.is_guided for r in requests], "thinking": [has_thinking] * len(new), "fresh": [r.waits + r.min_thinking > 0 for r in requests]}
     for name, tensor in state.items():
         tensor[first:first + len(new)] = torch.tensor(values[name], device=device) if name in values else 0
     return kept

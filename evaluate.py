@@ -212,7 +212,7 @@ def load(path, k):
         result = metrics(rows, k)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
-    header = Path(path).with_suffix(".config.json")
+    header = run.header_of(path)
     try:
         settings = json.loads(header.read_text(encoding="utf-8")) if header.exists() else {}
     except ValueError as error:

@@ -22,6 +22,7 @@ writes likelihoods.
 """
 import dataclasses
 import json
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ import model as models
 from data import run
 from data.format import FORMATS, ask
 from data.rows import BadInput, read_rows, write_rows
-from decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, random_key
+from decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, random_key, stop_ids
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def completion_text(tokenizer, completion):
     own_stop = completion.finish == "stop" and completion.stop is None
     text = tokenizer.decode(completion.ids[:-1] if own_stop else completion.ids, skip_special_tokens=False,
                             clean_up_tokenization_spaces=False)
-    return text[:text.rindex(completion.stop)] if completion.stop in (text if completion.stop else ()) else text
+    return text.partition(completion.stop)[0] if completion.stop else text
 
 
 def completion_row(problem, sample_number, completion, tokenizer, form, with_logp=False):
@@ -172,11 +173,14 @@ def sweep(cfg):
         raise BadInput("--sweep writes files: --out is needed")
     runs, out = [], Path(cfg.out)
     for value in values.split(","):
+        if "/" in value:
+            raise BadInput(f"--sweep {cfg.sweep}: '{value}' cannot be part of a file's name")
         try:
             value = None if (name, value) == ("thinking_budget", "none") else kind(value)
         except ValueError:
             raise BadInput(f"--sweep {cfg.sweep}: '{value}' is not a value of --{name.replace('_', '-')}") from None
-        place = out.with_name(f"{out.stem}-{name.replace('_', '-')}-{str(value).replace(':', '-')}{out.suffix}")
+        label = f"-{name.replace('_', '-')}-{str(value).replace(':', '-')}"
+        place = out.with_name(out.name.removesuffix(".jsonl") + label + ".jsonl" * out.name.endswith(".jsonl"))
         runs.append(dataclasses.replace(cfg, **{name: value, "sweep": "", "out": str(place)}))
     for one in runs:
         check(one)
@@ -189,81 +193,96 @@ def make_requests(cfg, problems, model, tokenizer, form, history=()):
     A prompt needs room in the context for one token, or for its budget, what ends it, and one token of an answer.
     """
     requests, todo, skipped, context = [], [], [], models.context_length(model)
-    longest = Request([], 0, 0, cfg.waits, cfg.thinking_budget, cfg.min_thinking, cfg.steps)
-    control = Control(model, tokenizer, form, sampling_of(cfg), [longest])      # refuses flags that cannot be served
-    forced = control.force_length + 1                                           # and a token of an answer
-    for problem in problems:
+    asked = [Request([], 0, problem.get("max_tokens", cfg.max_tokens), problem.get("waits", cfg.waits),
+                     problem.get("thinking_budget", cfg.thinking_budget), cfg.min_thinking, cfg.steps)
+             for problem in problems]
+    control = Control(model, tokenizer, form, sampling_of(cfg), asked)          # refuses what cannot be served
+    forced = control.force_length + 1 if cfg.over_budget == "force" else 0      # and a token of an answer
+    for problem, request in zip(problems, asked):
         question = ask(problem["question"], cfg.ask) if cfg.ask else problem["question"]
         prompt = form.prompt_ids(tokenizer, question, history)
-        limit = problem.get("max_tokens", cfg.max_tokens)
-        budget, room = problem.get("thinking_budget", cfg.thinking_budget), min(limit, context - len(prompt))
-        if budget == -1:
-            budget = room - (forced - 1) - ANSWER_ROOM
-        request = Request(prompt, 0, room, problem.get("waits", cfg.waits), budget, cfg.min_thinking, cfg.steps)
-        needed = 1 if budget is None else control.most_thinking(request) + forced * (cfg.over_budget == "force")
-        where = f"row '{problem['id']}'" if "thinking_budget" in problem or "max_tokens" in problem else None
-        if budget is not None and (budget < 0 or needed > limit):
-            what = f"--thinking-budget {budget if budget >= 0 else -1} leaves no room for an answer in --max-tokens {limit}"
-            raise BadInput(f"{cfg.data}: {where}: {what}" if where else what)
-        if room < needed:
+        limit, budget, room = request.max_tokens, request.budget, min(request.max_tokens, context - len(prompt))
+        if budget == -1:                                                        # s1's "auto"
+            request = request._replace(budget=min(limit, context) - len(prompt) - control.forced_length - ANSWER_ROOM)
+        needed = 1 if budget is None else control.most_thinking(request) + forced
+        if budget is not None and (limit < ANSWER_ROOM + control.forced_length if budget == -1 else needed > limit):
+            where = f"{cfg.data}: row '{problem['id']}': " if problem.keys() & {"thinking_budget", "max_tokens"} else ""
+            raise BadInput(f"{where}--thinking-budget {budget} leaves no room for an answer in --max-tokens {limit}")
+        if room < needed or budget == -1 and request.budget < 0:
             skipped.append(f"skipped: the prompt of row '{problem['id']}' has {len(prompt)} tokens, the context {context}")
             continue
         for number in range(cfg.n):
             todo.append((problem, number))
-            requests.append(request._replace(key=random_key(cfg.seed, problem["id"], number)))
+            requests.append(request._replace(prompt=prompt, max_tokens=room,
+                                             key=random_key(cfg.seed, problem["id"], number)))
     return requests, todo, skipped
 
 
 # ---------------------------------------------------------------- likelihoods
 
-def likelihoods(cfg, rows, model, tokenizer, form):
-    """Yield each row with log-probability, entropy (nats) and rank of every token of its completion.
+def to_score(cfg, rows, model, tokenizer, form):
+    """What --score reads of each row -> a list per row of (prompt ids, completion ids), several for `choices`.
 
-    The completion is `ids` where the row has them, else `thinking` and `response` in the format's text. A row with
-    `choices` (multiple choice) gets `choice_logp`, the summed log-probability of each as an answer to the question,
-    and as `response` the likeliest, by its letter if `answer` is a letter.
+    The completion is `ids` where the row has them, else `thinking` and `response` in the format's text. Raises BadInput
+    naming the row that cannot be scored.
     """
-    items, context = [], models.context_length(model)
-    for place, row in enumerate(rows):
-        prompt = form.prompt_ids(tokenizer, row["question"])
+    found, context = [], models.context_length(model)
+    for row in rows:
+        where = f"{cfg.data}: row '{row['id']}'"
+        prompt = form.prompt_ids(tokenizer, ask(row["question"], cfg.ask) if cfg.ask else row["question"])
         if "choices" in row:
-            pairs = [(prompt, tokenizer.encode(choice, add_special_tokens=False)) for choice in row["choices"]]
+            choices = row["choices"] if isinstance(row["choices"], list) else []
+            if not choices or not all(isinstance(choice, str) for choice in choices):
+                raise BadInput(f"{where}: choices is not a list of texts")
+            pairs = [(prompt, tokenizer.encode(choice, add_special_tokens=False)) for choice in choices]
         elif "ids" in row:
             pairs = [(prompt, row["ids"])]
         elif row.get("response") is not None:
             ids, trained = form.training_ids(tokenizer, row)
             pairs = [(ids[:trained.index(True)], ids[trained.index(True):])]
         else:
-            raise BadInput(f"{cfg.data}: row '{row['id']}' has neither ids, nor response, nor choices to score")
+            raise BadInput(f"{where} has neither ids, nor response, nor choices to score")
         for start, end in pairs:
-            if not end or not all(type(i) is int and 0 <= i < len(tokenizer) for i in end):
-                raise BadInput(f"{cfg.data}: row '{row['id']}': nothing to score, or ids outside the vocabulary")
+            if not end or not isinstance(end, list) \
+                    or not all(type(i) is int and 0 <= i < len(tokenizer) for i in end):
+                raise BadInput(f"{where}: nothing to score, or ids outside the vocabulary")
             if len(start) + len(end) > context:
-                raise BadInput(f"{cfg.data}: row '{row['id']}' has {len(start) + len(end)} tokens, the context {context}")
-            items.append((place, start, end))
-    found = {}
-    for group in models.fill_bins([len(start) + len(end) for _, start, end in items], PREFILL):
-        group = [items[i] for i in group]
-        batch = models.pack([start + end for _, start, end in group],
-                            [[False] * len(start) + [True] * len(end) for _, start, end in group], cfg.device)
+                raise BadInput(f"{where} has {len(start) + len(end)} tokens, the context {context}")
+        found.append(pairs)
+    return found
+
+
+def likelihoods(cfg, rows, pairs, model):
+    """Yield each row with log-probability, entropy (nats) and rank of every token of its completion.
+
+    A row with `choices` (multiple choice) gets `choice_logp`, the summed log-probability of each as an answer to the
+    question, and as `response` the likeliest, by its letter if `answer` is a letter.
+    """
+    items = [(place, number) for place, row in enumerate(pairs) for number in range(len(row))]
+    lengths, found, names = [sum(map(len, pairs[p][i])) for p, i in items], {}, ("logp", "entropy", "rank")
+    for group in models.fill_bins(lengths, PREFILL):
+        texts = [pairs[place][number] for place, number in (items[i] for i in group)]
+        batch = models.pack([start + end for start, end in texts],
+                            [[False] * len(start) + [True] * len(end) for start, end in texts], models.head(model).device)
         with torch.no_grad():
-            stats = models.score(model, batch, cfg.temperature or 1.0, ("logp", "entropy", "rank"))
-        columns = [getattr(stats, name).split([len(end) for *_, end in group]) for name in ("logp", "entropy", "rank")]
-        for (place, *_), logp, entropy, rank in zip(group, *columns):
-            found.setdefault(place, []).append((logp, entropy, rank))
+            stats = models.score(model, batch, cfg.temperature or 1.0, names)
+        columns = [getattr(stats, name).split([len(end) for _, end in texts]) for name in names]
+        found |= dict(zip((items[i] for i in group), zip(*columns)))
+        for place in dict.fromkeys(items[i][0] for i in group):
+            scored = [found.get((place, number)) for number in range(len(pairs[place]))]
             row = rows[place]
-            if len(found[place]) < len(row.get("choices", "1")):
+            if None in scored:                            # a choice is still missing
                 continue
             if "choices" in row:
-                sums = [float(logp.sum()) for logp, *_ in found[place]]
+                sums = [float(logp.sum()) for logp, *_ in scored]
                 best = max(range(len(sums)), key=sums.__getitem__)
                 letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:len(sums)]
                 named = row.get("answer") in list(letters)
-                yield row | {"choice_logp": [round(x, 6) for x in sums],
-                             "response": letters[best] if named else row["choices"][best], "thinking": ""}
+                yield row | {"choice_logp": [round(x, 6) for x in sums], "thinking": "",
+                             "response": letters[best] if named else row["choices"][best]}
             else:
-                yield row | {"logp": [round(x, 6) for x in logp.tolist()], "rank": rank.tolist(),
-                             "entropy": [round(x, 6) for x in entropy.tolist()]}
+                logp, entropy, rank = (x.tolist() for x in scored[0])
+                yield row | {"logp": [round(x, 6) for x in logp], "entropy": [round(x, 6) for x in entropy], "rank": rank}
 
 
 # ---------------------------------------------------------------- the command
@@ -277,7 +296,7 @@ class Book:
         if cfg.stdout:
             return
         self.out, self.part = Path(cfg.out), Path(cfg.out + ".unfinished")
-        self.header = self.out.with_suffix(".config.json")
+        self.header = run.header_of(self.out)
         self.identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
         if not self.header.is_file():
             self.is_new = True
@@ -302,9 +321,10 @@ class Book:
             if self.is_new:
                 self.out.unlink(missing_ok=True)
             rows = {} if self.is_new else self.read()
-            for file in self.parts():
-                file.unlink()
             write_rows(self.part, rows.values())          # in one file, without a cut last line
+            for file in self.parts():
+                if file != self.part:
+                    file.unlink()
             run.save_config(self.cfg, self.header, identity=self.identity)
         models.barrier(ranks)
         rows = self.read()
@@ -315,7 +335,8 @@ class Book:
         return rows
 
     def parts(self):
-        return sorted(self.part.parent.glob(self.part.name + "*"))
+        names = re.compile(re.escape(self.part.name) + r"(\.\d+)?")
+        return sorted(f for f in self.part.parent.iterdir() if names.fullmatch(f.name)) if self.part.parent.is_dir() else []
 
     def read(self):
         """Rows of all parts; the last line of a part may be cut."""
@@ -380,8 +401,10 @@ def main(cfg, loaded=None):
         return read_rows(book.out)
     model, tokenizer, ranks = loaded or load(cfg)
     form.check(tokenizer)
-    requests, todo, skipped = [], [], []
-    if not cfg.score:                                     # refuses what cannot be served before a file is touched
+    skipped = []                                          # what cannot be served is refused before a file is touched
+    if cfg.score:
+        pairs = to_score(cfg, given, model, tokenizer, form)
+    else:
         requests, todo, skipped = make_requests(cfg, given, model, tokenizer, form)
     say = print if ranks.leads and not cfg.stdout else lambda line: ranks.leads and print(line, file=sys.stderr)
     for line in skipped:
@@ -393,7 +416,7 @@ def main(cfg, loaded=None):
     share = {problem["id"]: place % ranks.n == ranks.index for place, problem in enumerate(given)}
     left = [i for i, key in enumerate(keys) if share[key[0]] and key not in done]
     if cfg.score:
-        rows = likelihoods(cfg, [given[i] for i in left], model, tokenizer, form)
+        rows = likelihoods(cfg, [given[i] for i in left], [pairs[i] for i in left], model)
     else:
         requests, todo = [requests[i] for i in left], [todo[i] for i in left]
         rows = completions(cfg, model, tokenizer, form, requests, todo)
@@ -401,21 +424,22 @@ def main(cfg, loaded=None):
             longest, slots = max(len(r.prompt) + r.max_tokens for r in requests), fit_slots(model, requests, cfg.slots)
             say(f"{slots} slots of {longest} tokens, a cache of "
                 f"{(slots + 1) * longest * models.bytes_per_token(model) / 1e9:.2g} GB")
-    n_tokens, began = 0, time.perf_counter()
+    n_tokens, n_cut, began = 0, 0, time.perf_counter()
     with tqdm(total=len(left), desc=book.cfg.out or "rows", disable=None if ranks.leads else True) as bar:
         try:
             for row in rows:
                 book.add(row)
                 n_tokens += row.get("n_tokens", 0)
+                n_cut += row.get("finish") == "length"
                 bar.set_postfix_str(f"{n_tokens / (time.perf_counter() - began):.0f} tokens/s", refresh=False)
                 bar.update()
         except torch.OutOfMemoryError as error:
             raise BadInput(f"--slots {cfg.slots}: out of memory; finished rows are kept, fewer slots continue") from error
-    n_tokens = models.total(n_tokens, ranks)
+    n_tokens, n_cut = models.total(n_tokens, ranks), models.total(n_cut, ranks)
     seconds = time.perf_counter() - began
     done = book.close(keys, n_tokens=n_tokens, seconds=round(seconds, 2), skipped_prompts=len(skipped))
     say(f"{cfg.out or 'done'}: {len(keys)} rows, {n_tokens / max(seconds, 1e-9):.0f} tokens/s, "
-        f"{sum(row.get('finish') == 'length' for row in done)} cut by --max-tokens, {len(skipped)} prompts skipped")
+        f"{n_cut} cut by --max-tokens, {len(skipped)} prompts skipped")
     return done
 
 
@@ -429,6 +453,7 @@ def chat(cfg):
     model, tokenizer, _ = load(cfg)
     form, history, n_asked = FORMATS[cfg.format], [], 0
     form.check(tokenizer)
+    stops = stop_ids(model, tokenizer, cfg.stop_tokens)
     dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
     print("Type a question; /thinking_budget N, /waits N and the like change a setting, /new begins anew, Ctrl-D ends.")
     while True:
@@ -442,7 +467,7 @@ def chat(cfg):
             """Print what the newest token added, except half a character."""
             nonlocal shown
             ids = state["ids"][0, :int(state["n"][0])].tolist()
-            if ids and state["finish"][0] == 1 and not cfg.stop:
+            if ids and ids[-1] in stops:
                 ids = ids[:-1]
             text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
             end = text.find(form.end) if form.end else 0

@@ -17,13 +17,13 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -86,11 +86,12 @@ class Packed:
             group.sort()
             n = torch.tensor([lengths[i] for i in group])
             column = torch.arange(int(n.max()))
-            index = ends[:-1][group][:, None] + column                    # (n, L) where in T each cell comes from
             is_real = column < n[:, None]
+            # (n, L) where in T each cell comes from; a pad repeats its own sequence's last token: what is NaN there
+            # would reach a neighbour even with weight 0
+            index = ends[:-1][group][:, None] + column.minimum(n[:, None] - 1)
             real.append(index[is_real])
-            self.blocks.append((index.clamp(max=int(ends[-1]) - 1).to(device),
-                                is_real.flatten().nonzero()[:, 0].to(device)))
+            self.blocks.append((index.to(device), is_real.flatten().nonzero()[:, 0].to(device)))
         self.back = None if len(groups) == 1 else torch.cat(real).argsort().to(device)
 
 
@@ -123,10 +124,10 @@ class Cache:
         for tensor in (*self.keys, *self.values):
             tensor[destination, :, :length] = tensor[source, :, :length]
 
-    def clear(self, slots):
-        """Forget what these slots hold: a NaN would outlive its sequence, for 0 · NaN is NaN."""
+    def clear(self, slots, length):
+        """Forget the first `length` cells of these slots: a NaN would outlive its sequence, for 0 · NaN is NaN."""
         for tensor in (*self.keys, *self.values):
-            tensor[slots] = 0
+            tensor[slots, :, :length] = 0
 
 
 def cache_shape(model):
@@ -272,9 +273,11 @@ def join(device="cpu", tp=1):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device != "cpu" else "gloo")
+        # A rank may wait for another's long texts: the default of 10 or 30 minutes would end the run.
+        dist.init_process_group("nccl" if device != "cpu" else "gloo", timeout=timedelta(days=7))
     rank = dist.get_rank()
-    groups = [dist.new_group(range(first, first + tp)) for first in range(0, world, tp)] if tp > 1 else None
+    groups = [dist.new_group(range(first, first + tp), timedelta(days=7)) for first in range(0, world, tp)] \
+        if tp > 1 else None
     return Ranks(device, rank // tp, world // tp, groups[rank // tp] if groups else None, rank == 0, rank % tp == 0)
 
 
@@ -302,11 +305,13 @@ def split(model, group, name="the model"):
     plan = getattr(model.config, "base_model_tp_plan", None)
     if not plan:
         raise BadInput(f"--tp {size}: transformers has no tensor-parallel plan for {type(model).__name__}")
+    n_cut = 0
     for path, layer in model.base_model.named_modules():
         how = plan.get(re.sub(r"\.\d+\.", ".*.", path))
         if how not in ("colwise", "rowwise"):
             continue
         heads = model.config.num_key_value_heads if path.endswith("k_proj") else size
+        n_cut += 1
         if layer.weight.shape[how == "rowwise"] % size or heads % size:
             raise BadInput(f"--tp {size}: {path} of {name} cannot be cut into {size} equal parts")
         layer.weight.data = layer.weight.data.chunk(size, int(how == "rowwise"))[rank].clone()
@@ -318,6 +323,8 @@ def split(model, group, name="the model"):
             layer.register_forward_hook(lambda layer, inputs, output: _sum_over(output, group))
         if path.endswith("k_proj"):
             model.attention_parts = size
+    if not n_cut:                                # Phi 3 has queries, keys and values in one matrix
+        raise BadInput(f"--tp {size}: transformers' plan for {type(model).__name__} cuts no layer of {name}")
     model.group = group
 
 
@@ -333,11 +340,18 @@ def load(path, device="cpu", dtype=torch.float32, group=None):
     run code.
     """
     if group is not None:                        # one after the other: each reads the whole before it keeps its part
+        refused = [None] * dist.get_world_size(group)
         for rank in dist.get_process_group_ranks(group):
             if rank == dist.get_rank():
-                model, tokenizer = _load(path, dtype)
-                split(model, group, path)
+                try:
+                    model, tokenizer = _load(path, dtype)
+                    split(model, group, path)
+                except BadInput as error:        # the others must hear of it, or they would wait for this one
+                    refused[0] = str(error)
             dist.barrier(group)
+        dist.all_gather_object(refused, refused[0], group)
+        if any(refused):
+            raise BadInput(next(filter(None, refused)))
     else:
         model, tokenizer = _load(path, dtype)
     model = model.to(device).eval()
@@ -354,8 +368,11 @@ def _load(path, dtype):
         tokenizer = AutoTokenizer.from_pretrained(path)
         model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="packed",
                                                             use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"{path}: cannot be loaded as a model ({str(error).strip().splitlines()[0]})") from error
+    except Exception as error:                   # of whatever kind a broken directory or a strange family raises
+        name = re.search(r'"architectures": \[\s*"(\w+)"', (Path(path) / "config.json").read_text()) \
+            if Path(path).exists() else None
+        raise BadInput(f"{path}: cannot be loaded as a model ({name[1] + ': ' if name else ''}"
+                       f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})") from error
     if found["missing_keys"]:
         raise BadInput(f"{path}: the weights lack {sorted(found['missing_keys'])[0]}")
     if len(tokenizer) < 3:                           # what transformers makes up when there are no tokenizer files
@@ -369,23 +386,52 @@ def _load(path, dtype):
 
 
 def check_forward(model, path):
-    """Raise BadInput unless two packed sequences get the log-probabilities of transformers' own forward pass.
+    """Raise BadInput unless two short sequences, packed and through the cache, get the log-probabilities of
+    transformers' own forward pass, and every layer asks for the attention that the config speaks of.
 
-    Sinks, position biases, scaled logits, recurrent layers: what our attention or head lacks shows here.
+    Sinks, position biases, scaled logits, recurrent layers, windows that are put into a mask: what our attention or
+    head lacks shows here.
     """
-    pair, device = [[5, 3, 8, 6, 4], [7, 9, 2, 5]], head(model).device
+    def refuse(why):
+        raise BadInput(f"{path}: {type(model).__name__} {why}")
+
+    config, calls, pair, device = model.config, [], [[5, 3, 8, 6, 4], [7, 9, 2, 5]], head(model).device
+    kinds = getattr(config, "layer_types", None)
+    strange = set(kinds or ()) - {"full_attention", "sliding_attention"}
+    if strange:
+        refuse(f"has layers of the kind {sorted(strange)[0]}, which model.py does not compute")
+
+    def recorded(module, *tensors, sliding_window=None, **more):
+        calls.append((module.layer_idx, sliding_window))
+        return attention(module, *tensors, sliding_window=sliding_window, **more)
+
+    AttentionInterface.register("recorded", recorded)
     with torch.no_grad():
         try:
+            model.set_attn_implementation("recorded")
             ours = score(model, pack(pair, device=device)).logp
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise BadInput(f"{path}: {type(model).__name__} does not take packed sequences ({error})") from error
-        model.set_attn_implementation("eager")
-        logits = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, :-1].float() for ids in pair]
+            layers = list(calls)
+            cache, batch = Cache(model, 2, 5), pack([ids[:2] for ids in pair], device=device)
+            cells = cache.cells(batch.positions.new_tensor([0, 0, 1, 1]), batch.positions)
+            hidden_states(model, batch.ids, batch.positions, Prefill(Packed([2, 2], device), cache, cells))
+            at = batch.positions.new_tensor([2, 2])
+            hidden = hidden_states(model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, 2))
+            cached = next_token_logits(model, hidden).log_softmax(1)[range(2), [ids[3] for ids in pair]]
+            model.set_attn_implementation("eager")
+            logits = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, :-1].float() for ids in pair]
+        except Exception as error:                   # whatever an unknown architecture does with our arguments
+            refuse(f"does not take packed sequences ({type(error).__name__}: {str(error).strip().splitlines()[:1]})")
+        finally:
+            model.set_attn_implementation("packed")
         theirs = torch.cat([z.log_softmax(1)[range(len(ids) - 1), ids[1:]] for z, ids in zip(logits, pair)])
-        model.set_attn_implementation("packed")
-    error = (ours - theirs).abs()                    # in half precision the head alone rounds a logit of 16 by 0.06
+    window = getattr(config, "sliding_window", None)
+    wanted = [(i, None if kinds and kinds[i] == "full_attention" else window) for i in range(config.num_hidden_layers)]
+    if sorted(layers, key=lambda call: call[0]) != wanted:
+        refuse("has layers that do not call the attention once, with the window that the config names")
+    error = torch.cat([ours - theirs, cached - theirs[[2, 6]]]).abs()
+    # In half precision the head alone rounds a logit of 16 by 0.06.
     if not (error.max() < 3e-4 if model.dtype == torch.float32 else error.mean() < 0.25):
-        raise BadInput(f"{path}: {type(model).__name__} computes something that model.py does not")
+        refuse("computes something that model.py does not")
 
 
 def head(model):

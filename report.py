@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import evaluate
+from data import run
 from data.rows import BadInput, read_rows
 
 MARGIN = 5                               # points; a difference whose interval lies within ± this counts as "the same"
@@ -72,7 +73,7 @@ def read_runs(paths):
     seeds = {place: (re.findall(r"seed[-_]?(\d+)", place) or [""])[-1] for place in places.values()}
     if "" in seeds.values() or len(set(seeds.values())) < len(seeds):
         seeds = {place: str(i) for i, place in enumerate(seeds)}
-    return [Run(f.stem, seeds[places[f]], read_json(h) if (h := f.with_suffix(".config.json")).is_file() else {},
+    return [Run(f.stem, seeds[places[f]], read_json(h) if (h := run.header_of(f)).is_file() else {},
                 read_rows(f, need=("id",))) for f in places]
 
 

@@ -92,6 +92,11 @@ def save_config(config, path, **more):
     os.replace(part, path)
 
 
+def header_of(path):
+    """Where the settings of the run that wrote `path` stand: OUT.config.json beside OUT.jsonl."""
+    return Path(str(path).removesuffix(".jsonl") + ".config.json")
+
+
 def fingerprint(path):
     """16 hex digits that change when a file, or any file directly in a directory, changes.
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import (AutoModelForCausalLM, AutoTokenizer, BloomConfig, CohereConfig, GPT2Config,
-                          GptOssConfig, GraniteConfig, LlamaConfig, MambaConfig, Qwen2Config,
+from transformers import (AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, LlamaConfig, Qwen2Config,
                           Qwen3Config)
 
 import kernels
 import model as models
+from data.format import FORMATS
 from data.rows import BadInput
+from decoder import Request, decode
 
 ROOT = Path(__file__).resolve().parent.parent
 V, H, H_KV, K, LAYERS = 37, 4, 2, 10, 3
@@ -411,34 +413,87 @@ def test_a_mask_is_refused(model):
         model(torch.tensor([[3, 4, 5]]))
 
 
-OTHERS = {
-    "logits scaled after the head": lambda: CohereConfig(**NO_HEAD_DIM, logit_scale=0.5),
-    "logits divided after the head": lambda: GraniteConfig(**NO_HEAD_DIM, logits_scaling=8.0),
-    "attention sinks": lambda: GptOssConfig(**{**SMALL, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
-                                            num_local_experts=2, num_experts_per_tok=1,
-                                            layer_types=["full_attention"] * LAYERS),
-    "position bias in the mask": lambda: BloomConfig(vocab_size=V, hidden_size=32, n_layer=2, n_head=4),
-    "state space, no attention": lambda: MambaConfig(vocab_size=V, hidden_size=32, num_hidden_layers=2, state_size=4),
+DEFAULT = {"rope_type": "default", "rope_theta": 1e4}
+TWO_KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
+LATENT = {**NO_HEAD_DIM, "num_key_value_heads": H, "kv_lora_rank": 12, "q_lora_rank": 14, "qk_nope_head_dim": 6,
+          "qk_rope_head_dim": 8, "v_head_dim": 10, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+          "topk_group": 1, "moe_intermediate_size": 20, "first_k_dense_replace": 1}
+OTHERS = {     # window 6: longer than what `load` computes to check a model, shorter than what is computed here
+    "logits scaled after the head": ("Cohere", NO_HEAD_DIM | dict(logit_scale=0.5)),
+    "logits divided after the head": ("Granite", NO_HEAD_DIM | dict(logits_scaling=8.0)),
+    "a bias in the head": ("Phi", NO_HEAD_DIM),
+    "attention sinks": ("GptOss", SMALL | dict(rope_parameters=DEFAULT, intermediate_size=48, num_local_experts=2,
+                                               num_experts_per_tok=1, layer_types=["full_attention"] * LAYERS)),
+    "sinks in some layers": ("MiMoV2Flash", SMALL | dict(
+        v_head_dim=K, swa_num_attention_heads=H, swa_num_key_value_heads=H_KV, swa_head_dim=K, swa_v_head_dim=K,
+        sliding_window=6, layer_types=TWO_KINDS, mlp_layer_types=["dense"] * LAYERS)),
+    "position bias in the mask": ("Bloom", dict(vocab_size=V, hidden_size=32, n_layer=2, n_head=4)),
+    "an attention of its own": ("Falcon", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2,
+                                               num_attention_heads=4)),
+    "a window that layers do not pass on": ("Qwen2Moe", NO_HEAD_DIM | dict(
+        use_sliding_window=True, sliding_window=6, max_window_layers=2, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=24, shared_expert_intermediate_size=24)),
+    "a window of all layers that none passes on": ("Phimoe", NO_HEAD_DIM | dict(
+        sliding_window=6, num_local_experts=2, intermediate_size=48)),
+    "attention in chunks": ("Llama4Text", SMALL | dict(intermediate_size_mlp=44, attention_chunk_size=6,
+                                                       num_local_experts=2, num_experts_per_tok=1)),
+    "blocks of keys that an index chooses": ("MiniMaxM3VLText", SMALL | dict(
+        layer_types=["minimax_m3_sparse", "full_attention", "minimax_m3_sparse"], index_block_size=4,
+        index_topk_blocks=2, index_head_dim=8, index_n_heads=2, rotary_dim=8, num_local_experts=2,
+        num_experts_per_tok=1, dense_intermediate_size=48, shared_intermediate_size=24, intermediate_size=48)),
+    "two attentions in a layer": ("DiffLlama", NO_HEAD_DIM),
+    "keys wider than the head width": ("DeepseekV3", LATENT),
+    "keys wider than the head width, other router": ("DeepseekV2", LATENT),
+    "as many key-value heads as heads, unsaid": ("GPT2", dict(vocab_size=V, n_embd=32, n_layer=2, n_head=H)),
+    "queries, keys and values in one matrix": ("GPTNeoX", dict(vocab_size=V, hidden_size=32, intermediate_size=44,
+                                                               num_hidden_layers=2, num_attention_heads=H)),
+    "key-value heads repeated by the layer": ("JetMoe", dict(
+        vocab_size=V, hidden_size=32, num_hidden_layers=2, num_key_value_heads=2, kv_channels=8, intermediate_size=48,
+        num_local_experts=3, num_experts_per_tok=2)),
+    "heads that differ between layers": ("Gemma4Text", SMALL | dict(
+        layer_types=TWO_KINDS[:2] + TWO_KINDS[1:2], sliding_window=6, global_head_dim=12, num_kv_shared_layers=0,
+        hidden_size_per_layer_input=0, vocab_size_per_layer_input=V)),
+    "a language model inside of another": ("Gemma3", dict(
+        text_config=SMALL | dict(sliding_window=6, layer_types=TWO_KINDS), image_token_index=V - 1,
+        boi_token_index=V - 2, eoi_token_index=V - 3, mm_tokens_per_image=4, vision_config=dict(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28))),
+    "state space, no attention": ("Mamba", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, state_size=4)),
+    "state space beside attention": ("NemotronH", SMALL | dict(
+        layers_block_type=["mamba", "attention", "mamba"], ssm_state_size=4, mamba_num_heads=4, mamba_head_dim=16,
+        n_groups=1, chunk_size=16)),
+    "recurrence beside attention": ("RecurrentGemma", SMALL | dict(
+        attention_window_size=6, lru_width=32, block_types=["recurrent", "attention"])),
+    "convolution beside attention": ("Lfm2", NO_HEAD_DIM | dict(layer_types=["conv", "full_attention", "conv"])),
 }
 
 
 @pytest.mark.parametrize("feature", OTHERS)
+@torch.no_grad()
 def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, tmp_path, feature):
-    """load and score of three packed sequences: either transformers' own log-probabilities to 1e-4, or BadInput. The
+    """Either `load` refuses the class by name in one line, in float32 and in bfloat16, or three packed sequences get
+    transformers' own log-probabilities to 1e-4 and each token of a greedy text has transformers' largest logit. The
     wrong numbers that this is about were 0.002 to 6 away."""
-    config = OTHERS[feature]()
-    theirs = random_model(config, "eager")
+    family, settings = OTHERS[feature]
+    theirs = random_model(getattr(transformers, f"{family}Config")(**settings), "eager")
+    theirs.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0)
     models.save(theirs, AutoTokenizer.from_pretrained(directory), tmp_path)
-    seqs = sequences([7, 3, 12])
     try:
-        model, _ = models.load(str(tmp_path))
-        logp = models.score(model, models.pack(seqs)).logp
+        model, tokenizer = models.load(str(tmp_path))
     except BadInput as error:
-        assert "\n" not in str(error)
+        assert "\n" not in str(error) and type(theirs).__name__ in str(error)
+        with pytest.raises(BadInput, match=type(theirs).__name__):
+            models.load(str(tmp_path), dtype=torch.bfloat16)
         return
-    expected = torch.cat([theirs(torch.tensor([ids])).logits[0].log_softmax(1)[:-1].gather(
-        1, torch.tensor(ids[1:])[:, None])[:, 0] for ids in seqs])
-    assert (logp - expected).abs().max() <= 1e-4
+
+    def logits(ids):
+        return theirs(torch.tensor([ids]), use_cache=False).logits[0]
+
+    seqs = sequences([7, 3, 30])
+    expected = torch.cat([logits(ids).log_softmax(1)[range(len(ids) - 1), ids[1:]] for ids in seqs])
+    assert (models.score(model, models.pack(seqs)).logp - expected).abs().max() <= 1e-4
+    for i, completion in decode(model, tokenizer, FORMATS["plain"], [Request(ids, 0, 12) for ids in seqs], slots=2):
+        z = logits(seqs[i] + completion.ids)[len(seqs[i]) - 1:-1]
+        assert (z.max(1).values - z.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]).max() <= 1e-3
 
 
 def test_final_logits_are_capped():
@@ -459,19 +514,24 @@ def test_final_logits_are_capped():
         expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 1, 3, 4, 7])
 @pytest.mark.parametrize("told", [True, False], ids=["torch 2.12 and later", "torch 2.11"])
-def test_flash_call_says_what_the_blocks_compute(monkeypatch, told):
-    """The call of the CUDA kernel, with a plain stand-in for it: causal inside each of three sequences, and 6 query
-    heads over 2 key-value heads by either convention of grouped heads. Equal to the padded blocks."""
+def test_flash_call_says_what_the_blocks_compute(monkeypatch, told, window):
+    """The call of the CUDA kernel, with a plain stand-in for it: inside each of three sequences causal, with a window
+    the last so many tokens only (flash counts those to the left of a token, itself not included), and 6 query heads
+    over 2 key-value heads by either convention of grouped heads. Equal to the padded blocks."""
     import torch.nn.attention.varlen as library
 
     def attend(query, key, value, starts, starts_k, longest, longest_k, scale, window_size, enable_gqa):
         assert starts.dtype == torch.int32 and torch.equal(starts, starts_k) and longest == longest_k == 7
-        assert window_size == (-1, 0) and (enable_gqa or query.shape[1] == key.shape[1])
+        left, right = window_size
+        assert right == 0 and (enable_gqa or query.shape[1] == key.shape[1])
         parts = []
         for a, b in zip(starts.tolist(), starts.tolist()[1:]):
             q, k, v = (x[a:b].transpose(0, 1)[None] for x in (query, key, value))
-            parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale,
+            seen = torch.ones(b - a, b - a, dtype=torch.bool).tril()
+            seen = seen if left < 0 else seen.triu(-left)
+            parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale,
                                                                           enable_gqa=enable_gqa)[0].transpose(0, 1))
         return torch.cat(parts)
 
@@ -485,5 +545,9 @@ def test_flash_call_says_what_the_blocks_compute(monkeypatch, told):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(12, heads, 8, generator=generator) for heads in (6, 2, 2))
     packed = models.Packed([4, 7, 1], "cpu")
-    found, wanted = (f(query, key, value, packed, 0.3) for f in (models._flash_within, models._attend_within))
+    found, wanted = (f(query, key, value, packed, 0.3, window) for f in (models._flash_within, models._attend_within))
     assert wanted.std() > 0.1 and (found - wanted).abs().max() < 1e-6
+    whole = models._attend_within(query, key, value, packed, 0.3)
+    changed = (whole - wanted).abs().amax((1, 2)) > 1e-3                # tokens that the window keeps from others
+    places = [i for n in (4, 7, 1) for i in range(n)]
+    assert changed.tolist() == [window is not None and i >= window for i in places]

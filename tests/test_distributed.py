@@ -1,0 +1,423 @@
+"""Several processes on one machine, over gloo: a part of the rows each, or one model over all; killed and continued.
+
+One run is torchrun's own. The others are forks, which have the libraries loaded already, with the variables that
+torchrun sets: 1 second instead of 9.
+"""
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_families import FAMILIES, LENGTHS, LIMITS, SEED, SMALL, logp_packed, random_model, sequences, texts_of_slots
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+import generate
+import model as models
+from data import tiny
+from data.rows import BadInput, read_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = str(ROOT / "data" / "tiny_base")
+TOKENIZER = tiny.tokenizer()
+
+
+# ---- processes
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def run_rank(work, arguments, environment, answer):
+    os.environ |= environment
+    try:
+        answer.send(work(*arguments))
+    except BaseException as error:
+        answer.send(error if isinstance(error, BadInput) else RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def start_ranks(work, arguments=(), n=2):
+    """work(*arguments) in n processes -> (process, pipe for what it returns) of each."""
+    fork, port, started = multiprocessing.get_context("fork"), free_port(), []
+    for rank in range(n):
+        ours, theirs = fork.Pipe(duplex=False)
+        environment = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1",
+                           MASTER_PORT=port)
+        process = fork.Process(target=run_rank, args=(work, arguments, environment, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        started.append((process, ours))
+    return started
+
+
+def kill(started):
+    for process, _ in started:
+        process.kill()
+    for process, _ in started:
+        process.join()
+
+
+def ranks_run(work, *arguments, n=2, seconds=60):
+    """work(*arguments) in n processes -> what each returned, or the exception that ended it."""
+    started, end, answers = start_ranks(work, arguments, n), time.monotonic() + seconds, []
+    try:
+        for _, answer in started:
+            assert answer.poll(end - time.monotonic()), f"a rank hangs; the ones before it: {answers}"
+            answers.append(answer.recv())
+    finally:
+        kill(started)
+    return answers
+
+
+def torchrun(**flags):
+    """The command itself, by 2 processes."""
+    flags = [x for name, value in flags.items() for x in (f"--{name.replace('_', '-')}", str(value))]
+    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
+                             free_port(), "--", ROOT / "generate.py", *flags], text=True, cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+# ---- rows
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    """5 problems: 3 for the first of 2 ranks, 2 for the second."""
+    path = tmp_path_factory.mktemp("problems") / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny.problems("math", 5, 9, "dev")))
+    return str(path)
+
+
+FORCED = dict(n=3, temperature=0.9, top_p=0.95, waits=1, wait="wait", thinking_budget=30)
+RUNS = {"greedy": {}, "sampled, waits, budget: a sweep": FORCED | dict(sweep="waits=0,2"),
+        "one problem for two ranks, no wait string": FORCED | dict(limit=1, wait="")}
+
+
+def config(problems, out, **more):
+    return generate.Config(**{"model": BASE, "data": problems, "out": str(out), "format": "think", "max_tokens": 40,
+                              "slots": 4, **more})
+
+
+@pytest.fixture(scope="module")
+def alone(problems, tmp_path_factory):
+    """A folder for each of RUNS with what one process writes."""
+    folders = {}
+    for name, settings in RUNS.items():
+        folders[name] = tmp_path_factory.mktemp("alone")
+        generate.main(config(problems, folders[name] / "out.jsonl", **settings))
+    return folders
+
+
+def all_runs(problems, folder, tp):
+    rows = []
+    for i, settings in enumerate(RUNS.values()):
+        rows.append(generate.main(config(problems, folder / str(i) / "out.jsonl", tp=tp, slots=3, **settings)))
+    return rows
+
+
+@pytest.mark.parametrize("n, tp", [(2, 1), (2, 2), (4, 2)], ids=["parts of the rows", "one model", "both"])
+def test_rows_are_those_of_one_process(problems, alone, tmp_path, n, tp):
+    """Greedy and sampled, n = 3, waits and budget, a sweep: the same bytes, the same totals, nothing left over; every
+    rank returns all rows. The runs themselves differ."""
+    for i in range(len(RUNS)):
+        (tmp_path / str(i)).mkdir()
+    first, *others = ranks_run(all_runs, problems, tmp_path, tp, n=n)
+    assert all(rows == first for rows in others)
+    texts = set()
+    for i, (name, folder) in enumerate(alone.items()):
+        names = sorted(p.name for p in folder.iterdir())
+        assert sorted(p.name for p in (tmp_path / str(i)).iterdir()) == names
+        assert len(names) == (4 if "sweep" in name else 2)
+        for file in names:
+            ours, theirs = tmp_path / str(i) / file, folder / file
+            if file.endswith(".config.json"):
+                ours, theirs = json.loads(ours.read_text()), json.loads(theirs.read_text())
+                assert ours["n_tokens"] == theirs["n_tokens"] > 0 and ours["skipped_prompts"] == 0, name
+            else:
+                assert ours.read_bytes() == theirs.read_bytes(), name
+                texts.add(theirs.read_bytes())
+    assert len(texts) == len(RUNS) + 1
+
+
+def test_score_and_stdout(problems, alone, tmp_path):
+    """--score in parts and over one model: rows of one process, in its order, numbers to 2e-5. --stdout: each row
+    once, from whichever rank has it."""
+    data = str(alone["sampled, waits, budget: a sweep"] / "out-waits-2.jsonl")
+    wanted = generate.main(config(data, tmp_path / "alone.jsonl", score=True))
+    numbers = ("logp", "entropy")
+
+    def work():
+        rows = [generate.main(config(data, tmp_path / f"{tp}.jsonl", score=True, tp=tp)) for tp in (1, 2)]
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            generate.main(config(problems, "", stdout=True, **FORCED | dict(waits=2)))
+        return rows, shown.getvalue()
+
+    (rows, shown), (again, also_shown) = ranks_run(work)
+    assert rows == again and rows == [read_rows(tmp_path / "1.jsonl"), read_rows(tmp_path / "2.jsonl")]
+    for found in rows:
+        assert [{k: v for k, v in row.items() if k not in numbers} for row in found] == \
+            [{k: v for k, v in row.items() if k not in numbers} for row in wanted]
+        for name in numbers:
+            a, b = (torch.tensor([x for row in part for x in row[name]]) for part in (found, wanted))
+            assert a.std() > 0.3 and (a - b).abs().max() <= 2e-5
+    printed = [[json.loads(line) for line in text.splitlines()] for text in (shown, also_shown)]
+    by_key = {generate.key_of(row): row for part in printed for row in part}
+    assert [len(part) for part in printed] == [9, 6] and len(by_key) == 15         # 3 and 2 problems, 3 samples each
+    assert [by_key[generate.key_of(row)] for row in read_rows(data)] == read_rows(data)
+
+
+# ---- killed and continued
+
+def finished_lines(out):
+    return [path.read_bytes().count(b"\n") for path in sorted(out.parent.glob(out.name + ".unfinished*"))]
+
+
+def test_killed_with_two_ranks_continued_with_one_and_by_torchrun(tmp_path, problems):
+    """Both ranks get SIGKILL when each has written rows; the second was in the middle of a line. One process
+    continues, and so does torchrun with one model over two ranks: both files are those of a run that nobody
+    disturbed, and only the missing rows are decoded."""
+    settings = dict(n=8, temperature=1.0, waits=2, wait="wait")
+    generate.main(config(problems, tmp_path / "alone.jsonl", **settings))
+    wanted = (tmp_path / "alone.jsonl").read_bytes()
+    out, other = tmp_path / "killed" / "out.jsonl", tmp_path / "other" / "out.jsonl"
+    out.parent.mkdir()
+    ranks = start_ranks(lambda: generate.main(config(problems, out, slots=1, **settings)))
+    end = time.monotonic() + 60
+    while ranks[0][0].is_alive() and time.monotonic() < end and min([0, *finished_lines(out)][-2:]) < 3:
+        time.sleep(0.005)
+    kill(ranks)
+    done = sum(finished_lines(out))
+    assert 6 <= done < 40 and not out.exists() and len(finished_lines(out)) == 2
+    with open(f"{out}.unfinished.1", "ab") as file:
+        file.write(b'{"id": "half a li')
+    header = json.loads(out.with_suffix(".config.json").read_text())
+    assert header["temperature"] == 1.0 and "n_tokens" not in header
+    shutil.copytree(out.parent, other.parent)
+    later = torchrun(model=BASE, data=problems, out=other, format="think", max_tokens=40, tp=2, **settings)
+    asked, decode = [], generate.decode
+    with pytest.MonkeyPatch.context() as patch:                              # meanwhile
+        patch.setattr(generate, "decode", lambda m, t, f, requests, *more: asked.append(len(requests)) or
+                      decode(m, t, f, requests, *more))
+        generate.main(config(problems, out, **settings))
+    assert asked == [40 - done] and out.read_bytes() == wanted
+    printed, errors = later.communicate(timeout=60)
+    assert later.returncode == 0, errors
+    assert other.read_bytes() == wanted and "40 rows" in printed
+    assert sorted(p.name for p in other.parent.iterdir()) == ["out.config.json", "out.jsonl"]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_while_the_parts_are_put_together(problems, tmp_path, monkeypatch):
+    """A run of two ranks left two parts. The next one dies while it makes one file of them: no row is lost."""
+    out = tmp_path / "out.jsonl"
+    rows = generate.main(config(problems, out, **FORCED))
+    out.rename(f"{out}.unfinished")
+    lines = Path(f"{out}.unfinished").read_text().splitlines(keepends=True)
+    for name, part in ((f"{out}.unfinished", lines[:6]), (f"{out}.unfinished.1", lines[6:10])):
+        Path(name).write_text("".join(part))
+    for step in ("write_rows", "unlink"):
+        def die(*_, **__):
+            raise Killed
+        with monkeypatch.context() as patch:
+            patch.setattr(*((generate, "write_rows") if step == "write_rows" else (Path, "unlink")), die)
+            with pytest.raises(Killed):
+                generate.main(config(problems, out, **FORCED))
+        kept = [json.loads(line) for path in tmp_path.glob("out.jsonl.unfinished*")
+                for line in path.read_text().splitlines()]
+        assert {generate.key_of(row) for row in kept} == {generate.key_of(row) for row in rows[:10]}, step
+
+
+def test_parts_are_found_whatever_the_name(problems, tmp_path):
+    """[ ] * ? in a file's name are no pattern for its parts."""
+    rows = generate.main(config(problems, tmp_path / "run[1]*.jsonl", limit=2))
+    assert len(rows) == 2 and read_rows(tmp_path / "run[1]*.jsonl") == rows
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_more_ranks_before_and_other_settings(problems, alone, tmp_path):
+    """--overwrite by two ranks over parts that five left with other settings: not a row of them is kept."""
+    out = tmp_path / "out.jsonl"
+    rows = [row | {"text": "of another run"} for row in read_rows(alone["greedy"] / "out.jsonl")]
+    for i, name in enumerate(["", ".1", ".4"]):
+        Path(f"{out}.unfinished{name}").write_text(json.dumps(rows[i]) + "\n")
+    (tmp_path / "out.config.json").write_text(json.dumps({"identity": {"seed": 7}}))
+
+    def work():
+        return generate.main(config(problems, out, overwrite=True))
+
+    ranks_run(work)
+    assert out.read_bytes() == (alone["greedy"] / "out.jsonl").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.config.json", "out.jsonl"]
+
+
+# ---- refused
+
+def test_tp_that_does_not_divide_the_processes_is_refused(problems, tmp_path):
+    def work():
+        generate.main(config(problems, tmp_path / "out.jsonl", tp=3))
+
+    line = "--tp 3: does not divide 2 processes (torchrun --nproc-per-node)"
+    assert [(type(answer), str(answer)) for answer in ranks_run(work)] == [(BadInput, line)] * 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_tp_of_one_process_is_refused(problems, tmp_path):
+    with pytest.raises(BadInput, match=r"^--tp 2: does not divide 1 process \(torchrun"):
+        generate.main(config(problems, tmp_path / "out.jsonl", tp=2))
+
+
+ODD = dict(vocab_size=len(TOKENIZER), hidden_size=36, intermediate_size=45, num_hidden_layers=2,
+           num_attention_heads=6, max_position_embeddings=256, bos_token_id=None, eos_token_id=1)
+CANNOT_BE_CUT = {
+    "3 key-value heads": (LlamaConfig(**ODD, num_key_value_heads=3), "k_proj .*cannot be cut into 2 equal"),
+    "45 hidden units": (LlamaConfig(**ODD, num_key_value_heads=2), "gate_proj .*cannot be cut into 2 equal"),
+    "no plan": (GPT2Config(vocab_size=len(TOKENIZER), n_embd=32, n_layer=1, n_head=2, eos_token_id=1),
+                "no tensor-parallel plan for GPT2LMHeadModel"),
+    "no model": (None, "no such model directory")}
+
+
+@pytest.mark.parametrize("what", CANNOT_BE_CUT)
+def test_all_ranks_refuse_what_one_refuses(problems, tmp_path, what):
+    """A model that cannot be cut, or is not there: every rank ends with the same line (one that waited for the others
+    would end in a traceback of the network)."""
+    made, message = CANNOT_BE_CUT[what]
+    if made is not None:
+        models.save(AutoModelForCausalLM.from_config(made), TOKENIZER, tmp_path / "model")
+
+    def work():
+        generate.main(config(problems, tmp_path / "out.jsonl", model=str(tmp_path / "model"), tp=2))
+
+    for answer in ranks_run(work):
+        assert isinstance(answer, BadInput) and "\n" not in str(answer), answer
+        if what != "no model":
+            assert "--tp 2" in str(answer)
+        assert re.search(message, str(answer))
+
+
+def test_a_row_that_one_rank_refuses_stops_the_others(alone, tmp_path):
+    """The second rank finds a row it cannot score: it ends with the row's name, the first one ends too, soon."""
+    rows = read_rows(alone["greedy"] / "out.jsonl")
+    rows[3] = {k: v for k, v in rows[3].items() if k not in ("ids", "response")}
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def work():
+        return generate.main(config(str(data), tmp_path / "out.jsonl", score=True))
+
+    first, second = ranks_run(work, seconds=20)
+    assert isinstance(second, BadInput) and f"row '{rows[3]['id']}'" in str(second)
+    assert isinstance(first, Exception) and not (tmp_path / "out.jsonl").exists()
+
+
+# ---- who does what
+
+def test_join():
+    """4 processes, --tp 2: ranks 0 and 1 share one model and one half of the rows, 2 and 3 the others. A total counts
+    each half once. Without --tp each is for itself."""
+    def work():
+        two, one = models.join(tp=2), models.join()
+        shown = [(r.device, r.index, r.n, r.leads, r.writes, r.group and dist.get_process_group_ranks(r.group))
+                 for r in (two, one)]
+        return shown, models.total(10 * two.index + 1, two), models.total(dist.get_rank(), one)
+
+    answers = ranks_run(work, n=4)
+    assert [shown[0] for shown, *_ in answers] == [
+        ("cpu", 0, 2, True, True, [0, 1]), ("cpu", 0, 2, False, False, [0, 1]),
+        ("cpu", 1, 2, False, True, [2, 3]), ("cpu", 1, 2, False, False, [2, 3])]
+    assert [shown[1] for shown, *_ in answers] == [("cpu", i, 4, i == 0, True, None) for i in range(4)]
+    assert [totals for _, *totals in answers] == [[12, 6]] * 4
+
+
+def test_ranks_wait_for_one_another_as_long_as_it_takes():
+    """One rank may have the long texts: the others wait at the end of a run for hours. (torch's defaults end the run
+    after 30 minutes, on NCCL after 10.)"""
+    def work():
+        group = models.join(tp=2).group
+        return [g._get_backend(torch.device("cpu")).options._timeout for g in (dist.group.WORLD, group)]
+
+    for timeouts in ranks_run(work):
+        assert min(timeouts) >= timedelta(days=1)
+
+
+# ---- one model over two ranks
+
+BIASES = dict(attention_bias=True, mlp_bias=True)
+PLAN = {name: FAMILIES[name][:2] for name in ("qwen2", "qwen3", "llama 3", "mistral", "gemma 2", "gemma 3", "olmo 2",
+                                              "phi 3")}
+PLAN["llama, biases in every layer"] = (LlamaConfig, BIASES)
+
+
+def memory(model):
+    """Bytes of each matrix of the layers; of what is really held, so that a view counts as the whole."""
+    return {name: module.weight.untyped_storage().nbytes() for name, module in model.base_model.layers.named_modules()
+            if isinstance(module, torch.nn.Linear)}
+
+
+@torch.no_grad()
+def computed(model):
+    logp = logp_packed(model, sequences([3, 70, 1, 40, 5, 2, 23], seed=1))
+    texts, _ = texts_of_slots(model, sequences(LENGTHS[:7]), [min(n, 14) for n in LIMITS[:7]])
+    return logp.tolist(), texts, memory(model), models.bytes_per_token(model)
+
+
+def whole_and_split():
+    """-> for each family what is computed before and after the cut, or why it cannot be cut."""
+    group, found = models.join(tp=2).group, {}
+    for name, (config, own) in PLAN.items():
+        model = random_model(config(**{**SMALL, **own}), SEED)
+        model.set_attn_implementation("packed")
+        whole = computed(model)
+        try:
+            models.split(model, group, name)
+        except BadInput as error:
+            found[name] = str(error)
+        else:
+            found[name] = whole, computed(model)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cuts():
+    return ranks_run(whole_and_split)
+
+
+@pytest.mark.parametrize("family", PLAN)
+def test_a_split_model_computes_what_the_whole_one_does(cuts, family):
+    """Both ranks: log-probabilities to 5e-5 (they spread over more than 1), greedy texts token for token."""
+    for rank in cuts:
+        if isinstance(rank[family], str):
+            assert family in rank[family] and "--tp 2" in rank[family]
+            continue
+        (logp, texts, *_), (found, found_texts, *_) = rank[family]
+        logp, found = torch.tensor([logp, found])
+        assert logp.std() > 1 and (logp - found).abs().max() <= 5e-5
+        assert texts == found_texts and len({tuple(ids) for ids in texts}) > 5
+
+
+@pytest.mark.parametrize("family", PLAN)
+def test_a_rank_holds_its_part_of_the_weights_and_no_more(cuts, family):
+    """Half of every matrix and of the cache; of OLMo 2, whose norms run over all heads, half of the MLP only. What
+    cannot be cut is refused: --tp is for a model that does not fit."""
+    for rank in cuts:
+        if isinstance(rank[family], str):
+            continue
+        (*_, whole, cache), (*_, part, cache_part) = rank[family]
+        uncut = "self_attn" if family == "olmo 2" else "none"
+        assert {name: size / whole[name] for name, size in part.items()} == {
+            name: 1.0 if uncut in name else 0.5 for name in whole}
+        assert cache_part == (cache if family == "olmo 2" else cache // 2)
