@@ -3,7 +3,7 @@
 problem     id, question, answer; optional solution, source, level, subject, group
 trace       problem + thinking, response, model, and what curation adds (correct, n_thinking_tokens, score, ...)
 completion  problem + sample, text, thinking, response, ids, injected, n_thinking_tokens, n_tokens,
-            finish ("stop" or "length"), n_waits, forced, logp
+            finish ("stop", "length", "rejected" or "nan"), stop (what stopped it), n_waits, forced, n_tries, logp
 """
 import json
 import os

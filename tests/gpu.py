@@ -5,7 +5,9 @@
     python tests/gpu.py --device cpu --shape tiny --dtype fp32      tries the script itself, in seconds
 
 What runs where: bf16 on CUDA takes the variable-length flash kernel inside packed rows, everything else the padded
-blocks; both must agree. The decoder's floor is the time to read weights and cache once per step at the measured copy
+blocks; both must agree. A decoding step is replayed as a CUDA graph with the Triton kernel over the cache, and its texts
+must be those of single steps; transformers' generate and its continuous batching decode the same prompts beside it. The
+decoder's floor is the time to read weights and cache once per step at the measured copy
 bandwidth. MFU counts 6 FLOPs per parameter and trained token plus attention.
 """
 import statistics
@@ -14,9 +16,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from unittest import mock
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,6 +43,7 @@ class Config:
     context: int = 1024                  # prompt tokens of the decoding benchmark
     new_tokens: int = 128                # generated per sequence
     batches: tuple[int, ...] = (1, 16, 64, 256)            # sequences decoded side by side
+    against: int = 64                    # batch at which transformers decodes the same prompts; 0 = not
     packed_tokens: int = 16384           # of a training step
 
 
@@ -125,6 +129,42 @@ def bench_decoder(cfg, dtype):
         floor = (weights + n * per_token * (cfg.context + cfg.new_tokens / 2)) / bandwidth
         print(f"decode {cfg.shape} batch {n} context {cfg.context}: {n / step:.0f} tokens/s, step {step * 1e3:.2f} ms, "
               f"{floor / step:.0%} of the floor at {bandwidth / 1e9:.0f} GB/s; prefill {n * cfg.context / prefill:.0f} tokens/s")
+        if n == cfg.against:
+            bench_transformers(cfg, model, [r.prompt for r in requests], n * cfg.new_tokens / both)
+
+
+def bench_transformers(cfg, model, prompts, ours):
+    """The same prompts by transformers' generate and generate_batch, prefill included, against our tokens/s."""
+    more = {"max_new_tokens": cfg.new_tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    ids = torch.tensor(prompts, device=cfg.device)
+    calls = {"generate": lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **more)}
+    if cfg.device != "cpu":                          # there it takes all memory for its cache first
+        calls["generate_batch"] = lambda: model.generate_batch(prompts, GenerationConfig(**more))
+    for name, call in calls.items():
+        model.set_attn_implementation("sdpa")
+        try:
+            found = len(prompts) * cfg.new_tokens / seconds(call, cfg.device, 2)
+            print(f"  with prefill {ours:.0f} tokens/s, {ours / found:.2f} x transformers' {name} ({found:.0f})")
+        except Exception as error:                   # an optional package of theirs may be missing
+            print(f"  transformers' {name} does not run here ({type(error).__name__}: {str(error).splitlines()[:1]})")
+        finally:
+            model.set_attn_implementation("packed")
+
+
+def check_graphs(device, dtype):
+    """Uneven prompts and lengths through few slots: texts of the recorded step against those of single steps."""
+    model, tokenizer = make("tiny", device, dtype), tiny.tokenizer()
+    requests = [decoder.Request([(5 * i + j) % 140 + 7 for j in range(1 + 11 * i % 70)], i, 9 + 7 * i % 50)
+                for i in range(24)]
+
+    def texts():
+        return dict(decoder.decode(model, tokenizer, FORMATS["plain"], requests, decoder.Sampling(1.0), slots=9))
+
+    recorded = texts()
+    with mock.patch.object(decoder.Stepper, "__call__", lambda self, n, longest: self.run(n, longest)):
+        stepped = texts()
+    same = sum(recorded[i].ids == stepped[i].ids for i in stepped)
+    print(f"texts of the recorded step equal to those of single steps: {same} of {len(stepped)}")
 
 
 def bench_training(cfg):
@@ -155,6 +195,7 @@ def main(cfg):
     name = "CPU" if cfg.device == "cpu" else torch.cuda.get_device_name()
     print(f"{name}, torch {torch.__version__}, {cfg.dtype}")
     check_attention(cfg.device)
+    check_graphs(cfg.device, torch.float32)
     with torch.no_grad():
         bench_decoder(cfg, dtype)
         bench_statistics(cfg, make(cfg.shape, cfg.device, dtype), dtype)

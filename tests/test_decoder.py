@@ -341,7 +341,7 @@ def test_no_requests():
     assert list(decode(twins("qwen2")[1], TOKENIZER, THINK, [])) == []
 
 
-# ---- Budget forcing against a decoder without a cache ----------------------------------------------------------------
+# ---- Budget forcing against a decoder without a cache ---------------------------------------------------------------
 
 END_BIAS = 6.0
 
@@ -532,8 +532,8 @@ def s1_words():
     """A tokenizer of words in which a line break is a word, with s1's delimiters as special tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import WordLevel
-    words = ["<|im_end|>", "<|im_start|>", "?", "\n", ".\n", "\n\n\n", "user", "assistant", "think", "answer", "Final", "Answer",
-             ":", "Wait", *"abcdefxyzq42"]
+    words = ["<|im_end|>", "<|im_start|>", "?", "\n", ".\n", "\n\n\n", "user", "assistant", "think", "answer", "Final",
+             "Answer", ":", "Wait", *"abcdefxyzq42"]
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(*how) for how in (
         ("\n", "isolated"), (":", "isolated"), (" ", "removed"))])
@@ -702,7 +702,7 @@ def test_a_finished_text_is_not_changed_by_the_steps_behind_it(monkeypatch, s1):
     assert c.ids == ids_of(s1[0], "x", "y") and (c.finish, c.forced, c.n_thinking) == ("length", False, 2)
 
 
-# ---- The other rules by script: harness budgets, no string, rejection, steps -------------------------------------------
+# ---- The other rules by script: harness budgets, no string, rejection, steps ----------------------------------------
 
 def test_t14_harness_rule_gives_each_round_the_whole_budget(monkeypatch, s1):
     """T14: both thinking calls get the same max_tokens, here 6. Round 1 is x y, round 2 runs into its own six: forced
@@ -984,8 +984,8 @@ def embedding(model, token, value):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("more", [{}, {"logp": False}, {"temperature": 0.9}, {"temperature": 0.9, "top_k": 7, "top_p": 0.9}],
-                         ids=str)
+@pytest.mark.parametrize("more", [{}, {"logp": False}, {"temperature": 0.9},
+                                  {"temperature": 0.9, "top_k": 7, "top_p": 0.9}], ids=str)
 def test_broken_logits_end_one_row(monkeypatch, value, more):
     """One number of one row is NaN or infinite at its sixth token: that row ends with "nan" and its first five tokens;
     the 12 others, before and behind it in the 3 slots, have the texts that they have without it."""
@@ -1128,7 +1128,7 @@ def test_slots_fit_into_memory(monkeypatch):
     assert "\n" not in str(error.value) and not caches
 
 
-# ---- A step as a CUDA graph sees it ------------------------------------------------------------------------------------
+# ---- A step as a CUDA graph sees it ---------------------------------------------------------------------------------
 
 SETTINGS = {
     "greedy": Sampling(wait="wait ,", logp=False),
@@ -1175,7 +1175,8 @@ def asked():
 @pytest.mark.parametrize("question", [
     lambda x: x.sum().item(), lambda x: x.tolist(), lambda x: x[x > 1], lambda x: x.__setitem__(x > 1, 0),
     lambda x: bool(x.any()), lambda x: x.nonzero(), lambda x: torch.tensor([1.0]) + x, lambda x: x[int(x.argmax()):],
-    lambda x: x.masked_select(x > 1), lambda x: torch.equal(x, x), lambda x: torch.where(x > 1), lambda x: x.cpu().numpy()])
+    lambda x: x.masked_select(x > 1), lambda x: torch.equal(x, x), lambda x: torch.where(x > 1),
+    lambda x: x.cpu().numpy()])
 def test_the_watch_for_questions_works(question):
     for guard in (torch.no_grad(), torch.inference_mode()):
         with guard, asked() as mode:
@@ -1337,7 +1338,7 @@ def test_recorded_steps_of_a_broken_row(monkeypatch):
     assert [c for i, c in enumerate(found) if i != 2] == [c for i, c in enumerate(reference) if i != 2]
 
 
-# ---- Attention of one step ---------------------------------------------------------------------------------------------
+# ---- Attention of one step ------------------------------------------------------------------------------------------
 
 def attention_by_loops(query, keys, values, lengths, scale, window, softcap):
     """Each head of each row by itself, in float64, from the definition."""
@@ -1346,7 +1347,8 @@ def attention_by_loops(query, keys, values, lengths, scale, window, softcap):
     for b, n in enumerate(lengths.tolist()):
         for h in range(query.shape[1]):
             cells = [i for i in range(n + 1) if window is None or n - i < window]
-            scores = [scale * sum(float(x) * float(y) for x, y in zip(query[b, h], keys[b, h // group, i])) for i in cells]
+            scores = [scale * sum(float(x) * float(y) for x, y in zip(query[b, h], keys[b, h // group, i]))
+                      for i in cells]
             if softcap is not None:
                 scores = [softcap * math.tanh(x / softcap) for x in scores]
             top = max(scores)

@@ -156,7 +156,8 @@ def test_gpu_script_runs_on_a_cpu(capsys):
     """tests/gpu.py is for machines with a GPU; here it only has to run, with a measurement of each kind."""
     import gpu
     gpu.main(gpu.Config(shape="tiny", device="cpu", dtype="fp32", context=32, new_tokens=8, batches=(2,),
-                        packed_tokens=256))
+                        against=2, packed_tokens=256))
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("packed bf16", "token_stats", "decode tiny batch 2", "sft tiny"))
+    assert all(word in printed for word in ("packed bf16", "token_stats", "decode tiny batch 2", "sft tiny",
+                                         "single steps: 24 of 24", "x transformers' generate"))
     assert float(re.search(r"log-prob error ([\d.]+)", printed)[1]) < 0.1 and "leak into other sequences 0.0e+00" in printed
