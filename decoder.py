@@ -244,11 +244,16 @@ def advance(state, logits, control, sampling, group=None):
     logits = logits[:, :control.n_tokens]
     if control.has_waits:                             # a round of thinking does not begin with its own end
         logits = logits.masked_fill(state["fresh"][:, None] & control.is_end, -torch.inf)
-    shape = sampling.temperature, sampling.top_k, sampling.top_p, sampling.logp
-    token, logp = sample(logits, state["key"], state["n"], *shape)
+
+    def draw(logits, counter):
+        token, logp = sample(logits, state["key"], counter, sampling.temperature, sampling.top_k, sampling.top_p,
+                             sampling.logp)
+        if group is not None:
+            dist.broadcast(token, dist.get_global_rank(group, 0), group)
+        return token, logp
+
+    token, logp = draw(logits, state["n"])
     broken = ~logp.isfinite()                         # a NaN or an infinity among the logits
-    if group is not None:
-        dist.broadcast(token, dist.get_global_rank(group, 0), group)
 
     # No script under way; and a finished sequence, which steps along until it is taken out, begins none.
     free = alive & ~broken & (state["at"] >= control.script_length[state["script"]])
@@ -272,7 +277,7 @@ def advance(state, logits, control, sampling, group=None):
         waiting = wants_end & ~spent & more & room
         if control.has_waits and not control.wait_length:            # no string: the next likely token instead
             barred = logits.masked_fill(control.is_end, -torch.inf)
-            other = sample(barred, state["key"], state["n"] + 2**32, *shape)
+            other = draw(barred, state["n"] + 2**32)
             token, logp = torch.where(waiting, other[0], token), torch.where(waiting, other[1], logp)
         if control.reject:
             state["finish"].masked_fill_(spent, REJECTED)
@@ -460,11 +465,10 @@ def stop_at_strings(tokenizer, state, n_live, strings):
     for row, (tail, length, finish) in enumerate(zip(tails, n.tolist(), state["finish"][:n_live].tolist())):
         if finish == 0:                               # a stop token has not ended it already
             text = tokenizer.decode(tail[max(0, width - length):], clean_up_tokenization_spaces=False)
-            for string in strings:
-                if string in text:
-                    found[row] = string
-                    state["finish"][row], state["done"][row] = STOPPED, True
-                    break
+            hits = [(text.index(string), string) for string in strings if string in text]
+            if hits:
+                found[row] = min(hits)[1]
+                state["finish"][row], state["done"][row] = STOPPED, True
     return found
 
 

@@ -151,7 +151,10 @@ def load_problems(cfg):
     problems = problems[:cfg.limit] if cfg.limit else problems
     seen = set()
     for problem in problems:
-        key = (problem["id"], problem.get("sample") if cfg.score else None)
+        if not isinstance(problem["id"], (str, int)) or not isinstance(problem["question"], str) \
+                or re.search("[\ud800-\udfff]", problem["question"]):
+            raise BadInput(f"{cfg.data}: row {problem['id']!r}: id or question is not a text")
+        key = (problem["id"], problem.get("sample", 0) if cfg.score else 0)
         if key in seen:
             raise BadInput(f"{cfg.data}: two rows have the id '{problem['id']}'")
         seen.add(key)
@@ -204,7 +207,9 @@ def make_requests(cfg, problems, model, tokenizer, form, history=()):
         limit, budget, room = request.max_tokens, request.budget, min(request.max_tokens, context - len(prompt))
         if budget == -1:                                                        # s1's "auto"
             request = request._replace(budget=min(limit, context) - len(prompt) - control.forced_length - ANSWER_ROOM)
-        needed = 1 if budget is None else control.most_thinking(request) + forced
+        # Under "round" the auto budget is each round's, and the context ends the later ones, as in s1's harness.
+        most = request.budget if budget == -1 else 0 if budget is None else control.most_thinking(request)
+        needed = 1 if budget is None else most + forced
         if budget is not None and (limit < ANSWER_ROOM + control.forced_length if budget == -1 else needed > limit):
             where = f"{cfg.data}: row '{problem['id']}': " if problem.keys() & {"thinking_budget", "max_tokens"} else ""
             raise BadInput(f"{where}--thinking-budget {budget} leaves no room for an answer in --max-tokens {limit}")
@@ -252,11 +257,12 @@ def to_score(cfg, rows, model, tokenizer, form):
     return found
 
 
-def likelihoods(cfg, rows, pairs, model):
+def likelihoods(cfg, rows, pairs, model, n_tokens):
     """Yield each row with log-probability, entropy (nats) and rank of every token of its completion.
 
     A row with `choices` (multiple choice) gets `choice_logp`, the summed log-probability of each as an answer to the
-    question, and as `response` the likeliest, by its letter if `answer` is a letter.
+    question (--format plain: with another it would be the beginning of the thinking), and as `response` the likeliest,
+    by its letter if `answer` is a letter. n_tokens: of the vocabulary, to which the softmax is cut as in decoding.
     """
     items = [(place, number) for place, row in enumerate(pairs) for number in range(len(row))]
     lengths, found, names = [sum(map(len, pairs[p][i])) for p, i in items], {}, ("logp", "entropy", "rank")
@@ -265,7 +271,7 @@ def likelihoods(cfg, rows, pairs, model):
         batch = models.pack([start + end for start, end in texts],
                             [[False] * len(start) + [True] * len(end) for start, end in texts], models.head(model).device)
         with torch.no_grad():
-            stats = models.score(model, batch, cfg.temperature or 1.0, names)
+            stats = models.score(model, batch, cfg.temperature or 1.0, names, n_tokens)
         columns = [getattr(stats, name).split([len(end) for _, end in texts]) for name in names]
         found |= dict(zip((items[i] for i in group), zip(*columns)))
         for place in dict.fromkeys(items[i][0] for i in group):
@@ -277,7 +283,7 @@ def likelihoods(cfg, rows, pairs, model):
                 sums = [float(logp.sum()) for logp, *_ in scored]
                 best = max(range(len(sums)), key=sums.__getitem__)
                 letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:len(sums)]
-                named = row.get("answer") in list(letters)
+                named = row.get("answer") in list(letters) and best < len(letters)
                 yield row | {"choice_logp": [round(x, 6) for x in sums], "thinking": "",
                              "response": letters[best] if named else row["choices"][best]}
             else:
@@ -416,7 +422,7 @@ def main(cfg, loaded=None):
     share = {problem["id"]: place % ranks.n == ranks.index for place, problem in enumerate(given)}
     left = [i for i, key in enumerate(keys) if share[key[0]] and key not in done]
     if cfg.score:
-        rows = likelihoods(cfg, [given[i] for i in left], [pairs[i] for i in left], model)
+        rows = likelihoods(cfg, [given[i] for i in left], [pairs[i] for i in left], model, len(tokenizer))
     else:
         requests, todo = [requests[i] for i in left], [todo[i] for i in left]
         rows = completions(cfg, model, tokenizer, form, requests, todo)
@@ -450,7 +456,9 @@ def chat(cfg):
     names = ("thinking_budget", "waits", "wait", "min_thinking", "max_tokens", "temperature", "top_p", "seed", "ask")
     cfg = dataclasses.replace(cfg, data="typed", out="shown")
     check(cfg)
-    model, tokenizer, _ = load(cfg)
+    model, tokenizer, ranks = load(cfg)
+    if ranks.n > 1 or ranks.group is not None:
+        raise BadInput("--interactive: one process only, not under torchrun")
     form, history, n_asked = FORMATS[cfg.format], [], 0
     form.check(tokenizer)
     stops = stop_ids(model, tokenizer, cfg.stop_tokens)

@@ -132,9 +132,10 @@ class Cache:
 
 def cache_shape(model):
     """(key-value heads, head width) of each layer; under tensor parallelism the heads of this rank."""
-    config = model.config
+    config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return [(config.num_key_value_heads // getattr(model, "attention_parts", 1), width)] * config.num_hidden_layers
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return [(heads // getattr(model, "attention_parts", 1), width)] * config.num_hidden_layers
 
 
 def bytes_per_token(model):
@@ -395,7 +396,7 @@ def check_forward(model, path):
     def refuse(why):
         raise BadInput(f"{path}: {type(model).__name__} {why}")
 
-    config, calls, pair, device = model.config, [], [[5, 3, 8, 6, 4], [7, 9, 2, 5]], head(model).device
+    config, calls, pair, device = model.config.get_text_config(), [], [[5, 3, 8, 6, 4], [7, 9, 2, 5]], head(model).device
     kinds = getattr(config, "layer_types", None)
     strange = set(kinds or ()) - {"full_attention", "sliding_attention"}
     if strange:
@@ -420,7 +421,7 @@ def check_forward(model, path):
             model.set_attn_implementation("eager")
             logits = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, :-1].float() for ids in pair]
         except Exception as error:                   # whatever an unknown architecture does with our arguments
-            refuse(f"does not take packed sequences ({type(error).__name__}: {str(error).strip().splitlines()[:1]})")
+            refuse(f"does not take packed sequences ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})")
         finally:
             model.set_attn_implementation("packed")
         theirs = torch.cat([z.log_softmax(1)[range(len(ids) - 1), ids[1:]] for z, ids in zip(logits, pair)])
@@ -441,12 +442,12 @@ def head(model):
 
 def softcap(model):
     """The cap of the final logits, or None."""
-    return getattr(model.config, "final_logit_softcapping", None)
+    return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
 
 def context_length(model):
     """Tokens of the longest sequence that the model takes."""
-    return min(model.config.max_position_embeddings, rope_limit(model) or math.inf)
+    return min(model.config.get_text_config().max_position_embeddings, rope_limit(model) or math.inf)
 
 
 def rope_limit(model):
@@ -478,10 +479,14 @@ def hidden_states(model, ids, positions, sequences, all_layers=False):
     return [h[0] for h in out.hidden_states] if all_layers else out.last_hidden_state[0]
 
 
-def score(model, batch, temperature=1.0, want=("logp",)):
-    """kernels.TokenStats, each (N,), of the scored tokens of a Batch."""
+def score(model, batch, temperature=1.0, want=("logp",), n_tokens=None):
+    """kernels.TokenStats, each (N,), of the scored tokens of a Batch.
+
+    n_tokens: only the first so many logits count, where the head is larger than the vocabulary.
+    """
     hidden = hidden_states(model, batch.ids, batch.positions, Packed(batch.lengths, batch.ids.device))
-    return kernels.token_stats(hidden[batch.where], head(model), batch.target, temperature, softcap(model), want)
+    return kernels.token_stats(hidden[batch.where], head(model)[:n_tokens], batch.target, temperature, softcap(model),
+                               want)
 
 
 def next_token_logits(model, hidden):
