@@ -319,7 +319,9 @@ class Stepper:
 
     def __init__(self, model, cache, state, control, sampling):
         self.model, self.cache, self.state, self.control, self.sampling = model, cache, state, control, sampling
-        self.use_graphs, self.graphs, self.pool = models.head(model).is_cuda, {}, None
+        # A rotary embedding that looks at the longest sequence of the batch would ask the device for it.
+        self.use_graphs = models.head(model).is_cuda and models.rope_limit(model) is None
+        self.graphs, self.pool = {}, None
         self.group = getattr(model, "group", None)
 
     def __call__(self, n, longest):

@@ -26,7 +26,6 @@ import statistics
 import sys
 from dataclasses import asdict, dataclass, field
 from os.path import commonpath, dirname
-from pathlib import Path
 from typing import Literal
 
 from data import run
