@@ -89,6 +89,33 @@ def log_softmax_kl(logits_p, logits_q):
     return (logp.exp() * difference).sum(1), -(logq.exp() * difference).sum(1)
 
 
+def decode_attention(query, keys, values, lengths, longest, scale, window=None, softcap=None, masks=None):
+    """Attention of one new token per sequence to the cache of its slot -> (B, H, K).
+
+    query (B, H, K); keys, values (slots, H_kv, L, K), of which row b reads slot b, head h the head h // (H / H_kv);
+    lengths (B,) int64: row b attends to cells 0..lengths[b], the last of which holds its own key, with a window only
+    to the last `window` of them. longest: an upper bound of lengths on the host. softcap c: scores become
+    c · tanh(score / c). masks: a dict that keeps what all layers of a step share.
+    """
+    n, n_heads, width = query.shape
+    masks = {} if masks is None else masks
+    if window not in masks:
+        cell = torch.arange(longest + 1, device=query.device)
+        seen = cell <= lengths[:, None]
+        if window is not None:
+            seen &= cell > lengths[:, None] - window
+        masks[window] = torch.zeros(seen.shape, device=query.device).masked_fill(~seen, -torch.inf)[:, None, None]
+    keys, values = keys[:n, :, :longest + 1], values[:n, :, :longest + 1]           # (B, H_kv, L, K)
+    # The heads that share a key-value head stand as further query rows: nothing is repeated in memory.
+    grouped = query.reshape(n, keys.shape[1], -1, width) * scale                       # (B, H_kv, H / H_kv, K)
+    scores = grouped @ keys.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))            # half precision: softmax in fp32
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    weights = (scores + masks[window]).softmax(3).to(values.dtype)
+    return (weights @ values).reshape(n, n_heads, width)
+
+
 def _logits(hidden, weight, temperature, softcap):
     z = (hidden @ weight.T.to(hidden.dtype)).float()
     if softcap is not None:
