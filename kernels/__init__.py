@@ -1,5 +1,5 @@
-"""Token statistics from hidden states and a head, without vocabulary-sized logits for the whole batch, and the decoder's
-attention. Tensors on a GPU go to the Triton kernels, which are imported at the first such call; others to the twins.
+"""Token statistics from hidden states and a head, without logits for the whole batch, and the decoder's attention.
+Tensors on a GPU go to the Triton kernels, which are imported at the first such call; others to their twins.
 
 reference.py   plain PyTorch: what runs on a CPU, and what a kernel is tested against
 softmax_kl.py  rows of given logits: the online softmax
@@ -24,7 +24,7 @@ __all__ = ["TokenStats", "decode_attention", "log_softmax_kl", "token_kl", "toke
 
 
 def _engine(name, tensor, *differentiable):
-    """The Triton file of that name for a tensor on a GPU; the twin for others, and to differentiate what it does not."""
+    """The Triton file of that name for a tensor on a GPU; the twin for others, and for gradients that it lacks."""
     if not tensor.is_cuda or (torch.is_grad_enabled() and any(x.requires_grad for x in differentiable)):
         return reference
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")        # what Triton 3.9 does anyway, without its warning
@@ -33,12 +33,12 @@ def _engine(name, tensor, *differentiable):
 
 def token_stats(hidden, weight, target, temperature=1.0, softcap=None, want=("logp",), ignore_index=-100, offset=None,
                 group=None):
-    """See reference.token_stats. With an offset, weight is this rank's shard of the head: see parallel.token_stats."""
+    """See reference.token_stats; with an offset, for a rank's shard of the head, parallel.token_stats."""
     engine = _engine("linear", hidden)
+    options = temperature, softcap, want, ignore_index, engine
     if offset is None:
-        return reference.token_stats(hidden, weight, target, temperature, softcap, want, ignore_index, engine)
-    parallel = importlib.import_module("kernels.parallel")
-    return parallel.token_stats(hidden, weight, target, offset, group, temperature, softcap, want, ignore_index, engine)
+        return reference.token_stats(hidden, weight, target, *options)
+    return importlib.import_module("kernels.parallel").token_stats(hidden, weight, target, offset, group, *options)
 
 
 def token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None):
@@ -62,5 +62,5 @@ def decode_attention(query, keys, values, lengths, longest, scale, window=None, 
 def __getattr__(name):
     if name.startswith("__") or importlib.util.find_spec(f"kernels.{name}"):                 # of ours: import goes on
         raise AttributeError(f"module 'kernels' has no attribute {name!r}")
-    raise ImportError(f"no {name!r} in this project's kernels/. If transformers asked: it wants the hub package of the same "
-                      "name, which cannot be used beside this project; `pip uninstall kernels` in its environment")
+    raise ImportError(f"no {name!r} in this project's kernels/. If transformers asked: it wants the hub's package of "
+                      "that name, which cannot be beside this project; `pip uninstall kernels` in its environment")

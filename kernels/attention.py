@@ -7,8 +7,8 @@ One program per row and head would leave most of a GPU idle, so the live cells a
 (split-KV, Flash-Decoding, Dao et al. 2023; online softmax, Milakov and Gimelshein 2018, 1805.02867). Split i gives
 out_i and L_i over its own cells, and a second kernel puts them together:
     out = Σ_i e^(L_i - L) out_i,   L = log Σ_i e^L_i
-A split takes its share of the *live* cells, not of the cache, so work follows each row's length; the grid follows from
-shapes alone and nothing is read on the host, so that a CUDA graph of a step stays right while sequences grow.
+A split takes its share of the *live* cells, not of the cache, so work follows each row's length; the grid follows
+from shapes alone and nothing is read on the host, so that a CUDA graph of a step stays right while sequences grow.
 
 The H / H_kv heads of one key-value head are the rows of one tile: its keys and values are read once for all of them.
 """
@@ -30,10 +30,10 @@ def _live_cells(lengths, row, max_len, SPLITS: tl.constexpr, WINDOW: tl.constexp
 
 
 @triton.jit
-def _attend(query, keys, values, lengths, partial, partial_sum, scale, cap, max_len,
+def _attend(query, keys, values, lengths, partial, partial_sum, scale, max_len,
             key_slot, key_head, key_cell, value_slot, value_head, value_cell,               # strides
             GROUP: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr,
-            CAPPED: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_L: tl.constexpr):
+            CAP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_L: tl.constexpr):
     """One split of one row and key-value head: out_i (GROUP, K) and L_i (GROUP,). Grid (splits, H_kv, B)."""
     split, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     first, end, share = _live_cells(lengths, row, max_len, SPLITS, WINDOW, BLOCK_L)
@@ -55,8 +55,8 @@ def _attend(query, keys, values, lengths, partial, partial_sum, scale, cap, max_
         here = live[:, None] & (k < WIDTH)
         key = tl.load(key_row + cell[:, None] * key_cell + k, mask=here, other=0.0)                        # (L, K)
         s = tl.dot(q, key.T, input_precision="ieee") * scale                                               # (G, L)
-        if CAPPED:
-            s = cap * (2 * tl.sigmoid(2 / cap * s) - 1)          # tanh
+        if CAP > 0:
+            s = CAP * (2 * tl.sigmoid(2 / CAP * s) - 1)          # tanh
         s = tl.where(live, s, float("-inf"))
         new_top = tl.maximum(top, tl.max(s, 1))
         shrink = tl.exp(top - new_top)
@@ -95,7 +95,8 @@ def decode_attention(query, keys, values, lengths, scale, window=None, softcap=N
     n, n_heads, width = query.shape
     slots, kv_heads, max_len, _ = keys.shape
     if values.shape != keys.shape or keys.shape[3] != width or n > slots or n_heads % kv_heads:
-        raise ValueError(f"query {tuple(query.shape)} does not fit keys {tuple(keys.shape)}, values {tuple(values.shape)}")
+        raise ValueError(f"query {tuple(query.shape)} does not fit keys {tuple(keys.shape)} "
+                         f"and values {tuple(values.shape)}")
     if not query.dtype == keys.dtype == values.dtype or lengths.shape != (n,) or lengths.dtype != torch.int64:
         raise ValueError(f"query {query.dtype}, keys {keys.dtype}, values {values.dtype} must be alike, "
                          f"lengths {lengths.dtype} {tuple(lengths.shape)} int64 ({n},)")
@@ -107,15 +108,16 @@ def decode_attention(query, keys, values, lengths, scale, window=None, softcap=N
     if not n:
         return out
     group, block_k = n_heads // kv_heads, max(16, triton.next_power_of_2(width))
-    block_l = max(16, min(128, BLOCK_BYTES // (block_k * keys.element_size())))
+    size = keys.element_size()                        # in float32 half the bytes: its products take more registers
+    block_l = max(16, min(128, BLOCK_BYTES // (block_k * size * (size // 2))))
     splits = min(MAX_SPLITS, triton.next_power_of_2(triton.cdiv(max_len, block_l)),
                  triton.next_power_of_2(triton.cdiv(PROGRAMS, n * kv_heads)))
     partial = torch.empty(n, n_heads, splits, width, dtype=torch.float32, device=query.device)
     partial_sum = torch.empty(n, n_heads, splits, dtype=torch.float32, device=query.device)
     shared = dict(WIDTH=width, SPLITS=splits, WINDOW=window or 0, BLOCK_K=block_k, BLOCK_L=block_l)
     _attend[splits, kv_heads, n](
-        query, keys, values, lengths, partial, partial_sum, float(scale), float(softcap or 1), max_len,
-        *keys.stride()[:3], *values.stride()[:3], GROUP=group, CAPPED=softcap is not None,
+        query, keys, values, lengths, partial, partial_sum, float(scale), max_len,
+        *keys.stride()[:3], *values.stride()[:3], GROUP=group, CAP=float(softcap or 0),
         BLOCK_G=max(16, triton.next_power_of_2(group)), **shared)
     _combine[n_heads, n](partial, partial_sum, lengths, out, max_len, HEADS=n_heads, **shared)
     return out

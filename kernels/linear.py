@@ -1,19 +1,19 @@
 """Token statistics and KL straight from hidden states and heads: logits live in a tile of a program, never in memory.
 
-    z = softcap(h Wᵀ) / temperature      (R rows, C vocabulary entries) a tile, made by tensor cores and kept in registers
+    z = softcap(h Wᵀ) / temperature      a tile of R rows and C vocabulary entries, made by tensor cores, in registers
 
 One program takes R rows and SPAN vocabulary entries, tile by tile, and keeps the sums of the online softmax
 (softmax_kl.py). It leaves a few numbers per row, those of its part of the vocabulary, which reference.merge puts
 together: SPAN / 5 times less memory than the logits. The idea of not storing them is that of Liger (2410.10989) and
 of cut cross-entropy (Wijmans et al. 2024, 2411.09009).
 
-rank needs the target's logit before the others are counted: a first kernel computes it as the diagonal of tiles of the
-same shape, in the same order of sums, so that an equal logit compares equal.
+rank needs the target's logit before the others are counted: a first kernel computes it as the diagonal of tiles of
+the same shape, in the same order of sums, so that an equal logit compares equal.
 
-Backward, by parts of the vocabulary: _slope makes a part's logits anew and writes their gradient, in half precision for
-half-precision inputs, and two matrix products of torch (cuBLAS) turn it into those of hidden states and weight. All in
-Triton the gradients would either be computed twice from the logits or be added up in memory, tile after tile, D numbers
-for each C logits. Forward and backward take four products of N·V·D, one more than if the logits were kept.
+Backward, by parts of the vocabulary: _slope makes a part's logits anew and writes their gradient, in half precision
+for half-precision inputs, and two products of torch (cuBLAS) turn it into those of hidden states and weight. All in
+Triton, logits would have to be made twice, once for each gradient, or gradients be added up in memory tile after
+tile, D numbers for C logits. Forward and backward take four products of N·V·D, one more than if logits were kept.
 """
 import functools
 import sys
@@ -25,21 +25,20 @@ import triton.language as tl
 from kernels import reference
 from kernels.softmax_kl import LOWEST, absorb, absorb_pair
 
-SPAN = 512                # vocabulary entries per program: 20 / SPAN of fp32 logits' memory, and enough programs for any N
+SPAN = 512                # vocabulary entries per program: enough programs for any N, and 1% of fp32 logits' memory
 GROUP = 16                # row blocks that run side by side on the same entries, so that both stay in the cache
-N_PARTS = 16              # of the backward pass: a sixteenth of the logits' gradients at a time, 3% of fp32 logits
+N_PARTS = 16              # of the backward pass: a sixteenth of the gradients at a time, 3% of fp32 logits' memory
 TILES = {True: dict(BLOCK_R=128, BLOCK_C=128, BLOCK_D=64, num_warps=8, num_stages=3),      # half precision
-         False: dict(BLOCK_R=32, BLOCK_C=32, BLOCK_D=32, num_warps=4, num_stages=2)}       # float32, not for speed
-PAIRED = dict(maxnreg=128)                    # registers, so that a second program multiplies while one takes its sums
+         False: dict(BLOCK_R=32, BLOCK_C=32, BLOCK_D=32, num_warps=4, num_stages=3)}       # float32, not for speed
+PAIRED = dict(maxnreg=128)                # registers, so that one program can multiply while another takes its sums
 
 
 @triton.jit
-def _logits(hidden, weight, rows, entries, width, hidden_stride, weight_stride, inverse, cap,
-            CAPPED: tl.constexpr, BLOCK_D: tl.constexpr):
-    """z of these rows (R,) and vocabulary entries (C,): (R, C) in float32."""
+def _logits(hidden, weight, rows, entries, width, inverse, CAP: tl.constexpr, BLOCK_D: tl.constexpr):
+    """z of these rows (R,) and vocabulary entries (C,): (R, C) in float32. inverse: 1 / temperature; CAP 0: none."""
     d = tl.arange(0, BLOCK_D)
-    h = hidden + rows.to(tl.int64)[:, None] * hidden_stride + d[None, :]                       # (R, D) addresses
-    w = weight + entries.to(tl.int64)[None, :] * weight_stride + d[:, None]                    # (D, C)
+    h = hidden + rows.to(tl.int64)[:, None] * width + d[None, :]                               # (R, D) addresses
+    w = weight + entries.to(tl.int64)[None, :] * width + d[:, None]                            # (D, C)
     z = tl.zeros([rows.shape[0], entries.shape[0]], tl.float32)
     for start in range(0, width, BLOCK_D):
         inside = d < width - start
@@ -47,14 +46,14 @@ def _logits(hidden, weight, rows, entries, width, hidden_stride, weight_stride, 
                    input_precision="ieee")
         h += BLOCK_D
         w += BLOCK_D
-    if CAPPED:
-        z = cap * (2 * tl.sigmoid(2 / cap * z) - 1)                                            # tanh
-    return z * inverse                                                                         # 1 / temperature
+    if CAP > 0:
+        z = CAP * (2 * tl.sigmoid(2 / CAP * z) - 1)                                            # tanh
+    return z * inverse
 
 
 @triton.jit
 def _place(n_rows, n_vocab, BLOCK_R: tl.constexpr, SPAN: tl.constexpr, GROUP: tl.constexpr):
-    """This program's rows (R,), clamped to what exists, which of them are real, and its first vocabulary entry."""
+    """This program's rows (R,), clamped to what exists, which of them are real, and which span of the vocabulary."""
     n_blocks, n_spans = tl.cdiv(n_rows, BLOCK_R), tl.cdiv(n_vocab, SPAN)
     block, span = tl.swizzle2d(tl.program_id(0) // n_spans, tl.program_id(0) % n_spans, n_blocks, n_spans, GROUP)
     rows = block * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -62,22 +61,21 @@ def _place(n_rows, n_vocab, BLOCK_R: tl.constexpr, SPAN: tl.constexpr, GROUP: tl
 
 
 @triton.jit
-def _target_logits(hidden, weight, target, out, n_rows, width, hidden_stride, weight_stride, inverse, cap,
-                   CAPPED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
+def _target_logits(hidden, weight, target, out, n_rows, width, inverse, CAP: tl.constexpr, BLOCK_R: tl.constexpr,
+                   BLOCK_D: tl.constexpr):
     """Logit of each row's target: tiles of R rows and their R targets, of which the diagonal is kept."""
     i = tl.arange(0, BLOCK_R)
     rows = tl.program_id(0) * BLOCK_R + i
-    entries = tl.maximum(tl.load(target + rows, mask=rows < n_rows, other=0), 0)              # -1: another shard's
-    z = _logits(hidden, weight, tl.minimum(rows, n_rows - 1), entries, width, hidden_stride, weight_stride,
-                inverse, cap, CAPPED, BLOCK_D)                                             # (R, R)
+    entries = tl.maximum(tl.load(target + rows, mask=rows < n_rows, other=0), 0)               # -1: another shard's
+    z = _logits(hidden, weight, tl.minimum(rows, n_rows - 1), entries, width, inverse, CAP, BLOCK_D)       # (R, R)
     tl.store(out + rows, tl.sum(tl.where(i[:, None] == i[None, :], z, 0.0), 1), mask=rows < n_rows)
 
 
 @triton.jit
-def _statistics(hidden, weight, target, threshold, parts, n_rows, n_vocab, width, hidden_stride, weight_stride, inverse,
-                cap, CAPPED: tl.constexpr, RANK: tl.constexpr, ARGMAX: tl.constexpr, SPAN: tl.constexpr,
-                GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr):
-    """R rows, SPAN entries -> parts (5, spans, N): logsumexp, entropy, count above threshold, largest logit, its place."""
+def _statistics(hidden, weight, target, threshold, parts, n_rows, n_vocab, width, inverse, CAP: tl.constexpr,
+                RANK: tl.constexpr, ARGMAX: tl.constexpr, SPAN: tl.constexpr, GROUP: tl.constexpr,
+                BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr):
+    """R rows, SPAN entries -> parts (5, spans, N): logsumexp, entropy, count above threshold, top, place."""
     rows, real, span = _place(n_rows, n_vocab, BLOCK_R, SPAN, GROUP)
     zero = tl.zeros([BLOCK_R], tl.float32)
     top, total, lean, above, best = zero + LOWEST, zero, zero, zero, zero                      # (R,)
@@ -85,10 +83,9 @@ def _statistics(hidden, weight, target, threshold, parts, n_rows, n_vocab, width
         own, bound = tl.load(target + rows)[:, None], tl.load(threshold + rows)[:, None]       # (R, 1)
     for first in range(span * SPAN, tl.minimum(span * SPAN + SPAN, n_vocab), BLOCK_C):
         v = first + tl.arange(0, BLOCK_C)
-        z = _logits(hidden, weight, rows, tl.minimum(v, n_vocab - 1), width, hidden_stride, weight_stride, inverse,
-                    cap, CAPPED, BLOCK_D)
+        z = _logits(hidden, weight, rows, tl.minimum(v, n_vocab - 1), width, inverse, CAP, BLOCK_D)
         z = tl.where(v < n_vocab, z, LOWEST)                                                   # (R, C)
-        if RANK:
+        if RANK:                                         # the target is never above itself, whatever the rounding
             above += tl.sum(((z > bound) & (v != own)).to(tl.float32), 1)
         if ARGMAX:
             largest = tl.max(z, 1)
@@ -106,29 +103,28 @@ def _statistics(hidden, weight, target, threshold, parts, n_rows, n_vocab, width
 
 @triton.jit
 def _slope(hidden, weight, target, logsumexp, entropy, for_logit, for_sum, for_entropy, out, n_rows, n_vocab, width,
-           hidden_stride, weight_stride, inverse, cap, CAPPED: tl.constexpr, ENTROPY: tl.constexpr,
-           GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr):
+           inverse, CAP: tl.constexpr, ENTROPY: tl.constexpr, GROUP: tl.constexpr, BLOCK_R: tl.constexpr,
+           BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr):
     """Gradient of h Wᵀ for R rows and C entries of a part, into out (N, entries of the part)."""
     rows, real, column = _place(n_rows, n_vocab, BLOCK_R, BLOCK_C, GROUP)
     v = column * BLOCK_C + tl.arange(0, BLOCK_C)
-    z = _logits(hidden, weight, rows, tl.minimum(v, n_vocab - 1), width, hidden_stride, weight_stride, inverse, cap,
-                CAPPED, BLOCK_D)                                                               # (R, C)
+    z = _logits(hidden, weight, rows, tl.minimum(v, n_vocab - 1), width, inverse, CAP, BLOCK_D)            # (R, C)
     total, factor = tl.load(logsumexp + rows), tl.load(for_sum + rows)[:, None]
     if ENTROPY:
         factor += tl.load(for_entropy + rows)[:, None] * ((total - tl.load(entropy + rows))[:, None] - z)
     slope = tl.exp(z - total[:, None]) * factor
     slope += tl.where(v[None, :] == tl.load(target + rows)[:, None], tl.load(for_logit + rows)[:, None], 0.0)
-    if CAPPED:
-        capped = z / (inverse * cap)
+    if CAP > 0:
+        capped = z / (inverse * CAP)
         slope *= 1 - capped * capped
     place = out + rows.to(tl.int64)[:, None] * n_vocab + v[None, :]
     tl.store(place, (slope * inverse).to(out.dtype.element_ty), mask=real[:, None] & (v < n_vocab)[None, :])
 
 
 @triton.jit
-def _kl(hidden_p, weight_p, hidden_q, weight_q, parts, n_rows, n_vocab, width_p, width_q, hidden_stride_p, weight_stride_p,
-        hidden_stride_q, weight_stride_q, inverse, cap_p, cap_q, CAPPED_P: tl.constexpr, CAPPED_Q: tl.constexpr,
-        SPAN: tl.constexpr, GROUP: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr):
+def _kl(hidden_p, weight_p, hidden_q, weight_q, parts, n_rows, n_vocab, width_p, width_q, inverse,
+        CAP_P: tl.constexpr, CAP_Q: tl.constexpr, SPAN: tl.constexpr, GROUP: tl.constexpr,
+        BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr):
     """R rows, SPAN entries of both heads -> parts (4, spans, N): logsumexp of p and q, KL(p‖q), KL(q‖p)."""
     rows, real, span = _place(n_rows, n_vocab, BLOCK_R, SPAN, GROUP)
     zero = tl.zeros([BLOCK_R], tl.float32)
@@ -136,12 +132,11 @@ def _kl(hidden_p, weight_p, hidden_q, weight_q, parts, n_rows, n_vocab, width_p,
     for first in range(span * SPAN, tl.minimum(span * SPAN + SPAN, n_vocab), BLOCK_C):
         v = first + tl.arange(0, BLOCK_C)
         entries = tl.minimum(v, n_vocab - 1)
-        z_p = _logits(hidden_p, weight_p, rows, entries, width_p, hidden_stride_p, weight_stride_p, inverse, cap_p,
-                      CAPPED_P, BLOCK_D)
-        z_q = _logits(hidden_q, weight_q, rows, entries, width_q, hidden_stride_q, weight_stride_q, inverse, cap_q,
-                      CAPPED_Q, BLOCK_D)
+        z_p = _logits(hidden_p, weight_p, rows, entries, width_p, inverse, CAP_P, BLOCK_D)
+        z_q = _logits(hidden_q, weight_q, rows, entries, width_q, inverse, CAP_Q, BLOCK_D)
         z_p, z_q = tl.where(v < n_vocab, z_p, LOWEST), tl.where(v < n_vocab, z_q, LOWEST)      # (R, C)
-        top_p, total_p, gap_p, top_q, total_q, gap_q = absorb_pair(top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q)
+        top_p, total_p, gap_p, top_q, total_q, gap_q = absorb_pair(
+            top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q)
     ratio = tl.log(total_q) - tl.log(total_p)
     parts += span.to(tl.int64) * n_rows + rows
     field = tl.cdiv(n_vocab, SPAN).to(tl.int64) * n_rows
@@ -152,10 +147,11 @@ def _kl(hidden_p, weight_p, hidden_q, weight_q, parts, n_rows, n_vocab, width_p,
 
 
 def _tiles(*matrices):
-    """The same matrices with rows in one piece, and the tile for their type."""
-    if matrices[0].dtype not in (torch.float16, torch.bfloat16, torch.float32) or len({x.dtype for x in matrices}) > 1:
-        raise ValueError(f"{[str(x.dtype) for x in matrices]}: the kernels take float16, bfloat16 or float32, all alike")
-    return [x if x.stride(1) == 1 else x.contiguous() for x in matrices], dict(TILES[matrices[0].element_size() == 2])
+    """The same matrices in one piece, and the tile for their type."""
+    kinds = {x.dtype for x in matrices}
+    if len(kinds) > 1 or not kinds < {torch.float16, torch.bfloat16, torch.float32}:
+        raise ValueError(f"{kinds}: the kernels take float16, bfloat16 or float32, all alike")
+    return [x.contiguous() for x in matrices], dict(TILES[matrices[0].element_size() == 2])
 
 
 def _hopper(device):
@@ -166,12 +162,12 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want):
     """As reference.statistics."""
     (hidden, weight), tile = _tiles(hidden, weight)
     n, n_vocab, spans = len(hidden), len(weight), triton.cdiv(len(weight), SPAN)
-    options = hidden.shape[1], hidden.stride(0), weight.stride(0), 1 / temperature, float(softcap or 1), softcap is not None
+    options = hidden.shape[1], 1 / temperature, float(softcap or 0)
     logit = torch.empty(n, dtype=torch.float32, device=hidden.device)
     _target_logits[(triton.cdiv(n, tile["BLOCK_R"]),)](
         hidden, weight, target, logit, n, *options, **{name: x for name, x in tile.items() if name != "BLOCK_C"})
     if _hopper(hidden.device) and hidden.element_size() == 2 and not {"rank", "argmax"} & {*want}:
-        tile |= PAIRED                                                  # with those, or on an A100, registers would spill
+        tile |= PAIRED                                              # with those, or on an A100, registers would spill
     parts = torch.empty(5, spans, n, dtype=torch.float32, device=hidden.device)
     _statistics[(triton.cdiv(n, tile["BLOCK_R"]) * spans,)](
         hidden, weight, target, logit if threshold is None else threshold, parts, n, n_vocab, *options,
@@ -187,10 +183,11 @@ def logit_gradient(hidden, part, target, logsumexp, entropy, for_logit, for_sum,
     (hidden, part), tile = _tiles(hidden, part)
     n, n_vocab = len(hidden), len(part)
     out = torch.empty(n, n_vocab, dtype=hidden.dtype, device=hidden.device)
-    given = [logsumexp if x is None else x.contiguous() for x in (logsumexp, entropy, for_logit, for_sum, for_entropy)]
+    given = (logsumexp, entropy, for_logit, for_sum, for_entropy)
+    given = [logsumexp if x is None else x.contiguous() for x in given]                    # of no entropy, anything
     grid = (triton.cdiv(n, tile["BLOCK_R"]) * triton.cdiv(n_vocab, tile["BLOCK_C"]),)
-    _slope[grid](hidden, part, target, *given, out, n, n_vocab, hidden.shape[1], hidden.stride(0), part.stride(0),
-                 1 / temperature, float(softcap or 1), softcap is not None, ENTROPY=entropy is not None, GROUP=GROUP, **tile)
+    _slope[grid](hidden, part, target, *given, out, n, n_vocab, hidden.shape[1], 1 / temperature, float(softcap or 0),
+                 ENTROPY=entropy is not None, GROUP=GROUP, **tile)
     return out
 
 
@@ -207,10 +204,9 @@ def token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=
     pair = reference.check_pair(hidden_p, weight_p, hidden_q, weight_q, temperature)
     pair, tile = _tiles(*pair)
     n, n_vocab, spans = len(hidden_p), len(weight_p), triton.cdiv(len(weight_p), SPAN)
-    tile["BLOCK_C"] = min(tile["BLOCK_C"], 64)                                             # two tiles of logits at a time
+    tile["BLOCK_C"] = min(tile["BLOCK_C"], 64)                                             # two tiles at a time
     parts = torch.empty(4, spans, n, dtype=torch.float32, device=hidden_p.device)
     _kl[(triton.cdiv(n, tile["BLOCK_R"]) * spans,)](
-        *pair, parts, n, n_vocab, pair[0].shape[1], pair[2].shape[1], *(x.stride(0) for x in pair), 1 / temperature,
-        float(softcap_p or 1), float(softcap_q or 1), softcap_p is not None, softcap_q is not None,
-        SPAN=SPAN, GROUP=GROUP, **tile)
+        *pair, parts, n, n_vocab, pair[0].shape[1], pair[2].shape[1], 1 / temperature, float(softcap_p or 0),
+        float(softcap_q or 0), SPAN=SPAN, GROUP=GROUP, **tile)
     return reference.merge_kl(*parts)

@@ -1,9 +1,9 @@
 """token_stats of a head whose vocabulary is sharded over ranks (Megatron-LM, Shoeybi et al. 2019, 1909.08053, §3).
 
-Each rank holds rows of the head and all hidden states. Its shard is a part of the vocabulary like any other, so what the
-ranks exchange is a few numbers per token, which reference.merge puts together as it does chunks and tiles. Every
-rank then has the result and computes the same loss. Backward, a rank's numbers give the gradient of its own
-shard directly, and that of the hidden states, which all ranks share, is the sum over ranks.
+Each rank holds some rows of the head and all hidden states. Its shard is a part of the vocabulary like any other: the
+ranks exchange a few numbers per token, which reference.merge puts together as it does chunks and tiles, and all then
+compute the same loss. Backward, a rank's own numbers give the gradient of its shard; that of the hidden states, which
+all share, is the sum over ranks.
 """
 import torch
 import torch.distributed as dist
@@ -36,10 +36,10 @@ def _gather(x, group):
 
 def token_stats(hidden, weight, target, offset, group=None, temperature=1.0, softcap=None, want=("logp",),
                 ignore_index=-100, engine=reference):
-    """As reference.token_stats, for weight (V_rank, D), the vocabulary entries offset .. offset + V_rank of this rank.
+    """As reference.token_stats, for weight (V_rank, D): entries offset .. offset + V_rank of the vocabulary.
 
     hidden (N, D) and target (N,), counted over the whole vocabulary, are the same on all ranks, and so is what is
-    returned and what is then made of it. Shards follow one another in the order of ranks; ValueError if not.
+    returned and what is to be made of it. Shards follow one another in the order of ranks; ValueError if not.
     """
     hidden, weight = reference.check(hidden, weight, temperature, want)
     bounds = _gather(torch.tensor([offset, offset + len(weight)], device=hidden.device), group)
@@ -57,7 +57,8 @@ def token_stats(hidden, weight, target, offset, group=None, temperature=1.0, sof
     logit, logsumexp, entropy, above, top, argmax = reference.Statistics.apply(
         hidden, weight, local, threshold, temperature, softcap, tuple(want), engine)
     logit = _gather(logit.masked_fill(~inside, 0), group).sum(0)
-    logsumexp, entropy = reference.merge(_gather(logsumexp, group), None if entropy is None else _gather(entropy, group))
+    entropies = None if entropy is None else _gather(entropy, group)
+    logsumexp, entropy = reference.merge(_gather(logsumexp, group), entropies)
     if above is not None:
         dist.all_reduce(above, group=group)
     if argmax is not None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_NUMBERS = 2**22      # logits held at a time: 16 MB in fp32, about what a CPU caches
+CHUNK_NUMBERS = 2**21      # logits held at a time: 8 MB in fp32, what a CPU caches
 
 
 class TokenStats(NamedTuple):
@@ -35,14 +35,15 @@ class TokenStats(NamedTuple):
     logsumexp: torch.Tensor | None = None
 
 
-def token_stats(hidden, weight, target, temperature=1.0, softcap=None, want=("logp",), ignore_index=-100, engine=None):
+def token_stats(hidden, weight, target, temperature=1.0, softcap=None, want=("logp",), ignore_index=-100,
+                engine=None):
     """hidden (N, D), weight (V, D), target (N,) int64 -> TokenStats of the target under softmax(hidden weightᵀ / T).
 
-    want: any of TokenStats' fields. Differentiable (once) in hidden and weight for logp, entropy and logsumexp. weight is
-    rounded to hidden's type, both to autocast's where that is on. Where target is ignore_index every wanted value is 0.
+    want: any of TokenStats' fields; logp, entropy and logsumexp are differentiable in hidden and weight, once. Weight
+    is rounded to hidden's type, both to autocast's where that is on. Where target is ignore_index all values are 0.
     engine: the file whose statistics and logit_gradient compute, this one or linear.py. Raises ValueError for shapes,
     types or devices that do not fit, an unknown field, a temperature that is not positive, or a target outside the
-    vocabulary; the last makes the host wait for the device.
+    vocabulary; for the last the host has to wait for the device.
     """
     hidden, weight = check(hidden, weight, temperature, want)
     safe, ignored = check_target(target, len(hidden), len(weight), hidden.device, ignore_index)
@@ -88,8 +89,7 @@ class Statistics(torch.autograd.Function):
 
 def statistics(hidden, weight, target, threshold, temperature, softcap, want):
     """-> the target's logit, L, H, number of logits above the threshold, largest logit, its place; each (N,), or None
-    where entropy, rank or argmax is not wanted. threshold (N,): None for the target's own logit, which is 0 for target -1.
-    """
+    where entropy, rank or argmax is not wanted. threshold (N,): None for the target's logit (any for target -1)."""
     n, size = len(hidden), columns(len(hidden), len(weight))
     logit = torch.zeros(n, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
     above = torch.zeros(n, dtype=torch.int64, device=hidden.device) if "rank" in want else None
@@ -121,8 +121,8 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want):
 
 
 def logit_gradient(hidden, part, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap):
-    """Gradient of the products hidden partᵀ, part (C, D) of the vocabulary: (N, C) in hidden's type. target counts from
-    the part's first entry; entropy is None where none was wanted."""
+    """Gradient of the products hidden partᵀ, part (C, D) of the head: (N, C) in hidden's type. target counts from the
+    part's first entry; entropy is None where none was wanted."""
     z = _logits(hidden, part, temperature, softcap)                                       # (N, C)
     steep = None if softcap is None else 1 - (z * (temperature / softcap)) ** 2           # of the cap, at z
     factor = for_sum[:, None]
@@ -166,7 +166,8 @@ def token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=
     tensors = check_pair(hidden_p, weight_p, hidden_q, weight_q, temperature)
 
     def part_kl(hidden_p, weight_p, hidden_q, weight_q):
-        z_p, z_q = _logits(hidden_p, weight_p, temperature, softcap_p), _logits(hidden_q, weight_q, temperature, softcap_q)
+        z_p = _logits(hidden_p, weight_p, temperature, softcap_p)
+        z_q = _logits(hidden_q, weight_q, temperature, softcap_q)
         return z_p.logsumexp(1), z_q.logsumexp(1), *log_softmax_kl(z_p, z_q)
 
     size, parts = columns(4 * len(hidden_p), len(weight_p)), []      # several tensors of a chunk's size at a time
@@ -229,8 +230,8 @@ def check(hidden, weight, temperature, want=()):
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (N, D) and (V, D)")
     if not hidden.is_floating_point() or not weight.is_floating_point() or hidden.device != weight.device:
-        raise ValueError(f"hidden {hidden.dtype} on {hidden.device} and weight {weight.dtype} on {weight.device}: must be "
-                         "floating-point numbers on one device")
+        raise ValueError(f"hidden {hidden.dtype} on {hidden.device} and weight {weight.dtype} on {weight.device} "
+                         "must be floating-point numbers on one device")
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: must be positive")
     unknown = set(want) - set(TokenStats._fields)
@@ -244,7 +245,8 @@ def check(hidden, weight, temperature, want=()):
 def check_target(target, n, n_vocab, device, ignore_index):
     """-> target with 0 for what is ignored, and which those are; ValueError for what does not fit."""
     if target.shape != (n,) or target.dtype != torch.int64 or target.device != device:
-        raise ValueError(f"target {tuple(target.shape)} {target.dtype} on {target.device} must be ({n},) int64 on {device}")
+        raise ValueError(f"target {tuple(target.shape)} {target.dtype} on {target.device} must be ({n},) int64 "
+                         f"on {device}")
     ignored = target == ignore_index
     safe = target.masked_fill(ignored, 0)
     if n and not ((safe >= 0) & (safe < n_vocab)).all():

@@ -1,8 +1,8 @@
 """Statistics of given rows of logits: log-probability, entropy, rank, and KL between two of them. Start reading here.
 
 A softmax needs the largest logit and the sum over all of them before its first probability is known, which is three
-passes over memory when each step is a call of torch. The online softmax (Milakov and Gimelshein 2018, 1805.02867) takes
-one: keep the largest logit so far, m, and sums relative to it. With u = z - m:
+passes over memory when each step is a call of torch. The online softmax (Milakov and Gimelshein 2018, 1805.02867)
+takes one: keep the largest logit so far, m, and sums relative to it. With u = z - m:
 
     s = Σ e^u,   t = Σ e^u u                  logsumexp L = m + log s,   entropy H = log s - t / s
     a = Σ e^(u_p) (u_p - u_q)                 KL(p‖q) = a / s_p - log s_p + log s_q
@@ -59,7 +59,7 @@ def _row_statistics(logits, target, logit, logsumexp, entropy, rank, n_columns, 
     above = tl.zeros([1], tl.int32)
     for start in range(0, n_columns, BLOCK):
         v = start + tl.arange(0, BLOCK)[None, :]                                               # (1, C)
-        z = tl.load(logits + v, mask=v < n_columns, other=LOWEST).to(tl.float32)
+        z = tl.where(v < n_columns, tl.load(logits + v, mask=v < n_columns).to(tl.float32), LOWEST)
         top, total, lean = absorb(top, total, lean, z)
         above += tl.sum((z > own).to(tl.int32), 1)
     one = row + tl.arange(0, 1)
@@ -75,7 +75,7 @@ def _row_gradient(logits, target, logsumexp, entropy, for_logit, for_sum, for_en
     """BLOCK columns of one row per program -> as many of the gradient (N, V)."""
     row, v = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = v < n_columns
-    z = tl.load(logits + row * stride + v, mask=inside, other=LOWEST).to(tl.float32)           # (C,)
+    z = tl.load(logits + row * stride + v, mask=inside).to(tl.float32)                         # (C,)
     total, spread = tl.load(logsumexp + row), tl.load(entropy + row)
     slope = tl.exp(z - total) * (tl.load(for_sum + row) + tl.load(for_entropy + row) * (total - spread - z))
     slope += tl.where(v == tl.load(target + row), tl.load(for_logit + row), 0.0)
@@ -90,9 +90,11 @@ def _row_kl(logits_p, logits_q, forward, reverse, n_columns, stride_p, stride_q,
     top_p, total_p, gap_p, top_q, total_q, gap_q = zero + LOWEST, zero, zero, zero + LOWEST, zero, zero
     for start in range(0, n_columns, BLOCK):
         v = start + tl.arange(0, BLOCK)[None, :]                                               # (1, C)
-        z_p = tl.load(logits_p + row * stride_p + v, mask=v < n_columns, other=LOWEST).to(tl.float32)
-        z_q = tl.load(logits_q + row * stride_q + v, mask=v < n_columns, other=LOWEST).to(tl.float32)
-        top_p, total_p, gap_p, top_q, total_q, gap_q = absorb_pair(top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q)
+        z_p = tl.load(logits_p + row * stride_p + v, mask=v < n_columns).to(tl.float32)
+        z_q = tl.load(logits_q + row * stride_q + v, mask=v < n_columns).to(tl.float32)
+        z_p, z_q = tl.where(v < n_columns, z_p, LOWEST), tl.where(v < n_columns, z_q, LOWEST)
+        top_p, total_p, gap_p, top_q, total_q, gap_q = absorb_pair(
+            top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q)
     ratio = tl.log(total_q) - tl.log(total_p)
     one = row + tl.arange(0, 1)
     tl.store(forward + one, gap_p / total_p + ratio)
@@ -107,7 +109,8 @@ class _RowStatistics(torch.autograd.Function):
         n, n_columns = logits.shape
         logit, logsumexp, entropy = (torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(3))
         rank = torch.empty(n, dtype=torch.int64, device=logits.device)
-        _row_statistics[(n,)](logits, target, logit, logsumexp, entropy, rank, n_columns, logits.stride(0), BLOCK, num_warps=8)
+        _row_statistics[(n,)](logits, target, logit, logsumexp, entropy, rank, n_columns, logits.stride(0), BLOCK,
+                              num_warps=8)
         ctx.save_for_backward(logits, target, logsumexp, entropy)
         ctx.mark_non_differentiable(rank)
         return logit, logsumexp, entropy, rank
@@ -117,14 +120,14 @@ class _RowStatistics(torch.autograd.Function):
         logits, target, logsumexp, entropy = ctx.saved_tensors
         given = [g.contiguous() for g in (for_logit, for_sum, for_entropy)]
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        grid = (len(logits), triton.cdiv(logits.shape[1], BLOCK))
-        _row_gradient[grid](logits, target, logsumexp, entropy, *given, gradient, logits.shape[1], logits.stride(0), BLOCK,
-                            num_warps=8)
+        n, n_columns = logits.shape
+        _row_gradient[n, triton.cdiv(n_columns, BLOCK)](
+            logits, target, logsumexp, entropy, *given, gradient, n_columns, logits.stride(0), BLOCK, num_warps=8)
         return gradient, None
 
 
 def log_softmax_statistics(logits, target, ignore_index=-100):
-    """logits (N, V), target (N,) int64 -> TokenStats with logp, entropy, rank and logsumexp, 0 where target is ignored.
+    """logits (N, V), target (N,) int64 -> TokenStats of logp, entropy, rank and logsumexp, 0 where target is ignored.
 
     Differentiable in logits but for the rank. Raises ValueError as reference.token_stats does.
     """
