@@ -1,22 +1,30 @@
-"""Log-probability, entropy, rank and KL per token in plain PyTorch, chunk by chunk.
+"""Log-probability, entropy, rank and KL per token, and the decoder's attention, in plain PyTorch.
 
 With z = softcap(h Wᵀ) / temperature, one row of V logits per token:
     logsumexp  L = log Σ_v exp z_v
     logp         = z_target - L
-    entropy      = L - Σ_v p_v z_v,          p = exp(z - L)
+    entropy    H = L - Σ_v p_v z_v,          p = exp(z - L)
     rank         = 1 + #{v : z_v > z_target}  (1 = the most likely token; ties do not push the target down)
     KL(p‖q)      = Σ_v p_v (log p_v - log q_v)
 
-The logits of a batch would take N·V numbers (32k tokens of Qwen2.5: 20 GB in fp32). Here only one chunk of rows
-has logits at a time; under autograd a chunk is computed again in the backward pass instead of being kept.
+The logits of a batch would take N·V numbers (32k tokens of Qwen2.5: 20 GB in fp32). So the vocabulary is cut into
+parts, one of which has logits at a time. What each part gives, as a softmax of its own, gives that of the whole: with
+w_c = exp(L_c - L) the probability of part c (under q: v_c),
+    L = log Σ_c exp L_c,    H = Σ_c w_c (H_c - log w_c),    KL(p‖q) = Σ_c w_c (KL_c + log w_c - log v_c)
+A part is a chunk of columns here, a tile of the kernel in linear.py, a rank's share of the head in parallel.py.
+
+Gradients come from the logits of a part computed once more:
+    ∂/∂z_v = p_v (g_L + g_H (L - H - z_v)) + g_target [v = target],   then ∂/∂h = (∂/∂z) W, ∂/∂W = (∂/∂z)ᵀ h
+Parts of the vocabulary, not of the rows, so that each row of ∂/∂W is written once and not added to.
 """
+import sys
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_NUMBERS = 2**24      # logits held at a time: 64 MB in fp32
+CHUNK_NUMBERS = 2**21      # logits held at a time: 8 MB in fp32, what a CPU caches
 
 
 class TokenStats(NamedTuple):
@@ -28,41 +36,127 @@ class TokenStats(NamedTuple):
     logsumexp: torch.Tensor | None = None
 
 
-def token_stats(hidden, weight, target, temperature=1.0, softcap=None, want=("logp",), ignore_index=-100):
+def token_stats(hidden, weight, target, temperature=1.0, softcap=None, want=("logp",), ignore_index=-100,
+                engine=None):
     """hidden (N, D), weight (V, D), target (N,) int64 -> TokenStats of the target under softmax(hidden weightᵀ / T).
 
-    want: any of TokenStats' fields. Differentiable in hidden and weight for logp, entropy and logsumexp.
-    Where target is ignore_index every wanted value is 0. Raises ValueError for shapes that do not fit, an unknown
-    field, a target outside the vocabulary or a temperature that is not positive.
+    want: any of TokenStats' fields; logp, entropy and logsumexp are differentiable in hidden and weight, once. Weight
+    is rounded to hidden's type, both to autocast's where that is on. Where target is ignore_index all values are 0.
+    engine: the file whose statistics and logit_gradient compute, this one or linear.py. Raises ValueError for shapes,
+    types or devices that do not fit, an unknown field, a temperature that is not positive, or a target outside the
+    vocabulary; for the last the host has to wait for the device.
     """
-    _check(hidden, weight)
-    unknown = set(want) - set(TokenStats._fields)
-    if unknown:
-        raise ValueError(f"want={sorted(unknown)}: not among {TokenStats._fields}")
-    if target.shape != hidden.shape[:1]:
-        raise ValueError(f"target {tuple(target.shape)} does not fit hidden {tuple(hidden.shape)}")
-    if temperature <= 0:
-        raise ValueError(f"temperature {temperature}: must be positive")
-    ignored = target == ignore_index
-    safe = target.masked_fill(ignored, 0)
-    if len(safe) and not 0 <= int(safe.min()) <= int(safe.max()) < len(weight):
-        raise ValueError(f"target outside the vocabulary of {len(weight)}")
+    hidden, weight = check(hidden, weight, temperature, want)
+    safe, ignored = check_target(target, len(hidden), len(weight), hidden.device, ignore_index)
+    return pack(want, ignored, *Statistics.apply(hidden, weight, safe, None, temperature, softcap, tuple(want),
+                                                 engine or sys.modules[__name__]))
 
-    def chunk_stats(hidden, weight, target):                         # (C, D), (V, D), (C,) -> tuple of (C,)
-        z = _logits(hidden, weight, temperature, softcap)            # (C, V)
-        chosen = z.gather(1, target[:, None])[:, 0]                  # (C,)
-        logsumexp = z.logsumexp(1)
-        values = {"logp": chosen - logsumexp, "logsumexp": logsumexp}
-        if "entropy" in want:
-            values["entropy"] = logsumexp - ((z - logsumexp[:, None]).exp() * z).sum(1)
+
+def pack(want, ignored, logit, logsumexp, entropy, above, _, argmax):
+    values = {"logp": logit - logsumexp, "logsumexp": logsumexp, "entropy": entropy, "argmax": argmax,
+              "rank": None if above is None else above + 1}
+    return TokenStats(**{name: values[name].masked_fill(ignored, 0) for name in want})
+
+
+class Statistics(torch.autograd.Function):
+    """hidden (N, D), weight (V, D), target (N,) -> what statistics() returns, differentiable for the first three."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, target, threshold, temperature, softcap, want, engine):
+        values = engine.statistics(hidden, weight, target, threshold, temperature, softcap, want)
+        ctx.save_for_backward(hidden, weight, target, *values[1:3])
+        ctx.mark_non_differentiable(*(x for x in values[3:] if x is not None))
+        ctx.settings = temperature, softcap, engine
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, for_logit, for_sum, for_entropy, *_):
+        hidden, weight, target, logsumexp, entropy = ctx.saved_tensors
+        temperature, softcap, engine = ctx.settings
+        for_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        for_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        size = engine.columns(len(hidden), len(weight))
+        for start in range(0, len(weight), size):
+            part = weight[start:start + size]                                             # (C, D)
+            slope = engine.logit_gradient(hidden, part, target - start, logsumexp, entropy, for_logit, for_sum,
+                                          for_entropy, temperature, softcap)              # (N, C) in hidden's type
+            if for_hidden is not None:
+                for_hidden.addmm_(slope, part)                       # in half precision rounded once for each part
+            if for_weight is not None:
+                torch.mm(slope.T, hidden, out=for_weight[start:start + size])
+        return for_hidden, for_weight, None, None, None, None, None, None
+
+
+def statistics(hidden, weight, target, threshold, temperature, softcap, want):
+    """-> the target's logit, L, H, number of logits above the threshold, largest logit, its place; each (N,), or None
+    where entropy, rank or argmax is not wanted. threshold (N,): None for the target's logit (any for target -1)."""
+    n, size = len(hidden), columns(len(hidden), len(weight))
+    logit = torch.zeros(n, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+    above = torch.zeros(n, dtype=torch.int64, device=hidden.device) if "rank" in want else None
+    if "rank" in want and threshold is None:                  # of a single chunk the logit is known when it counts
+        threshold = logit if size == len(weight) else \
+            statistics(hidden, weight, target, None, temperature, softcap, ())[0]
+    # Two tensors of a chunk's size in all, used again for each chunk: new ones cost a CPU page faults.
+    room, spare = torch.empty(2, n * size, dtype=logit.dtype, device=hidden.device)
+    sums, entropies, tops, places = [], [], [], []
+    for start in range(0, len(weight), size):
+        part = weight[start:start + size]
+        z, e = (x[:n * len(part)].view(n, len(part)) for x in (room, spare))              # (N, C)
+        z = _logits(hidden, part, temperature, softcap, z)
+        here = ((target >= start) & (target < start + size)).nonzero()[:, 0]
+        logit[here] = z[here, target[here] - start]
         if "rank" in want:
-            values["rank"] = 1 + (z > chosen[:, None]).sum(1)
-        if "argmax" in want:
-            values["argmax"] = z.argmax(1)
-        return tuple(values[name] for name in want)
+            above += torch.gt(z, threshold[:, None], out=e).sum(1).long()
+        top, place = z.max(1) if "argmax" in want else (z.amax(1), torch.zeros(()))
+        tops.append(top)
+        places.append(place + start)
+        z -= top[:, None]
+        total = torch.exp(z, out=e).sum(1)
+        sums.append(top + total.log())
+        if "entropy" in want:
+            entropies.append(total.log() - e.mul_(z).sum(1) / total)
+    logsumexp, entropy = merge(torch.stack(sums), torch.stack(entropies) if entropies else None)
+    top, argmax = merge_argmax(torch.stack(tops), torch.stack(places)) if "argmax" in want else (None, None)
+    return logit, logsumexp, entropy, above, top, argmax
 
-    parts = _in_chunks(chunk_stats, len(weight), hidden, weight, safe)
-    return TokenStats(**{name: value.masked_fill(ignored, 0) for name, value in zip(want, parts)})
+
+def logit_gradient(hidden, part, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap):
+    """Gradient of the products hidden partᵀ, part (C, D) of the head: (N, C) in hidden's type. target counts from the
+    part's first entry; entropy is None where none was wanted."""
+    z = _logits(hidden, part, temperature, softcap)                                       # (N, C)
+    steep = None if softcap is None else 1 - (z * (temperature / softcap)) ** 2           # of the cap, at z
+    factor = for_sum[:, None]
+    if entropy is not None:
+        factor = ((logsumexp - entropy)[:, None] - z).mul_(for_entropy[:, None]).add_(factor)
+    slope = z.sub_(logsumexp[:, None]).exp_().mul_(factor)
+    here = ((target >= 0) & (target < len(part))).nonzero()[:, 0]
+    slope[here, target[here]] += for_logit[here]
+    return (slope if steep is None else slope.mul_(steep)).div_(temperature).to(hidden.dtype)
+
+
+def columns(n_rows, n_vocab):
+    """Vocabulary entries of a chunk."""
+    return min(n_vocab, max(1, CHUNK_NUMBERS // max(1, n_rows)))
+
+
+def merge(logsumexp, entropy=None):
+    """(parts, N) each -> those of the whole vocabulary, (N,)."""
+    total = logsumexp.logsumexp(0)
+    log_share = logsumexp - total
+    return total, None if entropy is None else (log_share.exp() * (entropy - log_share)).sum(0)
+
+
+def merge_argmax(top, place):
+    """(parts, N) each -> the largest logit and its place, (N,); of equal ones the first."""
+    part = top.argmax(0, keepdim=True)
+    return top.gather(0, part)[0], place.gather(0, part)[0]
+
+
+def merge_kl(sum_p, sum_q, forward, reverse):
+    """logsumexp of both sides and KL of both directions, (parts, N) each -> (KL(p‖q), KL(q‖p)) of the whole, (N,)."""
+    log_p, log_q = sum_p - sum_p.logsumexp(0), sum_q - sum_q.logsumexp(0)
+    return (log_p.exp() * (forward + log_p - log_q)).sum(0), (log_q.exp() * (reverse + log_q - log_p)).sum(0)
 
 
 def token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None):
@@ -70,22 +164,26 @@ def token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=
 
     The KL runs over the full vocabulary at each position; both models must share it. Widths may differ.
     """
-    _check(hidden_p, weight_p)
-    _check(hidden_q, weight_q)
-    if len(hidden_p) != len(hidden_q) or len(weight_p) != len(weight_q):
-        raise ValueError(f"{len(hidden_p)} tokens of {len(weight_p)} against {len(hidden_q)} of {len(weight_q)}: "
-                         "KL needs the same tokens and one vocabulary")
+    tensors = check_pair(hidden_p, weight_p, hidden_q, weight_q, temperature)
 
-    def chunk_kl(hidden_p, weight_p, hidden_q, weight_q):
-        return log_softmax_kl(_logits(hidden_p, weight_p, temperature, softcap_p),
-                              _logits(hidden_q, weight_q, temperature, softcap_q))
+    def part_kl(hidden_p, weight_p, hidden_q, weight_q):
+        z_p = _logits(hidden_p, weight_p, temperature, softcap_p)
+        z_q = _logits(hidden_q, weight_q, temperature, softcap_q)
+        return z_p.logsumexp(1), z_q.logsumexp(1), *log_softmax_kl(z_p, z_q)
 
-    return _in_chunks(chunk_kl, 2 * len(weight_p), hidden_p, weight_p, hidden_q, weight_q)
+    size, parts = columns(4 * len(hidden_p), len(weight_p)), []      # several tensors of a chunk's size at a time
+    for start in range(0, len(weight_p), size):
+        part = [x[start:start + size] if i % 2 else x for i, x in enumerate(tensors)]
+        recompute = torch.is_grad_enabled() and size < len(weight_p)
+        parts.append(checkpoint(part_kl, *part, use_reentrant=False) if recompute else part_kl(*part))
+    return merge_kl(*map(torch.stack, zip(*parts)))
 
 
 def log_softmax_kl(logits_p, logits_q):
     """logits (N, V) of two models -> (KL(p‖q), KL(q‖p)), each (N,) float32: where a reader starts."""
-    logp, logq = logits_p.float().log_softmax(1), logits_q.float().log_softmax(1)
+    check_logits(logits_p, logits_q)
+    exact = torch.promote_types(logits_p.dtype, torch.float32)
+    logp, logq = logits_p.to(exact).log_softmax(1), logits_q.to(exact).log_softmax(1)
     difference = logp - logq
     return (logp.exp() * difference).sum(1), -(logq.exp() * difference).sum(1)
 
@@ -119,25 +217,54 @@ def decode_attention(query, keys, values, lengths, longest, scale, window=None, 
     return out.reshape(n, n_heads, width)
 
 
-def _logits(hidden, weight, temperature, softcap):
-    z = (hidden @ weight.T.to(hidden.dtype)).float()
+def _logits(hidden, weight, temperature, softcap, out=None):
+    """(N, V) in float32 or better; `out`: memory to use where it can be."""
+    if out is not None and out.dtype == hidden.dtype:
+        z = torch.mm(hidden, weight.T, out=out)
+    else:
+        z = (hidden @ weight.T).to(torch.promote_types(hidden.dtype, torch.float32))
     if softcap is not None:
-        z = softcap * torch.tanh(z / softcap)
-    return z / temperature
+        z = torch.mul(torch.tanh(z / softcap), softcap, out=out)
+    return z if temperature == 1 else torch.div(z, temperature, out=out)
 
 
-def _in_chunks(function, n_columns, hidden, weight, *others):
-    """Call function on row chunks of hidden and of what else has one row per token; weights pass whole."""
-    n, size = len(hidden), max(1, CHUNK_NUMBERS // n_columns)
-    recompute = torch.is_grad_enabled() and n > size
-    parts = []
-    for start in range(0, max(n, 1), size):
-        rows = [x[start:start + size] if i % 2 else x for i, x in enumerate((weight, *others))]
-        arguments = (hidden[start:start + size], *rows)
-        parts.append(checkpoint(function, *arguments, use_reentrant=False) if recompute else function(*arguments))
-    return tuple(torch.cat(column) for column in zip(*parts))
-
-
-def _check(hidden, weight):
+def check(hidden, weight, temperature, want=()):
+    """hidden and weight in one type; ValueError for what does not fit."""
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (N, D) and (V, D)")
+    if not hidden.is_floating_point() or not weight.is_floating_point() or hidden.device != weight.device:
+        raise ValueError(f"hidden {hidden.dtype} on {hidden.device} and weight {weight.dtype} on {weight.device} "
+                         "must be floating-point numbers on one device")
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature}: must be positive")
+    unknown = set(want) - set(TokenStats._fields)
+    if unknown:
+        raise ValueError(f"want={sorted(unknown)}: not among {TokenStats._fields}")
+    if hidden.device.type != "meta" and torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    return hidden, weight.to(hidden.dtype)
+
+
+def check_target(target, n, n_vocab, device, ignore_index):
+    """-> target with 0 for what is ignored, and which those are; ValueError for what does not fit."""
+    if target.shape != (n,) or target.dtype != torch.int64 or target.device != device:
+        raise ValueError(f"target {tuple(target.shape)} {target.dtype} on {target.device} must be ({n},) int64 "
+                         f"on {device}")
+    ignored = target == ignore_index
+    safe = target.masked_fill(ignored, 0)
+    if n and not ((safe >= 0) & (safe < n_vocab)).all():
+        raise ValueError(f"target outside the vocabulary of {n_vocab}")
+    return safe, ignored
+
+
+def check_pair(hidden_p, weight_p, hidden_q, weight_q, temperature):
+    tensors = *check(hidden_p, weight_p, temperature), *check(hidden_q, weight_q, temperature)
+    if len(hidden_p) != len(hidden_q) or len(weight_p) != len(weight_q) or hidden_p.device != hidden_q.device:
+        raise ValueError(f"{len(hidden_p)} tokens of {len(weight_p)} against {len(hidden_q)} of {len(weight_q)}: "
+                         "KL needs the same tokens and one vocabulary, on one device")
+    return tensors
+
+
+def check_logits(logits_p, logits_q):
+    if logits_p.ndim != 2 or logits_p.shape != logits_q.shape or logits_p.device != logits_q.device:
+        raise ValueError(f"logits {tuple(logits_p.shape)} and {tuple(logits_q.shape)} must be (N, V) on one device")

@@ -29,6 +29,7 @@ import model as models  # noqa: E402
 import sft  # noqa: E402
 from data import run, tiny  # noqa: E402
 from data.format import FORMATS  # noqa: E402
+from kernels import bench, reference  # noqa: E402
 
 SHAPES = {  # width, inner width, layers, heads, key-value heads, vocabulary, tied head
     "tiny": (64, 128, 2, 4, 2, 512, True), "0.5b": (896, 4864, 24, 14, 2, 151936, True),
@@ -90,19 +91,52 @@ def check_attention(device):
           f"leak into other sequences {(found - changed)[inside].abs().max():.1e} (want 0)")
 
 
-def bench_statistics(cfg, model, dtype):
-    """kernels.token_stats: time against the head's matmuls alone, memory against the logits."""
-    head, n = models.head(model).detach().to(dtype), min(8192, cfg.packed_tokens)
-    hidden = torch.randn(n, head.shape[1], device=cfg.device, dtype=dtype)
-    target = torch.randint(0, len(head), (n,), device=cfg.device)
-    matmul = seconds(lambda: [hidden[i:i + 1024] @ head.T for i in range(0, n, 1024)], cfg.device)
-    if cfg.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    ours = seconds(lambda: kernels.token_stats(hidden, head, target, want=("logp", "entropy", "rank")), cfg.device)
-    extra = 0 if cfg.device == "cpu" else torch.cuda.max_memory_allocated() - before
-    print(f"token_stats N={n} V={len(head)}: {ours * 1e3:.1f} ms, {ours / matmul:.2f}x the matmuls alone; "
-          f"extra memory {extra / (4 * n * len(head)):.1%} of fp32 logits")
+def check_kernels(device):
+    """kernels.* against float64 of the same numbers, and beside it the error of whole logits in the same type."""
+    for dtype in (torch.bfloat16, torch.float32):
+        torch.manual_seed(1)
+        hidden, weight = (torch.randn(n, 200, device=device).mul(0.3).to(dtype) for n in (300, 5003))
+        weight[8] = weight[7]                                             # equal logits have equal ranks
+        target = torch.randint(5003, (300,), device=device)
+        both = [[x.to(kind).clone().requires_grad_(True) for x in (hidden, weight)]
+                for kind in (dtype, dtype, torch.float64)]
+        stats = kernels.token_stats(*both[0], target, 0.7, 20.0, want=("logp", "entropy", "rank"))
+        runs = [(stats.logp, stats.entropy)]
+        for h, w in both[1:]:
+            logp = (20 * torch.tanh(h @ w.T / 20) / 0.7).log_softmax(1)
+            runs.append((logp.gather(1, target[:, None])[:, 0], -(logp.exp() * logp).sum(1)))
+        for logp, entropy in runs:
+            (logp - entropy).sum().backward()
+        ours, plain = ([(a - b).abs().max() for a, b in zip((*run, *[x.grad for x in leaves]),
+                                                            (*runs[2], *[x.grad for x in both[2]]))]
+                       for run, leaves in zip(runs[:2], both))
+        twin = reference.token_stats(hidden, weight, target, 0.7, 20.0, ("rank",)).rank
+        tie = [kernels.token_stats(hidden, weight, torch.full_like(target, i), want=("rank",)).rank for i in (7, 8)]
+        pairs = [kl(hidden, weight, hidden.flip(0), weight) for kl in (kernels.token_kl, reference.token_kl)]
+        errors = [" ".join(f"{x:.1e}" for x in errors) for errors in (ours, plain)]
+        unlike, apart = (stats.rank != twin).float().mean(), (tie[0] != tie[1]).sum()
+        kl_error = (pairs[0][0] - pairs[1][0]).abs().max() / pairs[1][0].max()
+        print(f"{str(dtype)[6:]}: token_stats errors of logp, entropy, gradients {errors[0]}, of plain {errors[1]} "
+              f"(want: no larger, fp32 < 1e-4); ranks unlike the twin's {unlike:.1%}, of equal logits {apart} "
+              f"(want 0); KL {kl_error:.1e} off the twin's")
+        query = torch.randn(6, 10, 64, device=device).to(dtype)
+        keys, values = (torch.randn(6, 2, 500, 64, device=device).to(dtype) for _ in "kv")
+        lengths = torch.tensor([0, 1, 63, 64, 300, 498], device=device)
+
+        def attend(function=kernels.decode_attention, kind=dtype):
+            return function(query.to(kind), keys.to(kind), values.to(kind), lengths, 499, 0.125, 200, 30.0)
+
+        error = (attend() - attend(reference.decode_attention, torch.float64)).abs().max()
+        replayed = 0.0
+        if device != "cpu":                                               # a graph must follow lengths that grow
+            graph, _ = torch.cuda.CUDAGraph(), wait(device)
+            with torch.cuda.graph(graph):
+                out = attend()
+            lengths += 1
+            graph.replay()
+            replayed = (out - attend()).abs().max()
+        print(f"{str(dtype)[6:]}: decode attention {error:.1e} off float64 (want < 2e-2, fp32 < 1e-5); "
+              f"captured in a graph {replayed:.1e} off (want 0)")
 
 
 def bench_decoder(cfg, dtype):
@@ -196,9 +230,11 @@ def main(cfg):
     print(f"{name}, torch {torch.__version__}, {cfg.dtype}")
     check_attention(cfg.device)
     check_graphs(cfg.device, torch.float32)
+    check_kernels(cfg.device)
     with torch.no_grad():
         bench_decoder(cfg, dtype)
-        bench_statistics(cfg, make(cfg.shape, cfg.device, dtype), dtype)
+    width, *_, vocabulary, _ = SHAPES[cfg.shape]
+    bench.bench_head(min(8192, cfg.packed_tokens), width, vocabulary, cfg.device, 3)    # all: python -m kernels.bench
     bench_training(cfg)
 
 

@@ -161,3 +161,13 @@ def test_gpu_script_runs_on_a_cpu(capsys):
     assert all(word in printed for word in ("packed bf16", "token_stats", "decode tiny batch 2", "sft tiny",
                                          "single steps: 24 of 24", "x transformers' generate"))
     assert float(re.search(r"log-prob error ([\d.]+)", printed)[1]) < 0.1 and "leak into other sequences 0.0e+00" in printed
+
+
+def test_kernel_benchmark_runs_on_a_cpu(tmp_path, capsys):
+    """python -m kernels.bench at a tiny size: rows for both passes and three methods, the figure, no NaN."""
+    from kernels import bench
+    table = bench.main(["--device", "cpu", "--tokens", "64", "--heads", "32x512", "--out", str(tmp_path)])
+    assert [(row["pass"], row["name"]) for row in table] == [(p, n) for p in ("forward", "both")
+                                                             for n in ("plain", "ours", "ours + entropy")]
+    assert all(row["ms"] > 0 and row["of products"] > 0 for row in table)
+    assert "decode attention" in capsys.readouterr().out and (tmp_path / "kernels.png").stat().st_size > 1000

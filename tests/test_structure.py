@@ -102,10 +102,11 @@ def test_no_code_is_run_from_text():
 
 
 def test_sizes_stay_readable():
-    """The scripts within 3,500 lines in all (report.py, which only draws, aside) and none past 600; kernels within 700."""
+    """The scripts within 3,500 lines in all (report.py, which only draws, aside) and none past 600; kernels within 900,
+    their twin included and the benchmark not."""
     lines = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("*.py")}
     assert sum(lines.values()) - lines["report.py"] <= 3500 and max(lines.values()) <= 600, lines
-    assert sum(len(p.read_text().splitlines()) for p in ROOT.glob("kernels/*.py")) <= 700
+    assert sum(len(p.read_text().splitlines()) for p in ROOT.glob("kernels/*.py") if p.name != "bench.py") <= 900
 
 
 def test_readme_names_what_exists():
