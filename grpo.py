@@ -7,7 +7,8 @@ Per step, with N prompts and G samples of each (B = N·G rows):
     4. ratio ρ_t = exp(logp_t - old_logp_t),  loss = - Σ min(ρ A, clip(ρ, 1-ε_low, 1+ε_high) A) / normaliser
                                                      + β Σ KL(policy ‖ reference) / normaliser
 Sources: DeepSeekMath (arXiv 2402.03300) §4, DeepSeek-R1 (arXiv 2501.12948) §2.2, DAPO (arXiv 2503.14476) for the
-token normaliser and ε_high, Dr. GRPO (arXiv 2503.20783) for --adv-std none --normalise constant.
+token normaliser and ε_high, Dr. GRPO (arXiv 2503.20783) for --adv-std none --normalise constant. Line 4 is what
+--objective grpo means; GSPO, CISPO, REINFORCE and NFT stand beside it in `objective`, rewards in data/rewards.py.
 
 Departs from DeepSeekMath in: 1. The normaliser is the token count of the whole step (--normalise sequence is the
 paper's). 2. No KL term unless --kl and --beta ask for one; KL to the reference is reported all the same. 3. One
@@ -27,7 +28,6 @@ Reads problem rows (id, question, answer). Writes a model directory with log.jso
 (one group of each step). A run that was killed continues from its last checkpoint with the same command.
 """
 import math
-import random
 import statistics
 import time
 from dataclasses import dataclass
@@ -43,6 +43,7 @@ import model as models
 import sft
 from data import run
 from data.format import FORMATS
+from data.rewards import NEED_ANSWER, NEED_BUDGET, parse_reward, rewards_of
 from data.rows import BadInput, read_rows
 from decoder import Request, Sampling, decode, random_key
 
@@ -53,21 +54,25 @@ class Config:
     data: str                            # problem rows
     out: str                             # model directory to write
     format: Literal["s1", "think", "r1", "plain"] = "think"        # text of a completion, see data/format.py
-    reward: str = "correct"              # correct, format, random:P, or a sum such as correct+format
+    reward: str = "correct"              # sum (+) of products (&) of those in data/rewards.py
 
     steps: int = 100                     # rollouts
     prompts_per_step: int = 16           # N
     group_size: int = 8                  # G, samples per prompt
     max_tokens: int = 1024               # of a completion
     temperature: float = 1.0             # of sampling; training divides logits by it too
-    mask_truncated: bool = False         # leave completions cut by --max-tokens out of the loss (they stay in the group)
+    mask_truncated: bool = False         # DAPO's overlong filter: what was cut is in the group, not in the loss
 
-    adv_std: Literal["pop", "sample", "none"] = "pop"              # what the group's advantages are divided by
-    eps_low: float = 0.2                 # clip range below 1; UniReason: 0.22
-    eps_high: float = 0.2                # clip range above 1; DAPO, UniReason: 0.28
+    baseline: Literal["group", "others"] = "group"                 # whose mean is taken off a reward; others: RLOO
+    adv_std: Literal["pop", "sample", "batch", "none"] = "pop"     # what the advantages are divided by
+    objective: Literal["grpo", "gspo", "cispo", "reinforce", "nft"] = "grpo"  # see `objective`
+    eps_low: float = 0.2                 # clip range below 1; UniReason: 0.22, GSPO: 3e-4
+    eps_high: float = 0.2                # clip range above 1; DAPO, UniReason: 0.28, GSPO: 4e-4
+    nft_eps: float = 1.0                 # least likelihood ratio of NFT's implicit negative policy
     normalise: Literal["token", "sequence", "constant"] = "token"  # see `token_weights`
     kl: Literal["none", "k1", "k2", "k3"] = "none"                 # estimator in the loss, see `kl_estimate`
     beta: float = 0.0                    # weight of the KL term; R1: 0.001
+    entropy: float = 0.0                 # weight of an entropy bonus per token
     kl_every: int = 1                    # steps between measurements of the full-vocabulary KL; 0 = never
     updates_per_rollout: int = 1         # passes over each rollout
 
@@ -94,17 +99,24 @@ FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots")
 
 # ---------------------------------------------------------------- the mathematics
 
-def advantages(rewards, std="pop", eps=1e-6):
+def advantages(rewards, std="pop", baseline="group", eps=1e-6):
     """rewards (N, G) -> advantages (N, G): centred per group, divided by the group's standard deviation + eps.
 
     std: "pop" divides by G (with 0/1 rewards it is sqrt(p(1-p))), "sample" by G - 1, "none" not at all (Dr. GRPO:
-    dividing weighs very easy and very hard prompts up). A group of equal rewards gets exactly 0.
+    dividing weighs very easy and very hard prompts up), "batch" is the population's over all N·G rewards.
+    baseline: mean of the "group", or of the "others" in it (RLOO, arXiv 2402.14740), which makes every advantage
+    larger by G / (G - 1). A group of equal rewards gets exactly 0.
     """
+    n_samples = rewards.shape[1]
+    if n_samples < 2 and (std == "sample" or baseline == "others"):
+        raise ValueError("the sample standard deviation and the mean of the others need a group of two or more")
     centred = rewards - rewards.mean(1, keepdim=True)
+    if baseline == "others":
+        centred = centred * (n_samples / (n_samples - 1))                # = r - (sum - r) / (G - 1)
     equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
-    if std != "none":
-        if std == "sample" and rewards.shape[1] < 2:
-            raise ValueError("the sample standard deviation needs a group of two or more")
+    if std == "batch":
+        centred = centred / (rewards.std(correction=0) + eps)
+    elif std != "none":
         centred = centred / (rewards.std(1, keepdim=True, correction=int(std == "sample")) + eps)
     return centred.masked_fill(equal, 0.0)
 
@@ -112,6 +124,39 @@ def advantages(rewards, std="pop", eps=1e-6):
 def clipped_objective(ratio, advantage, eps_low, eps_high):
     """PPO's pessimistic bound, (N,) each: min(ρA, clip(ρ)A). For A < 0 the minimum is the larger penalty."""
     return torch.minimum(ratio * advantage, ratio.clamp(1 - eps_low, 1 + eps_high) * advantage)
+
+
+def objective(logp, old_logp, advantage, row, right_share, cfg):
+    """What is maximised per trained token (N,), and where the clip acts (N,) bool.
+
+    row (N,): the sequence of each token, all of whose tokens are here; right_share (N,): mean reward of its group,
+    the r of nft. A and ε as above, ρ = π / π_old, sg: no gradient.
+    grpo       min(ρA, clip(ρ)A), ρ of the token                            DeepSeekMath (arXiv 2402.03300)
+    gspo       the same, ρ of the sequence: exp(mean_t log ρ_t)             arXiv 2507.18071; --normalise sequence
+    cispo      sg(clip(ρ)) A log π: no token loses its gradient             MiniMax-M1 (arXiv 2506.13585), where
+               nothing is clipped below: --eps-low 1
+    reinforce  A log π
+    nft        A > 0: A log ρ;  A < 0: |A| (1-r)/r log max(ε, (1-rρ)/(1-r)), where the gradient passes the maximum
+               (arXiv 2505.18116). The paper's ω(q) is A of a right answer: √((1-r)/r) for --adv-std pop, 1-r for
+               none. As in its code ρ is at most e^10 and r in .02 .. .98. On-policy the gradient is GRPO's.
+    """
+    difference = logp - old_logp
+    ratio, low, high = difference.exp(), 1 - cfg.eps_low, 1 + cfg.eps_high
+    if cfg.objective == "gspo":
+        ratio = (torch.zeros_like(logp).index_add(0, row, difference)[row] / torch.bincount(row)[row]).exp()
+    if cfg.objective in ("grpo", "gspo"):
+        outside = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
+        return clipped_objective(ratio, advantage, cfg.eps_low, cfg.eps_high), outside
+    if cfg.objective == "cispo":
+        return ratio.clamp(low, high).detach() * advantage * logp, (ratio < low) | (ratio > high)
+    if cfg.objective == "reinforce":
+        return advantage * logp, torch.zeros_like(logp, dtype=torch.bool)
+    r = right_share.clamp(0.02, 0.98)
+    negative = (1 - r * difference.clamp(max=10).exp()) / (1 - r)        # likelihood ratio of the implicit policy
+    limited = negative.clamp(min=cfg.nft_eps).detach()
+    log_negative = limited.log() + (negative - negative.detach()) / limited
+    return torch.where(advantage > 0, advantage * difference, -advantage * (1 - r) / r * log_negative), \
+        torch.zeros_like(logp, dtype=torch.bool)
 
 
 def kl_estimate(logp, ref_logp, kind):
@@ -136,43 +181,6 @@ def token_weights(row, n_rows, normalise, max_tokens):
     if normalise == "constant":
         return torch.full(row.shape, 1 / (n_rows * max_tokens))
     return 1 / (n_rows * torch.bincount(row)[row].float())
-
-
-# ---------------------------------------------------------------- rewards
-
-def reward_correct(row, form, _):
-    """1 for a right answer, 0 for a wrong one or none."""
-    return float(bool(evaluate.grade(row, evaluate.answer_of(row))))
-
-
-def reward_format(row, form, _):
-    """1 when thinking was ended exactly once and an answer follows."""
-    return float(row["finish"] == "stop" and row["text"].count(form.end) == (1 if form.end else 0)
-                 and bool(row["response"]))
-
-
-def reward_random(row, form, probability):
-    """1 with the given probability, whatever was written: the control of "Spurious Rewards" (arXiv 2506.10947)."""
-    return float(random.Random(repr((row["id"], row["sample"], row["ids"]))).random() < float(probability))
-
-
-REWARDS = {"correct": reward_correct, "format": reward_format, "random": reward_random}
-
-
-def parse_reward(text):
-    """'correct+random:0.5' -> [(function, argument), ...]; BadInput names what is unknown."""
-    terms = []
-    for term in text.split("+"):
-        name, _, argument = term.partition(":")
-        if name not in REWARDS:
-            raise BadInput(f"--reward {text}: no reward '{name}' (there are {', '.join(REWARDS)})")
-        try:
-            if name == "random" and not 0 <= float(argument) <= 1:
-                raise ValueError
-        except ValueError:
-            raise BadInput(f"--reward {text}: random needs a probability, as in random:0.5") from None
-        terms.append((REWARDS[name], argument))
-    return terms
 
 
 # ---------------------------------------------------------------- one step
@@ -204,22 +212,24 @@ def rollout(model, tokenizer, form, problems, cfg, stream):
 
 
 def policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale, measure_kl,
-                  n_tokens=None):
+                  n_tokens=None, right_share=None):
     """One pass over a rollout in packed micro-batches, then one optimizer step -> dict of measured numbers.
 
     sequences, masks, old_logps: lists, per row and token of prompt and completion; advantage (B,); n_tokens: of the
-    tokenizer, since what a larger head has beyond them is never sampled and belongs into no softmax.
+    tokenizer, since what a larger head has beyond them is never sampled and belongs into no softmax;
+    right_share (B,): mean reward of a row's group, for --objective nft alone.
     Masked tokens (prompt, injected, truncated) are in neither numerator nor denominator; a row of nothing else is no
-    row. Rows of advantage 0 have no gradient: unless a KL is asked for their forward pass is left out, but their tokens
-    stay in the normaliser. If no row has a gradient the weights stay as they are, whatever the momentum.
+    row. Rows of advantage 0 have no gradient: unless a KL or an entropy bonus is asked for their forward pass is left
+    out, but their tokens stay in the normaliser. If no row has a gradient the weights stay, whatever the momentum.
     """
     row = torch.tensor([i for i, mask in enumerate(masks) for m in mask if m])
     n_rows = max(1, sum(map(any, masks)))
     weight = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens)
     weights = [weight[row == i] for i in range(len(sequences))]
     use_kl = cfg.kl != "none" and cfg.beta > 0
-    active = [i for i in range(len(sequences)) if any(masks[i]) and (use_kl or measure_kl or advantage[i] != 0)]
-    has_gradient = use_kl or any(advantage[i] != 0 for i in active)
+    everywhere = use_kl or cfg.entropy != 0               # a gradient in every row
+    active = [i for i in range(len(sequences)) if any(masks[i]) and (everywhere or measure_kl or advantage[i] != 0)]
+    has_gradient = any(everywhere or advantage[i] != 0 for i in active)
     total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "n"), 0.0)
     furthest = 0.0
     for group in models.fill_bins([len(sequences[i]) for i in active], cfg.micro_batch_tokens):
@@ -231,9 +241,10 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                                     models.softcap(model), want=("logp", "entropy"))
         old_logp = torch.tensor([x for i in chosen for x, m in zip(old_logps[i], masks[i]) if m], device=cfg.device)
         token_weight = torch.cat([weights[i] for i in chosen]).to(cfg.device)                         # (N,)
-        ratio = (stats.logp - old_logp).exp()
-        token_advantage = advantage[chosen].to(cfg.device)[batch.row]
-        loss = -clipped_objective(ratio, token_advantage, cfg.eps_low, cfg.eps_high)
+        token_advantage, share = (None if x is None else x[chosen].to(cfg.device)[batch.row]
+                                  for x in (advantage, right_share))                                  # (N,)
+        gain, clipped = objective(stats.logp, old_logp, token_advantage, batch.row, share, cfg)
+        loss = -gain
         if use_kl or measure_kl:
             with torch.no_grad():
                 ref_hidden = models.hidden_states(reference, batch.ids, batch.positions, packed)[batch.where]
@@ -242,16 +253,16 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                 ref_logp = kernels.token_stats(ref_hidden, models.head(reference)[:n_tokens], batch.target,
                                                cfg.temperature, models.softcap(reference)).logp
             loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
+        if cfg.entropy:
+            loss = loss - cfg.entropy * stats.entropy
         loss = (loss * token_weight).sum()
         loss.backward()
         with torch.no_grad():
-            outside = ((ratio < 1 - cfg.eps_low) & (token_advantage < 0)) | \
-                      ((ratio > 1 + cfg.eps_high) & (token_advantage > 0))
-            furthest = max(furthest, (ratio - 1).abs().max().item())
+            furthest = max(furthest, ((stats.logp - old_logp).exp() - 1).abs().max().item())
             total["loss"] += loss.item()
             total["entropy"] += stats.entropy.sum().item()
-            total["clipped"] += outside.sum().item()
-            total["n"] += len(ratio)
+            total["clipped"] += clipped.sum().item()
+            total["n"] += len(clipped)
             if measure_kl:
                 kl, _ = kernels.token_kl(hidden, models.head(model)[:n_tokens], ref_hidden,
                                          models.head(reference)[:n_tokens], cfg.temperature,
@@ -277,10 +288,14 @@ def held_out_accuracy(model, tokenizer, form, problems, cfg):
     return statistics.fmean(bool(evaluate.grade(row, evaluate.answer_of(row))) for row in rows)
 
 
-def usable_problems(cfg, problems, model, tokenizer, form):
-    """Problems that the reward can judge and whose prompt leaves room for --max-tokens; the others are counted."""
-    n_all = len(problems)
-    if "correct" in cfg.reward:
+def usable_problems(cfg, reward, problems, model, tokenizer, form):
+    """Problems that a parsed reward can judge and whose prompt leaves room for --max-tokens; the others are counted.
+    Raises BadInput for a row without the budget that the reward needs, and when no problem is left."""
+    n_all, used = len(problems), {name for term in reward for name, *_ in term}
+    for p in problems if used & NEED_BUDGET else []:
+        if type(p.get("budget")) not in (int, float) or not p["budget"] > 0:
+            raise BadInput(f"{cfg.data}: row '{p['id']}': --reward {cfg.reward} needs a positive number as `budget`")
+    if used & NEED_ANSWER:
         problems = [p for p in problems if evaluate.grade(p, "0") is not None]
     n_graded = len(problems)
     longest = models.context_length(model) - cfg.max_tokens
@@ -307,9 +322,13 @@ def step_values(rows, reward, updates):
 def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     run.check_positive(cfg, "steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "updates_per_rollout",
-                       "lr", "clip", "micro_batch_tokens", "slots", "save_every")
+                       "lr", "clip", "nft_eps", "micro_batch_tokens", "slots", "save_every")
     if cfg.adv_std == "sample" and cfg.group_size < 2:
         raise BadInput("--group-size 1 has no sample standard deviation; use --adv-std none or a larger group")
+    if cfg.baseline == "others" and cfg.group_size < 2:
+        raise BadInput("--group-size 1 has no others for --baseline others")
+    if cfg.objective == "nft" and (cfg.baseline, cfg.adv_std) not in (("group", "pop"), ("group", "none")):
+        raise BadInput("--objective nft needs --baseline group and --adv-std pop or none, its two weightings")
     if (cfg.kl == "none") != (cfg.beta == 0):
         raise BadInput(f"--kl {cfg.kl} with --beta {cfg.beta}: a KL term needs both")
     reward_terms = parse_reward(cfg.reward)
@@ -325,7 +344,7 @@ def main(cfg):
         return []
     reference = models.load(cfg.model, cfg.device)[0].requires_grad_(False) if cfg.beta or cfg.kl_every else None
 
-    problems = usable_problems(cfg, problems, model, tokenizer, form)
+    problems = usable_problems(cfg, reward_terms, problems, model, tokenizer, form)
     log = run.Log(Path(cfg.out) / "log.jsonl", start, cfg.steps)
     samples = run.Log(Path(cfg.out) / "samples.jsonl", start, every=0)
     history = []
@@ -336,9 +355,12 @@ def main(cfg):
         rows, completions, prompts = rollout(model, tokenizer, form, chosen, cfg, ("rollout", step))
         sampled = time.perf_counter()
         # 2. reward, 3. advantage
-        reward = torch.tensor([sum(f(row, form, argument) for f, argument in reward_terms) for row in rows])
-        reward = reward.view(cfg.prompts_per_step, cfg.group_size)                                    # (N, G)
-        advantage = advantages(reward, cfg.adv_std).flatten()                                         # (B,)
+        groups = [rows[i:i + cfg.group_size] for i in range(0, len(rows), cfg.group_size)]
+        reward = torch.tensor([rewards_of(reward_terms, group, form, cfg.max_tokens) for group in groups])  # (N, G)
+        if cfg.objective == "nft" and not ((reward == 0) | (reward == 1)).all():
+            raise BadInput(f"--reward {cfg.reward}: --objective nft needs rewards of 0 and 1")
+        advantage = advantages(reward, cfg.adv_std, cfg.baseline).flatten()                           # (B,)
+        right_share = reward.mean(1).repeat_interleave(cfg.group_size)                                # (B,)
         # 4. update
         sequences = [prompt + c.ids for prompt, c in zip(prompts, completions)]
         masks = [[False] * len(prompt) + [not x and not (cfg.mask_truncated and c.finish == "length")
@@ -347,7 +369,8 @@ def main(cfg):
         scale = sft.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
         measure_kl = bool(cfg.kl_every) and step % cfg.kl_every == 0
         updates = [policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale,
-                                 measure_kl and number == 0, len(tokenizer)) for number in range(cfg.updates_per_rollout)]
+                                 measure_kl and number == 0, len(tokenizer), right_share)
+                   for number in range(cfg.updates_per_rollout)]
         seconds = time.perf_counter() - began
         values = step_values(rows, reward, updates) | {
             "lr": cfg.lr * scale, "tok_s": sum(row["n_tokens"] for row in rows) / seconds,

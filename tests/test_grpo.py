@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 import grpo
 import model as models
 import sft
-from data import tiny
+from data import rewards, tiny
 from data.format import FORMATS
 from data.rows import BadInput
 
@@ -46,14 +47,36 @@ def test_advantages_by_hand(rewards, pop, sample, none):
         assert close(grpo.advantages(rewards, std), [expected], 1e-5)            # the default eps is small
 
 
-@pytest.mark.parametrize("std", ["pop", "sample", "none"])
+def test_leave_one_out_by_hand():
+    """[1, 0, 0, 0]: the others' means are 0, 1/3, 1/3, 1/3. [3, 1, 2]: 3 - 1.5, 1 - 2.5, 2 - 2. Divided by the group's
+    deviation too if asked: √(3/16) gives 4/3 of the plain one."""
+    found = grpo.advantages(torch.tensor([[1.0, 0, 0, 0]]), "none", "others")
+    assert close(found, [[1, -1 / 3, -1 / 3, -1 / 3]])
+    assert close(grpo.advantages(torch.tensor([[3.0, 1, 2]]), "none", "others"), [[1.5, -1.5, 0]])
+    rewards = torch.rand(3, 5, generator=torch.Generator().manual_seed(2))
+    others = (rewards.sum(1, keepdim=True) - rewards) / 4
+    assert close(grpo.advantages(rewards, "none", "others"), (rewards - others).tolist())
+    assert close(grpo.advantages(torch.tensor([[1.0, 0, 0, 0]]), "pop", "others"), [[2.309401] + [-.769800] * 3], 1e-5)
+
+
+def test_batch_deviation_by_hand():
+    """[1, 0, 0, 0] and [1, 1, 1, 1]: 5 of 8 are 1, deviation √(15/64) = .484123; .75 and -.25 over it. The second group
+    of equal rewards gets 0; in a batch of equal rewards all do."""
+    found = grpo.advantages(torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]]), "batch", eps=0.0)
+    assert close(found, [[1.549193, -.516398, -.516398, -.516398], [0, 0, 0, 0]])
+    assert torch.equal(grpo.advantages(torch.full((2, 3), 0.1), "batch"), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("std", ["pop", "sample", "batch", "none"])
 def test_equal_rewards_have_advantage_zero(std):
     """Exactly 0 and no NaN, also for 0.1, of which seven have another mean in float32; the group beside stays."""
     rewards = torch.tensor([[0.1] * 7, [0.0] * 7, [1.3] * 7, [1.0] + [0.0] * 6])
     assert rewards[0].mean() != rewards[0, 0]
     found = grpo.advantages(rewards, std)
     assert torch.equal(found[:3], torch.zeros(3, 7))
-    assert close(found[3:], grpo.advantages(rewards[3:], std).tolist()) and found[3, 0] > 0.5
+    assert found[3, 0] > 0.5
+    assert std == "batch" or close(found[3:], grpo.advantages(rewards[3:], std).tolist())
+    assert torch.equal(grpo.advantages(rewards, std, "others")[:3], torch.zeros(3, 7))
 
 
 def test_groups_are_independent():
@@ -69,6 +92,8 @@ def test_groups_are_independent():
 def test_a_group_of_one_has_no_sample_deviation():
     with pytest.raises(ValueError, match="two or more"):
         grpo.advantages(torch.ones(3, 1), "sample")
+    with pytest.raises(ValueError, match="two or more"):
+        grpo.advantages(torch.ones(3, 1), "none", "others")
     assert torch.equal(grpo.advantages(torch.ones(3, 1), "pop"), torch.zeros(3, 1))
 
 
@@ -85,6 +110,83 @@ def test_clipped_objective_by_hand(ratio, advantage, low, high, value, slope):
     found = grpo.clipped_objective(rho, torch.tensor([float(advantage)]), low, high)
     found.sum().backward()
     assert close(found, [value]) and close(rho.grad, [float(slope)])
+
+
+# ---- The other objectives ------------------------------------------------------------------------------------------
+
+def slope_of(log_ratios, advantage, old=-1.0, rows=None, share=None, **flags):
+    """(value, clipped, gradient in logp) of `objective` for tokens with these log-ratios, as lists."""
+    logp = (torch.tensor(log_ratios, dtype=torch.float64) + old).requires_grad_(True)
+    rows = torch.tensor(rows or [0] * len(logp))
+    advantage = torch.as_tensor(advantage, dtype=torch.float64).expand(len(logp))
+    share = None if share is None else torch.full_like(logp, share)
+    value, clipped = grpo.objective(logp, torch.full_like(logp, old).detach(), advantage, rows, share, config(**flags))
+    value.sum().backward()
+    return value.tolist(), clipped.tolist(), logp.grad.tolist()
+
+
+def test_objective_grpo_and_gspo_by_hand():
+    """Log-ratios .1, -.3, .5. Of tokens: 1.105171, .740818, 1.648721. Of the sequence: e^.1 = 1.105171 for each, and each
+    of the three tokens has a third of the sequence's gradient, 3 · ρA/3 summed. A second sequence stays apart."""
+    value, clipped, slope = slope_of([.1, -.3, .5], 1, eps_high=0.28)
+    assert value == pytest.approx([1.105171, .740818, 1.28], abs=1e-6) and clipped == [False, False, True]
+    assert slope == pytest.approx([1.105171, .740818, 0], abs=1e-6)
+    value, clipped, slope = slope_of([.1, -.3, .5, -.4], [2, 2, 2, -1], rows=[0, 0, 0, 1], objective="gspo")
+    assert value == pytest.approx([2.210342] * 3 + [-.8], abs=1e-6) and clipped == [False] * 3 + [True]
+    assert slope == pytest.approx([2.210342] * 3 + [0], abs=1e-6)
+    value, clipped, slope = slope_of([.3, .3], 1, objective="gspo")          # e^.3 = 1.35: no gain above 1.2
+    assert value == pytest.approx([1.2] * 2) and clipped == [True] * 2 and slope == [0, 0]
+    value, _, slope = slope_of([.3, .3], -1, objective="gspo")               # but a loss without limit
+    assert value == slope == pytest.approx([-1.349859] * 2, abs=1e-6)
+
+
+def test_objective_cispo_by_hand():
+    """log π = log-ratio - 1. Weights clip(ρ) to .8 .. 1.28 on both sides for both signs, and every token keeps a
+    gradient: A · the clipped weight."""
+    for a in (1.0, -2.0):
+        value, clipped, slope = slope_of([.1, -.3, .5], a, objective="cispo", eps_high=0.28)
+        assert slope == pytest.approx([1.105171 * a, .8 * a, 1.28 * a], abs=1e-6) and clipped == [False, True, True]
+        assert value == pytest.approx([1.105171 * a * -.9, .8 * a * -1.3, 1.28 * a * -.5], abs=1e-6)
+    assert slope_of([-3.0], 1.0, objective="cispo", eps_low=1.0)[2] == pytest.approx([math.exp(-3)])     # none below
+
+
+def test_objective_reinforce_by_hand():
+    """A log π: the gradient is A, wherever the ratio is."""
+    value, clipped, slope = slope_of([.1, -3, 5], -.5, objective="reinforce")
+    assert value == pytest.approx([.45, 2, -2]) and slope == [-.5] * 3 and not any(clipped)
+
+
+@pytest.mark.parametrize("ratio, eps, loss, coefficient", [
+    (.8, 1, -.064539, .25), (1.2, 1, 0, .4), (1.2, .5, .068993, .428571), (4.5, 1, 0, 1.5), (4.5, .5, .693147, 3.0)])
+def test_objective_nft_of_a_wrong_answer(ratio, eps, loss, coefficient):
+    """r = 1/4, ω = 1, hence A = -r/(1-r) = -1/3. The argument (1 - ρ/4) / (3/4) is 1.066667, .933333, -.166667: below
+    ε its value is ε, and its gradient passes. The coefficient is what pushes log π down."""
+    value, _, slope = slope_of([math.log(ratio)], -1 / 3, share=.25, objective="nft", nft_eps=eps)
+    assert -value[0] == pytest.approx(loss, abs=1e-6) and -slope[0] == pytest.approx(coefficient, abs=1e-6)
+
+
+def test_objective_nft_of_a_right_answer_and_far_away():
+    """A log ρ with gradient A at every ratio. Ratios of e^40 and e^-40 of a wrong answer are finite."""
+    value, _, slope = slope_of([.5, -.5], 1.732051, share=.25, objective="nft")
+    assert value == pytest.approx([.866025, -.866025], abs=1e-6) and slope == pytest.approx([1.732051] * 2)
+    value, _, slope = slope_of([40.0, -40.0, 9.0], -1.0, share=.25, objective="nft", nft_eps=1e-3)
+    assert all(map(math.isfinite, value + slope)) and slope[0] == 0 and slope[2] < -1e3
+    value, _, slope = slope_of([0.0], 0.0, share=0.0, objective="nft")       # a group without a right answer
+    assert value == slope == [0]
+
+
+@pytest.mark.parametrize("std, right, wrong", [("pop", [1.732051, 1, .577350], [-.577350, -1, -1.732051]),
+                                               ("none", [.75, .5, .25], [-.25, -.5, -.75])])
+def test_on_policy_every_objective_has_the_gradient_of_grpo(std, right, wrong):
+    """r = 1/4, 1/2, 3/4: NFT pushes right answers by ω and wrong ones by -ω r/(1-r), ω = √((1-r)/r) or 1-r: which is
+    A. At ratio 1 the others have the gradient A too, of GSPO the sum over a sequence."""
+    for n_right, up, down in zip((1, 2, 3), right, wrong):
+        rewards = torch.tensor([[1.0] * n_right + [0.0] * (4 - n_right)])
+        a = grpo.advantages(rewards, std)[0]
+        assert close(a, [up] * n_right + [down] * (4 - n_right), 1e-5)
+        for kind in ("grpo", "gspo", "cispo", "reinforce", "nft"):
+            _, clipped, slope = slope_of([0.0] * 4, a, rows=[0, 1, 2, 3], share=n_right / 4, objective=kind)
+            assert slope == pytest.approx(a.tolist(), abs=1e-6) and not any(clipped), kind
 
 
 # ---- KL -----------------------------------------------------------------------------------------------------------
@@ -157,6 +259,16 @@ def completion(text, finish="stop", **more):
             "ids": [1, 2], **more}
 
 
+def worth(reward, *rows, max_tokens=100, form=FORMATS["think"]):
+    """Rewards of the rows of one group; of a single row its reward."""
+    found = rewards.rewards_of(rewards.parse_reward(reward), rows, form, max_tokens)
+    return found if len(rows) > 1 else found[0]
+
+
+def near(value):
+    return pytest.approx(value, abs=1e-6)
+
+
 @pytest.mark.parametrize("row, correct, formatted", [
     (completion("try it </think> 7 + 5 + 8"), 1, 1),
     (completion("try it </think> 7 + 5 + 9"), 0, 1),
@@ -166,39 +278,125 @@ def completion(text, finish="stop", **more):
     (completion("try it </think> 7 + 5 + 8", "length"), 1, 0),
 ])
 def test_rewards_by_hand(row, correct, formatted):
-    form = FORMATS["think"]
-    assert grpo.reward_correct(row, form, "") == correct
-    assert grpo.reward_format(row, form, "") == formatted
+    assert worth("correct", row) == correct and worth("format", row) == formatted
+    assert worth("correct+format", row) == correct + formatted and worth("correct&format", row) == correct * formatted
+    assert worth("!correct", row) == 1 - correct and worth("format+!format&correct", row) == max(correct, formatted)
 
 
 def test_reward_without_a_gold_answer_is_zero():
     """grade says None ("skip"); a reward must not take that for right."""
     row = {k: v for k, v in completion("x </think> 20").items() if k not in ("nums", "target")}
-    assert grpo.reward_correct(row, FORMATS["think"], "") == 0
+    assert worth("correct", row) == 0
 
 
 def test_reward_random_has_its_probability_and_no_memory():
     """2000 completions at p = .3: within 5·√(.3·.7/2000) = .051; the same completion has the same reward again."""
     rows = [completion("x", ids=[i, 3], sample=i % 5) for i in range(2000)]
-    found = [grpo.reward_random(row, None, "0.3") for row in rows]
+    found = worth("random:0.3", *rows)
     assert set(found) == {0.0, 1.0} and abs(sum(found) / 2000 - .3) < .051
-    assert found == [grpo.reward_random(row, None, "0.3") for row in rows]
-    assert {grpo.reward_random(row, None, "0") for row in rows} == {0.0}
-    assert {grpo.reward_random(row, None, "1") for row in rows} == {1.0}
+    assert found == worth("random:0.3", *rows)
+    assert set(worth("random:0", *rows)) == {0.0} and set(worth("random:1", *rows)) == {1.0}
 
 
 def test_reward_random_takes_a_number_as_id():
-    assert grpo.reward_random(completion("x", id=7), None, "1") == 1.0
+    assert worth("random:1", completion("x", id=7)) == 1.0
+
+
+RIGHT, WRONG = "hm </think> 7 + 5 + 8", "hm </think> 7 + 5 + 9"
+
+
+@pytest.mark.parametrize("n, right, wrong", [
+    (0, 2, -10), (3584, 1.853553, -8.535534), (7168, 1.5, -5), (10752, 1.146447, -1.464466), (14319, 1.000003, -.000035),
+    (14320, -10, -10), (14336, -10, -10)])
+def test_reward_cosine_by_hand(n, right, wrong):
+    """L = 14336 and the run scripts' values; the limit counts as exceeded from 16 tokens before it on."""
+    rows = [completion(text, n_tokens=n) for text in (RIGHT, WRONG)]
+    assert worth("cosine", *rows, max_tokens=14336) == near([right, wrong])
+    assert worth("cosine:2,1,-10,0,-10", *rows, max_tokens=14336) == near([right, wrong])
+
+
+def test_reward_cosine_with_other_values():
+    """TRL's: 1 -> .5 and -1 -> -.5 have ±.75 in the middle of L = 100. exceed=3 and margin=0 by name."""
+    rows = [completion(text, n_tokens=50) for text in (RIGHT, WRONG)]
+    assert worth("cosine:1,.5,-1,-.5", *rows) == near([.75, -.75])
+    assert worth("cosine:exceed=3,margin=0", completion(RIGHT, n_tokens=99)) == near(1.000247)
+    assert worth("cosine:exceed=3,margin=0", completion(RIGHT, n_tokens=100)) == 3
+
+
+@pytest.mark.parametrize("text, how, penalty", [
+    ("a b a b a b", "2,1", .6), ("5 5 5 5 5", "2,-1", -.75), ("5 5 5 5 5", "2", -.75), ("a b c d", "2", 0),
+    ("a", "2", 0), ("", "1", 0), ("a a", "1,-0.5", -.25), ("a b " * 20, "most=-2", -2 * (1 - 2 / 21))])
+def test_reward_repetition_by_hand(text, how, penalty):
+    """a b a b a b: 5 pairs, 2 different, 3/5 repeat. Shorter than n: nothing to repeat, and no division by zero."""
+    assert worth(f"repetition:{how}", completion(text)) == near(penalty)
+
+
+def test_reward_for_wrong_answers_alone():
+    """5 pairs of words, the last of them the third again: 1/8 ... of the wrong one only."""
+    right, wrong = (completion("go go go " + text) for text in (RIGHT, WRONG))
+    assert worth("repetition:1", right) < -.3 and worth("repetition:1", wrong) < -.3
+    assert worth("!correct&repetition:1", right, wrong) == [0, worth("repetition:1", wrong)]
+    assert worth("correct+!correct&repetition:1", right, wrong) == [1, worth("repetition:1", wrong)]
+
+
+@pytest.mark.parametrize("n, limit, cache, reward", [
+    (16384, 20480, 4096, 0), (17408, 20480, 4096, -.25), (18432, 20480, 4096, -.5), (20480, 20480, 4096, -1),
+    (20481, 20480, 4096, -1), (10, 20480, 4096, 0), (90, 100, 20, -.5)])
+def test_reward_overlong_by_hand(n, limit, cache, reward):
+    assert worth(f"overlong:{cache}", completion("x", n_tokens=n), max_tokens=limit) == near(reward)
+
+
+@pytest.mark.parametrize("budget, n, right, wrong, most", [
+    (1000, 1000, 1, 0, .5), (1000, 1200, .94, -.06, .44), (1000, 500, .85, -.15, .65), (1000, 2000, .7, -.3, .2),
+    (1000, 3000, .4, -.6, 0), (100, 4000, -.17, -1.17, 0), (3600, 512, .0736, -.9264, 1)])
+def test_reward_lcpo_by_hand(budget, n, right, wrong, most):
+    """α = .0003. Exact is symmetric around the budget and acts on wrong answers too; Max is .5 at it, and 0 when wrong."""
+    rows = [completion(text, n_tokens=n, budget=budget) for text in (RIGHT, WRONG)]
+    assert worth("lcpo", *rows) == near([right, wrong]) and worth("lcpo:alpha=0.0003", *rows) == near([right, wrong])
+    assert worth("lcpo_max", *rows) == near([most, 0])
+    assert worth("lcpo_max:alpha=0,delta=0.25", *rows) == near([.25, 0])
+
+
+def answered(*answers, **more):
+    return [{"id": "p", "sample": i, "question": "?", "text": "", "response": "" if a is None else f"Answer: {a}",
+             "finish": "stop", "n_tokens": 9, "ids": [i], **more} for i, a in enumerate(answers)]
+
+
+def test_reward_vote_by_hand():
+    """12 has three of five votes of [12, 12, 7, none, 12, 5]. Ties go to the first seen, no answer at all rewards none,
+    equal values are one class, and the gold answer is not looked at."""
+    assert worth("vote", *answered(12, 12, 7, None, 12, 5, answer="7")) == [1, 1, 0, 0, 1, 0]
+    assert worth("vote", *answered(1, 1, 2, 3, 4, 5)) == [1, 1, 0, 0, 0, 0]
+    assert worth("vote", *answered(7, 3, 3, 7)) == [1, 0, 0, 1]
+    assert worth("vote", *answered(None, None)) == [0, 0]
+    assert worth("vote", *answered("0.5", 2, "1/2", 3)) == [1, 0, 1, 0]
+    rows = [completion("x </think> " + text) for text in ("9", "7 + 5 + 8", "9 + 1", "8 + 5 + 7")]
+    assert worth("vote", *rows) == [0, 1, 0, 1]                             # the same numbers and value
+
+
+def test_reward_contains_and_language_by_hand():
+    assert worth("contains:python", completion("use Python \\boxed{3}")) == 1 == worth("contains:n", completion("N"))
+    assert worth("contains:a, b=c", completion("xa, b=c")) == 1 and worth("contains:a, b=c", completion("a")) == 0
+    assert worth("correct&!contains:hm", completion(RIGHT)) == 0
+    assert worth("language:latin", completion("abc 1+2, дом!")) == .5 and worth("language:cjk", completion("好 ok")) == near(1 / 3)
+    assert worth("language:latin", completion("1 + 2")) == 1
 
 
 def test_parse_reward():
-    terms = grpo.parse_reward("correct+random:0.5")
-    assert terms == [(grpo.reward_correct, ""), (grpo.reward_random, "0.5")]
+    terms = rewards.parse_reward("correct+!format&random:0.5")
+    assert terms == [[("correct", False, ())], [("format", True, ()), ("random", False, (0.5,))]]
+    assert rewards.parse_reward("cosine:margin=0,exceed=-1") == [[("cosine", False, (2, 1, -10, 0, -1, 0))]]
     for text, named in (("corect", "'corect'"), ("correct+", "''"), ("correct,format", "'correct,format'"),
-                        ("random", "probability"), ("random:2", "probability"), ("random:x", "probability")):
-        with pytest.raises(BadInput, match=named) as error:
-            grpo.parse_reward(text)
-        assert "\n" not in str(error.value)
+                        ("random", "probability"), ("random:2", "probability"), ("random:x", "probability"),
+                        ("correct:1", "'correct:1' is not correct"), ("overlong", "overlong:cache"), ("!", "''"),
+                        ("overlong:0", "1 token or more"), ("repetition:0", "n = 1, 2"), ("repetition:1.5", "n = 1, 2"),
+                        ("cosine:1,2,3,4,5,6,7", "margin=16"), ("cosine:what=1", "'cosine:what=1' is not cosine:right_"),
+                        ("lcpo:nan", "lcpo:alpha=0.0003"), ("lcpo:alpha=", "alpha=0.0003"), ("contains", "a text"),
+                        ("lcpo:1,alpha=2", "alpha=0.0003"), ("language:", "a script"), ("lcpo:inf", "alpha"),
+                        ("correct&&format", "''")):
+        with pytest.raises(BadInput, match=re.escape(named)) as error:
+            rewards.parse_reward(text)
+        assert "\n" not in str(error.value) and f"--reward {text}" in str(error.value)
 
 
 # ---- One update against a loop ---------------------------------------------------------------------------------------
