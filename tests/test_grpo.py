@@ -332,7 +332,7 @@ def test_reward_repetition_by_hand(text, how, penalty):
 
 
 def test_reward_for_wrong_answers_alone():
-    """5 pairs of words, the last of them the third again: 1/8 ... of the wrong one only."""
+    """Both repeat "go" and "+"; with !correct& only the wrong one pays, and correct is added to either."""
     right, wrong = (completion("go go go " + text) for text in (RIGHT, WRONG))
     assert worth("repetition:1", right) < -.3 and worth("repetition:1", wrong) < -.3
     assert worth("!correct&repetition:1", right, wrong) == [0, worth("repetition:1", wrong)]
@@ -442,7 +442,7 @@ def rollout_of_six():
     return sequences, masks, olds, torch.tensor([1.5, -.7, 0.0, .4, -1.2, 0.9])
 
 
-def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, measure_kl=True):
+def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, measure_kl=True, share=None):
     """(gradient of every weight, flat; what policy_update returns), without a step being taken."""
     policy, reference, kept = policy or base_models()[0], base_models()[1], []
 
@@ -453,7 +453,8 @@ def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, m
 
     with monkeypatch.context() as patch:
         patch.setattr(sft, "update", update)
-        values = grpo.policy_update(policy, reference, [], sequences, masks, olds, advantage, cfg, 1.0, measure_kl)
+        values = grpo.policy_update(policy, reference, [], sequences, masks, olds, advantage, cfg, 1.0, measure_kl,
+                                    right_share=share)
     return kept[0] if kept else None, values
 
 
@@ -463,24 +464,39 @@ def deviation(found, expected):
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def slow_gradient(sequences, masks, olds, advantage, cfg):
-    """The loss as the docstring of grpo.py writes it, token by token, on transformers' own forward: its gradient, its
+def slow_loss(logp, old, a, ratio, share, cfg):
+    """Loss of one token; ratio is its own, or its sequence's for gspo."""
+    limit = min(max(ratio.item(), 1 - cfg.eps_low), 1 + cfg.eps_high)
+    if cfg.objective == "cispo":
+        return -limit * a * logp
+    if cfg.objective == "reinforce":
+        return -a * logp
+    if cfg.objective == "nft" and a > 0:
+        return -a * (logp - old)
+    if cfg.objective == "nft":
+        odds, negative = share / (1 - share), (1 - share * ratio) / (1 - share)
+        slope = odds * ratio.item() / max(negative.item(), cfg.nft_eps)               # of -log max(ε, negative) in logp
+        return -a / odds * (slope * (logp - logp.detach()) - math.log(max(negative.item(), cfg.nft_eps)))
+    return -ratio * a if ratio.item() * a <= limit * a else torch.tensor(-limit * a)
+
+
+def slow_gradient(sequences, masks, olds, advantage, cfg, share=None):
+    """The loss as the docstrings of grpo.py write it, token by token, on transformers' own forward: its gradient, its
     value, and the mean entropy and full KL(policy ‖ reference) of the trained tokens."""
     _, _, oracle, oracle_reference = base_models()
     losses, n_rows, n_tokens, entropy, kl = [], len(sequences), sum(map(sum, masks)), 0.0, 0.0
     for i, ids in enumerate(sequences):
         logp, ref = ((m(torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
                      for m in (oracle, oracle_reference))
-        for t in range(1, len(ids)):
-            if not masks[i][t]:
-                continue
-            p = logp[t - 1].exp().detach()
-            entropy -= (p * logp[t - 1].detach()).sum().item() / n_tokens
-            kl += (p * (logp[t - 1] - ref[t - 1]).detach()).sum().item() / n_tokens
-            ratio = (logp[t - 1, ids[t]] - olds[i][t]).exp()
-            limit = min(max(ratio.item(), 1 - cfg.eps_low), 1 + cfg.eps_high)
-            a = advantage[i].item()
-            loss = -ratio * a if ratio.item() * a <= limit * a else torch.tensor(-limit * a)
+        trained = [t for t in range(1, len(ids)) if masks[i][t]]
+        of_sequence = sum(logp[t - 1, ids[t]] - olds[i][t] for t in trained) / len(trained)
+        for t in trained:
+            spread = -(logp[t - 1].exp() * logp[t - 1]).sum()
+            entropy += spread.item() / n_tokens
+            kl += (logp[t - 1].exp() * (logp[t - 1] - ref[t - 1])).sum().item() / n_tokens
+            ratio = (of_sequence if cfg.objective == "gspo" else logp[t - 1, ids[t]] - olds[i][t]).exp()
+            loss = slow_loss(logp[t - 1, ids[t]], olds[i][t], advantage[i].item(), ratio, share and share[i], cfg)
+            loss = loss - cfg.entropy * spread
             d = ref[t - 1, ids[t]].detach() - logp[t - 1, ids[t]]
             loss = loss + cfg.beta * {"none": 0 * d, "k1": -d, "k2": d * d / 2, "k3": d.exp() - 1 - d}[cfg.kl]
             losses.append(loss / {"token": n_tokens, "constant": n_rows * cfg.max_tokens,
@@ -504,6 +520,37 @@ def test_gradient_equals_a_loop_over_tokens(monkeypatch, normalise, kl):
     assert values["grad_norm"] == pytest.approx(expected.norm().item(), rel=1e-5)
     if kl != "none":                                   # otherwise the row of advantage 0 is skipped and not measured
         assert (values["entropy"], values["kl"]) == pytest.approx((entropy, mean_kl), abs=1e-5)
+
+
+@pytest.mark.parametrize("flags", [{"objective": "gspo"}, {"objective": "cispo"}, {"objective": "reinforce"},
+                                   {"objective": "nft", "nft_eps": 0.7}, {"entropy": 0.2}], ids=str)
+def test_gradient_of_each_objective_equals_a_loop(monkeypatch, flags):
+    """As above, with the sequence normaliser, and the same for another size and order of micro-batches: the mean over a
+    sequence that GSPO takes is of that sequence. An entropy bonus has a gradient in the row of advantage 0 too."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    share = [.3, .6, .5, .8, .4, .5]
+    cfg = config(normalise="sequence", eps_high=0.28, micro_batch_tokens=30, **flags)
+    expected, loss, _, _ = slow_gradient(sequences, masks, olds, advantage, cfg, share)
+    found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg, share=torch.tensor(share),
+                             measure_kl=False)
+    assert deviation(found, expected) < 5e-6 and values["loss"] == pytest.approx(loss, abs=1e-6)
+    order = [4, 0, 5, 2, 1, 3]
+    found, _ = gradient(monkeypatch, *([x[i] for i in order] for x in (sequences, masks, olds)), advantage[order],
+                        config(normalise="sequence", eps_high=0.28, **flags), share=torch.tensor(share)[order])
+    assert deviation(found, expected) < 5e-6
+
+
+def test_entropy_bonus_raises_entropy():
+    """No reward teaches (advantage 0); 5 steps of Adam at a large bonus raise the mean entropy, a negative one lowers."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    last = []
+    for bonus in (1.0, -1.0):
+        policy, cfg = copy.deepcopy(base_models()[0]), config(entropy=bonus)
+        optimizers = sft.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
+        arguments = (policy, None, optimizers, sequences, masks, olds, 0 * advantage, cfg, 1.0, False)
+        entropy = [grpo.policy_update(*arguments)["entropy"] for _ in range(6)]
+        last.append(entropy[-1] - entropy[0])
+    assert last[0] > 0.1 and last[1] < -0.1
 
 
 @pytest.mark.parametrize("normalise", ["token", "sequence", "constant"])
@@ -758,6 +805,29 @@ def test_a_reward_without_variance_moves_nothing(tmp_path, short, probability):
     assert [(h["reward"], h["equal_groups"], h["grad_norm"]) for h in history] == [(probability, 3, 0.0)] * 2
 
 
+@pytest.mark.parametrize("flags", [{"objective": "nft"}, {"objective": "gspo", "eps_low": 3e-4, "eps_high": 4e-4},
+                                   {"objective": "cispo", "baseline": "others", "adv_std": "none"},
+                                   {"objective": "reinforce", "adv_std": "batch", "entropy": 1e-3}], ids=str)
+def test_a_run_with_each_objective(short, spied, flags):
+    """Two updates of 8 x 4 completions: the first on-policy (nothing clipped), and the weights move. NFT is told the
+    mean reward of each group; the advantages are those of the flags."""
+    history = grpo.main(short(reward="random:0.5", updates_per_rollout=2, steps=1, prompts_per_step=8, lr=2e-3, **flags))
+    assert history[0]["ratio_first"] < 1e-4 and history[0]["grad_norm"] > 0 and spied[0][4]["clip_fraction"] == 0
+    assert spied[1][4]["ratio_max"] > 1e-3 and all(math.isfinite(x) for x in history[0].values())
+    if flags["objective"] in ("gspo", "cispo"):
+        assert history[0]["clip_fraction"] > 0
+
+
+def test_budgets_reach_the_reward(short, spied, tmp_path):
+    """LCPO needs no variance of right and wrong: with alpha = 1 the sample nearest to its budget of 9 tokens has the
+    largest advantage of its group, where all are wrong."""
+    problems = [p | {"budget": 9, "target": 987654} for p in tiny.problems("math", 8, 3, "train")]
+    grpo.main(short(data=write(tmp_path / "budget.jsonl", problems), reward="lcpo:1", steps=1))
+    (sequences, masks, _, advantage, _), = spied
+    off = torch.tensor([abs(sum(mask) - 9.0) for mask in masks]).view(3, 4)
+    assert close(advantage.view(3, 4), grpo.advantages(-off).tolist(), 1e-4) and len(set(off.flatten().tolist())) > 3
+
+
 def test_second_update_of_a_rollout_is_off_policy(short, spied):
     """--updates-per-rollout 2: the same old log-probabilities twice; the second pass sees what the first changed."""
     history = grpo.main(short(updates_per_rollout=2, steps=1, reward="random:0.5", lr=2e-3, max_tokens=64))
@@ -847,6 +917,8 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
     assert "4 problems (2 without a gold answer and 0 too long" in capsys.readouterr().out
     grpo.main(short(data=data, steps=1, max_tokens=8, reward="format", out=str(tmp_path / "format")))
     assert "6 problems (0 without" in capsys.readouterr().out
+    grpo.main(short(data=data, steps=1, max_tokens=8, reward="vote+contains:correct", out=str(tmp_path / "vote")))
+    assert "6 problems (0 without" in capsys.readouterr().out
     with pytest.raises(BadInput, match="no problem is left to train on"):
         grpo.main(short(data=write(tmp_path / "none.jsonl", rows[4:]), out=str(tmp_path / "none")))
 
@@ -857,6 +929,12 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
     ({"temperature": 0.0}, "--temperature 0.0"), ({"updates_per_rollout": 0}, "--updates-per-rollout 0"),
     ({"slots": 0}, "--slots 0"), ({"save_every": 0}, "--save-every 0"),
     ({"group_size": 1, "adv_std": "sample"}, "--group-size 1 has no sample standard deviation"),
+    ({"group_size": 1, "baseline": "others"}, "--group-size 1 has no others"), ({"nft_eps": 0.0}, "--nft-eps 0.0"),
+    ({"objective": "nft", "adv_std": "sample"}, "--objective nft needs --baseline group and --adv-std pop or none"),
+    ({"objective": "nft", "baseline": "others"}, "--objective nft needs --baseline group"),
+    ({"objective": "nft", "reward": "correct+overlong:8"}, "--objective nft needs rewards of 0 and 1"),
+    ({"reward": "correct+lcpo"}, r"train.jsonl: row '.+': --reward correct\+lcpo needs a positive number as `budget`"),
+    ({"reward": "overlong"}, "'overlong' is not overlong:cache"),
     ({"kl": "k2"}, "--kl k2 with --beta 0.0"), ({"beta": 0.1}, "--kl none with --beta 0.1"),
     ({"reward": "bonus"}, "no reward 'bonus'"), ({"data": "missing.jsonl"}, "missing.jsonl"),
     ({"max_tokens": 512}, "no problem is left"),                                 # the context is 512
