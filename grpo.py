@@ -70,8 +70,9 @@ class Config:
     eps_high: float = 0.2                # clip range above 1; DAPO, UniReason: 0.28, GSPO: 4e-4
     nft_eps: float = 1.0                 # least likelihood ratio of NFT's implicit negative policy
     normalise: Literal["token", "sequence", "constant"] = "token"  # see `token_weights`
-    kl: Literal["none", "k1", "k2", "k3"] = "none"                 # estimator in the loss, see `kl_estimate`
+    kl: Literal["none", "k1", "k2", "k3"] = "none"                 # estimator of the KL term, see `kl_estimate`
     beta: float = 0.0                    # weight of the KL term; R1: 0.001
+    kl_in: Literal["loss", "reward"] = "loss"                      # where the KL term stands; see `kl_of_rows`
     entropy: float = 0.0                 # weight of an entropy bonus per token
     kl_every: int = 1                    # steps between measurements of the full-vocabulary KL; 0 = never
     updates_per_rollout: int = 1         # passes over each rollout
@@ -211,6 +212,22 @@ def rollout(model, tokenizer, form, problems, cfg, stream):
     return rows, completions, [r.prompt for r in requests]
 
 
+@torch.no_grad()
+def kl_of_rows(reference, sequences, masks, old_logps, cfg, n_tokens=None):
+    """Sum over a row's trained tokens of the estimate of KL(policy ‖ reference), (B,); arguments as of policy_update.
+
+    --kl-in reward takes β times this off a completion's reward, with k1 as RLOO does (arXiv 2402.14740). Through the
+    advantage k1 has the gradient of KL(policy ‖ reference), which in the loss only k2 has.
+    """
+    total = torch.zeros(len(sequences))
+    for group in models.fill_bins([len(ids) for ids in sequences], cfg.micro_batch_tokens):
+        batch = models.pack([sequences[i] for i in group], [masks[i] for i in group], cfg.device)
+        ref_logp = models.score(reference, batch, cfg.temperature, n_tokens=n_tokens).logp.float().cpu()
+        logp = torch.tensor([x for i in group for x, m in zip(old_logps[i], masks[i]) if m])
+        total.index_add_(0, torch.tensor(group)[batch.row.cpu()], kl_estimate(logp, ref_logp, cfg.kl))
+    return total
+
+
 def policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale, measure_kl,
                   n_tokens=None, right_share=None):
     """One pass over a rollout in packed micro-batches, then one optimizer step -> dict of measured numbers.
@@ -226,7 +243,7 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     n_rows = max(1, sum(map(any, masks)))
     weight = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens)
     weights = [weight[row == i] for i in range(len(sequences))]
-    use_kl = cfg.kl != "none" and cfg.beta > 0
+    use_kl = cfg.kl != "none" and cfg.beta > 0 and cfg.kl_in == "loss"
     everywhere = use_kl or cfg.entropy != 0               # a gradient in every row
     active = [i for i in range(len(sequences)) if any(masks[i]) and (everywhere or measure_kl or advantage[i] != 0)]
     has_gradient = any(everywhere or advantage[i] != 0 for i in active)
@@ -331,6 +348,9 @@ def main(cfg):
         raise BadInput("--objective nft needs --baseline group and --adv-std pop or none, its two weightings")
     if (cfg.kl == "none") != (cfg.beta == 0):
         raise BadInput(f"--kl {cfg.kl} with --beta {cfg.beta}: a KL term needs both")
+    if cfg.kl_in == "reward" and (cfg.kl == "none" or cfg.adv_std != "none"):
+        raise BadInput("--kl-in reward needs --kl, --beta, and --adv-std none: in a group of equal rewards the KL's noise "
+                       "would be all that the deviation measures")
     reward_terms = parse_reward(cfg.reward)
     problems = read_rows(cfg.data, need=("id", "question"))
     held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
@@ -354,18 +374,20 @@ def main(cfg):
         chosen = [problems[i] for i in choose_prompts(len(problems), step, cfg.prompts_per_step, cfg.seed)]
         rows, completions, prompts = rollout(model, tokenizer, form, chosen, cfg, ("rollout", step))
         sampled = time.perf_counter()
+        sequences = [prompt + c.ids for prompt, c in zip(prompts, completions)]
+        masks = [[False] * len(prompt) + [not x and not (cfg.mask_truncated and c.finish == "length")
+                                          for x in c.injected] for prompt, c in zip(prompts, completions)]
+        old_logps = [[0.0] * len(prompt) + c.logp for prompt, c in zip(prompts, completions)]
         # 2. reward, 3. advantage
         groups = [rows[i:i + cfg.group_size] for i in range(0, len(rows), cfg.group_size)]
         reward = torch.tensor([rewards_of(reward_terms, group, form, cfg.max_tokens) for group in groups])  # (N, G)
+        if cfg.kl_in == "reward":
+            reward -= cfg.beta * kl_of_rows(reference, sequences, masks, old_logps, cfg, len(tokenizer)).view_as(reward)
         if cfg.objective == "nft" and not ((reward == 0) | (reward == 1)).all():
             raise BadInput(f"--reward {cfg.reward}: --objective nft needs rewards of 0 and 1")
         advantage = advantages(reward, cfg.adv_std, cfg.baseline).flatten()                           # (B,)
         right_share = reward.mean(1).repeat_interleave(cfg.group_size)                                # (B,)
         # 4. update
-        sequences = [prompt + c.ids for prompt, c in zip(prompts, completions)]
-        masks = [[False] * len(prompt) + [not x and not (cfg.mask_truncated and c.finish == "length")
-                                          for x in c.injected] for prompt, c in zip(prompts, completions)]
-        old_logps = [[0.0] * len(prompt) + c.logp for prompt, c in zip(prompts, completions)]
         scale = sft.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
         measure_kl = bool(cfg.kl_every) and step % cfg.kl_every == 0
         updates = [policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale,

@@ -48,20 +48,21 @@ def test_advantages_by_hand(rewards, pop, sample, none):
 
 
 def test_leave_one_out_by_hand():
-    """[1, 0, 0, 0]: the others' means are 0, 1/3, 1/3, 1/3. [3, 1, 2]: 3 - 1.5, 1 - 2.5, 2 - 2. Divided by the group's
-    deviation too if asked: √(3/16) gives 4/3 of the plain one."""
+    """[1, 0, 0, 0]: the others' means are 0, 1/3, 1/3, 1/3. [3, 1, 2]: 3 - 1.5, 1 - 2.5, 2 - 2. If asked divided by
+    the group's deviation too, √(3/16)."""
     found = grpo.advantages(torch.tensor([[1.0, 0, 0, 0]]), "none", "others")
     assert close(found, [[1, -1 / 3, -1 / 3, -1 / 3]])
     assert close(grpo.advantages(torch.tensor([[3.0, 1, 2]]), "none", "others"), [[1.5, -1.5, 0]])
     rewards = torch.rand(3, 5, generator=torch.Generator().manual_seed(2))
     others = (rewards.sum(1, keepdim=True) - rewards) / 4
     assert close(grpo.advantages(rewards, "none", "others"), (rewards - others).tolist())
-    assert close(grpo.advantages(torch.tensor([[1.0, 0, 0, 0]]), "pop", "others"), [[2.309401] + [-.769800] * 3], 1e-5)
+    found = grpo.advantages(torch.tensor([[1.0, 0, 0, 0]]), "pop", "others")
+    assert close(found, [[2.309401] + [-.769800] * 3], 1e-5)
 
 
 def test_batch_deviation_by_hand():
-    """[1, 0, 0, 0] and [1, 1, 1, 1]: 5 of 8 are 1, deviation √(15/64) = .484123; .75 and -.25 over it. The second group
-    of equal rewards gets 0; in a batch of equal rewards all do."""
+    """[1, 0, 0, 0] and [1, 1, 1, 1]: 5 of 8 are 1, deviation √(15/64) = .484123; .75 and -.25 over it. The second
+    group of equal rewards gets 0; in a batch of equal rewards all do."""
     found = grpo.advantages(torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]]), "batch", eps=0.0)
     assert close(found, [[1.549193, -.516398, -.516398, -.516398], [0, 0, 0, 0]])
     assert torch.equal(grpo.advantages(torch.full((2, 3), 0.1), "batch"), torch.zeros(2, 3))
@@ -120,14 +121,14 @@ def slope_of(log_ratios, advantage, old=-1.0, rows=None, share=None, **flags):
     rows = torch.tensor(rows or [0] * len(logp))
     advantage = torch.as_tensor(advantage, dtype=torch.float64).expand(len(logp))
     share = None if share is None else torch.full_like(logp, share)
-    value, clipped = grpo.objective(logp, torch.full_like(logp, old).detach(), advantage, rows, share, config(**flags))
+    value, clipped = grpo.objective(logp, torch.full_like(logp, old), advantage, rows, share, config(**flags))
     value.sum().backward()
     return value.tolist(), clipped.tolist(), logp.grad.tolist()
 
 
 def test_objective_grpo_and_gspo_by_hand():
-    """Log-ratios .1, -.3, .5. Of tokens: 1.105171, .740818, 1.648721. Of the sequence: e^.1 = 1.105171 for each, and each
-    of the three tokens has a third of the sequence's gradient, 3 · ρA/3 summed. A second sequence stays apart."""
+    """Log-ratios .1, -.3, .5. Of tokens: 1.105171, .740818, 1.648721. Of the sequence: e^.1 = 1.105171 for each, and
+    each of the three tokens has a third of the sequence's gradient, 3 · ρA/3 summed. A second sequence stays apart."""
     value, clipped, slope = slope_of([.1, -.3, .5], 1, eps_high=0.28)
     assert value == pytest.approx([1.105171, .740818, 1.28], abs=1e-6) and clipped == [False, False, True]
     assert slope == pytest.approx([1.105171, .740818, 0], abs=1e-6)
@@ -306,8 +307,8 @@ RIGHT, WRONG = "hm </think> 7 + 5 + 8", "hm </think> 7 + 5 + 9"
 
 
 @pytest.mark.parametrize("n, right, wrong", [
-    (0, 2, -10), (3584, 1.853553, -8.535534), (7168, 1.5, -5), (10752, 1.146447, -1.464466), (14319, 1.000003, -.000035),
-    (14320, -10, -10), (14336, -10, -10)])
+    (0, 2, -10), (3584, 1.853553, -8.535534), (7168, 1.5, -5), (10752, 1.146447, -1.464466),
+    (14319, 1.000003, -.000035), (14320, -10, -10), (14336, -10, -10)])
 def test_reward_cosine_by_hand(n, right, wrong):
     """L = 14336 and the run scripts' values; the limit counts as exceeded from 16 tokens before it on."""
     rows = [completion(text, n_tokens=n) for text in (RIGHT, WRONG)]
@@ -350,7 +351,7 @@ def test_reward_overlong_by_hand(n, limit, cache, reward):
     (1000, 1000, 1, 0, .5), (1000, 1200, .94, -.06, .44), (1000, 500, .85, -.15, .65), (1000, 2000, .7, -.3, .2),
     (1000, 3000, .4, -.6, 0), (100, 4000, -.17, -1.17, 0), (3600, 512, .0736, -.9264, 1)])
 def test_reward_lcpo_by_hand(budget, n, right, wrong, most):
-    """α = .0003. Exact is symmetric around the budget and acts on wrong answers too; Max is .5 at it, and 0 when wrong."""
+    """α = .0003. Exact is symmetric around the budget and acts on wrong answers too; Max is .5 at it, 0 when wrong."""
     rows = [completion(text, n_tokens=n, budget=budget) for text in (RIGHT, WRONG)]
     assert worth("lcpo", *rows) == near([right, wrong]) and worth("lcpo:alpha=0.0003", *rows) == near([right, wrong])
     assert worth("lcpo_max", *rows) == near([most, 0])
@@ -363,7 +364,7 @@ def answered(*answers, **more):
 
 
 def test_reward_vote_by_hand():
-    """12 has three of five votes of [12, 12, 7, none, 12, 5]. Ties go to the first seen, no answer at all rewards none,
+    """12 has three of five votes of [12, 12, 7, none, 12, 5]. Ties go to the first seen, no answer rewards none,
     equal values are one class, and the gold answer is not looked at."""
     assert worth("vote", *answered(12, 12, 7, None, 12, 5, answer="7")) == [1, 1, 0, 0, 1, 0]
     assert worth("vote", *answered(1, 1, 2, 3, 4, 5)) == [1, 1, 0, 0, 0, 0]
@@ -378,7 +379,8 @@ def test_reward_contains_and_language_by_hand():
     assert worth("contains:python", completion("use Python \\boxed{3}")) == 1 == worth("contains:n", completion("N"))
     assert worth("contains:a, b=c", completion("xa, b=c")) == 1 and worth("contains:a, b=c", completion("a")) == 0
     assert worth("correct&!contains:hm", completion(RIGHT)) == 0
-    assert worth("language:latin", completion("abc 1+2, дом!")) == .5 and worth("language:cjk", completion("好 ok")) == near(1 / 3)
+    assert worth("language:latin", completion("abc 1+2, дом!")) == .5
+    assert worth("language:cjk", completion("好 ok")) == near(1 / 3)
     assert worth("language:latin", completion("1 + 2")) == 1
 
 
@@ -389,8 +391,8 @@ def test_parse_reward():
     for text, named in (("corect", "'corect'"), ("correct+", "''"), ("correct,format", "'correct,format'"),
                         ("random", "probability"), ("random:2", "probability"), ("random:x", "probability"),
                         ("correct:1", "'correct:1' is not correct"), ("overlong", "overlong:cache"), ("!", "''"),
-                        ("overlong:0", "1 token or more"), ("repetition:0", "n = 1, 2"), ("repetition:1.5", "n = 1, 2"),
-                        ("cosine:1,2,3,4,5,6,7", "margin=16"), ("cosine:what=1", "'cosine:what=1' is not cosine:right_"),
+                        ("overlong:0", "1 token or more"), ("repetition:0", "n = 1"), ("repetition:1.5", "n = 1"),
+                        ("cosine:1,2,3,4,5,6,7", "margin=16"), ("cosine:what=1", "what=1' is not cosine:right_"),
                         ("lcpo:nan", "lcpo:alpha=0.0003"), ("lcpo:alpha=", "alpha=0.0003"), ("contains", "a text"),
                         ("lcpo:1,alpha=2", "alpha=0.0003"), ("language:", "a script"), ("lcpo:inf", "alpha"),
                         ("correct&&format", "''")):
@@ -475,7 +477,7 @@ def slow_loss(logp, old, a, ratio, share, cfg):
         return -a * (logp - old)
     if cfg.objective == "nft":
         odds, negative = share / (1 - share), (1 - share * ratio) / (1 - share)
-        slope = odds * ratio.item() / max(negative.item(), cfg.nft_eps)               # of -log max(ε, negative) in logp
+        slope = odds * ratio.item() / max(negative.item(), cfg.nft_eps)           # of -log max(ε, negative) in logp
         return -a / odds * (slope * (logp - logp.detach()) - math.log(max(negative.item(), cfg.nft_eps)))
     return -ratio * a if ratio.item() * a <= limit * a else torch.tensor(-limit * a)
 
@@ -525,8 +527,8 @@ def test_gradient_equals_a_loop_over_tokens(monkeypatch, normalise, kl):
 @pytest.mark.parametrize("flags", [{"objective": "gspo"}, {"objective": "cispo"}, {"objective": "reinforce"},
                                    {"objective": "nft", "nft_eps": 0.7}, {"entropy": 0.2}], ids=str)
 def test_gradient_of_each_objective_equals_a_loop(monkeypatch, flags):
-    """As above, with the sequence normaliser, and the same for another size and order of micro-batches: the mean over a
-    sequence that GSPO takes is of that sequence. An entropy bonus has a gradient in the row of advantage 0 too."""
+    """As above, with the sequence normaliser, and the same for another size and order of micro-batches: the mean over
+    a sequence that GSPO takes is of that sequence. An entropy bonus has a gradient in the row of advantage 0 too."""
     sequences, masks, olds, advantage = rollout_of_six()
     share = [.3, .6, .5, .8, .4, .5]
     cfg = config(normalise="sequence", eps_high=0.28, micro_batch_tokens=30, **flags)
@@ -541,7 +543,7 @@ def test_gradient_of_each_objective_equals_a_loop(monkeypatch, flags):
 
 
 def test_entropy_bonus_raises_entropy():
-    """No reward teaches (advantage 0); 5 steps of Adam at a large bonus raise the mean entropy, a negative one lowers."""
+    """No reward teaches (advantage 0); 5 steps of Adam at a large bonus raise the mean entropy, at -1 they lower it."""
     sequences, masks, olds, advantage = rollout_of_six()
     last = []
     for bonus in (1.0, -1.0):
@@ -667,6 +669,34 @@ def test_kl_pulls_the_policy_to_the_reference(kind):
     arguments = (policy, reference, optimizers, sequences, masks, olds, torch.zeros(48), cfg, 1.0, True)
     kl = [grpo.policy_update(*arguments)["kl"] for _ in range(9)]
     assert kl[0] > 0.006 and kl[-1] < 0.003
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_kl_of_rows_equals_a_loop(kind):
+    """Summed over the trained tokens of each row, on transformers' forward; what the policy finds likelier than the
+    reference does is a positive k1. Row 3 has one trained token, and what masked tokens hold is not read."""
+    sequences, masks, olds, _ = rollout_of_six()
+    cfg, expected = config(kl=kind, micro_batch_tokens=30), []
+    for ids, mask, old in zip(sequences, masks, olds):
+        with torch.no_grad():
+            ref = (base_models()[3](torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
+        d = [ref[t - 1, ids[t]].item() - old[t] for t in range(1, len(ids)) if mask[t]]
+        expected.append(sum({"k1": -x, "k2": x * x / 2, "k3": math.exp(x) - 1 - x}[kind] for x in d))
+    others = [[x if m else 99.0 for x, m in zip(old, mask)] for old, mask in zip(olds, masks)]
+    assert grpo.kl_of_rows(base_models()[1], sequences, masks, others, cfg).tolist() == \
+        pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_kl_in_the_reward_has_the_gradient_of_the_kl():
+    """Exact, as above, p = [.5, .5] against [.25, .75]: Σ p (-k1) ∇ log p is minus the gradient of KL(p‖ref), here
+    ±.274653, whatever the baseline; in the loss k1 has none."""
+    ref, logits = torch.tensor([.25, .75]), torch.zeros(2, requires_grad=True)
+    logp = logits.log_softmax(0)
+    penalty = grpo.kl_estimate(logp.detach(), ref.log(), "k1")
+    value, _ = grpo.objective(logp, logp.detach(), -penalty + 3.0, torch.tensor([0, 1]), None,
+                              config(objective="reinforce"))
+    (logp.exp().detach() * value).sum().backward()
+    assert close(logits.grad, [-.274653, .274653])
 
 
 # ---- Whole runs --------------------------------------------------------------------------------------------------------
@@ -811,7 +841,8 @@ def test_a_reward_without_variance_moves_nothing(tmp_path, short, probability):
 def test_a_run_with_each_objective(short, spied, flags):
     """Two updates of 8 x 4 completions: the first on-policy (nothing clipped), and the weights move. NFT is told the
     mean reward of each group; the advantages are those of the flags."""
-    history = grpo.main(short(reward="random:0.5", updates_per_rollout=2, steps=1, prompts_per_step=8, lr=2e-3, **flags))
+    history = grpo.main(short(reward="random:0.5", updates_per_rollout=2, steps=1, prompts_per_step=8, lr=2e-3,
+                              **flags))
     assert history[0]["ratio_first"] < 1e-4 and history[0]["grad_norm"] > 0 and spied[0][4]["clip_fraction"] == 0
     assert spied[1][4]["ratio_max"] > 1e-3 and all(math.isfinite(x) for x in history[0].values())
     if flags["objective"] in ("gspo", "cispo"):
@@ -826,6 +857,15 @@ def test_budgets_reach_the_reward(short, spied, tmp_path):
     (sequences, masks, _, advantage, _), = spied
     off = torch.tensor([abs(sum(mask) - 9.0) for mask in masks]).view(3, 4)
     assert close(advantage.view(3, 4), grpo.advantages(-off).tolist(), 1e-4) and len(set(off.flatten().tolist())) > 3
+
+
+def test_kl_in_the_reward_of_a_run(short, spied, monkeypatch):
+    """Rewards 0 and KL sums of 0, 1, 2 ... at β = .5: the logged reward is -.5 · mean, a row with a larger sum has a
+    smaller advantage, and policy_update has no KL of its own in its loss."""
+    monkeypatch.setattr(grpo, "kl_of_rows", lambda reference, sequences, *more: torch.arange(len(sequences)).float())
+    history = grpo.main(short(reward="random:0", kl="k1", beta=0.5, kl_in="reward", adv_std="none", steps=1))
+    assert history[0]["reward"] == -.5 * 5.5 and close(spied[0][3], [.75, .25, -.25, -.75] * 3)
+    assert abs(history[0]["loss"]) < 1 and history[0]["equal_groups"] == 0 and history[0]["grad_norm"] > 0
 
 
 def test_second_update_of_a_rollout_is_off_policy(short, spied):
@@ -933,8 +973,10 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
     ({"objective": "nft", "adv_std": "sample"}, "--objective nft needs --baseline group and --adv-std pop or none"),
     ({"objective": "nft", "baseline": "others"}, "--objective nft needs --baseline group"),
     ({"objective": "nft", "reward": "correct+overlong:8"}, "--objective nft needs rewards of 0 and 1"),
-    ({"reward": "correct+lcpo"}, r"train.jsonl: row '.+': --reward correct\+lcpo needs a positive number as `budget`"),
+    ({"reward": "correct+lcpo"}, r"train.jsonl: row '.+': --reward correct\+lcpo needs a positive .* `budget`"),
     ({"reward": "overlong"}, "'overlong' is not overlong:cache"),
+    ({"kl_in": "reward"}, "--kl-in reward needs --kl"),
+    ({"kl_in": "reward", "kl": "k1", "beta": 0.1}, "--kl-in reward needs --kl, --beta, and --adv-std none"),
     ({"kl": "k2"}, "--kl k2 with --beta 0.0"), ({"beta": 0.1}, "--kl none with --beta 0.1"),
     ({"reward": "bonus"}, "no reward 'bonus'"), ({"data": "missing.jsonl"}, "missing.jsonl"),
     ({"max_tokens": 512}, "no problem is left"),                                 # the context is 512
