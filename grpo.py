@@ -2,7 +2,7 @@
 
 Per step, with N prompts and G samples of each (B = N·G rows):
     1. sample G completions per prompt from the policy
-    2. reward r of each completion                              (a program decides: evaluate.grade)
+    2. reward r of each completion                              (a program decides: data/rewards.py)
     3. advantage A_i = (r_i - mean of its group) / std of its group
     4. ratio ρ_t = exp(logp_t - old_logp_t),  loss = - Σ min(ρ A, clip(ρ, 1-ε_low, 1+ε_high) A) / normaliser
                                                      + β Σ KL(policy ‖ reference) / normaliser
@@ -54,7 +54,7 @@ class Config:
     data: str                            # problem rows
     out: str                             # model directory to write
     format: Literal["s1", "think", "r1", "plain"] = "think"        # text of a completion, see data/format.py
-    reward: str = "correct"              # sum (+) of products (&) of those in data/rewards.py
+    reward: str = "correct"              # correct, vote, cosine, lcpo ...: sum (+) of products (&), see data/rewards.py
 
     steps: int = 100                     # rollouts
     prompts_per_step: int = 16           # N

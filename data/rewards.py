@@ -1,9 +1,10 @@
 """What a completion is worth: short functions of a row, put together in one line of text.
 
-    --reward correct+format                      a sum
-    --reward correct+!correct&repetition:20,-1   & multiplies and binds before +, ! is 1 - reward: here a penalty for
-                                                 repetition that only wrong answers get
-    --reward lcpo:alpha=0.0003                   numbers by place or by name; a text (contains:) is taken as it stands
+    --reward correct+format                        a sum
+    --reward 'correct+!correct&repetition:20,-1'   & multiplies and binds before +, ! is 1 - reward: here a penalty
+                                                   for repetition that only wrong answers get (quote it for the shell)
+    --reward lcpo:alpha=0.0003                     numbers by place or by name
+    --reward contains:python                       a text without + and &
 
 A function takes a completion row (data/rows.py), what is around it and its own arguments, and returns a number.
 Lengths are tokens, the end-of-sequence token included. Nothing here is learned, and nothing random but `random`.
