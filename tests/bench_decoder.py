@@ -55,11 +55,14 @@ def pair():
 
 
 def workload(n, kind, longest, seed=0):
-    """n prompts of 8 to 120 tokens, and how many tokens each is to be given: even, or few long ones among short."""
+    """n prompts of 8 to 120 tokens, and how many tokens each is to be given: uniform up to the longest, exponential with
+    a mean of 27% of it, or one in eight as long as can be and the others up to a sixth of it."""
     rng = random.Random(seed)
     prompts = [[rng.randrange(2, V) for _ in range(rng.randint(8, 120))] for _ in range(n)]
     if kind == "uniform":
         return prompts, [rng.randint(longest // 24, longest) for _ in range(n)]
+    if kind == "few long":
+        return prompts, [longest if i % 8 == 0 else rng.randint(longest // 24, longest // 6) for i in range(n)]
     return prompts, [min(longest, 1 + int(rng.expovariate(3.7 / longest))) for _ in range(n)]
 
 
@@ -96,7 +99,7 @@ def timed(call):
 
 def compare(cfg, theirs, ours, tokenizer):
     for n in cfg.prompts:
-        for kind in ("uniform", "skewed"):
+        for kind in ("uniform", "exponential", "few long"):
             runs, same = [], 0
             for seed in range(cfg.repeats):
                 prompts, lengths = workload(n, kind, cfg.longest, seed)
@@ -105,7 +108,7 @@ def compare(cfg, theirs, ours, tokenizer):
                 runs.append((sum(lengths), a, b))
                 same += sum(x == y for x, y in zip(mine, other))
             tokens, mine, other = (sum(column) for column in zip(*runs))
-            print(f"{n:>4} prompts, {kind:<8} {tokens / n / cfg.repeats:4.0f} tokens each: {tokens / mine:5.0f} tokens/s "
+            print(f"{n:>4} prompts, {kind:<11} {tokens / n / cfg.repeats:4.0f} tokens each: {tokens / mine:5.0f} tokens/s "
                   f"against {tokens / other:5.0f}, {other / mine:.2f} x ({', '.join(f'{b / a:.2f}' for _, a, b in runs)}); "
                   f"{same} of {n * cfg.repeats} texts equal", flush=True)
 
