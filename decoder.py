@@ -39,11 +39,11 @@ class Request(NamedTuple):
     prompt: list[int]
     key: int                             # stream of random numbers of this sample
     max_tokens: int
-    waits: int = 0
+    waits: int = 0                       # ends of thinking that are replaced by Sampling.wait
     budget: int | None = None            # tokens of thinking
-    min_thinking: int = 0
-    steps: int = 0
-    n_tries: int = 1
+    min_thinking: int = 0                # tokens of thinking before it may end, however many waits that takes
+    steps: int = 0                       # of thinking, in a format that has them; 0 = as many as it wants
+    n_tries: int = 1                     # this one and those rejected before it
 
     @property
     def is_guided(self):
@@ -144,7 +144,8 @@ def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0, with_logp=
 # ---------------------------------------------------------------- one step
 
 class Control:
-    """What a step needs to know of format and settings, as token ids and tables over the vocabulary."""
+    """What a step needs to know of format and settings, as token ids and tables over the vocabulary. Raises BadInput
+    for a format without an end of thinking where something is to be forced, and for strings outside the vocabulary."""
     none, wait, end, force, force_after_break = range(5)             # scripts: token strings the decoder can inject
 
     def __init__(self, model, tokenizer, form, sampling, requests):
@@ -364,8 +365,10 @@ def fit_slots(model, requests, slots):
 def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, watch=None):
     """Yield (index of the request, Completion) as they finish.
 
-    Same requests, same settings, same text, for any number of slots and any order (up to float rounding of the
-    matrix products, whose last bit depends on the batch). watch(state, n): called after every step.
+    form: a data.format.Format. slots: sequences decoded side by side at most; fewer if memory is short. Same requests,
+    same settings, same text, for any number of slots and any order (up to float rounding of the matrix products, whose
+    last bit depends on the batch). watch(state, n): called after every step. Raises BadInput for what the tokenizer or
+    the format cannot serve, and if not one sequence fits into memory.
     """
     if not requests:
         return
@@ -451,7 +454,8 @@ def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
               "steps": [r.steps for r in requests],
               "budget": [NO_BUDGET if r.budget is None else r.budget for r in requests],
               "length": [len(r.prompt) - 1 for r in requests], "token": [r.prompt[-1] for r in requests],
-              "guided": [r.is_guided for r in requests], "thinking": [has_thinking] * len(new), "fresh": [r.waits + r.min_thinking > 0 for r in requests]}
+              "guided": [r.is_guided for r in requests], "thinking": [has_thinking] * len(new),
+              "fresh": [r.waits + r.min_thinking > 0 for r in requests]}
     for name, tensor in state.items():
         tensor[first:first + len(new)] = torch.tensor(values[name], device=device) if name in values else 0
     return kept

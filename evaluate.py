@@ -259,7 +259,7 @@ def study(runs):
             continue
         points = [(statistics.fmean(c[name][1] for name in shared), 100 * statistics.fmean(c[name][0] for name in shared))
                   for c in counted]
-        limits = [b if (b := r["settings"].get("thinking_budget")) != -1 else None for r in series]   # -1: no number
+        limits = [b if (b := r["settings"].get("thinking_budget")) != -1 else None for r in series]   # -1: "auto"
         limited = [(tokens, limit) for (tokens, _), limit in zip(points, limits) if limit is not None]
         slope = scaling(points)
         result[model] = {"n_runs": len(series), "n_questions": len(shared), "n_limited": len(limited),

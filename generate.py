@@ -4,7 +4,7 @@ Test-time compute, each a flag that writes ordinary completion rows:
     budget forcing     --waits k --wait Wait, --min-thinking N, --thinking-budget N         s1 (2501.19393), §3.1
     the model is told  --ask tokens:N | steps:N | long | short                              s1, §E.1
                        --ask l1:N | l1-max:N                                                L1 (2503.04697), §3
-    rejection          --thinking-budget N --over-budget reject                             s1, §E.2
+    rejection          --thinking-budget N --over-budget reject                             s1, §5.2
     samples            --n N --temperature T, for majority, best-of-N and pass@k in evaluate.py
 
 A laptop, 7 seconds (after recipes/tiny.sh; 56% of the math problems come out right, 43% without --waits):
@@ -60,7 +60,7 @@ class Config:
     min_thinking: int = 0                # replace it as often as it takes to think for this many tokens
     thinking_budget: int | None = None   # tokens of thinking; 0 = none, -1 = all but 100 (s1's "auto")
     budget_rule: Literal["total", "round"] = "total"       # of all rounds together, or of each round between waits
-    over_budget: Literal["force", "reject"] = "force"      # force the answer, or sample again until it fits (s1, §E)
+    over_budget: Literal["force", "reject"] = "force"      # force the answer, or sample again until it fits (s1, §5.2)
     max_tries: int = 1000                # of --over-budget reject
     steps: int = 0                       # force the answer after so many steps (--format s1-steps)
     ask: str = ""                        # tell the model how long to think: tokens:N, steps:N, long, short, l1:N, l1-max:N

@@ -435,6 +435,15 @@ def test_split(name, text, thinking, response):
     assert FORMATS[name].split(text) == (thinking, response)
 
 
+def test_steps_are_split_at_the_answer_and_nowhere_else():
+    """s1's step-conditional traces: every header begins with the answer's first token. Written and read back; the
+    prompt of use ends in what training writes first."""
+    form, thinking = FORMATS["s1-steps"], "2 steps left\nadd\n<|im_start|>1 steps left\ncarry"
+    pieces = form.completion_pieces({"question": "q", "thinking": thinking, "response": "42"})
+    assert "".join(pieces) == f"<|im_start|>{thinking}\n<|im_start|>answer\n42" and pieces[0] == form.open
+    assert form.split("".join(pieces[1:])) == (thinking, "42")
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_split_undoes_the_training_text(qwen, name):
     """What a model that imitates the training text perfectly generates comes apart into trace and response."""

@@ -473,6 +473,7 @@ def test_main(tmp_path, capsys):
             completion(f"q{i}", "4" if i < right else "5", group="math" if i % 2 else "other", n_thinking_tokens=tokens)
             for i in range(40)])
     (tmp_path / "long.config.json").write_text('{"thinking_budget": 300}')
+    (tmp_path / "same.config.json").write_text('{"thinking_budget": -1}')            # "auto": no limit to be kept
     short, long, same, out = (str(tmp_path / name) for name in ("short.jsonl", "long.jsonl", "same.jsonl", "out.json"))
     report = main(Config(runs=(long, same), base=short, out=out, resamples=500))
     assert report["study"][""] == {"n_runs": 2, "n_questions": 40, "n_limited": 1, "control": 0,

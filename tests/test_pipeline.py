@@ -152,6 +152,16 @@ def test_bad_input_is_one_line(tmp_path, script, arguments, message):
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.jsonl").exists()
 
 
+def test_decoder_benchmark_runs(capsys, tmp_path):
+    """tests/bench_decoder.py in small: every text equal to transformers', and the figure drawn."""
+    import bench_decoder
+    bench_decoder.main(bench_decoder.Config(prompts=(8,), longest=24, batches=(1, 2), contexts=(4, 8), repeats=1,
+                                            figure=str(tmp_path / "decoder.png")))
+    printed = capsys.readouterr().out
+    assert printed.count("8 of 8 texts equal") == 3 and printed.count(" tokens/s\n") == 2
+    assert (tmp_path / "decoder.png").stat().st_size > 10_000
+
+
 def test_gpu_script_runs_on_a_cpu(capsys):
     """tests/gpu.py is for machines with a GPU; here it only has to run, with a measurement of each kind."""
     import gpu
