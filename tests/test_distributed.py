@@ -23,6 +23,7 @@ import torch.distributed as dist
 from test_families import FAMILIES, LENGTHS, LIMITS, SEED, SMALL, logp_packed, random_model, sequences, texts_of_slots
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+import distributed
 import generate
 import model as models
 from data import tiny
@@ -330,10 +331,10 @@ def test_join():
     """4 processes, --tp 2: ranks 0 and 1 share one model and one half of the rows, 2 and 3 the others. A total counts
     each half once. Without --tp each is for itself."""
     def work():
-        two, one = models.join(tp=2), models.join()
+        two, one = distributed.join(tp=2), distributed.join()
         shown = [(r.device, r.index, r.n, r.leads, r.writes, r.group and dist.get_process_group_ranks(r.group))
                  for r in (two, one)]
-        return shown, models.total(10 * two.index + 1, two), models.total(dist.get_rank(), one)
+        return shown, distributed.total(10 * two.index + 1, two), distributed.total(dist.get_rank(), one)
 
     answers = ranks_run(work, n=4)
     assert [shown[0] for shown, *_ in answers] == [
@@ -347,7 +348,7 @@ def test_ranks_wait_for_one_another_as_long_as_it_takes():
     """One rank may have the long texts: the others wait at the end of a run for hours. (torch's defaults end the run
     after 30 minutes, on NCCL after 10.)"""
     def work():
-        group = models.join(tp=2).group
+        group = distributed.join(tp=2).group
         return [g._get_backend(torch.device("cpu")).options._timeout for g in (dist.group.WORLD, group)]
 
     for timeouts in ranks_run(work):
@@ -377,13 +378,13 @@ def computed(model):
 
 def whole_and_split():
     """-> for each family what is computed before and after the cut, or why it cannot be cut."""
-    group, found = models.join(tp=2).group, {}
+    group, found = distributed.join(tp=2).group, {}
     for name, (config, own) in PLAN.items():
         model = random_model(config(**{**SMALL, **own}), SEED)
         model.set_attn_implementation("packed")
         whole = computed(model)
         try:
-            models.split(model, group, name)
+            distributed.split(model, group, name)
         except BadInput as error:
             found[name] = str(error)
         else:
