@@ -16,9 +16,11 @@ parameter at a time. One process without torchrun is one plain model, to which n
 """
 import errno
 import json
+import logging
 import os
 import re
 import shutil
+import warnings
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -42,6 +44,8 @@ import model as models
 from data.rows import BadInput
 
 FILE_BYTES = 5e9                                 # of one safetensors file of a large model
+warnings.filterwarnings("ignore", "torch.distributed is disabled")                 # one process needs none: no news
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # 2-D shards take two gathers: known
 
 
 class Ranks(NamedTuple):
@@ -144,7 +148,7 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
     for layer in models.layers(model):
         fully_shard(layer, **options)
     root = fully_shard(Root(model), **options)
-    model.to_empty(device="cpu" if offload else ranks.device)
+    root.to_empty(device="cpu" if offload else ranks.device)
     for name, buffer in model.named_buffers():           # to_empty has emptied the rotary frequencies too
         module, _, last = name.rpartition(".")
         model.get_submodule(module)._buffers[last] = buffers[name].to(ranks.device)
@@ -217,10 +221,10 @@ def _split_layers(model, ranks, path):
     parallelize_module(model, ranks.mesh["tp"], plan)
     if tied:
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
-    if any(layer.endswith("k_proj") for layer in found):
-        model.attention_parts = ranks.mesh["tp"].size()
-    return {name for name, _ in model.named_parameters() if re.search(r"\.[qk]_norm\.", name)
-            and any(layer in name for layer in {f".{layer.rpartition('.')[0]}." for layer in found if "q_proj" in layer})}
+    if not any(layer.endswith("q_proj") for layer in found):
+        return set()
+    model.attention_parts = ranks.mesh["tp"].size()
+    return {name for name, _ in model.named_parameters() if re.search(r"\.[qk]_norm\.", name)}
 
 
 def score(model, batch):
@@ -236,6 +240,11 @@ def _score(model, batch, ranks):
     hidden = models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, batch.ids.device))
     return kernels.token_stats(hidden[batch.where], head.to_local(), batch.target, softcap=models.softcap(model),
                                offset=_region(head)[0].start, group=ranks.group).logp
+
+
+def ranks_of(model):
+    """The Ranks that a model is sharded over; of a plain one, of this process alone."""
+    return model.shards.ranks if hasattr(model, "shards") else Ranks(str(models.head(model).device))
 
 
 def parts(model):

@@ -422,20 +422,56 @@ def next_token_logits(model, hidden):
 
 
 def fill_bins(lengths, capacity):
-    """First-fit decreasing: indices grouped so that each group's lengths sum to at most `capacity`.
+    """Best-fit decreasing: indices grouped so that each group's lengths sum to at most `capacity`.
 
-    A length above the capacity gets a bin of its own. Groups and their members keep the order of the input.
+    Longest first, where lengths within an eighth of a doubling count as equal and keep the order of the input, so that
+    a shuffled input gives other groups; each goes where the least room is left that suffices. A length above the
+    capacity gets a bin of its own. Groups and their members keep the order of the input. A million rows: seconds.
     """
-    bins, room = [], []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((b for b, left in enumerate(room) if left >= lengths[i]), None)
-        if place is None:
-            bins.append([i])
-            room.append(capacity - lengths[i])
-        else:
+    bins, with_room, rooms = [], {}, 0               # room -> bins with that much left; bit r of rooms: there is one
+    for i in sorted(range(len(lengths)), key=lambda i: -round(8 * math.log2(max(1, lengths[i])))):
+        length = lengths[i]
+        enough = rooms >> length if length <= capacity else 0
+        if enough:
+            room = length + (enough & -enough).bit_length() - 1            # the lowest bit set
+            place = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
             bins[place].append(i)
-            room[place] -= lengths[i]
+        else:
+            room, place = max(capacity, length), len(bins)
+            bins.append([i])
+        if room - length:
+            with_room.setdefault(room - length, []).append(place)
+            rooms |= 1 << room - length
     return sorted(sorted(b) for b in bins)
+
+
+def forward_flops(model, lengths):
+    """Floating-point operations of one forward pass over sequences of these lengths; a backward pass takes twice as many.
+
+    2 N per token for N parameters in matrix products, the head among them and the embedding not, and for causal
+    attention 2 · layers · heads · head width · length² per sequence (Kaplan et al. 2020, §2.1; windows not considered).
+    """
+    config, embedding = model.config.get_text_config(), model.get_input_embeddings().weight
+    n = sum(p.numel() for p in model.parameters()) - (head_is_apart(model) and embedding.numel())
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention_width = config.num_hidden_layers * config.num_attention_heads * width
+    return sum(2 * n * length + 2 * attention_width * length**2 for length in lengths)
+
+
+def head_is_apart(model):
+    """Whether the output head is another matrix than the embedding."""
+    return model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+
+
+PEAK = {"B200": 2.25e15, "H200": 0.989e15, "H100": 0.989e15, "A100": 0.312e15, "L40S": 0.362e15}   # dense bfloat16
+
+
+def peak_flops(device):
+    """Floating-point operations per second that the maker of a GPU states, or None."""
+    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else ""
+    return next((peak for kind, peak in PEAK.items() if kind in name), None)
 
 
 def save(model, tokenizer, path):

@@ -1,4 +1,5 @@
-"""Several processes on one machine, over gloo: a part of the rows each, or one model over all; killed and continued.
+"""Several processes on one machine, over gloo: generating with a part of the rows each, or one model over all; training a
+model in shards; killed and continued.
 
 One run is torchrun's own. The others are forks, which have the libraries loaded already, with the variables that
 torchrun sets: 1 second instead of 9.
@@ -21,13 +22,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from test_families import FAMILIES, LENGTHS, LIMITS, SEED, SMALL, logp_packed, random_model, sequences, texts_of_slots
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from safetensors.torch import load_file
+from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM)
 
 import distributed
 import generate
 import model as models
+import sft
 from data import tiny
-from data.rows import BadInput, read_rows
+from data.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
@@ -422,3 +426,86 @@ def test_a_rank_holds_its_part_of_the_weights_and_no_more(cuts, family):
         assert {name: size / whole[name] for name, size in part.items()} == {
             name: 1.0 if uncut in name else 0.5 for name in whole}
         assert cache_part == (cache if family == "olmo 2" else cache // 2)
+
+
+# ---- training: a model in shards
+
+TRAINED = dict(vocab_size=len(TOKENIZER), hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+               num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.1, bos_token_id=None, eos_token_id=1)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """13 rows; a Qwen3 (head tied to the embedding, norms of queries and keys) and a Qwen2 (head apart, biases). The
+    vocabulary of 149 does not divide by 2."""
+    path = tmp_path_factory.mktemp("material")
+    for name, kind, config in (("qwen3", Qwen3ForCausalLM, Qwen3Config(**TRAINED, head_dim=10, tie_word_embeddings=True)),
+                               ("qwen2", Qwen2ForCausalLM, Qwen2Config(**TRAINED, tie_word_embeddings=False))):
+        torch.manual_seed(0)
+        model = kind(config)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:                                        # biases are 0, norms 1 otherwise
+                torch.nn.init.normal_(parameter, mean=parameter[0].item(), std=0.2)
+        models.save(model, TOKENIZER, path / name)
+    write_rows(path / "rows.jsonl", [row for row in tiny.teacher_pool(60, 0) if row["n_thinking_tokens"] <= 45][:13])
+    return path
+
+
+def training(material, out, model="qwen3", **more):
+    return sft.Config(**{"model": str(material / model), "data": str(material / "rows.jsonl"), "out": str(out),
+                         "format": "think", "epochs": 1, "batch_rows": 5, "lr": 0.5, "warmup": 0.0, "clip": 1.0,
+                         "print_every": 0, "plot": False, **more})
+
+
+def plain_sgd(model, lr, *_):
+    """Gradient descent instead of AdamW, which turns rounding of a gradient near 0 into a step of full length."""
+    optimizer = torch.optim.SGD(distributed.parts(model).values(), lr=lr)
+    optimizer.param_groups[0]["peak"] = lr
+    return [optimizer]
+
+
+def by_sgd(configs):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "make_optimizers", plain_sgd)
+        return [sft.main(cfg) for cfg in configs]
+
+
+def weights_of(path):
+    return load_file(Path(path) / "model.safetensors")
+
+
+def gap(one, other):
+    a, b = weights_of(one), weights_of(other)
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.fixture(scope="module")
+def one_process(material, tmp_path_factory):
+    """3 steps of 5, 5 and 3 rows in one process, by gradient descent -> {model: (folder, history)}."""
+    folder = tmp_path_factory.mktemp("one")
+    (qwen3, qwen2) = by_sgd([training(material, folder / name, name) for name in ("qwen3", "qwen2")])
+    return {"qwen3": (folder / "qwen3", qwen3), "qwen2": (folder / "qwen2", qwen2)}
+
+
+@pytest.mark.parametrize("n, tp", [(2, 1), (4, 1), (2, 2), (4, 2)], ids=["2", "4", "tp 2", "2 x 2"])
+def test_training_is_that_of_one_process(material, one_process, tmp_path, n, tp):
+    """Loss, gradient norm and weights after 3 steps to 1e-6, in micro-batches of at most 70 tokens, the last step with
+    fewer rows than 4 ranks can share; the clipping acts. Only the first rank writes, and transformers loads it."""
+    names = ["qwen3"] if tp == 1 else ["qwen3", "qwen2"]
+    answers = ranks_run(by_sgd, [training(material, tmp_path / name, name, tp=tp, micro_batch_tokens=70) for name in names], n=n)
+    for k, name in enumerate(names):
+        folder, wanted = one_process[name]
+        before = load_file(material / name / "model.safetensors")
+        assert max((w - before[key]).abs().max().item() for key, w in weights_of(folder).items()) > 0.05
+        assert gap(folder, tmp_path / name) <= 1e-6
+        assert sorted(p.name for p in (tmp_path / name).iterdir()) == sorted(p.name for p in folder.iterdir())
+        for history in answers:
+            for ours, theirs in zip(history[k], wanted, strict=True):
+                assert ours["n_trained"] == theirs["n_trained"] and theirs["grad_norm"] > 1
+                for value in ("loss", "grad_norm"):
+                    assert ours[value] == pytest.approx(theirs[value], rel=1e-6)
+        assert [row["step"] for row in read_rows(tmp_path / name / "log.jsonl")] == [1, 2, 3]
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert all(torch.equal(p, weights_of(tmp_path / name)[key]) for key, p in loaded.named_parameters())
+        assert AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() == TOKENIZER.get_vocab()
