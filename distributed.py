@@ -153,9 +153,10 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
         module, _, last = name.rpartition(".")
         model.get_submodule(module)._buffers[last] = buffers[name].to(ranks.device)
     _read_shards(model, folder, path)
+    root(models.check_forward, path)
+    root.reshard()
     parts = {name: torch.nn.Parameter(p.detach().to_local()) for name, p in model.named_parameters()}
     object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))     # the root holds the model: no submodule
-    root(models.check_forward, path)
     return model.eval(), tokenizer
 
 
@@ -230,7 +231,12 @@ def _split_layers(model, ranks, path):
 def score(model, batch):
     """Log-probability (N,) of each scored token of a Batch, with gradient."""
     shards = getattr(model, "shards", None)
-    return models.score(model, batch).logp if shards is None else shards.root(_score, batch, shards.ranks)
+    if shards is None:
+        return models.score(model, batch).logp
+    logp = shards.root(_score, batch, shards.ranks)
+    if not logp.requires_grad:                   # no backward pass will come, after which FSDP has shards again
+        shards.root.reshard()
+    return logp
 
 
 def _score(model, batch, ranks):
