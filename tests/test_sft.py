@@ -49,7 +49,7 @@ def base(tmp_path_factory):
 
 
 def config(base, out, **more):
-    settings = dict(format="think", epochs=3, batch_rows=BATCH, lr=1e-2, print_every=0, save_every=1000)
+    settings = dict(format="think", epochs=3, batch_rows=BATCH, lr=1e-2, print_every=0, save_every=1000, plot=False)
     paths = dict(model=str(base / "model"), data=str(base / "rows.jsonl"), out=str(out))
     return Config(**{**paths, **settings, **more})
 
@@ -65,7 +65,7 @@ def weights(path):
 def log_of(path):
     """Lines of log.jsonl without the one value that is a speed."""
     rows = [json.loads(line) for line in (Path(path) / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "tok_s"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("tok_s", "memory_gb")} for row in rows]
 
 
 def plain_sgd(monkeypatch):
