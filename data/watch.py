@@ -5,18 +5,16 @@ import statistics
 WINDOW = 5                               # steps that a warning looks at, the last and the first
 
 
-def warnings_of(history, exact=True):
-    """Log rows of grpo.py so far -> {kind: what is wrong, in words}.
-
-    exact: rollout and training are one policy in float32, so that the ratio before the first update is 1 but for rounding.
-    """
+def warnings_of(history, most_ratio=1e-3):
+    """Log rows of grpo.py so far -> {kind: what is wrong, in words}. most_ratio: how far the ratio before the first update
+    may be from 1, which it is but for rounding when rollout and training are one policy in float32."""
     def mean(rows, name):
         values = [row[name] for row in rows if row.get(name) is not None]
         return statistics.fmean(values) if values else math.nan
 
     found, first, last = {}, history[:WINDOW], history[-WINDOW:]
     ratio = history[-1]["ratio_first"]
-    if ratio is not None and ratio > (1e-3 if exact else 1.0):
+    if ratio is not None and ratio > most_ratio:
         found["drift"] = (f"rollout and training drift apart: before the first update a token's probability is off by a "
                           f"factor of {1 + ratio:.3g}; what is trained is not what was sampled")
     if len(history) < WINDOW:
@@ -26,10 +24,10 @@ def warnings_of(history, exact=True):
                           "nothing is learned; the problems are too hard or too easy, or the reward is broken")
     if mean(last, "entropy") < 0.1 * mean(first, "entropy"):
         found["entropy"] = (f"entropy collapses: {mean(last, 'entropy'):.2g} nats per token, in the beginning "
-                            f"{mean(first, 'entropy'):.2g}; samples become the same (--eps-high, --entropy, a lower --lr)")
-    if mean(last, "truncated") > 0.25 + mean(first, "truncated"):
-        found["length"] = (f"length explodes: {mean(last, 'truncated'):.0%} of the completions run into --max-tokens, "
-                           f"{mean(first, 'truncated'):.0%} in the beginning (--mask-truncated, or a reward with overlong:N)")
+                            f"{mean(first, 'entropy'):.2g}; samples grow alike (--eps-high, --entropy, a lower --lr)")
+    if mean(last, "truncated") > max(0.5, 0.25 + mean(first, "truncated")):
+        found["length"] = (f"length explodes: {mean(last, 'truncated'):.0%} of the completions run into --max-tokens, in the "
+                           f"beginning {mean(first, 'truncated'):.0%} (--mask-truncated, or a reward with overlong:N)")
     return found
 
 

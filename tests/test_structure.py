@@ -19,7 +19,8 @@ SOURCES = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py"), *RO
 ALLOWED = {
     "data": {"data"}, "kernels": {"kernels"}, "evaluate": {"data"}, "curate": {"data", "evaluate"},
     "model": {"data", "kernels"}, "decoder": {"data", "model"}, "generate": {"data", "model", "decoder"}, "sft": {"data", "model", "kernels"},
-    "grpo": {"data", "model", "kernels", "sft", "decoder", "generate", "evaluate"},
+    "rollouts": {"data", "model", "kernels", "decoder", "generate"},
+    "grpo": {"data", "model", "kernels", "sft", "rollouts"},
     "report": {"data", "evaluate"}, "analyze": {"data", "model", "kernels", "evaluate", "report"},
 }
 
