@@ -1,0 +1,196 @@
+"""Rollouts: completions of the policy, and what they are worth. The first half of a step of grpo.py.
+
+A rollout is lists of completion rows (data/rows.py), one list for each prompt, plain enough for JSON. Beside the fields
+that generate.py writes a row has its `prompt` as ids, the sampler's `logp` of each token in full, `reward`, `right`
+(None without a gold answer) and `token_rewards`.
+"""
+import contextlib
+import math
+import statistics
+import time
+from typing import NamedTuple
+
+import torch
+
+import generate
+import kernels
+import model as models
+from data.format import Format
+from data.rewards import NEED_ANSWER, names_of, parse_reward
+from data.rows import BadInput
+from data.workers import Failure, Workers
+from decoder import Request, Sampling, decode, random_key
+
+
+class Run(NamedTuple):
+    """What stays from step to step. The weights of `model` change; those of `reference` if it is refreshed."""
+    cfg: object                          # grpo.Config
+    model: torch.nn.Module
+    reference: torch.nn.Module | None
+    other: torch.nn.Module | None        # the sampler of --offpolicy-frac
+    tokenizer: object
+    form: Format
+    pool: Workers
+    problems: list
+
+
+def choose_prompts(n_problems, step, prompts_per_step, seed):
+    """Indices of the problems of step 0, 1, ...: the data in a new order each time it is used up. Needs no state."""
+    chosen = []
+    for place in range(step * prompts_per_step, (step + 1) * prompts_per_step):
+        order = torch.randperm(n_problems, generator=torch.Generator().manual_seed(seed + place // n_problems))
+        chosen.append(int(order[place % n_problems]))
+    return chosen
+
+
+@contextlib.contextmanager
+def computing_in(dtype, model):
+    """Sample with the weights rounded to bfloat16, if that is what training computes in; then the float32 ones are back."""
+    weights = [(p, p.data) for p in model.parameters()] if dtype == "bf16" else []
+    for p, data in weights:
+        p.data = data.bfloat16()
+    try:
+        yield
+    finally:
+        for p, data in weights:
+            p.data = data
+
+
+def rollout(here, problems, stream):
+    """Sample G (or --votes) completions of each problem -> for each a list of completion rows, with their `prompt` (ids)
+    and `logp`. The first round(offpolicy_frac · G) of each group come from the other model, with its log-probabilities."""
+    cfg, tokenizer, form = here.cfg, here.tokenizer, here.form
+    n_samples, n_other = max(cfg.votes, cfg.group_size), round(cfg.offpolicy_frac * cfg.group_size)
+    requests = []
+    for place, problem in enumerate(problems):            # the place too: a small data set can repeat within a step
+        prompt = form.prompt_ids(tokenizer, problem["question"])
+        for number in range(n_samples):
+            key = random_key(cfg.seed, *stream, place, problem["id"], number)
+            requests.append(Request(prompt, key, cfg.max_tokens))
+    rows = [None] * len(requests)
+    for model, numbers in [(here.model, range(n_other, n_samples)), (here.other, range(n_other))][:1 + (n_other > 0)]:
+        chosen = [i for i in range(len(requests)) if i % n_samples in numbers]
+        with computing_in(cfg.dtype, model):
+            # The full distribution: a cut by top-p would have to be made in training too.
+            for at, completion in decode(model, tokenizer, form, [requests[i] for i in chosen], Sampling(cfg.temperature),
+                                         cfg.slots):
+                problem, number = divmod(chosen[at], n_samples)
+                rows[chosen[at]] = generate.completion_row(problems[problem], number, completion, tokenizer, form) \
+                    | {"prompt": requests[chosen[at]].prompt, "logp": completion.logp}
+    return [rows[i:i + n_samples] for i in range(0, len(rows), n_samples)]
+
+
+def judge(here, groups, reward):
+    """What data.rewards.score_group says of each group of rows, or the Failure of the worker that was asked."""
+    items = [{"reward": reward, "format": here.cfg.format, "max_tokens": here.cfg.max_tokens,
+              "rows": [{name: value for name, value in row.items() if name not in ("prompt", "logp")} for row in group]}
+             for group in groups]
+    return here.pool.map(items)
+
+
+def collect(here, step):
+    """Sample and reward -> {"groups": those to be trained, N at most, "stats": what the log says of all that was sampled}.
+
+    With --dynamic-sampling in rounds of N prompts until N groups are mixed: by being right if the reward asks for that
+    (a length reward differs in every group), else by reward. A group without a reward is left out and named.
+    """
+    cfg, names = here.cfg, names_of(parse_reward(here.cfg.reward))
+    kept, judged, sampled, votes, n_failures, seconds = [], [], [], [], 0, 0.0
+    for number in range(cfg.max_rounds if cfg.dynamic_sampling else 1):
+        again = (step * cfg.max_rounds + number, cfg.prompts_per_step, cfg.seed + 10**6)      # an order of its own
+        chosen = choose_prompts(len(here.problems), *(again if number else (step, cfg.prompts_per_step, cfg.seed)))
+        began = time.perf_counter()
+        groups = rollout(here, [here.problems[i] for i in chosen], ("rollout", step, number)[:2 + (number > 0)])
+        seconds += time.perf_counter() - began
+        sampled += [row for group in groups for row in group]
+        if "self_certainty" in names:
+            for group in groups:
+                for row, value in zip(group, self_certainty(here, *columns(group, cfg)[:2]).tolist()):
+                    row["self_certainty"] = value
+        for group, found in zip(groups, judge(here, groups, cfg.reward)):
+            if any(row["finish"] == "nan" for row in group):
+                found = Failure("error", "the model's logits are not finite")
+            if isinstance(found, Failure):
+                n_failures += 1
+                print(f"step {step + 1}: no reward for problem {group[0]['id']}, left out: {found.kind}, {found.text}")
+                continue
+            for row, value, right, per_token in zip(group, found["reward"], found["right"], found["token_rewards"]):
+                row |= {"reward": value, "right": right, "token_rewards": per_token}
+            votes += [found["vote"]] if found["vote"] else []
+            judged.append(group)
+            trained = group[:cfg.group_size]
+            if not cfg.dynamic_sampling or len({row["right" if names & NEED_ANSWER else "reward"] for row in trained}) > 1:
+                kept.append(trained)
+        if len(kept) >= cfg.prompts_per_step:
+            break
+    if not judged:
+        raise BadInput(f"--reward {cfg.reward}: no reward could be computed in step {step + 1}; the reasons stand above")
+    rows = [row for group in judged for row in group]
+    graded = [row["right"] for row in rows if row["right"] is not None]
+    labels = [vote["right"] for vote in votes if vote["right"] is not None]
+    stats = {"reward": statistics.fmean(row["reward"] for row in rows),
+             "accuracy": statistics.fmean(graded) if graded else None,
+             "n_tokens": statistics.fmean(row["n_tokens"] for row in sampled),
+             "truncated": statistics.fmean(row["finish"] == "length" for row in sampled),
+             "equal_groups": sum(len({row["reward"] for row in group}) == 1 for group in judged),
+             "n_groups": len(judged), "reward_failures": n_failures,
+             "rollout_tok_s": sum(row["n_tokens"] for row in sampled) / seconds, "rollout_seconds": seconds}
+    if votes:                            # the majority answers: how often right, how large, how often they pay as gold does
+        stats |= {"label_accuracy": statistics.fmean(labels) if labels else None,
+                  "majority_share": statistics.fmean(vote["share"] for vote in votes),
+                  "reward_accuracy": statistics.fmean((row["reward"] > 0) == row["right"] for row in rows
+                                                      if row["right"] is not None) if graded else None}
+    return {"groups": kept[:cfg.prompts_per_step], "stats": stats}
+
+
+def columns(rows, cfg):
+    """Completion rows -> (sequences, masks, sampler's log-probabilities), lists over rows and tokens of prompt and
+    completion. Masked out: the prompt, what was injected, and with --mask-truncated all of what was cut."""
+    sequences = [row["prompt"] + row["ids"] for row in rows]
+    masks = []
+    for row in rows:
+        injected, cut = set(row["injected"]), cfg.mask_truncated and row["finish"] == "length"
+        masks.append([False] * len(row["prompt"]) + [not cut and i not in injected for i in range(len(row["ids"]))])
+    return sequences, masks, [[0.0] * len(row["prompt"]) + row["logp"] for row in rows]
+
+
+@torch.no_grad()
+def score_rows(model, sequences, masks, cfg, n_tokens=None, want="logp", temperature=None):
+    """Yield (rows, (N,) the row of each trained token, (N, D) hidden, (N,) wanted statistic) of packed micro-batches."""
+    for group in models.fill_bins([len(ids) for ids in sequences], cfg.micro_batch_tokens):
+        batch = models.pack([sequences[i] for i in group], [masks[i] for i in group], cfg.device)
+        with torch.autocast(torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.dtype == "bf16"):
+            hidden = models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, cfg.device))
+            hidden = hidden[batch.where]
+            stats = kernels.token_stats(hidden, models.head(model)[:n_tokens], batch.target, temperature or cfg.temperature,
+                                        models.softcap(model), want=(want,))
+        yield group, torch.tensor(group)[batch.row.cpu()], hidden, getattr(stats, want).float().cpu()
+
+
+def self_certainty(here, sequences, masks):
+    """Mean over a row's tokens of KL(uniform ‖ policy) = logsumexp z - mean z - log V at temperature 1, (B,).
+
+    Intuitor (arXiv 2505.19590). The mean over the vocabulary of z = W h is (mean of W's rows) h: no logits are needed.
+    """
+    n_tokens, total = len(here.tokenizer), torch.zeros(len(sequences))
+    head = models.head(here.model)[:n_tokens].detach()
+    for _, row, hidden, logsumexp in score_rows(here.model, sequences, masks, here.cfg, n_tokens, "logsumexp", 1.0):
+        mean = (hidden.float() @ head.float().mean(0)).cpu()
+        total.index_add_(0, row, logsumexp - mean - math.log(len(head)))
+    return total / torch.tensor([max(1, sum(mask)) for mask in masks])
+
+
+def held_out_accuracy(here, problems):
+    """Share of right answers, one sample each at cfg.temperature; what cannot be graded in time is not right."""
+    cfg, rows = here.cfg, []
+    prompts = [here.form.prompt_ids(here.tokenizer, p["question"]) for p in problems]
+    requests = [Request(ids, random_key(cfg.seed, "evaluation", p["id"]), cfg.max_tokens)
+                for p, ids in zip(problems, prompts)]
+    with computing_in(cfg.dtype, here.model):
+        for i, c in decode(here.model, here.tokenizer, here.form, requests, Sampling(cfg.temperature), cfg.slots):
+            rows.append([generate.completion_row(problems[i], 0, c, here.tokenizer, here.form)])
+    found = judge(here, rows, "correct")
+    for (row,), failure in zip(rows, found):
+        if isinstance(failure, Failure):
+            print(f"held-out problem {row['id']} could not be graded: {failure.kind}, {failure.text}")
+    return statistics.fmean(not isinstance(x, Failure) and bool(x["right"][0]) for x in found)
