@@ -20,7 +20,7 @@ ALLOWED = {
     "data": {"data"}, "kernels": {"kernels"}, "evaluate": {"data"}, "curate": {"data", "evaluate"},
     "model": {"data", "kernels"}, "distributed": {"data", "model", "kernels"}, "decoder": {"data", "model"},
     "generate": {"data", "model", "distributed", "decoder"}, "sft": {"data", "model", "distributed"},
-    "rollouts": {"data", "model", "distributed", "kernels", "decoder", "generate"},
+    "rollouts": {"data", "model", "distributed", "kernels", "sft", "decoder", "generate"},
     "grpo": {"data", "model", "distributed", "kernels", "sft", "rollouts"},
     "report": {"data", "evaluate"}, "analyze": {"data", "model", "kernels", "evaluate", "report"},
 }
