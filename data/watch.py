@@ -24,7 +24,7 @@ def warnings_of(history, most_ratio=1e-3):
                           "nothing is learned; the problems are too hard or too easy, or the reward is broken")
     if mean(last, "entropy") < 0.1 * mean(first, "entropy"):
         found["entropy"] = (f"entropy collapses: {mean(last, 'entropy'):.2g} nats per token, in the beginning "
-                            f"{mean(first, 'entropy'):.2g}; samples grow alike (--entropy, --eps-high, lower --lr)")
+                            f"{mean(first, 'entropy'):.2g}; samples grow alike (--entropy, --eps-high, less --lr)")
     if mean(last, "truncated") > max(0.5, 0.25 + mean(first, "truncated")):
         found["length"] = (f"length explodes: {mean(last, 'truncated'):.0%} of the completions run into --max-tokens, in the "
                            f"beginning {mean(first, 'truncated'):.0%} (--mask-truncated, or a reward with overlong:N)")
