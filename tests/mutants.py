@@ -421,7 +421,7 @@ MUTANTS = [
      'while not queue:',
      '--lag does nothing', 'test_grpo.py::test_lag'),
     ('grpo.py',
-     'queue = load_aside(here, start) if start else deque()',
+     'queue = deque(distributed.read_state(distributed.checkpoints(out)[0])["queue"] if start else [])',
      'queue = deque()',
      'waiting rollouts and the reference are lost with a kill', 'test_grpo.py::test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference'),
     ('rollouts.py',
