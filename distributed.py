@@ -364,8 +364,7 @@ def save_checkpoint(out, model, optimizers, step, identity, reference=None, **mo
         dcp.save(_state(model, optimizers, reference), no_dist=shards is None,
                  storage_writer=HuggingFaceStorageWriter(part, save_distributed=True))
         if leads:
-            n_files = len(list(part.glob("*.safetensors")))
-            (part / "state.json").write_text(json.dumps({"step": step, "identity": identity, "n_files": n_files, **more}))
+            (part / "state.json").write_text(json.dumps({"step": step, "identity": identity, "files": _sizes(part), **more}))
             older = checkpoints(out)
             shutil.rmtree(out / f"checkpoint-{step}", ignore_errors=True)
             os.replace(part, out / f"checkpoint-{step}")
@@ -386,13 +385,17 @@ def checkpoints(out):
     return sorted(found, key=lambda path: -int(path.name.partition("-")[2]))
 
 
+def _sizes(path):
+    return {file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}
+
+
 def read_state(path):
-    """What save_checkpoint noted down: step, identity, and what else it was given. Raises BadInput."""
+    """-> (step, identity) of a checkpoint whose files are as they were written. Raises BadInput."""
     try:
         state = json.loads((path / "state.json").read_text())
-        if state["n_files"] != len(list(path.glob("*.safetensors"))):
-            raise ValueError(f"not {state['n_files']} .safetensors files")
-        return {"step": state["step"], "identity": dict(state["identity"]), **state}
+        if state["files"] != _sizes(path):
+            raise ValueError(f"its files are not the {len(state['files'])} that were written")
+        return int(state["step"]), dict(state["identity"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: unreadable checkpoint ({error}); delete it to start over") from error
 

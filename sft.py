@@ -323,7 +323,7 @@ def resume(cfg, identity, model, optimizers, reference=None):
     if done.is_file():
         theirs = json.loads(done.read_text())["identity"]
     elif saved:
-        theirs = distributed.read_state(saved[0])["identity"]
+        step, theirs = distributed.read_state(saved[0])
     if theirs is not None and theirs != identity:
         if not cfg.overwrite:
             raise BadInput(f"--out {out} holds another run ({run.difference(identity, theirs)}); "
@@ -342,7 +342,6 @@ def resume(cfg, identity, model, optimizers, reference=None):
         say(f"{out}: this run is complete")
         return None
     load_checkpoint(saved[0], model, optimizers, reference)
-    step = distributed.read_state(saved[0])["step"]
     say(f"{out}: continuing after step {step}")
     return step
 
@@ -451,7 +450,7 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
                 part = part * 0                              # nothing left for this rank, but the others need its shards
             (part * ranks.n).backward()                      # FSDP takes the mean over ranks
             loss += part.item()
-        loss, n_asked = distributed.total([loss, float(len(asked_to_end))], ranks)
+        loss = distributed.total(loss, ranks)
         scale = lr_at(number, len(steps), 1.0, cfg.warmup, cfg.schedule, cfg.hold, cfg.lr_floor)
         norm = update(model, optimizers, cfg.clip, scale if math.isfinite(loss) else math.nan)
         seconds = time.perf_counter() - began
@@ -469,10 +468,12 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         if n_bad == cfg.bad_steps:
             raise BadInput(f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
                            f"are in {save_batch(cfg.out, chosen, tokenizer)}")
-        last = number + 1 == len(steps)
-        if not last and (n_asked or (number + 1) % cfg.save_every == 0):
+        n_asked = distributed.total(len(asked_to_end), ranks)            # so that all ranks end after the same step
+        if number + 1 == len(steps):
+            break
+        if n_asked or (number + 1) % cfg.save_every == 0:
             save_checkpoint(cfg.out, model, optimizers, number + 1, identity)
-        if n_asked and not last:
+        if n_asked:
             say(f"SIGTERM: stopped after step {number + 1}; the same command continues")
             raise SystemExit(143)
     if ranks.leads:

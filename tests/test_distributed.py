@@ -588,14 +588,14 @@ def test_bf16_and_recomputing_in_shards(runs):
 
 
 def test_two_ranks_ended_at_any_moment(material, tmp_path):
-    """SIGTERM to both ranks, then three times SIGKILL, each at a moment of the clock's choosing after the first checkpoint of
+    """SIGTERM to both ranks, then twice SIGKILL, each at a moment of the clock's choosing after the first checkpoint of
     its own; SIGTERM leaves a checkpoint of the last logged step. What ends undisturbed has the bytes and the log of a
     run that nobody disturbed."""
-    settings = dict(lr=0.01, epochs=12, save_every=1)
+    settings = dict(lr=0.01, epochs=5, save_every=1)
     whole = training(material, tmp_path / "whole", **settings)
     cfg = training(material, tmp_path / "out", **settings)
     undisturbed = start_ranks(sft.main, [whole])
-    for end in [signal.SIGTERM, *[signal.SIGKILL] * 3]:
+    for end in [signal.SIGTERM, *[signal.SIGKILL] * 2]:
         before = max([0, *map(step_of, distributed.checkpoints(cfg.out))])
         ranks, deadline = start_ranks(sft.main, [cfg]), time.monotonic() + 60
         while max([0, *map(step_of, distributed.checkpoints(cfg.out))]) <= before and time.monotonic() < deadline \
@@ -608,9 +608,9 @@ def test_two_ranks_ended_at_any_moment(material, tmp_path):
         if end == signal.SIGTERM:
             assert all("SystemExit: 143" in str(answer.recv()) for _, answer in ranks)
             (saved,) = distributed.checkpoints(cfg.out)
-            assert step_of(saved) == read_rows(tmp_path / "out" / "log.jsonl")[-1]["step"] < 36
+            assert step_of(saved) == read_rows(tmp_path / "out" / "log.jsonl")[-1]["step"] < 15
         kill(ranks)
-    assert 0 < step_of(distributed.checkpoints(cfg.out)[0]) < 36
+    assert 0 < step_of(distributed.checkpoints(cfg.out)[0]) < 15
     ranks_run(sft.main, cfg)
     assert all(answer.poll(60) for _, answer in undisturbed)
     kill(undisturbed)
@@ -618,7 +618,7 @@ def test_two_ranks_ended_at_any_moment(material, tmp_path):
     speeds = ("tok_s", "memory_gb")
     logs = [[{k: v for k, v in row.items() if k not in speeds} for row in read_rows(tmp_path / name / "log.jsonl")]
             for name in ("out", "whole")]
-    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(1, 37))
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(1, 16))
 
 
 def step_of(checkpoint):
