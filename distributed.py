@@ -350,8 +350,8 @@ def _write_file(part, number, tensors):
 def save_checkpoint(out, model, optimizers, step, identity, reference=None, **more):
     """Weights, optimizer state and random state as OUT/checkpoint-STEP, by torch.distributed.checkpoint, in safetensors: the
     usual .distcp files would be unpickled. A checkpoint is there when its folder has its name; the one before is deleted
-    after that. Any number of ranks can continue from it. reference: a second model that changes. more: what read_state is
-    to give back. Raises BadInput when it cannot be written."""
+    after that. Any number of ranks can continue from it. reference: a second model that changes. more: noted with it,
+    for read_state. Raises BadInput when it cannot be written."""
     shards = getattr(model, "shards", None)
     leads, out = shards is None or shards.ranks.leads, Path(out)
     part = out / "checkpoint.part"
@@ -390,12 +390,12 @@ def _sizes(path):
 
 
 def read_state(path):
-    """-> (step, identity) of a checkpoint whose files are as they were written. Raises BadInput."""
+    """-> (step, identity, all that was noted) of a checkpoint whose files are as they were written. Raises BadInput."""
     try:
         state = json.loads((path / "state.json").read_text())
         if state["files"] != _sizes(path):
             raise ValueError(f"its files are not the {len(state['files'])} that were written")
-        return int(state["step"]), dict(state["identity"])
+        return int(state["step"]), dict(state["identity"]), state
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: unreadable checkpoint ({error}); delete it to start over") from error
 

@@ -450,7 +450,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     most_ratio, warned, n_before = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set(), len(history)
     with Workers("data.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
         here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems)
-        queue = deque(distributed.read_state(distributed.checkpoints(out)[0])["queue"] if start else [])
+        queue = deque(distributed.read_state(distributed.checkpoints(out)[0])[2]["queue"] if start else [])
         for step in range(start, cfg.steps):
             # 1. sample and 2. reward, with --lag for a later step; rollout s is sampled with the weights of step s - lag
             if cfg.offload_optimizer:

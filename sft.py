@@ -323,7 +323,7 @@ def resume(cfg, identity, model, optimizers, reference=None):
     if done.is_file():
         theirs = json.loads(done.read_text())["identity"]
     elif saved:
-        step, theirs = distributed.read_state(saved[0])
+        step, theirs, _ = distributed.read_state(saved[0])
     if theirs is not None and theirs != identity:
         if not cfg.overwrite:
             raise BadInput(f"--out {out} holds another run ({run.difference(identity, theirs)}); "

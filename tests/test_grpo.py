@@ -1151,7 +1151,7 @@ def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_pa
         patch.setattr(grpo, "train_on", stop)
         grpo.main(short(**flags))
     checkpoint, = distributed.checkpoints(tmp_path / "out")
-    assert checkpoint.name == "checkpoint-4" and len(distributed.read_state(checkpoint)["queue"]) == 1
+    assert checkpoint.name == "checkpoint-4" and len(distributed.read_state(checkpoint)[2]["queue"]) == 1
     rest = grpo.main(short(**flags))
     assert [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in whole[4:]] == \
         [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in rest]
