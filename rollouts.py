@@ -104,9 +104,9 @@ def collect(here, step):
         seconds += time.perf_counter() - began
         sampled += [row for group in groups for row in group]
         if "self_certainty" in names:
-            for group in groups:
-                for row, value in zip(group, self_certainty(here, *columns(group, cfg)[:2]).tolist()):
-                    row["self_certainty"] = value
+            new = [row for group in groups for row in group]
+            for row, value in zip(new, self_certainty(here, new).tolist()):
+                row["self_certainty"] = value
         for group, found in zip(groups, judge(here, groups, cfg.reward)):
             if any(row["finish"] == "nan" for row in group):
                 found = Failure("error", "the model's logits are not finite")
@@ -127,7 +127,7 @@ def collect(here, step):
         raise BadInput(f"--reward {cfg.reward}: no reward could be computed in step {step + 1}; the reasons stand above")
     rows = [row for group in judged for row in group]
     graded = [row["right"] for row in rows if row["right"] is not None]
-    labels = [vote["right"] for vote in votes if vote["right"] is not None]
+    labels, agreed = ([vote[name] for vote in votes if vote[name] is not None] for name in ("right", "agreement"))
     stats = {"reward": statistics.fmean(row["reward"] for row in rows),
              "accuracy": statistics.fmean(graded) if graded else None,
              "n_tokens": statistics.fmean(row["n_tokens"] for row in sampled),
@@ -138,8 +138,7 @@ def collect(here, step):
     if votes:                            # the majority answers: how often right, how large, how often they pay as gold does
         stats |= {"label_accuracy": statistics.fmean(labels) if labels else None,
                   "majority_share": statistics.fmean(vote["share"] for vote in votes),
-                  "reward_accuracy": statistics.fmean((row["reward"] > 0) == row["right"] for row in rows
-                                                      if row["right"] is not None) if graded else None}
+                  "reward_accuracy": statistics.fmean(agreed) if agreed else None}
     return {"groups": kept[:cfg.prompts_per_step], "stats": stats}
 
 
@@ -167,17 +166,18 @@ def score_rows(model, sequences, masks, cfg, n_tokens=None, want="logp", tempera
         yield group, torch.tensor(group)[batch.row.cpu()], hidden, getattr(stats, want).float().cpu()
 
 
-def self_certainty(here, sequences, masks):
-    """Mean over a row's tokens of KL(uniform ‖ policy) = logsumexp z - mean z - log V at temperature 1, (B,).
+def self_certainty(here, rows):
+    """Mean over the tokens of each completion of KL(uniform ‖ policy) = logsumexp z - mean z - log V at temperature 1, (B,).
 
     Intuitor (arXiv 2505.19590). The mean over the vocabulary of z = W h is (mean of W's rows) h: no logits are needed.
     """
-    n_tokens, total = len(here.tokenizer), torch.zeros(len(sequences))
+    sequences, n_tokens, total = [row["prompt"] + row["ids"] for row in rows], len(here.tokenizer), torch.zeros(len(rows))
+    masks = [[False] * len(row["prompt"]) + [True] * len(row["ids"]) for row in rows]
     head = models.head(here.model)[:n_tokens].detach()
     for _, row, hidden, logsumexp in score_rows(here.model, sequences, masks, here.cfg, n_tokens, "logsumexp", 1.0):
         mean = (hidden.float() @ head.float().mean(0)).cpu()
         total.index_add_(0, row, logsumexp - mean - math.log(len(head)))
-    return total / torch.tensor([max(1, sum(mask)) for mask in masks])
+    return total / torch.tensor([len(row["ids"]) for row in rows])
 
 
 def held_out_accuracy(here, problems):

@@ -613,18 +613,16 @@ def test_old_logps_are_those_of_the_model():
 def test_self_certainty_by_hand():
     """KL(uniform ‖ p): .429813 for p = [.7, .1, .1, .1], 0 for the uniform, 2.075198 for [.97, .01, .01, .01]; by the
     head's mean row as by all logits. Of a model: the loop over transformers' logits at temperature 1 and the tokenizer's
-    149 tokens, mean over the trained tokens."""
+    149 tokens, mean over the completion's tokens."""
     for p, expected in (([.7, .1, .1, .1], .429813), ([.25] * 4, 0), ([.97, .01, .01, .01], 2.075198)):
         z = torch.tensor(p).log() + 5.0
         assert (z.logsumexp(0) - z.mean() - math.log(4)).item() == pytest.approx(expected, abs=1e-6)
-    sequences, masks, _, _ = rollout_of_six()
-    cfg = config(micro_batch_tokens=30)
-    found = rollouts.self_certainty(running(cfg, base_models()[0]), sequences, masks)
-    for ids, mask, value in zip(sequences, masks, found.tolist()):
+    rows = [{"prompt": ids[:2], "ids": ids[2:]} for ids in rollout_of_six()[0]]
+    found = rollouts.self_certainty(running(config(micro_batch_tokens=30), base_models()[0]), rows)
+    for row, value in zip(rows, found.tolist()):
         with torch.no_grad():
-            logp = base_models()[2](torch.tensor([ids])).logits[0, :, :149].log_softmax(1)
-        terms = [(-logp[t - 1].mean() - math.log(149)).item() for t in range(1, len(ids)) if mask[t]]
-        assert value == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+            logp = base_models()[2](torch.tensor([row["prompt"] + row["ids"]])).logits[0, 1:-1, :149].log_softmax(1)
+        assert value == pytest.approx((-logp.mean(1) - math.log(149)).mean().item(), abs=1e-5)
 
 
 def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
@@ -984,10 +982,37 @@ def test_second_update_of_a_rollout_is_off_policy(short, spied):
     """--updates-per-rollout 2: the same old log-probabilities twice; the second pass sees what the first changed."""
     history = grpo.main(short(updates_per_rollout=2, steps=1, reward="random:0.5", lr=2e-3, max_tokens=64))
     (*first, before), (*second, after) = spied
-    assert all(a is b for a, b in zip(first, second))
+    assert first[:3] == second[:3] and torch.equal(first[3], second[3])
     assert before["ratio_max"] < 1e-4 and after["ratio_max"] > 1e-2
     assert history[0]["ratio_first"] == before["ratio_max"]
     assert history[0]["clip_fraction"] == after["clip_fraction"] > 0
+
+
+def test_parts_of_a_rollout(short, spied):
+    """--minibatches 3 of 3 groups: an update each, the first on-policy, the others with the old policy of the rollout; each
+    group is in one part whole. The gradient of the first part is that of a rollout of this group alone."""
+    history = grpo.main(short(minibatches=3, steps=1, prompts_per_step=3, reward="random:0.5", lr=2e-3))
+    assert [len(call[0]) for call in spied] == [4, 4, 4] and len({tuple(c[0][0][:8]) for c in spied}) == 3
+    assert spied[0][4]["ratio_max"] < 1e-4 < 1e-3 < spied[2][4]["ratio_max"]
+    assert history[0]["ratio_first"] == spied[0][4]["ratio_max"] and history[0]["dlogp"] == spied[2][4]["dlogp"]
+    spied.clear()
+    grpo.main(short(minibatches=3, updates_per_rollout=2, steps=1, reward="random:0.5", overwrite=True))
+    assert [call[0] for call in spied[:3]] == [call[0] for call in spied[3:]] and len(spied) == 6
+
+
+def test_budgets_are_drawn_and_said(short, spied, monkeypatch):
+    """--budgets: a number of the range for each problem, the same at every visit, in L1's words at the end of the question
+    and in the reward: with alpha 1 the sample nearest to it has the largest advantage where all are wrong."""
+    asked, original = [], rollouts.rollout
+    monkeypatch.setattr(rollouts, "rollout", lambda here, problems, stream: asked.extend(problems)
+                        or original(here, problems, stream))
+    grpo.main(short(budgets=(5, 30), reward="lcpo:1", steps=1, prompts_per_step=24))
+    assert all(p["question"].endswith(f"Think for {p['budget']} tokens.") for p in asked)
+    assert all(5 <= p["budget"] <= 30 for p in asked) and len({p["budget"] for p in asked}) > 8
+    first = {p["id"]: p["budget"] for p in asked}
+    asked.clear()
+    grpo.main(short(budgets=(5, 30), reward="lcpo_max", steps=1, prompts_per_step=24, overwrite=True))
+    assert {p["id"]: p["budget"] for p in asked} == first and "Think for maximum" in asked[0]["question"]
 
 
 def test_a_problem_twice_in_one_step_is_sampled_twice(short, spied, tmp_path):
@@ -1372,6 +1397,10 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
     ({"offpolicy_frac": 1.5}, "--offpolicy-frac 1.5"), ({"tis": -1.0}, "--tis -1.0"),
     ({"reward_seconds": 0}, "--reward-seconds 0"),
     ({"reward": "vote_offline"}, "row '.+': --reward vote_offline needs a `label`"),
+    ({"ref_refresh": 2, "kl_every": 0}, "--ref-refresh: there is no KL"), ({"minibatches": 4}, "--minibatches 4"),
+    ({"reference": BASE, "kl_every": 0}, "--reference: there is no KL"), ({"budgets": (9,)}, "--budgets: two"),
+    ({"budgets": (1, 9)}, "--budgets: no lcpo"), ({"budgets": (9, 2), "reward": "lcpo"}, "--budgets: two"),
+    ({"kl_in": "reward", "kl": "k1", "beta": 0.1, "adv_std": "none", "loss": "rft"}, "--loss rft .* --kl-in reward"),
     ({"kl_in": "reward"}, "--kl-in reward needs --kl"),
     ({"kl_in": "reward", "kl": "k1", "beta": 0.1}, "--kl-in reward needs --kl, --beta, and --adv-std none"),
     ({"kl": "k2"}, "--kl k2 with --beta 0.0"), ({"beta": 0.1}, "--kl none with --beta 0.1"),

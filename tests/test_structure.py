@@ -20,7 +20,7 @@ ALLOWED = {
     "data": {"data"}, "kernels": {"kernels"}, "evaluate": {"data"}, "curate": {"data", "evaluate"},
     "model": {"data", "kernels"}, "decoder": {"data", "model"}, "generate": {"data", "model", "decoder"}, "sft": {"data", "model", "kernels"},
     "rollouts": {"data", "model", "kernels", "decoder", "generate"},
-    "grpo": {"data", "model", "kernels", "sft", "rollouts"},
+    "grpo": {"data", "model", "kernels", "sft", "decoder", "rollouts"},
     "report": {"data", "evaluate"}, "analyze": {"data", "model", "kernels", "evaluate", "report"},
 }
 
