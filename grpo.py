@@ -56,7 +56,7 @@ from data.rows import BadInput, read_rows
 from data.watch import draw_curves, line_of, warnings_of
 from data.workers import Workers
 from decoder import random_key
-from rollouts import Run, collect, columns, held_out_accuracy, score_rows
+from rollouts import Run, collect, columns, held_out_accuracy, pack_groups, score_rows
 
 
 @dataclass(frozen=True)
@@ -266,8 +266,7 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     furthest = 0.0
     for group in models.fill_bins([len(sequences[i]) for i in active], cfg.micro_batch_tokens):
         chosen = [active[i] for i in group]
-        batch = models.pack([sequences[i] for i in chosen], [masks[i] for i in chosen], cfg.device)
-        packed = models.Packed(batch.lengths, batch.ids.device)
+        batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], cfg.device)
         old_logp = of_tokens(old_logps, chosen)
         sampled_logp = old_logp if sampled_logps is None else of_tokens(sampled_logps, chosen)
         token_weight = torch.cat([weights[i] for i in chosen]).to(cfg.device)                         # (N,)

@@ -153,14 +153,43 @@ def columns(rows, cfg):
     return sequences, masks, [[0.0] * len(row["prompt"]) + row["logp"] for row in rows]
 
 
+def pack_groups(sequences, masks, device):
+    """model.pack and model.Packed, but what neighbours have in common before their first scored token, the prompt of a
+    group, stands in the packed row once -> (Batch, Packed).
+
+    So it passes through the layers once and not G times, and autograd adds up what the G samples ask of it. Attention
+    still sees whole sequences: Packed.blocks, which say where in the row each cell comes from, name shared tokens G times.
+    The CUDA kernel of half precision wants contiguous sequences instead; on a GPU nothing is shared.
+    """
+    batch = models.pack(sequences, masks, device)
+    packed, cell = models.Packed(batch.lengths, device), torch.arange(len(batch.ids))        # (T,) of the unshared row
+    leader, begin, source = None, 0, cell.clone()
+    for ids, mask in zip(sequences, masks):
+        start = mask.index(True) if any(mask) else len(ids)
+        if leader is not None and ids[:start] == leader[0]:
+            source[begin:begin + start] = cell[leader[1]:leader[1] + start]
+        else:
+            leader = ids[:start], begin
+        begin += len(ids)
+    own = source == cell
+    if own.all() or batch.ids.is_cuda:
+        return batch, packed
+    place, order = (own.cumsum(0) - 1)[source], []       # (T,) where a cell is in the shared row
+    for i, (index, real) in enumerate(packed.blocks):
+        inside = index.flatten()[real]
+        order.append(place[inside[own[inside]]])
+        packed.blocks[i] = place[index], real[own[inside]]
+    packed.back = torch.cat(order).argsort()
+    return batch._replace(ids=batch.ids[own], positions=batch.positions[own], where=place[batch.where]), packed
+
+
 @torch.no_grad()
 def score_rows(model, sequences, masks, cfg, n_tokens=None, want="logp", temperature=None):
     """Yield (rows, (N,) the row of each trained token, (N, D) hidden, (N,) wanted statistic) of packed micro-batches."""
     for group in models.fill_bins([len(ids) for ids in sequences], cfg.micro_batch_tokens):
-        batch = models.pack([sequences[i] for i in group], [masks[i] for i in group], cfg.device)
+        batch, packed = pack_groups([sequences[i] for i in group], [masks[i] for i in group], cfg.device)
         with torch.autocast(torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.dtype == "bf16"):
-            hidden = models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, cfg.device))
-            hidden = hidden[batch.where]
+            hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]
             stats = kernels.token_stats(hidden, models.head(model)[:n_tokens], batch.target, temperature or cfg.temperature,
                                         models.softcap(model), want=(want,))
         yield group, torch.tensor(group)[batch.row.cpu()], hidden, getattr(stats, want).float().cpu()
