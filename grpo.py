@@ -24,8 +24,9 @@ A laptop, 70 seconds (after recipes/tiny.sh; the reward rises from 0.27, mean of
 GSM8K at 0.5B:        python grpo.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/gsm8k.jsonl --out out/grpo-0.5b
                       --format plain --max-tokens 512 --prompts-per-step 64 --device cuda
 
-Off-policy on purpose: --updates-per-rollout, --lag, --offpolicy-frac. The log then has ess, the effective sample size
-(Σw)² / (n Σw²) of the ratios w, and dlogp, the mean |logp - sampled logp|, both of the last update on a rollout.
+Off-policy on purpose: --updates-per-rollout, --minibatches, --lag, --offpolicy-frac. The log has ess, the effective
+sample size (Σw)² / (n Σw²) of the ratios w to the sampler, and dlogp, the mean |logp - sampled logp|, both of the last
+update on a rollout.
 
 Reads problem rows (id, question, answer). Writes a model directory with log.jsonl, training.json, samples.jsonl (one
 group of each step) and curves.png. Rewards are computed in processes with a time limit: a group one of whose rewards
@@ -46,12 +47,13 @@ import kernels
 import model as models
 import sft
 from data import run
-from data.format import FORMATS
+from data.format import FORMATS, ask
 from data.rewards import can_be_judged, names_of, parse_reward
 from data.rows import BadInput, read_rows
 from data.watch import draw_curves, line_of, warnings_of
 from data.workers import Workers
-from rollouts import Run, collect, columns, held_out_accuracy, logps_of
+from decoder import random_key
+from rollouts import Run, collect, columns, held_out_accuracy, logps_of, pack_groups
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Config:
     steps: int = 100                     # rollouts
     prompts_per_step: int = 16           # N
     group_size: int = 8                  # G, samples per prompt
+    budgets: tuple[int, ...] = ()        # for lcpo: draw budgets from this range and say them in the question; L1: 100 4000
     votes: int = 0                       # samples per prompt that vote, the first G of them trained; TTRL: 64, G = 32
     dynamic_sampling: bool = False       # DAPO: more prompts until N groups are neither all right nor all wrong
     max_rounds: int = 10                 # of --dynamic-sampling, N prompts each
@@ -89,7 +92,8 @@ class Config:
     reference: str | None = None         # model of the KL; default: --model
     ref_refresh: int = 0                 # steps after which the reference becomes the policy, R1: 400; 0 = never
 
-    updates_per_rollout: int = 1         # passes over each rollout; R1: 16 parts of one
+    updates_per_rollout: int = 1         # passes over each rollout, the paper's μ
+    minibatches: int = 1                 # parts of a rollout, whole groups, an update for each; R1: 16, UniReason: 4
     lag: int = 0                         # steps between a rollout and its update, as in asynchronous training
     offpolicy_frac: float = 0.0          # share of each group that is sampled from --offpolicy-model
     offpolicy_model: str | None = None   # a teacher, say; default: --model as it was at the start
@@ -250,8 +254,7 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     furthest = 0.0
     for group in sft.deal([len(sequences[i]) for i in active], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
         chosen = [active[i] for i in group or [0]]        # nothing left for this rank, but the others need its shards
-        batch = models.pack([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
-        packed = models.Packed(batch.lengths, batch.ids.device)
+        batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
         old_logp = of_tokens(old_logps, chosen)
         sampled_logp = old_logp if sampled_logps is None else of_tokens(sampled_logps, chosen)
         token_weight = torch.cat([weights[i] for i in chosen]).to(ranks.device)                       # (N,)
@@ -339,26 +342,33 @@ def train_on(here, optimizers, batch, step):
     for row, value in zip(rows, advantage.tolist()):
         row["advantage"] = value
     right_share = reward.mean(1).repeat_interleave(cfg.group_size)                                        # (B,)
-    token_rewards = None
-    if rows[0]["token_rewards"]:
-        token_rewards = [[0.0] * len(row["prompt"]) + row["token_rewards"] for row in rows]
+    token_rewards = [[0.0] * len(row["prompt"]) + (row["token_rewards"] or []) for row in rows] \
+        if any(row["token_rewards"] for row in rows) else None
     old_logps = logps_of(here.model, sequences, masks, cfg, len(here.tokenizer)) if cfg.tis else sampled_logps
-    measure_kl = bool(cfg.kl_every) and step % cfg.kl_every == 0
-    updates = [policy_update(here.model, here.reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale,
-                             measure_kl and number == 0, len(here.tokenizer), right_share, sampled_logps, token_rewards)
-               for number in range(cfg.updates_per_rollout)]
+    measure_kl, updates, n_groups = bool(cfg.kl_every) and step % cfg.kl_every == 0, [], len(batch["groups"])
+    ends = [cfg.group_size * (n_groups * i // cfg.minibatches) for i in range(cfg.minibatches + 1)]
+    parts = [slice(a, b) for a, b in zip(ends, ends[1:]) if a < b]
+    for part in parts * cfg.updates_per_rollout:
+        updates.append(policy_update(
+            here.model, here.reference, optimizers, sequences[part], masks[part], old_logps[part], advantage[part], cfg,
+            scale, measure_kl and not updates, len(here.tokenizer), right_share[part], sampled_logps[part],
+            token_rewards and token_rewards[part]))
     first, last, seconds = updates[0], updates[-1], time.perf_counter() - began
     return {"loss": first["loss"], "entropy": first["entropy"], "kl": first["kl"], "ratio_first": first["ratio_max"],
             "clip_fraction": last["clip_fraction"], "grad_norm": first["grad_norm"], "dlogp": last["dlogp"],
             "ess": last["ess"], "lr": cfg.lr * scale, "update_seconds": seconds,
-            "update_tok_s": len(updates) * sum(map(len, sequences)) / seconds}
+            "update_tok_s": cfg.updates_per_rollout * sum(map(len, sequences)) / seconds}
 
 
 # ---------------------------------------------------------------- around the loop
 
 def usable_problems(cfg, problems, model, tokenizer, form, say=print):
-    """Problems that --reward can judge and whose prompt leaves room for --max-tokens; the others are counted. Raises
-    BadInput when none is left."""
+    """Problems that --reward can judge and whose prompt leaves room for --max-tokens, with a drawn budget in field and
+    question if --budgets asks for it; the others are counted. Raises BadInput when none is left."""
+    if cfg.budgets:
+        how, (low, high) = "l1-max" if "lcpo_max" in cfg.reward else "l1", cfg.budgets
+        problems = [p | {"budget": low + random_key(cfg.seed, "budget", p["id"]) % (high - low + 1)} for p in problems]
+        problems = [p | {"question": ask(p["question"], f"{how}:{p['budget']}")} for p in problems]
     judged, skipped = can_be_judged(problems, cfg.reward, cfg.data)
     longest = models.context_length(model) - cfg.max_tokens
     problems = [p for p in judged if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
@@ -373,7 +383,7 @@ def check(cfg):
     """Raise BadInput for settings out of range or that do not go together."""
     run.check_positive(cfg, "steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "updates_per_rollout",
                        "lr", "clip", "nft_eps", "micro_batch_tokens", "slots", "save_every", "max_rounds",
-                       "reward_seconds", "reward_workers")
+                       "reward_seconds", "reward_workers", "minibatches")
     if cfg.group_size < 2 and cfg.loss != "rft":
         raise BadInput("--group-size 1 has no others to compare with: all advantages would be 0 (--loss rft needs none)")
     if cfg.loss == "nft" and (cfg.baseline, cfg.adv_std) not in (("group", "pop"), ("group", "none")):
@@ -383,6 +393,17 @@ def check(cfg):
     if cfg.kl_in == "reward" and (cfg.kl == "none" or cfg.adv_std != "none"):
         raise BadInput("--kl-in reward needs --kl, --beta, and --adv-std none: in a group of equal rewards the KL's noise "
                        "would be all that the deviation measures")
+    if cfg.kl_in == "reward" and cfg.loss in ("nft", "rft"):
+        raise BadInput(f"--loss {cfg.loss} asks which answers are right; it does not go with --kl-in reward")
+    for name in ("reference", "ref_refresh"):
+        if getattr(cfg, name) and not (cfg.kl_every or cfg.beta):
+            raise BadInput(f"--{name.replace('_', '-')}: there is no KL to measure (--kl-every) or to train (--kl, --beta)")
+    if cfg.budgets and (len(cfg.budgets) != 2 or not 0 < cfg.budgets[0] <= cfg.budgets[1]):
+        raise BadInput("--budgets: two numbers of tokens, the least and the most")
+    if cfg.budgets and "lcpo" not in cfg.reward:
+        raise BadInput(f"--budgets: no lcpo in --reward {cfg.reward}")
+    if cfg.minibatches > cfg.prompts_per_step:
+        raise BadInput(f"--minibatches {cfg.minibatches}: more than --prompts-per-step, and groups stay whole")
     if cfg.votes and cfg.votes < cfg.group_size:
         raise BadInput(f"--votes {cfg.votes}: at least --group-size {cfg.group_size}, which are trained")
     for name in ("lag", "ref_refresh", "tis", "show_every", "eval_every", "kl_every"):
@@ -445,9 +466,9 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     problems = usable_problems(cfg, problems, model, tokenizer, form, say)
     log, samples = (run.Log(out / "log.jsonl", start, cfg.steps), run.Log(out / "samples.jsonl", start, every=0)) \
         if ranks.leads else (None, None)
-    history = read_rows(out / "log.jsonl") if start and ranks.leads else []
+    history = read_rows(log.path) if start and ranks.leads and log.path.stat().st_size else []
     off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
-    most_ratio, warned, n_before = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set(), len(history)
+    most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
     with Workers("data.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
         here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems)
         queue = deque(distributed.read_state(distributed.checkpoints(out)[0])[2]["queue"] if start else [])
@@ -489,7 +510,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
             if ends and not last:
                 say(f"SIGTERM: stopped after step {step + 1}; the same command continues")
                 raise SystemExit(143)
-    taken = history[n_before:]
+    taken = [row for row in history if row["step"] > start]
     say(f"groups with equal rewards, which teach nothing: {sum(h['equal_groups'] for h in taken)} of "
         f"{sum(h['n_groups'] for h in taken)}; without a reward, left out: {sum(h['reward_failures'] for h in taken)}")
     if ranks.leads:

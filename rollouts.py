@@ -117,9 +117,9 @@ def collect(here, step):
         groups = rollout(here, [here.problems[i] for i in chosen], ("rollout", step, number)[:2 + (number > 0)])
         seconds += time.perf_counter() - began
         if "self_certainty" in names:
-            for group in groups:
-                for row, value in zip(group, self_certainty(here, *columns(group, cfg)[:2]).tolist()):
-                    row["self_certainty"] = value
+            new = [row for group in groups for row in group]
+            for row, value in zip(new, self_certainty(here, new).tolist()):
+                row["self_certainty"] = value
         for group, found in share(here, list(zip(groups, judge(here, groups, cfg.reward)))):
             sampled += group
             if any(row["finish"] == "nan" for row in group):
@@ -142,7 +142,7 @@ def collect(here, step):
         raise BadInput(f"--reward {cfg.reward}: no reward could be computed in step {step + 1}; the reasons stand above")
     rows = [row for group in judged for row in group]
     graded = [row["right"] for row in rows if row["right"] is not None]
-    labels = [vote["right"] for vote in votes if vote["right"] is not None]
+    labels, agreed = ([vote[name] for vote in votes if vote[name] is not None] for name in ("right", "agreement"))
     stats = {"reward": statistics.fmean(row["reward"] for row in rows),
              "accuracy": statistics.fmean(graded) if graded else None,
              "n_tokens": statistics.fmean(row["n_tokens"] for row in sampled),
@@ -153,8 +153,7 @@ def collect(here, step):
     if votes:                            # the majority answers: how often right, how large, how often they pay as gold does
         stats |= {"label_accuracy": statistics.fmean(labels) if labels else None,
                   "majority_share": statistics.fmean(vote["share"] for vote in votes),
-                  "reward_accuracy": statistics.fmean((row["reward"] > 0) == row["right"] for row in rows
-                                                      if row["right"] is not None) if graded else None}
+                  "reward_accuracy": statistics.fmean(agreed) if agreed else None}
     return {"groups": kept[:cfg.prompts_per_step], "stats": stats}
 
 
@@ -169,6 +168,36 @@ def columns(rows, cfg):
     return sequences, masks, [[0.0] * len(row["prompt"]) + row["logp"] for row in rows]
 
 
+def pack_groups(sequences, masks, device):
+    """model.pack and model.Packed, but what neighbours have in common before their first scored token, the prompt of a
+    group, stands in the packed row once -> (Batch, Packed).
+
+    So it passes through the layers once and not G times, and autograd adds up what the G samples ask of it. Attention
+    still sees whole sequences: Packed.blocks, which say where in the row each cell comes from, name shared tokens G times.
+    The CUDA kernel of half precision wants contiguous sequences instead; on a GPU nothing is shared.
+    """
+    batch = models.pack(sequences, masks, device)
+    packed, cell = models.Packed(batch.lengths, device), torch.arange(len(batch.ids))        # (T,) of the unshared row
+    leader, begin, source = None, 0, cell.clone()
+    for ids, mask in zip(sequences, masks):
+        start = mask.index(True) if any(mask) else len(ids)
+        if leader is not None and ids[:start] == leader[0]:
+            source[begin:begin + start] = cell[leader[1]:leader[1] + start]
+        else:
+            leader = ids[:start], begin
+        begin += len(ids)
+    own = source == cell
+    if own.all() or batch.ids.is_cuda:
+        return batch, packed
+    place, order = (own.cumsum(0) - 1)[source], []       # (T,) where a cell is in the shared row
+    for i, (index, real) in enumerate(packed.blocks):
+        inside = index.flatten()[real]
+        order.append(place[inside[own[inside]]])
+        packed.blocks[i] = place[index], real[own[inside]]
+    packed.back = torch.cat(order).argsort()
+    return batch._replace(ids=batch.ids[own], positions=batch.positions[own], where=place[batch.where]), packed
+
+
 @torch.no_grad()
 def token_values(model, sequences, masks, cfg, measure):
     """measure(model, hidden (N, D), target (N,)) -> (N,), for the trained tokens of all rows: a list per row. Collective if
@@ -176,11 +205,11 @@ def token_values(model, sequences, masks, cfg, measure):
     ranks, found = distributed.ranks_of(model), {}
     for group in sft.deal([len(ids) for ids in sequences], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
         chosen = group or [0]                             # nothing left for this rank, but the others need its shards
-        batch = models.pack([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
+        batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
 
         def work(model):
-            hidden = models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, ranks.device))
-            return measure(model, hidden[batch.where], batch.target)
+            hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]
+            return measure(model, hidden, batch.target)
 
         with sft.autocast(cfg, ranks.mesh is not None):
             values = distributed.compute(model, work).float().cpu().split([sum(masks[i]) for i in chosen])
@@ -197,8 +226,8 @@ def logps_of(model, sequences, masks, cfg, n_tokens=None):
     return [[next(row) if m else 0.0 for m in mask] for row, mask in zip(found, masks)]
 
 
-def self_certainty(here, sequences, masks):
-    """Mean over a row's tokens of KL(uniform ‖ policy) = logsumexp z - mean z - log V at temperature 1, (B,).
+def self_certainty(here, rows):
+    """Mean over the tokens of each completion of KL(uniform ‖ policy) = logsumexp z - mean z - log V at temperature 1, (B,).
 
     Intuitor (arXiv 2505.19590). The mean over the vocabulary of z = W h is (mean of W's rows) h: no logits are needed.
     """
@@ -206,8 +235,11 @@ def self_certainty(here, sequences, masks):
         head = models.head(model)[:len(here.tokenizer)]
         logsumexp = kernels.token_stats(hidden, head, target, want=("logsumexp",)).logsumexp
         return logsumexp - hidden.float() @ head.float().mean(0) - math.log(len(head))
+
+    sequences = [row["prompt"] + row["ids"] for row in rows]
+    masks = [[False] * len(row["prompt"]) + [True] * len(row["ids"]) for row in rows]
     values = token_values(here.sampler, sequences, masks, here.cfg, measure)
-    return torch.tensor([sum(row) / max(1, len(row)) for row in values])
+    return torch.tensor([sum(row) / len(row) for row in values])
 
 
 def held_out_accuracy(here, problems):

@@ -260,19 +260,21 @@ def token_rewards_of(reward, group):
 
 def score_group(item):
     """What a worker does. {"reward", "format", "max_tokens", "rows": of one prompt} -> {"reward" and "right" (None: no
-    gold answer) and "token_rewards" of each row, "vote": of the majority, its share and whether it is right}.
+    gold answer) and "token_rewards" of each row, "vote": of the majority its share, whether it is right, and the share of
+    rows that it pays as the gold answer would}.
     Raises ValueError for a reward that is not finite: no advantage can be made of it."""
     reward, rows = parse_reward(item["reward"]), item["rows"]
     values = rewards_of(reward, rows, FORMATS[item["format"]], item["max_tokens"])
     for row, value in zip(rows, values):
         if not math.isfinite(value):
             raise ValueError(f"the reward of sample {row['sample']} is {value}")
-    vote = None
+    vote, right = None, [grade(row, answer_of(row)) for row in rows]
     if "vote" in names_of(reward):
         _, first, share = majority(rows)
-        vote = {"share": share, "right": first and grade(first, answer_of(first))}
-    return {"reward": values, "right": [grade(row, answer_of(row)) for row in rows],
-            "token_rewards": token_rewards_of(reward, rows), "vote": vote}
+        agree = [bool(paid) == gold for paid, gold in zip(rewards_of(parse_reward("vote"), rows, None, 0), right)]
+        vote = {"share": share, "right": first and grade(first, answer_of(first)),
+                "agreement": None if None in right else sum(agree) / len(agree)}
+    return {"reward": values, "right": right, "token_rewards": token_rewards_of(reward, rows), "vote": vote}
 
 
 # ---- Labels by majority ------------------------------------------------------------------------------------------

@@ -22,12 +22,14 @@ def warnings_of(history, most_ratio=1e-3):
     if all(row["equal_groups"] == row["n_groups"] for row in last):
         found["equal"] = (f"all groups of the last {WINDOW} steps had equal rewards (mean {mean(last, 'reward'):.3g}): "
                           "nothing is learned; the problems are too hard or too easy, or the reward is broken")
-    if mean(last, "entropy") < 0.1 * mean(first, "entropy"):
-        found["entropy"] = (f"entropy collapses: {mean(last, 'entropy'):.2g} nats per token, in the beginning "
-                            f"{mean(first, 'entropy'):.2g}; samples grow alike (--entropy, --eps-high, less --lr)")
-    if mean(last, "truncated") > max(0.5, 0.25 + mean(first, "truncated")):
-        found["length"] = (f"length explodes: {mean(last, 'truncated'):.0%} of the completions run into --max-tokens, in the "
-                           f"beginning {mean(first, 'truncated'):.0%} (--mask-truncated, or a reward with overlong:N)")
+    before, now = mean(first, "entropy"), mean(last, "entropy")
+    if now < 0.1 * before:
+        found["entropy"] = (f"entropy collapses: {now:.2g} nats per token, in the beginning {before:.2g}; the samples "
+                            "grow alike (--entropy, --eps-high, a lower --lr)")
+    before, now = mean(first, "truncated"), mean(last, "truncated")
+    if now > max(0.5, 0.25 + before):
+        found["length"] = (f"length explodes: {now:.0%} of the completions run into --max-tokens, in the beginning "
+                           f"{before:.0%} (--mask-truncated, or overlong:N in the reward)")
     return found
 
 

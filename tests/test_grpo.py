@@ -428,7 +428,8 @@ def config(**more):
 
 
 def running(cfg, model, reference=None, other=None, pool=None, problems=()):
-    return rollouts.Run(cfg, model, model, distributed.Ranks("cpu"), reference, other, tiny.tokenizer(), FORMATS[cfg.format], pool, problems)
+    return rollouts.Run(cfg, model, model, distributed.Ranks("cpu"), reference, other, tiny.tokenizer(),
+                        FORMATS[cfg.format], pool, problems)
 
 
 def rollout_of_six():
@@ -615,18 +616,16 @@ def test_logps_are_those_of_the_model():
 def test_self_certainty_by_hand():
     """KL(uniform ‖ p): .429813 for p = [.7, .1, .1, .1], 0 for the uniform, 2.075198 for [.97, .01, .01, .01]; by the
     head's mean row as by all logits. Of a model: the loop over transformers' logits at temperature 1 and the tokenizer's
-    149 tokens, mean over the trained tokens."""
+    149 tokens, mean over the completion's tokens."""
     for p, expected in (([.7, .1, .1, .1], .429813), ([.25] * 4, 0), ([.97, .01, .01, .01], 2.075198)):
         z = torch.tensor(p).log() + 5.0
         assert (z.logsumexp(0) - z.mean() - math.log(4)).item() == pytest.approx(expected, abs=1e-6)
-    sequences, masks, _, _ = rollout_of_six()
-    cfg = config(micro_batch_tokens=30)
-    found = rollouts.self_certainty(running(cfg, base_models()[0]), sequences, masks)
-    for ids, mask, value in zip(sequences, masks, found.tolist()):
+    rows = [{"prompt": ids[:2], "ids": ids[2:]} for ids in rollout_of_six()[0]]
+    found = rollouts.self_certainty(running(config(micro_batch_tokens=30), base_models()[0]), rows)
+    for row, value in zip(rows, found.tolist()):
         with torch.no_grad():
-            logp = base_models()[2](torch.tensor([ids])).logits[0, :, :149].log_softmax(1)
-        terms = [(-logp[t - 1].mean() - math.log(149)).item() for t in range(1, len(ids)) if mask[t]]
-        assert value == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+            logp = base_models()[2](torch.tensor([row["prompt"] + row["ids"]])).logits[0, 1:-1, :149].log_softmax(1)
+        assert value == pytest.approx((-logp.mean(1) - math.log(149)).mean().item(), abs=1e-5)
 
 
 def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
@@ -649,6 +648,33 @@ def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
     policy.zero_grad(set_to_none=True)
     assert deviation(kept[0], expected) < 1e-6 and values["loss"] == pytest.approx(-logp.mean().item(), abs=1e-6)
     assert [[row["advantage"] for row in group] for group in rows] == [[1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_prompt_is_computed_once_for_its_group(monkeypatch, reverse):
+    """Three groups: 3 samples of a prompt of 70 tokens, 2 of one of 4, 1 of another, and a prompt that only begins like the
+    one before. Lengths from 5 to 130 give several blocks. Gradient, loss, KL and entropy are those of the loop, in which
+    each sequence is alone; the packed row holds each prompt once."""
+    generator = torch.Generator().manual_seed(7)
+
+    def draw(n):
+        return torch.randint(7, 149, (n,), generator=generator).tolist()
+    long, short, other = draw(70), draw(4), draw(6)
+    rows = [(long, 3), (long, 60), (long, 17), (short, 2), (short, 9), (short + [9], 5), (other, 12)]
+    rows = rows[::-1] if reverse else rows
+    sequences = [prompt + draw(n) for prompt, n in rows]
+    masks = [[False] * len(prompt) + [True] * n for prompt, n in rows]
+    olds, advantage = [[-4.0] * len(ids) for ids in sequences], torch.randn(7, generator=generator)
+    cfg = config(kl="k2", beta=0.3, eps_low=2.0, eps_high=50.0)
+    batch, packed = rollouts.pack_groups(sequences, masks, "cpu")
+    assert len(batch.ids) == 70 + 80 + 4 + 11 + 10 + 18 and len(packed.blocks) > 1
+    expected, loss, entropy, kl = slow_gradient(sequences, masks, olds, advantage, cfg)
+    found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg)
+    assert deviation(found, expected) < 5e-6 and values["loss"] == pytest.approx(loss, rel=1e-6)
+    assert (values["entropy"], values["kl"]) == pytest.approx((entropy, kl), abs=1e-5)
+    olds = grpo.logps_of(base_models()[0], sequences, masks, cfg)
+    alone = [grpo.logps_of(base_models()[0], [ids], [mask], cfg)[0] for ids, mask in zip(sequences, masks)]
+    assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(olds, alone))
 
 
 def test_entropy_bonus_raises_entropy():
@@ -986,10 +1012,37 @@ def test_second_update_of_a_rollout_is_off_policy(short, spied):
     """--updates-per-rollout 2: the same old log-probabilities twice; the second pass sees what the first changed."""
     history = grpo.main(short(updates_per_rollout=2, steps=1, reward="random:0.5", lr=2e-3, max_tokens=64))
     (*first, before), (*second, after) = spied
-    assert all(a is b for a, b in zip(first, second))
+    assert first[:3] == second[:3] and torch.equal(first[3], second[3])
     assert before["ratio_max"] < 1e-4 and after["ratio_max"] > 1e-2
     assert history[0]["ratio_first"] == before["ratio_max"]
     assert history[0]["clip_fraction"] == after["clip_fraction"] > 0
+
+
+def test_parts_of_a_rollout(short, spied):
+    """--minibatches 3 of 3 groups: an update each, the first on-policy, the others with the old policy of the rollout; each
+    group is in one part whole. The gradient of the first part is that of a rollout of this group alone."""
+    history = grpo.main(short(minibatches=3, steps=1, prompts_per_step=3, reward="random:0.5", lr=2e-3))
+    assert [len(call[0]) for call in spied] == [4, 4, 4] and len({tuple(c[0][0][:8]) for c in spied}) == 3
+    assert spied[0][4]["ratio_max"] < 1e-4 < 1e-3 < spied[2][4]["ratio_max"]
+    assert history[0]["ratio_first"] == spied[0][4]["ratio_max"] and history[0]["dlogp"] == spied[2][4]["dlogp"]
+    spied.clear()
+    grpo.main(short(minibatches=3, updates_per_rollout=2, steps=1, reward="random:0.5", overwrite=True))
+    assert [call[0] for call in spied[:3]] == [call[0] for call in spied[3:]] and len(spied) == 6
+
+
+def test_budgets_are_drawn_and_said(short, spied, monkeypatch):
+    """--budgets: a number of the range for each problem, the same at every visit, in L1's words at the end of the question
+    and in the reward: with alpha 1 the sample nearest to it has the largest advantage where all are wrong."""
+    asked, original = [], rollouts.rollout
+    monkeypatch.setattr(rollouts, "rollout", lambda here, problems, stream: asked.extend(problems)
+                        or original(here, problems, stream))
+    grpo.main(short(budgets=(5, 30), reward="lcpo:1", steps=1, prompts_per_step=24))
+    assert all(p["question"].endswith(f"Think for {p['budget']} tokens.") for p in asked)
+    assert all(5 <= p["budget"] <= 30 for p in asked) and len({p["budget"] for p in asked}) > 8
+    first = {p["id"]: p["budget"] for p in asked}
+    asked.clear()
+    grpo.main(short(budgets=(5, 30), reward="lcpo_max", steps=1, prompts_per_step=24, overwrite=True))
+    assert {p["id"]: p["budget"] for p in asked} == first and "Think for maximum" in asked[0]["question"]
 
 
 def test_a_problem_twice_in_one_step_is_sampled_twice(short, spied, tmp_path):
@@ -1374,6 +1427,10 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
     ({"offpolicy_frac": 1.5}, "--offpolicy-frac 1.5"), ({"tis": -1.0}, "--tis -1.0"),
     ({"reward_seconds": 0}, "--reward-seconds 0"),
     ({"reward": "vote_offline"}, "row '.+': --reward vote_offline needs a `label`"),
+    ({"ref_refresh": 2, "kl_every": 0}, "--ref-refresh: there is no KL"), ({"minibatches": 4}, "--minibatches 4"),
+    ({"reference": BASE, "kl_every": 0}, "--reference: there is no KL"), ({"budgets": (9,)}, "--budgets: two"),
+    ({"budgets": (1, 9)}, "--budgets: no lcpo"), ({"budgets": (9, 2), "reward": "lcpo"}, "--budgets: two"),
+    ({"kl_in": "reward", "kl": "k1", "beta": 0.1, "adv_std": "none", "loss": "rft"}, "--loss rft .* --kl-in reward"),
     ({"kl_in": "reward"}, "--kl-in reward needs --kl"),
     ({"kl_in": "reward", "kl": "k1", "beta": 0.1}, "--kl-in reward needs --kl, --beta, and --adv-std none"),
     ({"kl": "k2"}, "--kl k2 with --beta 0.0"), ({"beta": 0.1}, "--kl none with --beta 0.1"),

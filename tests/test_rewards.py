@@ -103,10 +103,12 @@ def test_what_a_worker_returns():
     """TTRL's diagnostics: 12 has 3 of 6 votes; it is wrong if gold is 7. A row without gold has no `right`."""
     found = scored("vote", *answered(12, 12, 7, None, 12, 5, answer="7"))
     assert found == {"reward": [1, 1, 0, 0, 1, 0], "right": [False, False, True, False, False, False],
-                     "token_rewards": [None] * 6, "vote": {"share": .5, "right": False}}
-    assert scored("vote", *answered(12, 12, 7, answer="12"))["vote"] == {"share": 2 / 3, "right": True}
-    assert scored("vote", *answered(12, 7))["vote"] == {"share": .5, "right": None}
-    assert scored("vote", *answered(None, None, answer="1"))["vote"] == {"share": 0.0, "right": None}
+                     "token_rewards": [None] * 6, "vote": {"share": .5, "right": False, "agreement": 2 / 6}}
+    rows = answered(12, 12, 7, None, 12, 5, answer="12")
+    assert scored("vote+format", *rows)["vote"] == {"share": .5, "right": True, "agreement": 1}
+    assert scored("vote", *answered(1, 1, 2, 3, 4, 5, answer="9"))["vote"]["agreement"] == 4 / 6       # a lucky hit
+    assert scored("vote", *answered(12, 7))["vote"] == {"share": .5, "right": None, "agreement": None}
+    assert scored("vote", *answered(None, None, answer="1"))["vote"] == {"share": 0.0, "right": None, "agreement": 1}
     assert scored("boxed", *answered(1))["right"] == [None] and scored("boxed", *answered(1))["vote"] is None
     assert scored("self_certainty+correct", *answered(1, 2, answer="2", self_certainty=.25))["reward"] == [.25, 1.25]
 

@@ -21,7 +21,7 @@ ALLOWED = {
     "model": {"data", "kernels"}, "distributed": {"data", "model", "kernels"}, "decoder": {"data", "model"},
     "generate": {"data", "model", "distributed", "decoder"}, "sft": {"data", "model", "distributed"},
     "rollouts": {"data", "model", "distributed", "kernels", "sft", "decoder", "generate"},
-    "grpo": {"data", "model", "distributed", "kernels", "sft", "rollouts"},
+    "grpo": {"data", "model", "distributed", "kernels", "sft", "decoder", "rollouts"},
     "report": {"data", "evaluate"}, "analyze": {"data", "model", "kernels", "evaluate", "report"},
 }
 
