@@ -599,14 +599,13 @@ def test_bf16_recomputing_and_offloading_in_shards(material, runs):
     again = AutoModelForCausalLM.from_pretrained(folder / "recompute").eval()
     assert len(list((folder / "recompute").glob("model-0000?-of-0000?.safetensors"))) > 3
     assert not (folder / "recompute" / "model.safetensors").exists()
-    total = n = 0
-    rows = read_rows(material / "rows.jsonl")
-    lengths = [len(sft.FORMATS["think"].training_ids(TOKENIZER, row)[0]) for row in rows]
-    for i in sft.plan_steps(lengths, 1, 5, 0, 42)[0]:
-        ids, _ = sft.FORMATS["think"].training_ids(TOKENIZER, rows[i])
+    tokenizer, total, n = AutoTokenizer.from_pretrained(folder / "recompute"), 0.0, 0
+    texts = [sft.FORMATS["think"].training_ids(tokenizer, row)[0] for row in read_rows(material / "rows.jsonl")]
+    for i in sft.plan_steps([len(ids) for ids in texts], 1, 5, 0, 42)[0]:
         with torch.no_grad():
-            total -= again(torch.tensor([ids])).logits[0, :-1].log_softmax(1)[range(len(ids) - 1), ids[1:]].sum().item()
-        n += len(ids) - 1
+            logp = again(torch.tensor([texts[i]])).logits[0, :-1].log_softmax(1)
+        total -= logp[range(len(logp)), texts[i][1:]].sum().item()
+        n += len(logp)
     for bf16, recomputed, continued in histories["others"]:
         assert 1e-5 < abs(bf16["loss"] / histories["1"][0]["loss"] - 1) < 0.02
         assert recomputed["loss"] == pytest.approx(histories["1 qwen2"][0]["loss"], rel=1e-6)
