@@ -156,7 +156,7 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
         return model, tokenizer
 
     buffers = dict(model.named_buffers())
-    options = dict(mesh=ranks.mesh["dp"], offload_policy=CPUOffloadPolicy() if offload else OffloadPolicy(),
+    options = dict(mesh=ranks.mesh["dp"], offload_policy=CPUOffloadPolicy(torch.cuda.is_available()) if offload else OffloadPolicy(),
                    mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy())
     for layer in models.layers(model):
         fully_shard(layer, **options)

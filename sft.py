@@ -35,6 +35,7 @@ import math
 import resource
 import shutil
 import time
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,16 +45,17 @@ from tqdm import tqdm
 
 import distributed
 import model as models
-from data import prepare, run
+from data import run
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
+from data.traces import read_traces
 from distributed import checkpoints, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)
 class Config:
     model: str                           # directory or hub name to start from
-    data: str                            # trace rows: .jsonl, a directory, or a data set by its name (see read_traces)
+    data: str                            # trace rows: .jsonl, a directory, or a data set by its name (data/traces.py)
     out: str                             # model directory to write
     format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"   # text of a trace, see data/format.py
     train_on: Literal["completion", "all"] = "completion"          # "all" trains on the prompt too
@@ -162,48 +164,8 @@ def deal(lengths, capacity, n_ranks):
     return [bins[rank::n_ranks] for rank in range(n_ranks)]
 
 
-def read_traces(path):
-    """Rows to train on from a .jsonl file or a directory of them, from a data set of data/prepare.py by its name (s1k,
-    limo ...), or from one on the hub or in a directory, whose columns must have our names. A row with a list as
-    `response` becomes a row for each of them, with its own `thinking` where that is a list too. Raises BadInput."""
-    need = ("question", "response")
-    folder = Path(path)
-    if path in prepare.DATASETS or folder.is_dir() and not any(folder.glob("*.jsonl")) or \
-            not folder.exists() and path.count("/") == 1 and not folder.suffix:
-        rows = data_set(path)
-        for number, row in enumerate(rows, 1):
-            for field in need:
-                if row.get(field) is None:
-                    raise BadInput(f"{path}: row {number}: no column '{field}'")
-    else:
-        rows = read_rows(path, need)
-    one_each = []
-    for number, row in enumerate(rows, 1):
-        responses, thinking = row["response"], row.get("thinking")
-        if not isinstance(responses, list):
-            one_each.append(row)
-            continue
-        if isinstance(thinking, list) and len(thinking) != len(responses):
-            raise BadInput(f"{path}: row {number}: {len(responses)} responses but {len(thinking)} entries in 'thinking'")
-        one_each += [row | {"response": r, "thinking": thinking[k] if isinstance(thinking, list) else thinking}
-                     for k, r in enumerate(responses)]
-    return one_each
-
-
-def data_set(path):
-    """Rows of data that the `datasets` library reads. Raises BadInput."""
-    try:
-        if path in prepare.DATASETS:
-            return [prepare.DATASETS[path][3](row) for row in prepare.load_source(prepare.Config(path, ""))]
-        import datasets
-        saved = (Path(path) / "state.json").is_file()                      # by save_to_disk
-        return [dict(row) for row in (datasets.load_from_disk(path) if saved else datasets.load_dataset(path, split="train"))]
-    except Exception as error:               # the library raises many kinds; all mean that it could not be read
-        raise BadInput(f"{path}: cannot be loaded ({(str(error).strip() or type(error).__name__).splitlines()[0]})") from error
-
-
 def encode(rows, tokenizer, cfg, context):
-    """Trace rows -> (list of (ids, trained), a dict of counts). Overlong rows are cut or dropped, and counted.
+    """Trace rows -> (list of (array of ids, bytes 0 or 1 of whether trained), a dict of counts). Overlong rows are cut or dropped, and counted.
 
     A row whose completion is cut away wholly is dropped: it would train nothing.
     """
@@ -214,6 +176,10 @@ def encode(rows, tokenizer, cfg, context):
         for field in ("question", "thinking", "response"):
             if not isinstance(row.get(field) or "", str):
                 raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a string")
+        history = row.get("history") or []
+        if not isinstance(history, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
+                                                    and isinstance(m.get("content"), str) for m in history):
+            raise BadInput(f"{cfg.data}: row {number}: 'history' is not a list of messages with role and content")
         ids, trained = form.training_ids(tokenizer, row, cfg.turns)
         if cfg.train_on == "all":
             trained = [True] * len(ids)
@@ -222,7 +188,7 @@ def encode(rows, tokenizer, cfg, context):
                 counts["dropped"] += 1
                 continue
             counts["cut"] += 1
-        examples.append((ids[:longest], trained[:longest]))
+        examples.append((array("i", ids[:longest]), bytes(trained[:longest])))     # a list of int takes 36 bytes a token
     if not examples:
         raise BadInput(f"{cfg.data}: no row is left within --max-length {longest}")
     return examples, counts
@@ -306,7 +272,8 @@ def easy_first(model, examples, cfg, ranks):
         batch = models.pack(*zip(*(examples[i] for i in group or [0])), device=ranks.device)
         with torch.no_grad(), autocast(cfg, ranks.mesh is not None):
             logp = distributed.score(model, batch)
-        for i, value in zip(group, torch.zeros(len(batch.lengths), device=logp.device).index_add(0, batch.row, logp).tolist()):
+        of_row = torch.zeros(len(batch.lengths), device=logp.device).index_add(0, batch.row, logp)
+        for i, value in zip(group, of_row.tolist()):
             sums[i] = value
     sums = distributed.total(sums, ranks)
     return sorted(range(len(examples)), key=lambda i: -sums[i] / counts[i])
@@ -355,19 +322,6 @@ def finish(cfg, model, tokenizer, identity, **totals):
             shutil.rmtree(path)
 
 
-def plot_loss(out):
-    """loss.png from log.jsonl: the loss of each step and its mean over a twentieth of the run."""
-    import matplotlib.figure
-    log = [row for row in map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines()) if row["loss"] is not None]
-    steps, losses = [row["step"] for row in log], [row["loss"] for row in log]
-    width = max(1, len(log) // 20)
-    figure = matplotlib.figure.Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss, nats per trained token")
-    axes.plot(steps, losses, color="0.7", linewidth=1)
-    axes.plot(steps[width - 1:], [sum(losses[i:i + width]) / width for i in range(len(log) - width + 1)], color="C0")
-    figure.savefig(Path(out) / "loss.png", dpi=120)
-
-
 def memory_gb(device):
     """The most that this process has held so far, on a GPU there, in units of 10^9 bytes."""
     if torch.device(device).type == "cuda":
@@ -378,7 +332,7 @@ def memory_gb(device):
 def save_batch(out, chosen, tokenizer):
     """The rows of a step, as they were trained on, into OUT/bad_step.jsonl -> its path."""
     path = Path(out) / "bad_step.jsonl"
-    write_rows(path, [{"ids": ids, "trained": trained, "text": tokenizer.decode(ids)} for ids, trained in chosen])
+    write_rows(path, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)} for ids, trained in chosen])
     return path
 
 
@@ -438,8 +392,7 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         n_trained = sum(sum(trained[1:]) for _, trained in chosen)
         longest = max(len(ids) for ids, _ in chosen)
         if cfg.padded:
-            chosen = [(ids + ids[-1:] * (longest - len(ids)), trained + [False] * (longest - len(ids)))
-                      for ids, trained in chosen]
+            chosen = [(ids + ids[-1:] * (longest - len(ids)), trained.ljust(longest, b"\0")) for ids, trained in chosen]
         loss = 0.0
         for group in deal([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
             batch = models.pack(*zip(*(chosen[i] for i in group or [0])), device=ranks.device)
@@ -479,10 +432,12 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
     if ranks.leads:
         lines = (Path(cfg.out) / "log.jsonl").read_text().splitlines()
         counts["skipped"] = sum(json.loads(line)["loss"] is None for line in lines)
-        ledger = [{"phase": "order", "tokens": n_tokens, "flops": sum(flops) // 3}] if order else []
-        write_rows(Path(cfg.out) / "flops.jsonl", [*ledger, {"phase": "train", "tokens": n_trained_on, "flops": spent[len(steps) - 1]}])
+        ledger = [{"phase": "train", "tokens": n_trained_on, "flops": spent[len(steps) - 1]}]
+        if order:
+            ledger.insert(0, {"phase": "order", "tokens": n_tokens, "flops": sum(flops) // 3})
+        write_rows(Path(cfg.out) / "flops.jsonl", ledger)
         if cfg.plot:
-            plot_loss(cfg.out)
+            run.plot_loss(cfg.out)
         kept_order.unlink(missing_ok=True)
     finish(cfg, model, tokenizer, identity, n_steps=len(steps), n_tokens=n_trained_on, **counts)
     return history

@@ -156,6 +156,19 @@ def flops_in(path):
     return sum(row["flops"] for row in rows)
 
 
+def plot_loss(out):
+    """OUT/loss.png from OUT/log.jsonl: the loss of each step and its mean over a twentieth of the run."""
+    import matplotlib.figure
+    log = [row for row in map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines()) if row["loss"] is not None]
+    steps, losses = [row["step"] for row in log], [row["loss"] for row in log]
+    width = max(1, len(log) // 20)
+    figure = matplotlib.figure.Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss, nats per trained token")
+    axes.plot(steps, losses, color="0.7", linewidth=1)
+    axes.plot(steps[width - 1:], [sum(losses[i:i + width]) / width for i in range(len(log) - width + 1)], color="C0")
+    figure.savefig(Path(out) / "loss.png", dpi=120)
+
+
 class Log:
     """log.jsonl of a run: one dict per step, the same dict printed as one line.
 

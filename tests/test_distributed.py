@@ -25,7 +25,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from test_families import FAMILIES, LENGTHS, LIMITS, SEED, SMALL, logp_packed, random_model, sequences, texts_of_slots
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config, Qwen2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM)
 
@@ -450,6 +450,12 @@ def material(tmp_path_factory):
             if parameter.ndim == 1:                                        # biases are 0, norms 1 otherwise
                 torch.nn.init.normal_(parameter, mean=parameter[0].item(), std=0.2)
         models.save(model, TOKENIZER, path / name)
+    for name in ("no head", "other shape"):
+        shutil.copytree(path / "qwen2", path / name)
+    tensors = load_file(path / "qwen2" / "model.safetensors")
+    save_file({key: x for key, x in tensors.items() if key != "lm_head.weight"}, path / "no head" / "model.safetensors")
+    config = json.loads((path / "other shape" / "config.json").read_text()) | {"hidden_size": 64}
+    (path / "other shape" / "config.json").write_text(json.dumps(config))
     write_rows(path / "rows.jsonl", [row for row in tiny.teacher_pool(60, 0) if row["n_thinking_tokens"] <= 45][:13])
     return path
 
@@ -507,10 +513,15 @@ def on_two_ranks(sgd, adam, others):
     sft.main(whole)
     for cfg in (broken, left, also_left):
         cut_short(cfg)
-    again = sft.main(broken)
-    with pytest.raises(BadInput, match="lr: 0.01 there, 0.5 here"):
-        sft.main(dataclasses.replace(left, lr=0.5))
-    return history, again, sft.main(from_one), [sft.main(cfg)[0] for cfg in others]
+    again, taken_over, refused = sft.main(broken), sft.main(from_one), []
+    material = Path(left.model).parent
+    for cfg in (dataclasses.replace(left, lr=0.5), dataclasses.replace(left, muon_lr=0.01), dataclasses.replace(left, tp=3),
+                *(dataclasses.replace(left, model=str(material / name)) for name in ("no head", "other shape", "no model"))):
+        with pytest.raises(BadInput) as caught:
+            sft.main(cfg)
+        refused.append(str(caught.value))
+    distributed.FILE_BYTES = 20_000
+    return history, again, taken_over, [sft.main(cfg)[0] for cfg in others], refused
 
 
 @pytest.fixture(scope="module")
@@ -529,9 +540,11 @@ def runs(material, tmp_path_factory):
                                                    sgd("1 qwen2", "qwen2", micro_batch_tokens=10_000)])
     sft.main(adam("adam 1"))
     cut_short(adam("1 to 2"))
-    others = [training(material, folder / "bf16", dtype="bf16"), training(material, folder / "recompute", recompute=True)]
+    others = [training(material, folder / "bf16", dtype="bf16"),
+              training(material, folder / "recompute", model="qwen2", recompute=True),
+              training(material, folder / "again", model=folder / "recompute", train_on="all", offload=True)]
     two = ranks_run(on_two_ranks, sgd("2"), [adam(x) for x in ("adam 2", "2 to 2", "2 to 1", "2 to 4", "1 to 2")], others)
-    histories["2"], histories["2 to 2"], histories["1 to 2"], histories["others"] = zip(*two)
+    histories["2"], histories["2 to 2"], histories["1 to 2"], histories["others"], histories["refused"] = zip(*two)
     histories["4"] = [h for (h,) in ranks_run(by_sgd, [sgd("4")], n=4)]
     histories["tp 2"] = [h for (h,) in ranks_run(by_sgd, [sgd("tp 2", "qwen2", tp=2, micro_batch_tokens=10_000)])]
     both = ranks_run(lambda: (by_sgd([sgd("2 x 2", tp=2, micro_batch_tokens=200)])[0], sft.main(adam("2 to 4", tp=2))), n=4)
@@ -578,13 +591,37 @@ def test_a_checkpoint_continues_on_any_number_of_ranks(material, runs, name):
     assert moved > 0.5 and apart <= 1e-5 * moved
 
 
-def test_bf16_and_recomputing_in_shards(runs):
-    """In bfloat16 the first loss is within 2% of float32 and not the same; with recomputed activations it is the same."""
-    _, histories = runs
-    wanted = histories["1"][0]["loss"]
-    for bf16, recomputed in histories["others"]:
-        assert bf16["loss"] == pytest.approx(wanted, rel=0.02) and abs(bf16["loss"] - wanted) > 1e-5
-        assert recomputed["loss"] == pytest.approx(wanted, rel=1e-6)
+def test_bf16_recomputing_and_offloading_in_shards(material, runs):
+    """In bfloat16 the first loss is within 2% of float32 and not the same; with recomputed activations it is the same. A
+    model written in several files is read again, straight into shards in host memory, and by transformers: the first
+    loss is that of the whole model."""
+    folder, histories = runs
+    again = AutoModelForCausalLM.from_pretrained(folder / "recompute").eval()
+    assert len(list((folder / "recompute").glob("model-0000?-of-0000?.safetensors"))) > 3
+    assert not (folder / "recompute" / "model.safetensors").exists()
+    tokenizer, total, n = AutoTokenizer.from_pretrained(folder / "recompute"), 0.0, 0
+    texts = [sft.FORMATS["think"].training_ids(tokenizer, row)[0] for row in read_rows(material / "rows.jsonl")]
+    for i in sft.plan_steps([len(ids) for ids in texts], 1, 5, 0, 42)[0]:
+        with torch.no_grad():
+            logp = again(torch.tensor([texts[i]])).logits[0, :-1].log_softmax(1)
+        total -= logp[range(len(logp)), texts[i][1:]].sum().item()
+        n += len(logp)
+    for bf16, recomputed, continued in histories["others"]:
+        assert 1e-5 < abs(bf16["loss"] / histories["1"][0]["loss"] - 1) < 0.02
+        assert recomputed["loss"] == pytest.approx(histories["1 qwen2"][0]["loss"], rel=1e-6)
+        assert continued["loss"] == pytest.approx(total / n, rel=1e-5)
+
+
+def test_what_shards_refuse(runs):
+    """By every rank, in one line that names it: other settings, Muon, a --tp that does not divide, weights that lack one or
+    have another shape, no model at all."""
+    wanted = ["lr: 0.01 there, 0.5 here", "--muon-lr needs whole matrices", "--tp 3: does not divide 2 processes",
+              r"no head: the weights lack lm_head.weight", r"other shape: .* is \[149, 32\], not \[149, 64\]",
+              "no model: no such model directory"]
+    for refused in runs[1]["refused"]:
+        assert len(refused) == len(wanted)
+        for line, message in zip(refused, wanted):
+            assert re.search(message, line) and "\n" not in line
 
 
 def test_two_ranks_ended_at_any_moment(material, tmp_path):

@@ -28,9 +28,10 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, PreTrainedTokeniz
 import distributed
 import model as models
 import sft
-from data import tiny
+from data import prepare, tiny
 from data.format import FORMATS
 from data.rows import BadInput, write_rows
+from data.traces import read_traces
 from sft import Config, checkpoints, encode, lr_at, main, make_optimizers, plan_steps, update
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -228,8 +229,8 @@ def test_encode_counts_what_it_cuts_and_drops(base):
     examples, counts = encode(rows, tokenizer, cfg, context=128)
     assert [len(ids) for ids, _ in examples] == [15, 15, 12 + 1]
     assert counts == {"rows": 3, "cut": 1, "dropped": 0}
-    assert examples[1][0] == FORMATS["think"].training_ids(tokenizer, rows[1])[0][:15]
-    assert examples[1][1] == [False] * 8 + [True] * 7
+    assert list(examples[1][0]) == FORMATS["think"].training_ids(tokenizer, rows[1])[0][:15]
+    assert list(examples[1][1]) == [False] * 8 + [True] * 7
     examples, counts = encode(rows, tokenizer, dataclasses.replace(cfg, overlong="drop"), 128)
     assert [len(ids) for ids, _ in examples] == [15, 13] and counts == {"rows": 3, "cut": 0, "dropped": 1}
     examples, counts = encode(rows, tokenizer, dataclasses.replace(cfg, max_length=1000), context=14)
@@ -354,7 +355,7 @@ def test_prompt_tokens_take_no_part_in_the_loss(base, monkeypatch):
     trained = torch.zeros(len(batch.ids), dtype=torch.bool)
     at = 0
     for ids, mask in examples:
-        trained[torch.arange(len(ids) - 1)[torch.tensor(mask[1:])] + at] = True
+        trained[torch.arange(len(ids) - 1)[torch.tensor(list(mask[1:])).bool()] + at] = True
         at += len(ids)
     size = states[0].grad.abs().amax(1)
     assert (size[~trained] == 0).all() and size[trained].min() > 1e-4 and 0 < trained.sum() < len(trained) - 4
@@ -428,6 +429,208 @@ def test_the_first_step_takes_the_rate_of_step_zero(base, tmp_path):
     assert [row["step"] for row in history] == [1, 2, 3]
 
 
+def test_padding_changes_nothing_but_the_work(base, tmp_path, monkeypatch):
+    """--padded: every row of a pass has as many tokens as the longest of its step, at most 130 of them in a pass; weights
+    after 3 SGD steps are those of packing to 1e-6."""
+    plain_sgd(monkeypatch)
+    settings = dict(epochs=1, lr=0.5, warmup=0.0, clip=10.0, micro_batch_tokens=130)
+    packed = main(config(base, tmp_path / "packed", **settings))
+    seen, score = [], models.score
+    monkeypatch.setattr(models, "score", lambda model, batch: seen.append(batch.lengths) or score(model, batch))
+    padded = main(config(base, tmp_path / "padded", padded=True, **settings))
+    assert gap(tmp_path / "padded", tmp_path / "packed") <= 1e-6 < moved(base, tmp_path / "padded")
+    assert all(len(set(lengths)) == 1 and sum(lengths) <= 130 for lengths in seen[1:])     # the first checks the model
+    assert [row["n_trained"] for row in padded] == [row["n_trained"] for row in packed]
+
+
+def test_recomputed_activations_change_no_bit(base, tmp_path):
+    """--recompute: the same bytes after 3 steps, though each layer runs twice as often."""
+    for name in (False, True):
+        main(config(base, tmp_path / str(name), epochs=1, recompute=name))
+    assert (tmp_path / "True" / "model.safetensors").read_bytes() == (tmp_path / "False" / "model.safetensors").read_bytes()
+
+
+# ---- order and amount
+
+def rows_seen(monkeypatch):
+    """The questions of each row that reaches the model with a gradient, as training goes on."""
+    seen, score = [], models.score
+
+    def spy(model, batch):
+        if torch.is_grad_enabled():
+            texts = tiny.tokenizer().batch_decode([part.tolist() for part in batch.ids.split(batch.lengths)])
+            seen.append([text.split(" <bot>")[0].removeprefix("<user> ") for text in texts])
+        return score(model, batch)
+
+    monkeypatch.setattr(models, "score", spy)
+    return seen
+
+
+def test_easy_order(base, tmp_path, monkeypatch):
+    """--order easy: in each of 2 epochs the rows come by the mean log-probability of their completion under the base model,
+    computed here with transformers, highest first. Interrupted in the second epoch, the order is still the base
+    model's, not that of the weights by then; the ledger counts the pass that ranked them."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base / "model").eval(), tiny.tokenizer()
+    means = {}
+    for row in rows_of(base):
+        ids, trained = FORMATS["think"].training_ids(tokenizer, row)
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(1)[range(len(ids) - 1), ids[1:]]
+        means[row["question"]] = logp[torch.tensor(trained[1:])].mean().item()
+    easy = sorted(means, key=lambda question: -means[question])
+    assert len(easy) == N_ROWS and means[easy[0]] - means[easy[-1]] > 0.1
+    seen = rows_seen(monkeypatch)
+    cfg = config(base, tmp_path / "out", epochs=2, order="easy", save_every=1, warmup=0.0)
+    interrupted(cfg, monkeypatch, 4)
+    main(cfg)
+    assert [set(step) for step in seen[:4] + seen[5:]] == 2 * [set(easy[:5]), set(easy[5:10]), set(easy[10:])]
+    assert not (tmp_path / "out" / "order.json").exists()
+    order, train = [json.loads(line) for line in (tmp_path / "out" / "flops.jsonl").read_text().splitlines()]
+    assert (order["phase"], train["phase"]) == ("order", "train")
+    assert train["flops"] == 2 * 3 * order["flops"] and train["tokens"] == 2 * order["tokens"]
+
+
+def test_flops_by_hand(base):
+    """The base model: each layer has 1280 + 640 + 640 + 1280 weights of attention, 10 + 10 of norms of queries and keys, 3
+    times 1408 of the MLP and 64 of norms: 8148. Two layers, 149 · 32 of the head (= embedding), 32 of the last norm:
+    N = 21096. Forward, sequences of 10 and 4 tokens: 2 N 14 + 2 · 2 layers · 40 · (100 + 16). With a head of its own
+    the embedding does not count."""
+    model, _ = models.load(str(base / "model"))
+    assert models.forward_flops(model, [10, 4]) == 2 * 21096 * 14 + 4 * 40 * 116
+    config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
+                         num_key_value_heads=2, tie_word_embeddings=False, bos_token_id=None, eos_token_id=1)
+    # 4 · 64 and 3 biases of 8, MLP 3 · 96, norms 3 · 8, head 88
+    assert models.forward_flops(Qwen2ForCausalLM(config), [1]) == 2 * (256 + 24 + 288 + 24 + 88) + 2 * 8
+
+
+def test_match_flops(base, tmp_path):
+    """A run of 1 epoch writes what it computed: 3 forward passes' worth of its 490 tokens. A budget of its ledger makes
+    another run, whatever its --epochs, take the same 3 steps; two and a half times that, the first step that reaches it."""
+    main(config(base, tmp_path / "one", epochs=1))
+    model, tokenizer = models.load(str(base / "model"))
+    lengths = [len(ids) for ids, _ in encode(rows_of(base), tokenizer, config(base, "x"), 128)[0]]
+    total = 3 * models.forward_flops(model, lengths)
+    ledger = tmp_path / "one" / "flops.jsonl"
+    assert json.loads(ledger.read_text()) == {"phase": "train", "tokens": sum(lengths), "flops": total}
+    matched = main(config(base, tmp_path / "same", epochs=7, match_flops=str(ledger)))
+    assert [row["step"] for row in matched] == [1, 2, 3]
+    assert weights(tmp_path / "same").keys() and gap(tmp_path / "same", tmp_path / "one") == 0
+    write_rows(tmp_path / "more.jsonl", [{"phase": "sampling", "flops": total}, {"phase": "train", "flops": 1.5 * total}])
+    matched = main(config(base, tmp_path / "more", epochs=1, match_flops=str(tmp_path / "more.jsonl")))
+    flops = json.loads((tmp_path / "more" / "flops.jsonl").read_text())["flops"]
+    steps = plan_steps(lengths, 3, BATCH, 0, 42)[:len(matched)]
+    last = 3 * models.forward_flops(model, [lengths[i] for i in steps[-1]])
+    assert flops - last < 2.5 * total <= flops and len(matched) in (7, 8)
+    assert json.loads((tmp_path / "more" / "training.json").read_text())["n_tokens"] == sum(
+        lengths[i] for step in steps for i in step)
+
+
+@pytest.mark.parametrize("row, message", [({"phase": "train"}, "no field 'flops'"), ({"phase": "a", "flops": "x"}, "not a number"),
+                                          ({"phase": "a", "flops": -1}, "not a number"), ({"phase": "a", "flops": 0}, "nothing was")])
+def test_a_ledger_without_numbers_is_refused(base, tmp_path, row, message):
+    write_rows(tmp_path / "flops.jsonl", [row])
+    with pytest.raises(BadInput, match=message):
+        main(config(base, tmp_path / "out", match_flops=str(tmp_path / "flops.jsonl")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_is_one_line(base, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sft.distributed, "score", full)
+    with pytest.raises(BadInput, match="--micro-batch-tokens 32768: not enough memory; fewer tokens, --recompute"):
+        main(config(base, tmp_path / "out"))
+
+
+# ---- rows from elsewhere
+
+def test_several_responses_of_one_question(tmp_path):
+    """A list of responses becomes a row each, with its own thinking or the common one; other fields are kept."""
+    rows = [{"id": 1, "question": "a", "response": ["x", "y"], "thinking": ["s", "t"]},
+            {"id": 2, "question": "b", "response": "z"}, {"id": 3, "question": "c", "response": ["u", "v"], "thinking": "w"}]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert [(r["id"], r.get("thinking"), r["response"]) for r in read_traces(str(tmp_path / "rows.jsonl"))] == [
+        (1, "s", "x"), (1, "t", "y"), (2, None, "z"), (3, "w", "u"), (3, "w", "v")]
+    write_rows(tmp_path / "rows.jsonl", [rows[0] | {"thinking": ["s"]}])
+    with pytest.raises(BadInput, match=r"rows\.jsonl: row 1: 2 responses but 1 entries in 'thinking'"):
+        read_traces(str(tmp_path / "rows.jsonl"))
+
+
+def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
+    """The same rows from .jsonl files of a directory, a directory saved by `datasets`, a directory of parquet, and a data
+    set of data/prepare.py by its name; a missing column and a name that is nowhere cost one line."""
+    from datasets import Dataset
+    wanted = [{key: row[key] for key in ("question", "thinking", "response")} for row in rows_of(base)]
+    (tmp_path / "jsonl").mkdir()
+    write_rows(tmp_path / "jsonl" / "a.jsonl", wanted[:5])
+    write_rows(tmp_path / "jsonl" / "b.jsonl", wanted[5:])
+    Dataset.from_list(wanted).save_to_disk(tmp_path / "saved")
+    (tmp_path / "parquet").mkdir()
+    Dataset.from_list(wanted).to_parquet(tmp_path / "parquet" / "train.parquet")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in ("jsonl", "saved", "parquet"):
+        assert read_traces(str(tmp_path / name)) == wanted, name
+    raw = [{"question": "q", "solution": "s", "answer": "7"}]
+    monkeypatch.setattr(prepare, "load_source", lambda cfg: raw if cfg.name == "limo" else [{}])
+    assert read_traces("limo") == [{"question": "q", "answer": "7", "response": "s", "source": "LIMO"}]
+    with pytest.raises(BadInput, match="gsm8k: cannot be loaded"):
+        read_traces("gsm8k")
+    Dataset.from_list([{"question": "a", "text": "b"}]).save_to_disk(tmp_path / "other")
+    with pytest.raises(BadInput, match="other: row 1: no column 'response'"):
+        read_traces(str(tmp_path / "other"))
+    with pytest.raises(BadInput, match="no-one/has-this: cannot be loaded") as caught:
+        read_traces("no-one/has-this")
+    assert "\n" not in str(caught.value)
+
+
+TALK = [{"role": "user", "content": "make 3 from 1 2"}, {"role": "assistant", "content": "1 + 2"},
+        {"role": "user", "content": "sort 4 2"}, {"role": "assistant", "content": "2 4"}]
+
+
+def test_turns_by_hand(base):
+    """<user> make 3 from 1 2 <bot> 1 + 2 <user> sort 4 2 <bot> 2 4 <user> sort 9 8 <bot> and the completion: --turns 1 trains
+    the completion alone, 2 also `2 4`, 3 and more also `1 + 2`; ids are those of the decoder's prompt either way."""
+    row, tokenizer = {"question": "sort 9 8", "thinking": "8", "response": "8 9", "history": TALK}, tiny.tokenizer()
+    think = FORMATS["think"]
+    prompt = think.prompt_ids(tokenizer, "sort 9 8", TALK)
+    for turns, earlier in ((1, []), (2, ["2", "4"]), (3, ["1", "+", "2", "2", "4"]), (9, ["1", "+", "2", "2", "4"])):
+        ((ids, trained),), _ = encode([row], tokenizer, config(base, "x", turns=turns), 128)
+        assert list(ids[:len(prompt)]) == prompt
+        assert tokenizer.convert_ids_to_tokens([i for i, t in zip(ids, trained) if t]) == [
+            *earlier, "<think>", "8", "</think>", "8", "9", "<eos>"]
+    assert encode([row | {"history": None}], tokenizer, config(base, "x", turns=2), 128)[0][0][1].count(1) == 6
+
+
+def test_turns_with_a_real_chat_template(base):
+    """Qwen2.5: the trained part of an earlier turn is its text and <|im_end|>, not the line break behind it."""
+    path = ROOT.parent / "shared" / "data" / "tokenizers" / "qwen2.5"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.eos_token = "<|im_end|>"
+    ids, trained = FORMATS["s1"].training_ids(tokenizer, {"question": "and 3?", "response": "4", "history": TALK}, turns=2)
+    n = len(FORMATS["s1"].prompt_ids(tokenizer, "and 3?", TALK)) - 2                        # without <|im_start|>think
+    assert tokenizer.decode([i for i, t in zip(ids[:n], trained) if t]) == "2 4<|im_end|>"
+    assert ids[:n] == tokenizer.encode(FORMATS["s1"].prompt_text(tokenizer, "and 3?", TALK), add_special_tokens=False)
+
+
+def test_a_template_that_changes_earlier_turns_is_refused(base):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = ("{% for message in messages %}{% if loop.last or message.role == 'user' %}"
+                               "{{ '<user> ' + message.content + ' ' }}{% endif %}{% endfor %}"
+                               "{% if add_generation_prompt %}<bot>{% endif %}")
+    row = {"question": "sort 9 8", "response": "8 9", "history": TALK}
+    with pytest.raises(BadInput, match="--turns: the chat template changes earlier turns"):
+        encode([row], tokenizer, config(base, "x", turns=2), 128)
+
+
+@pytest.mark.parametrize("history", ["text", [1], [{"role": "user"}], [{"role": "user", "content": 3}]])
+def test_a_history_of_another_kind_is_refused(base, history):
+    with pytest.raises(BadInput, match="row 1: 'history' is not a list of messages"):
+        encode([{"question": "sort 9 8", "response": "8 9", "history": history}], tiny.tokenizer(), config(base, "x"), 128)
+
+
 # ---- optimizer
 
 def test_weight_decay_is_for_hidden_matrices_only(base):
@@ -460,6 +663,37 @@ def test_biases_are_not_decayed():
     free = {names[id(p)] for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
     assert {"lm_head.weight", "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.bias"} <= free
     assert len(free) == 2 + 3 + 3                                          # embeddings, biases, norms
+
+
+def test_bf16_adam_by_hand_and_against_torch():
+    """One step from 0: moments are (1-β) g and (1-β) g², both exact in bfloat16 here, so the step is lr · sign(g) after
+    decay: 1 · (1 - 0.1 · 0.5) - 0.1 = 0.85. Twenty steps of a noisy gradient stay within 2% of torch's AdamW."""
+    p = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    p.grad = torch.tensor([2.0, 0.5])
+    optimizer = sft.AdamWBf16([{"params": [p], "weight_decay": 0.5}], lr=0.1, betas=(0.5, 0.75))
+    optimizer.step()
+    assert p.tolist() == pytest.approx([0.85, -1.05]) and p.dtype == torch.float32
+    assert {k: (v.dtype, v.tolist()) for k, v in optimizer.state[p].items() if k != "step"} == {
+        "exp_avg": (torch.bfloat16, [1.0, 0.25]), "exp_avg_sq": (torch.bfloat16, [1.0, 0.0625])}
+    start = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for kind in (sft.AdamWBf16, torch.optim.AdamW):
+        p, noise = torch.nn.Parameter(start.clone()), torch.Generator().manual_seed(1)
+        optimizer = kind([{"params": [p], "weight_decay": 0.1}], lr=0.05, betas=(0.9, 0.95))
+        for _ in range(20):
+            p.grad = p.detach() + torch.randn(200, generator=noise)
+            optimizer.step()
+        ends.append(p.detach() - start)
+    assert 0 < (ends[0] - ends[1]).norm() < 0.02 * ends[1].norm()
+
+
+def test_bf16_adam_resumes_to_the_bit(base, tmp_path, monkeypatch):
+    cfg = config(base, tmp_path / "out", epochs=1, save_every=1, adam_dtype="bf16")
+    main(dataclasses.replace(cfg, out=str(tmp_path / "whole")))
+    interrupted(cfg, monkeypatch, 2)
+    saved = load_file(next(checkpoints(cfg.out)[0].glob("*.safetensors")))
+    assert {x.dtype for name, x in saved.items() if "exp_avg" in name} == {torch.bfloat16}
+    assert len(main(cfg)) == 1 and gap(tmp_path / "out", tmp_path / "whole") == 0
 
 
 class Two(torch.nn.Module):
@@ -696,7 +930,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(base, tmp_path):
     cfg = config(base, tmp_path / "out", save_every=2)
     wall = "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
            "import distributed, sft; save = sft.save_checkpoint\n" \
-           "def full(*args):\n    if args[3] == 4: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n    save(*args)\n" \
+           "def full(*args):\n    if args[3] == 4: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n" \
+           "    save(*args)\n" \
            "sft.save_checkpoint = full; sys.argv[0] = 'sft.py'; sft.run.cli(sft.main, sft.Config)"
     done = subprocess.run([sys.executable, "-c", wall, *command(cfg)[2:]], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
@@ -714,7 +949,8 @@ def test_killed_in_the_middle_of_a_checkpoint(base, tmp_path, monkeypatch, unint
         original = getattr(owner, name)
 
         def die(*args, **more):
-            if len(checkpoints(cfg.out)) == 1 + (place == "shutil.rmtree") and (place != "os.replace" or "checkpoint" in str(args[0])):
+            n_there = len(checkpoints(cfg.out))
+            if n_there == 1 + (place == "shutil.rmtree") and (place != "os.replace" or "checkpoint" in str(args[0])):
                 raise KeyboardInterrupt
             return original(*args, **more)
 
