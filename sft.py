@@ -390,12 +390,12 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         began = time.perf_counter()
         chosen = [examples[i] for i in steps[number]]
         n_trained = sum(sum(trained[1:]) for _, trained in chosen)
-        longest = max(len(ids) for ids, _ in chosen)
+        shortest, longest = min(range(len(chosen)), key=lambda i: len(chosen[i][0])), max(len(ids) for ids, _ in chosen)
         if cfg.padded:
             chosen = [(ids + ids[-1:] * (longest - len(ids)), trained.ljust(longest, b"\0")) for ids, trained in chosen]
         loss = 0.0
         for group in deal([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
-            batch = models.pack(*zip(*(chosen[i] for i in group or [0])), device=ranks.device)
+            batch = models.pack(*zip(*(chosen[i] for i in group or [shortest])), device=ranks.device)
             with autocast(cfg, ranks.mesh is not None):
                 logp = distributed.score(model, batch)                       # (N,)
             part = -logp.sum() / n_trained

@@ -930,7 +930,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
                           env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)})
     assert died.returncode == -9, died.stderr[-2000:]
     out = tmp_path / "out"
-    assert (out / "checkpoint.safetensors").is_file() and not (out / "model.safetensors").exists()
+    assert (out / "checkpoint-2").is_dir() and not (out / "model.safetensors").exists()
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 4, "rewa')
     assert len(grpo.main(cfg)) == 3
@@ -941,7 +941,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
         return [{k: v for k, v in row.items() if k not in ("tok_s", "rollout_share")} for row in rows]
     assert timeless(out / "log.jsonl") == timeless(tmp_path / "whole" / "log.jsonl") and len(whole) == 5
     assert timeless(out / "samples.jsonl") == timeless(tmp_path / "whole" / "samples.jsonl")
-    assert not (out / "checkpoint.safetensors").exists()
+    assert not (out / "checkpoint-2").exists() and not (out / "checkpoint-4").exists()
     assert grpo.main(cfg) == []                                            # complete: nothing is done
     with pytest.raises(BadInput, match="lr: 0.0005 there, 0.1 here"):
         grpo.main(short(**flags | {"lr": 0.1}))
