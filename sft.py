@@ -329,11 +329,9 @@ def memory_gb(device):
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)             # Linux counts in KiB
 
 
-def save_batch(out, chosen, tokenizer):
-    """The rows of a step, as they were trained on, into OUT/bad_step.jsonl -> its path."""
-    path = Path(out) / "bad_step.jsonl"
+def save_batch(path, chosen, tokenizer):
+    """Write the rows of a step as they were trained on."""
     write_rows(path, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)} for ids, trained in chosen])
-    return path
 
 
 def main(cfg):
@@ -419,8 +417,11 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         if log:
             log(**history[-1])
         if n_bad == cfg.bad_steps:
+            bad_step = Path(cfg.out) / "bad_step.jsonl"
+            if ranks.leads:
+                save_batch(bad_step, chosen, tokenizer)
             raise BadInput(f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
-                           f"are in {save_batch(cfg.out, chosen, tokenizer)}")
+                           f"are in {bad_step}")
         n_asked = distributed.total(len(asked_to_end), ranks)            # so that all ranks end after the same step
         if number + 1 == len(steps):
             break
