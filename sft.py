@@ -176,6 +176,8 @@ def encode(rows, tokenizer, cfg, context):
         for field in ("question", "thinking", "response"):
             if not isinstance(row.get(field) or "", str):
                 raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a string")
+        if not ((row.get("thinking") or "") + row["response"]).strip():
+            raise BadInput(f"{cfg.data}: row {number}: empty completion")
         history = row.get("history") or []
         if not isinstance(history, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
                                                     and isinstance(m.get("content"), str) for m in history):
