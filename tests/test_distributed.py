@@ -489,6 +489,16 @@ def gap(one, other):
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
+@pytest.mark.parametrize("tp", [1, 2])
+def test_one_step_of_two_ranks(material, tmp_path, tp):
+    """The shortest of the tests below: all 13 rows in one step."""
+    settings = dict(batch_rows=13, tp=tp)
+    (((alone,),),) = [by_sgd([training(material, tmp_path / "alone", batch_rows=13)])]
+    for ((found,),) in ranks_run(by_sgd, [training(material, tmp_path / "out", **settings)]):
+        assert found["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-6)
+    assert gap(tmp_path / "alone", tmp_path / "out") <= 1e-6
+
+
 def cut_short(cfg, at=2):
     """Run until the update after step `at` fails, as Ctrl-C makes it."""
     calls, update = [], sft.update
