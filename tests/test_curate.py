@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import curate
-from data import run
+from data import dedup, pool, quality, run
 from data.rows import BadInput, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,21 +39,33 @@ def write(path, rows):
     return str(path)
 
 
+def decontaminate(rows, questions, n=8, layers=("exact", "ngram")):
+    """(rows kept, Counter of the reasons for dropping the others)."""
+    held_out, kept, reasons = dedup.Overlap(dedup.parse_layers("--layers", layers, n)), [], Counter()
+    for i, question in enumerate(questions):
+        held_out.add({"id": i, "question": question})
+    for row in rows:
+        found = held_out.find(row)
+        kept += [] if found else [row]
+        reasons.update(found[:1] if found else ())
+    return kept, reasons
+
+
 # ---- Identity, overlap, copies ----------------------------------------------------------------------------------
 
 def test_question_id_is_that_of_s1():
-    assert curate.question_id("What is 1+1?") == "31adf3e245f99d7b"
-    assert curate.question_id("How many r in raspberry?") == "466c23bcad372163"
+    assert pool.question_id("What is 1+1?") == "31adf3e245f99d7b"
+    assert pool.question_id("How many r in raspberry?") == "466c23bcad372163"
 
 
 TRAIN = "Find the number of positive integers n less than or equal to 2024"   # 13 words: 13 - 8 + 1 = 6 n-grams
 
 
 def test_ngrams_by_hand():
-    assert len(curate.ngrams(TRAIN, 8)) == 6
-    assert len(curate.ngrams(TRAIN, 13)) == 1 and curate.ngrams(TRAIN, 14) == set()
-    assert curate.ngrams("A  b\nC", 2) == {("a", "b"), ("b", "c")}
-    shared = curate.ngrams(TRAIN, 8) & curate.ngrams("FIND the  number of positive\nintegers n less than 5", 8)
+    assert len(dedup.ngrams(TRAIN, 8)) == 6
+    assert len(dedup.ngrams(TRAIN, 13)) == 1 and dedup.ngrams(TRAIN, 14) == set()
+    assert dedup.ngrams("A  b\nC", 2) == {("a", "b"), ("b", "c")}
+    shared = dedup.ngrams(TRAIN, 8) & dedup.ngrams("FIND the  number of positive\nintegers n less than 5", 8)
     assert len(shared) == 2
 
 
@@ -64,21 +76,19 @@ def test_ngrams_by_hand():
     ("of positive integers n less than or equal", "shared 8-gram"),
 ])
 def test_contamination_needs_eight_words_in_a_row(test_question, reason):
-    kept, reasons = curate.decontaminate([trace(1, TRAIN)], [test_question], 8)
+    kept, reasons = decontaminate([trace(1, TRAIN)], [test_question], 8)
     assert (len(kept), dict(reasons)) == ((0, {reason: 1}) if reason else (1, {}))
 
 
 def test_short_questions_are_caught_when_equal_and_only_then():
     rows = [trace(1, "make 20 from 7 5 8"), trace(2, "make 20 from 7 5 9"), trace(3, "Make 20  from 7 5 8 ")]
-    kept, reasons = curate.decontaminate(rows, ["make 20 from 7 5 8", "make 20 from 7"], 8)
+    kept, reasons = decontaminate(rows, ["make 20 from 7 5 8", "make 20 from 7"], 8)
     assert ids(kept) == ["r002"] and reasons == {"same question": 2}
 
 
 def test_first_of_each_keeps_file_order():
     rows = [trace(3, "b"), trace(1, "a"), trace(2, "B ")]
-    kept, reasons = curate.first_of_each(rows, lambda row: curate.normalised(row["question"]), "again")
-    assert ids(kept) == ["r003", "r001"] and reasons == {"again": 1}
-    assert curate.first_of_each(kept, lambda row: row["id"], "again")[1] == {}
+    assert ids(curate.first_of_each(rows, pool.question_of)) == ["r003", "r001"]
 
 
 # ---- Quality ----------------------------------------------------------------------------------------------------
@@ -99,9 +109,9 @@ def test_first_of_each_keeps_file_order():
     ("![Image] p1.", "qq8933/AIME_1983_2024", True),                       # AIME excuses figures, not the rest
 ])
 def test_string_rule_of_s1(question, source, dropped):
-    assert curate.quality_ok({"question": question, "source": source}) is not dropped
+    assert quality.quality_ok({"question": question, "source": source}) is not dropped
     if not source:
-        assert curate.quality_ok({"question": question}) is not dropped
+        assert quality.quality_ok({"question": question}) is not dropped
 
 
 @pytest.mark.parametrize("text, false", [
@@ -126,27 +136,27 @@ def test_string_rule_of_s1(question, source, dropped):
     ("1 + 2 = 4 - x", []), ("4 / 0 = 4", []), ("3 = 4", []), ("1 + 1 = ?", []),
 ])
 def test_false_equations(text, false):
-    assert curate.false_equations(text) == false
+    assert quality.false_equations(text) == false
 
 
 def test_false_equations_survives_hostile_text():
     long = "9" * 5000                                                      # int() of it would raise
-    assert curate.false_equations(f"{long} + 1 = 2 and " + "1 + " * 20_000 + "1 = 3") == \
+    assert quality.false_equations(f"{long} + 1 = 2 and " + "1 + " * 20_000 + "1 = 3") == \
         [" + ".join(["1"] * 20_001) + " = 3"]
 
 
 def test_a_slip_counts_until_it_is_taken_back():
-    assert curate.standing_slips("7 + 5 = 11 no wait , check 7 + 5 = 12 yes") == []
-    assert curate.standing_slips("7+5 = 11 no wait , check 7 + 5 = 12 yes") == []
-    assert curate.standing_slips("7+5 = 12 yes . check 7 + 5 = 11 no") == ["7 + 5 = 11"]
-    assert curate.standing_slips("7 + 5 = 11 wait , 5 + 7 = 12") == ["7 + 5 = 11"]
+    assert quality.standing_slips("7 + 5 = 11 no wait , check 7 + 5 = 12 yes") == []
+    assert quality.standing_slips("7+5 = 11 no wait , check 7 + 5 = 12 yes") == []
+    assert quality.standing_slips("7+5 = 12 yes . check 7 + 5 = 11 no") == ["7 + 5 = 11"]
+    assert quality.standing_slips("7 + 5 = 11 wait , 5 + 7 = 12") == ["7 + 5 = 11"]
 
 
 def test_repetition_by_hand():
-    assert curate.repetition("a b c d e f g h") == 0
+    assert quality.repetition("a b c d e f g h") == 0
     # 8 words three times: 17 8-grams, of which the first 8 are new and the other 9 were there before
-    assert curate.repetition("a b c d e f g h " * 3) == pytest.approx(9 / 17)
-    assert curate.repetition("too short") == 0
+    assert quality.repetition("a b c d e f g h " * 3) == pytest.approx(9 / 17)
+    assert quality.repetition("too short") == 0
 
 
 LOOP = "okay so . then " + "7 + 9 = 16 - 4 = 12 hmm . then " * 4
@@ -167,14 +177,14 @@ LOOP = "okay so . then " + "7 + 9 = 16 - 4 = 12 hmm . then " * 4
     ({"thinking": "check 1 + 4 = 5 * 2 = 10 vs 10 yes . " * 9}, "repetition"),           # share 0.89, checks or not
 ])
 def test_quality_problem(changes, problem):
-    assert curate.quality_problem(trace(1) | changes) == problem
+    assert quality.quality_problem(trace(1) | changes) == problem
 
 
 def test_repetition_limit_is_a_setting():
-    share = curate.repetition(LOOP)
+    share = quality.repetition(LOOP)
     assert 0.3 < share < 0.8
-    assert curate.quality_problem(trace(1, thinking=LOOP), share + 0.01) is None
-    assert curate.quality_problem(trace(1, thinking=LOOP), share - 0.01) == "repetition"
+    assert quality.quality_problem(trace(1, thinking=LOOP), share + 0.01) is None
+    assert quality.quality_problem(trace(1, thinking=LOOP), share - 0.01) == "repetition"
 
 
 @pytest.mark.parametrize("weak, strong, keep",
@@ -207,7 +217,7 @@ def test_length_weights_by_hand():
     ("hendrycks/MATH", "MATH"), ("AI-MO/NuminaMath-CoT/amc_aime", None), ("olympiadbench/maths", None),
     ("MATHEMATICA", None), (None, None)])
 def test_benchmark_of_a_source(source, benchmark):
-    assert curate.benchmark_of({"source": source}) == benchmark
+    assert pool.benchmark_of({"source": source}) == benchmark
 
 
 def test_outright_picks_by_hand():
@@ -302,17 +312,17 @@ def test_limo_score_of_extremes():
     one_kind = [trace(i, thinking=f"{word} x y z") for i, word in enumerate(("check", "might", "since", "w"))]
     assert curate.limo_score(one_kind) == pytest.approx([0.50, 0.55, 0.55, 0.30])
     assert curate.limo_score([]) == []
-    assert curate.limo_score([trace(1, thinking="")]) == [0]
+    assert curate.limo_score([trace(1, thinking="", response="")]) == [0]
     assert curate.limo_score([trace(1, thinking="x y")]) == [0.3]          # no hit at all: 0, not a division by zero
     assert curate.limo_score([trace(1, thinking="check might since")]) == pytest.approx([1.0])
 
 
 def test_words_are_whole_words():
-    words = curate.words_of("Check, check checks (verify) double-check… LET me try; let me try me “perhaps”")
-    assert curate.count_words(words, curate.VERIFY["strict"]) == 3
-    assert curate.count_words(words, curate.VERIFY["extended"]) == 4
-    assert curate.count_words(words, ("let me try",)) == 2
-    assert curate.count_words(words, curate.EXPLORE["strict"]) == 1
+    words = quality.words_of("Check, check checks (verify) double-check… LET me try; let me try me “perhaps”")
+    assert quality.count_words(words, quality.VERIFY["strict"]) == 3
+    assert quality.count_words(words, quality.VERIFY["extended"]) == 4
+    assert quality.count_words(words, ("let me try",)) == 2
+    assert quality.count_words(words, quality.EXPLORE["strict"]) == 1
 
 
 def test_limo_select_order_ties_and_best_per_problem():
@@ -480,10 +490,10 @@ def test_real_traces():
     """Healthy traces of Qwen3-8B and of a UniReason model must pass; a set made of MATH-500 must be found out."""
     rows = [row for name in ("qwen3_8b_thinking_on_200", "unireason_sft_math500_traces_100")
             for row in read_rows(SHARED / "traces" / f"{name}.jsonl")]
-    slips = [row["id"] for row in rows if curate.standing_slips(row["thinking"])]
+    slips = [row["id"] for row in rows if quality.standing_slips(row["thinking"])]
     assert len(slips) <= 3, slips                                          # of 723 equations; one slip is a real one
-    share = Counter(curate.repetition(row["thinking"]) > 0.3 for row in rows)
+    share = Counter(quality.repetition(row["thinking"]) > 0.3 for row in rows)
     assert share[True] <= 12                                               # traces cut in a loop
     held_out = [row["question"] for row in read_rows(SHARED / "math" / "math500.jsonl")]
-    kept, _ = curate.decontaminate(rows, held_out)
+    kept, _ = decontaminate(rows, held_out)
     assert not any(row["id"].startswith("unireason") for row in kept) and len(kept) == 200

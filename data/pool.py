@@ -1,0 +1,150 @@
+"""The rows of a pool: names, lengths, benchmarks and levels, read a line at a time.
+
+A pool may be larger than memory. Its rows are read once for the filters; what selection needs of a row is kept as a Card,
+and the chosen rows are read again where they stand in the files.
+"""
+import hashlib
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+from data.dedup import normalised
+from data.rows import BadInput
+
+BENCHMARKS = {name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])") for name, pattern in
+              (("GPQA", "(?i:gpqa)"), ("AIME", "(?i:aime)"), ("MATH", "MATH|(?i:openaimath)"), ("GSM8K", "(?i:gsm8k)"))}
+SUBSETS = {  # benchmark: levels (0: whatever the level)
+    "easy": {"GSM8K": {0}, "MATH": {1}}, "medium": {"MATH": {1, 2, 3, 4}}, "hard": {"MATH": {3, 4, 5}},  # SimpleRL-Zoo
+    "simple": {"MATH": {1, 2}}, "complex": {"MATH": {3, 4, 5}}, "advanced": {"AIME": {0}}}               # LIMO, §6.3.2
+
+
+def domain_of(row):
+    return str(row.get("domain") or row.get("subject") or row.get("task") or "unknown")
+
+
+def n_tokens(row):
+    """Length of the trace in tokens; in words when nobody counted tokens."""
+    return row.get("n_thinking_tokens") or len(trace_of(row).split())
+
+
+def trace_of(row):
+    """The reasoning of a row: its thinking, or in the plain format, which has none, its response."""
+    return row.get("thinking") or row.get("response") or ""
+
+
+def question_id(question):
+    """Name of a question in s1: 16 hex digits of its SHA-256."""
+    return hashlib.sha256(question.encode("utf-8")).hexdigest()[:16]
+
+
+def digest(*texts):
+    """64 bits that stand for some texts."""
+    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest(), "little")
+
+
+def benchmark_of(row):
+    """"GPQA", "AIME", "MATH", "GSM8K" or None, from the source. NuminaMath, a copy of all of them, is none of them."""
+    source = str(row.get("source") or "")
+    if "numina" in source.lower():
+        return None
+    return next((name for name, pattern in BENCHMARKS.items() if re.search(pattern, source)), None)
+
+
+def level_of(row):
+    """5 for 5, "5" and "Level 5"; 0 without a level."""
+    found = re.search(r"\d+", str(row.get("level")))
+    return int(found[0]) if found else 0
+
+
+def in_subset(row, name):
+    levels = SUBSETS[name].get(benchmark_of(row), ())
+    return 0 in levels or level_of(row) in levels
+
+
+def question_of(row):
+    """What two rows of the same question share."""
+    return row.question if isinstance(row, Card) else normalised(row["question"])
+
+
+class Card:
+    """What selection looks at of a row, 0.3 KB where a row may have 20: the text stays in the file, at `at`."""
+    __slots__ = ("at", "id", "thinking", "source", "domain", "correct", "n_thinking_tokens", "question", "rank")
+    response = ""
+
+    def __init__(self, at, row, rank):
+        self.at, self.id, self.rank, self.correct = at, str(row["id"]), rank, row.get("correct")
+        self.source, self.domain = (sys.intern(str(row.get(name) or "")) for name in ("source", "domain"))
+        self.thinking = digest(row.get("thinking") or "", row.get("response") or "")               # settles ties
+        self.n_thinking_tokens, self.question = n_tokens(row), digest(normalised(row["question"]))
+
+    def __getitem__(self, name):
+        return getattr(self, name)
+
+    def get(self, name):
+        return getattr(self, name, None)
+
+
+def stream(path, need=(), places=None):
+    """(place, row) of each line of a .jsonl file or of a directory of them, or of the lines at these places, one in
+    memory at a time. Raises BadInput as data.rows.read_rows does."""
+    path = Path(path)
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise BadInput(f"{path}: no .jsonl file in this directory")
+    opened = {}
+    try:
+        for place in places or ():
+            file = files[place >> 48]
+            lines = opened.get(file) or opened.setdefault(file, open(file, "rb"))
+            lines.seek(place & (1 << 48) - 1)
+            yield place, parse_line(str(file), lines.readline(), need)
+        for index, file in enumerate(files if places is None else ()):
+            offset = 0
+            with open(file, "rb") as lines:
+                for number, line in enumerate(lines, 1):                   # "\n" alone ends a line: U+2028 does not
+                    yield (index << 48) + offset, parse_line(f"{file}:{number}", line, need)
+                    offset += len(line)
+            if not offset:
+                raise BadInput(f"{file}:1: empty line")
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
+    finally:
+        for lines in opened.values():
+            lines.close()
+
+
+def parse_line(where, line, need):
+    """A row from a line of bytes. Raises BadInput."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = "empty line" if not line.strip() else f"not a JSON object ({type(error).__name__}: {error})"
+        raise BadInput(f"{where}: {what:.300}") from error
+    if not isinstance(row, dict):
+        raise BadInput(f"{where}: not a JSON object but {type(row).__name__}")
+    for field in need:
+        if row.get(field) is None:
+            raise BadInput(f"{where}: no field '{field}'")
+    for field in ("question", "thinking", "response"):
+        if not isinstance(row.get(field) or "", str):
+            raise BadInput(f"{where}: {field} {row[field]!r:.60} is not text")
+    if not isinstance(row.get("n_thinking_tokens") or 0, (int, float)):
+        raise BadInput(f"{where}: n_thinking_tokens {row['n_thinking_tokens']!r:.60} is not a number")
+    return row
+
+
+def count(totals, row):
+    totals["rows"] += 1
+    totals["correct"] += row.get("correct") is True
+    totals["graded"] += row.get("correct") is not None
+    totals["tokens"] += row.get("n_thinking_tokens") or 0
+    totals["domain", row["domain"]] += 1
+
+
+def summary(totals):
+    """The numbers that tell two selections apart."""
+    domains = Counter({name[1]: n for name, n in totals.items() if name[0] == "domain"})
+    return {"rows": totals["rows"], "correct": totals["correct"] / totals["graded"] if totals["graded"] else None,
+            "mean_thinking_tokens": totals["tokens"] / totals["rows"], "domains": dict(domains.most_common())}
