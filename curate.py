@@ -159,8 +159,8 @@ def s1_outright(rows, k):
 
 def s1_select(rows, k, seed=0, variant="paper"):
     """Algorithm 1 of s1, steps A and B."""
-    counts = {name: Counter(domain_of(row) for row in rows if benchmark_of(row) == name) for name in ("GPQA", "AIME")}
-    shape = benchmark_weights(counts["GPQA"], counts["AIME"]) if variant == "notebook" else {}
+    shape = {} if variant == "paper" else benchmark_weights(*(
+        Counter(domain_of(row) for row in rows if benchmark_of(row) == name) for name in ("GPQA", "AIME")))
     shortest_first = in_order(rows, key=lambda row: -n_tokens(row))[::-1]
     return draw_by_domain(shortest_first, k, random.Random(seed), s1_outright(rows, k), 64, shape)
 
@@ -294,14 +294,15 @@ def wants_quality(cfg):
     return cfg.method in ("s1", *CONTROLS) if cfg.quality is None else cfg.quality
 
 
-def preparation(cfg):
+def preparation(cfg, taxonomy):
     """A function: row of the file -> row with its own question (STaR's hint gone), s1's id, domain and length."""
-    taxonomy = transform.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
     replies = {} if not cfg.domains else {str(row["id"]): transform.domain_of_reply(row["response"], taxonomy)
                                           for _, row in stream(cfg.domains, ("id", "response"))}
 
     def prepare(row):
-        row = {"id": question_id(row["question"])} | transform.without_hint(row)
+        row = transform.without_hint(row)
+        if row.get("id") is None:
+            row = {"id": question_id(row["question"])} | {k: v for k, v in row.items() if k != "id"}
         if cfg.domain_field:
             domain = str(row.get(cfg.domain_field) or "unknown")
         elif taxonomy:
@@ -321,28 +322,38 @@ def grade(row):
 
 def read_attempts(path):
     """Completions -> ({id: how many are right}, {id: how many there are})."""
-    solved, tries = Counter(), Counter()
+    solved, tries, ungraded = Counter(), Counter(), 0
     for _, row in stream(path, need=("id",)):
-        solved[str(row["id"])] += evaluate.grade(row, evaluate.answer_of(row)) is True
+        verdict = evaluate.grade(row, evaluate.answer_of(row))
+        if verdict is None:
+            ungraded += 1
+            continue
+        solved[str(row["id"])] += verdict
         tries[str(row["id"])] += 1
+    if ungraded:
+        print(f"{path}: {ungraded} attempts have no answer to grade them by and do not count")
     return solved, tries
 
 
-def overlap_filter(stage, layers, pairs, rows=None):
-    """A filter that drops what repeats one of these rows, or with rows=None an earlier row of the pool; noted in pairs."""
-    seen = Overlap(layers, growing=rows is None)
+def overlap_filter(layers, note, rows=None):
+    """A filter that drops what repeats one of these rows, or with rows=None an earlier row of the pool; another trace of
+    an earlier question is a copy for the layer `exact` alone. note: called with what is known of each pair."""
+    seen, questions = Overlap(layers, growing=rows is None), Seen()
     for row in rows or ():
         seen.add(row)
 
     def problem(row):
-        found = seen.find(row)
-        if found:
+        name = digest(question_of(row))
+        if rows is None and "exact" not in layers and name in questions:
+            return None
+        if found := seen.find(row):
             reason, layer, other, similarity = found
-            pairs.append({"stage": stage, "layer": layer, "similarity": round(similarity, 4), "id": row["id"],
-                          "question": row["question"], "other_id": seen.names[other], "other": seen.questions[other]})
+            note({"layer": layer, "similarity": round(similarity, 4), "id": row["id"], "question": row["question"],
+                  "other_id": seen.names[other], "other": seen.questions[other]})
             return reason
         if rows is None:
             seen.add(row)
+            questions.add(name)
     return problem
 
 
@@ -357,8 +368,9 @@ def at_most(limit, key, reason):
     return problem
 
 
-def filters(cfg, attempts, pairs, untried):
-    """[(stage, filter)] in the order in which a row meets them. pairs and untried are filled while they run."""
+def filters(cfg, attempts, untried, note):
+    """[(stage, filter)] in the order in which a row meets them. While they run, untried counts rows and those that were
+    never attempted, and note(stage, pair) is called for each pair of similar questions."""
     stages = [("copies", at_most(1, lambda row: (question_of(row), row.get("thinking") or "", row.get("response") or ""),
                                  "same question and trace"))]
     if cfg.subset:
@@ -366,9 +378,10 @@ def filters(cfg, attempts, pairs, untried):
     if cfg.against:
         held_out = [row for path in cfg.against for row in read_rows(path, need=("question",))]
         layers = parse_layers("--layers", cfg.layers, cfg.ngram)
-        stages.append(("held out", overlap_filter("held out", layers, pairs, held_out)))
+        stages.append(("held out", overlap_filter(layers, lambda pair: note("held out", pair), held_out)))
     if cfg.dedup:
-        stages.append(("near copies", overlap_filter("near copies", parse_layers("--dedup", cfg.dedup, cfg.ngram), pairs)))
+        layers = parse_layers("--dedup", cfg.dedup, cfg.ngram)
+        stages.append(("near copies", overlap_filter(layers, lambda pair: note("near copies", pair))))
     if wants_quality(cfg):
         stages.append(("quality", lambda row: quality_problem(row, cfg.repetition)))
     if cfg.format:
@@ -378,7 +391,7 @@ def filters(cfg, attempts, pairs, untried):
     if cfg.keep_correct or cfg.keep_wrong:
         why = {cfg.keep_correct: None, cfg.keep_wrong: "wrong" if cfg.keep_correct else "right", None: "cannot be graded"}
         stages.append(("correct" if cfg.keep_correct else "wrong", lambda row: why[row["correct"]]))
-    if cfg.attempts and cfg.difficulty != "none":
+    if cfg.attempts and cfg.difficulty != "none" and cfg.method != "variance":                     # there: a history
         solved, rates = [right for right, _ in attempts], pass_rates(attempts)
 
         def difficulty(row):
@@ -466,7 +479,8 @@ def check(cfg):
              "--difficulty limo needs two files of --attempts: the weak model's, then the strong model's"),
             (cfg.attempts or cfg.difficulty != "rate", "--difficulty rate needs --attempts"),
             (cfg.taxonomy or not (cfg.domains or cfg.ask_domain), "--domains and --ask-domain need a --taxonomy"),
-            (not cfg.audit or cfg.against or cfg.dedup, "--audit needs --against or --dedup, which find the pairs")):
+            (not cfg.audit or cfg.against or cfg.dedup, "--audit needs --against or --dedup, which find the pairs"),
+            (not cfg.hint or cfg.hint == "choices" or "{answer}" in cfg.hint, f"--hint '{cfg.hint}' holds no {{answer}}")):
         if not sure:
             raise BadInput(message)
     for parse, text in ((transform.parse_corruption, cfg.corrupt), (transform.parse_budget, cfg.budget)):
@@ -480,9 +494,16 @@ def curate(cfg):
     """Filter, choose, write; settings, funnel and totals go beside the rows."""
     check(cfg)
     attempts = [read_attempts(path) for path in cfg.attempts]
-    rates, prepare = pass_rates(attempts), preparation(cfg)
-    pairs, untried, passed, dropped, left, taken = [], Counter(), Counter(), {}, Counter(), Counter()
-    stages, funnel = filters(cfg, attempts, pairs, untried), []
+    rates, taxonomy = pass_rates(attempts), transform.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
+    prepare, funnel, pairs, similar, dropped = preparation(cfg, taxonomy), [], [], {}, {}
+    untried, passed, left, taken = Counter(), Counter(), Counter(), Counter()
+
+    def note(stage, pair):
+        tenth = f"{pair['layer']} {int(10 * pair['similarity']) / 10}"
+        similar.setdefault(stage, Counter())[tenth] += 1
+        if cfg.audit:
+            pairs.append({"stage": stage} | pair)
+    stages = filters(cfg, attempts, untried, note)
 
     def survivors():
         for place, row in stream(cfg.data, needed(cfg)):
@@ -513,6 +534,8 @@ def curate(cfg):
             funnel.append({"stage": stage, "kept": passed[stage], "dropped": dict(reasons)})
             if not passed[stage]:
                 raise BadInput(f"no row is left after the filter '{stage}' ({why})")
+            if stage in similar:
+                funnel[-1]["similarity"] = dict(sorted(similar[stage].items()))
             if stage == "difficulty":
                 funnel[-1]["without_attempt"] = untried["never"]
                 print(f"{'':<12} {untried['never']:>7} of them were never attempted")
@@ -546,10 +569,10 @@ def curate(cfg):
             yield row | more[place]
 
     try:
-        write_rows(cfg.out, transform.finished(chosen(), cfg))
-    except BadInput:
+        write_rows(cfg.out, transform.finished(chosen(), cfg.hint, cfg.corrupt, cfg.budget, taxonomy if cfg.ask_domain
+                                               else None, cfg.format, cfg.copies, cfg.seed))
+    finally:
         Path(cfg.out + ".part").unlink(missing_ok=True)
-        raise
     totals = {"left": summary(left), cfg.method: summary(taken)}
     for name, total in totals.items():
         correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"

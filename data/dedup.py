@@ -210,18 +210,26 @@ class Seen:
     def __init__(self):
         self.table, self.n = array("Q", bytes(8 << 10)), 0
 
-    def add(self, digest):
-        """Whether the digest is new (0 stands for 1)."""
-        if 2 * (self.n + 1) > len(self.table):
-            old, self.table, self.n = self.table, array("Q", bytes(16 * len(self.table))), 0
-            for each in filter(None, old):
-                self.add(each)
-        digest, mask = digest or 1, len(self.table) - 1
+    def place(self, digest):
+        """Where the digest is, or would be put."""
+        mask = len(self.table) - 1
         place = digest & mask
-        while self.table[place]:
-            if self.table[place] == digest:
-                return False
+        while self.table[place] not in (0, digest):
             place = (place + 1) & mask
-        self.table[place] = digest
+        return place
+
+    def __contains__(self, digest):
+        return self.table[self.place(digest or 1)] != 0
+
+    def add(self, digest):
+        """Whether the digest (0 stands for 1) is new."""
+        if 2 * (self.n + 1) > len(self.table):
+            old, self.table = self.table, array("Q", bytes(16 * len(self.table)))
+            for each in filter(None, old):
+                self.table[self.place(each)] = each
+        place = self.place(digest or 1)
+        if self.table[place]:
+            return False
+        self.table[place] = digest or 1
         self.n += 1
         return True

@@ -26,7 +26,8 @@ def domain_of(row):
 
 def n_tokens(row):
     """Length of the trace in tokens; in words when nobody counted tokens."""
-    return row.get("n_thinking_tokens") or len(trace_of(row).split())
+    n = row.get("n_thinking_tokens")
+    return n if n or isinstance(row, Card) else len(trace_of(row).split())
 
 
 def trace_of(row):
@@ -130,8 +131,14 @@ def parse_line(where, line, need):
     for field in ("question", "thinking", "response"):
         if not isinstance(row.get(field) or "", str):
             raise BadInput(f"{where}: {field} {row[field]!r:.60} is not text")
-    if not isinstance(row.get("n_thinking_tokens") or 0, (int, float)):
-        raise BadInput(f"{where}: n_thinking_tokens {row['n_thinking_tokens']!r:.60} is not a number")
+    n = row.get("n_thinking_tokens") or 0
+    if not isinstance(n, (int, float)) or not 0 <= n < float("inf"):
+        raise BadInput(f"{where}: n_thinking_tokens {n!r:.60} is not a number")
+    if b"\\ud" in line.lower():
+        try:
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadInput(f"{where}: holds half a character (a lone \\ud... escape), which no text can") from None
     return row
 
 

@@ -22,6 +22,8 @@ from data.rows import BadInput
 TURNS = r"wait|alternatively|hmm|but|however|actually"
 REFLECTION = re.compile(rf"\b(?:{TURNS}|double-check|recheck|re-check|check|verify|maybe|perhaps)\b[ \t]*,?[ \t]*",
                         re.IGNORECASE)
+COMPLETION = """sample text thinking response ids injected n_thinking_tokens n_tokens finish stop n_waits forced n_tries
+                logp correct""".split()                                    # fields that a problem does not have
 CORRUPTIONS = ("digits", "keywords", "shuffle", "delete", "insert")
 
 
@@ -150,8 +152,7 @@ def hinted(row, template):
         text = question.replace(right, right + " (CORRECT)", 1)
     else:
         text = question + template.replace("{answer}", str(answer))
-    gone = ("thinking", "response", "text", "ids", "injected", "logp", "correct", "sample")
-    return {k: v for k, v in row.items() if k not in gone} | {"question": text, "unhinted": question, "hint": True}
+    return {k: v for k, v in row.items() if k not in COMPLETION} | {"question": text, "unhinted": question, "hint": True}
 
 
 def without_hint(row):
@@ -214,25 +215,6 @@ def trained_text(row, name):
 
 # ---- Chosen rows -> the rows written -------------------------------------------------------------------------------
 
-def finished(rows, cfg):
-    """Chosen rows -> the rows written: with a hint, a budget, a corrupted trace, their text, copied."""
-    corruption = cfg.corrupt and parse_corruption(cfg.corrupt)
-    budget = cfg.budget and parse_budget(cfg.budget)
-    taxonomy = load_taxonomy(cfg.taxonomy) if cfg.ask_domain else None
-    for row, donor in with_next(rows):
-        if cfg.hint:
-            row = hinted(row, cfg.hint)
-        if corruption:
-            row = corrupted(row, *corruption, cfg.seed, split_steps(donor.get("thinking") or "")[0])
-        if budget:
-            row = with_budget(row, *budget, cfg.seed)
-        if cfg.ask_domain:
-            row = domain_question(row, taxonomy)
-        if cfg.format:
-            row = row | {"completion": trained_text(row, cfg.format)}
-        yield from [row] if cfg.copies == 1 else [row | {"id": f"{row['id']}-{i}"} for i in range(cfg.copies)]
-
-
 def with_next(rows):
     """(row, the row after it), after the last one the first."""
     rows = iter(rows)
@@ -242,3 +224,21 @@ def with_next(rows):
         row = following
     if row is not None:
         yield row, first
+
+
+def finished(rows, hint="", corrupt="", budget="", taxonomy=None, format="", copies=1, seed=0):
+    """Chosen rows -> the rows written: hinted, corrupted with steps of the next row, budgeted; asked about instead of
+    asked, with a taxonomy; with their `completion` in a format; so many copies of each, under ids of their own."""
+    corruption, budget = corrupt and parse_corruption(corrupt), budget and parse_budget(budget)
+    for row, donor in with_next(rows):
+        if hint:
+            row = hinted(row, hint)
+        if corruption:
+            row = corrupted(row, *corruption, seed, split_steps(donor["thinking"])[0])
+        if budget:
+            row = with_budget(row, *budget, seed)
+        if taxonomy:
+            row = domain_question(row, taxonomy)
+        if format:
+            row = row | {"completion": trained_text(row, format)}
+        yield from [row] if copies == 1 else [row | {"id": f"{row['id']}-{i}"} for i in range(copies)]
