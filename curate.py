@@ -45,8 +45,8 @@ from typing import Literal
 import evaluate
 from data import run, transform
 from data.dedup import Overlap, Seen, parse_layers
-from data.pool import (Card, benchmark_of, count, digest, domain_of, in_subset, level_of, n_tokens, question_id, question_of,
-                       stream, summary, trace_of)
+from data.pool import (Card, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, level_of, n_tokens,
+                       preparation, question_of, stream, summary, trace_of)
 from data.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
 from data.rows import BadInput, read_rows, write_rows
 
@@ -129,6 +129,10 @@ def in_order(rows, key=lambda row: 0):
     return sorted(rows, key=lambda row: (key(row), str(row["id"]), row.get("thinking") or "", row.get("response") or ""))
 
 
+def longest(rows, k=None):
+    return in_order(rows, key=lambda row: -n_tokens(row))[:k]
+
+
 def first_of_each(rows, key):
     """The first row of each key(row)."""
     first = {}
@@ -161,18 +165,17 @@ def s1_select(rows, k, seed=0, variant="paper"):
     """Algorithm 1 of s1, steps A and B."""
     shape = {} if variant == "paper" else benchmark_weights(*(
         Counter(domain_of(row) for row in rows if benchmark_of(row) == name) for name in ("GPQA", "AIME")))
-    shortest_first = in_order(rows, key=lambda row: -n_tokens(row))[::-1]
-    return draw_by_domain(shortest_first, k, random.Random(seed), s1_outright(rows, k), 64, shape)
+    return draw_by_domain(longest(rows)[::-1], k, random.Random(seed), s1_outright(rows, k), 64, shape)
 
 
 def s1_candidates(rows, k):
-    """The rows that s1_select can reach. It draws at most 2k times (k rows, and k that were taken outright, in vain),
-    among the 64 longest of a domain: the 2k + 64 longest of each."""
+    """The rows that s1_select can reach. With n rows taken outright it draws k - n more, and at most n times in vain,
+    among the 64 longest of a domain: the k + 64 longest of each."""
     kept, n = [], Counter()
     outright = {id(row) for row in s1_outright(rows, k)}
-    for row in in_order(rows, key=lambda row: -n_tokens(row)):
+    for row in longest(rows):
         n[domain_of(row)] += 1
-        if n[domain_of(row)] <= 2 * k + 64 or id(row) in outright:
+        if n[domain_of(row)] <= k + 64 or id(row) in outright:
             kept.append(row)
     return kept
 
@@ -275,7 +278,7 @@ def select(rows, cfg, scores):
     chosen = {"s1": lambda: s1_select(rows, cfg.k, cfg.seed, cfg.variant),
               "diverse": lambda: diverse_select(rows, cfg.k, cfg.seed),
               "random": lambda: random.Random(cfg.seed).sample(in_order(rows), min(cfg.k, len(rows))),
-              "longest": lambda: in_order(rows, key=lambda row: -n_tokens(row))[:cfg.k],
+              "longest": lambda: longest(rows, cfg.k),
               "full": lambda: list(rows)}[cfg.method]()
     return [(row, {}) for row in chosen]
 
@@ -292,25 +295,6 @@ def needed(cfg):
 
 def wants_quality(cfg):
     return cfg.method in ("s1", *CONTROLS) if cfg.quality is None else cfg.quality
-
-
-def preparation(cfg, taxonomy):
-    """A function: row of the file -> row with its own question (STaR's hint gone), s1's id, domain and length."""
-    replies = {} if not cfg.domains else {str(row["id"]): transform.domain_of_reply(row["response"], taxonomy)
-                                          for _, row in stream(cfg.domains, ("id", "response"))}
-
-    def prepare(row):
-        row = transform.without_hint(row)
-        if row.get("id") is None:
-            row = {"id": question_id(row["question"])} | {k: v for k, v in row.items() if k != "id"}
-        if cfg.domain_field:
-            domain = str(row.get(cfg.domain_field) or "unknown")
-        elif taxonomy:
-            domain = replies.get(str(row["id"])) or transform.domain_by_keywords(row["question"], taxonomy) or "unknown"
-        else:
-            domain = domain_of(row)
-        return row | {"domain": domain} | ({"n_thinking_tokens": n_tokens(row)} if trace_of(row) else {})
-    return prepare
 
 
 def grade(row):
@@ -452,18 +436,6 @@ def spread(row, attempts):
     return statistics.pstdev(history)
 
 
-def draw_funnel(funnel, path):
-    """The rows left after each stage as a bar chart (PNG)."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(7, 0.8 + 0.4 * len(funnel)), layout="constrained")
-    axes = figure.subplots()
-    names, kept = [stage["stage"] for stage in funnel], [stage["kept"] for stage in funnel]
-    axes.bar_label(axes.barh(names, kept), [f"{n:,}" for n in kept], padding=3)
-    axes.invert_yaxis()
-    axes.set(xlabel="rows", xlim=(0, 1.15 * max(kept)))
-    figure.savefig(path, dpi=150)
-
-
 def check(cfg):
     """Raise BadInput for settings out of range or that do not go together."""
     wrong = [name for name in ("k", "ngram", "length_cap", "per_question", "max_same_answer", "copies")
@@ -495,7 +467,8 @@ def curate(cfg):
     check(cfg)
     attempts = [read_attempts(path) for path in cfg.attempts]
     rates, taxonomy = pass_rates(attempts), transform.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
-    prepare, funnel, pairs, similar, dropped = preparation(cfg, taxonomy), [], [], {}, {}
+    funnel, pairs, similar, dropped = [], [], {}, {}
+    prepare = preparation(taxonomy, cfg.domain_field, cfg.domains)
     untried, passed, left, taken = Counter(), Counter(), Counter(), Counter()
 
     def note(stage, pair):
@@ -546,14 +519,14 @@ def curate(cfg):
                 count(taken, row)
                 yield row
             return
-        cards, columns, limit = [], [array("d") for _ in range(4)], 200_000
+        cards, columns, limit = [], [array("d") for _ in range(4)], 50_000
         for place, row in survivors():
             cards.append(Card(place, row, rank_of(row, cfg, rates)))
             for column, term in zip(columns, limo_terms(row, cfg.words) if cfg.method.startswith("limo") else
                                     [spread(row, attempts)] if cfg.method == "variance" else ()):
                 column.append(term)
-            if len(cards) >= limit and (cfg.method, cfg.variant) == ("s1", "paper"):
-                cards = s1_candidates(cards, cfg.k)
+            if len(cards) >= limit and (cfg.method == "longest" or (cfg.method, cfg.variant) == ("s1", "paper")):
+                cards = s1_candidates(cards, cfg.k) if cfg.method == "s1" else longest(cards, cfg.k)
                 limit = max(limit, 2 * len(cards))
         scores = limo_scores(columns, cfg.length_cap) if cfg.method.startswith("limo") else columns[0]
         picks = select(cards, cfg, scores)

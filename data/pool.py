@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data.dedup import normalised
 from data.rows import BadInput
+from data.transform import domain_by_keywords, domain_of_reply, without_hint
 
 BENCHMARKS = {name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])") for name, pattern in
               (("GPQA", "(?i:gpqa)"), ("AIME", "(?i:aime)"), ("MATH", "MATH|(?i:openaimath)"), ("GSM8K", "(?i:gsm8k)"))}
@@ -142,6 +143,28 @@ def parse_line(where, line, need):
     return row
 
 
+def preparation(taxonomy=(), field="", replies=None):
+    """A function: row of the file -> row with its own question (STaR's hint gone), s1's id, domain and length.
+
+    The domain is that of a field; or with a taxonomy what a completion of `replies` (a file) names, else by keywords.
+    """
+    named = {} if not replies else {str(row["id"]): domain_of_reply(row["response"], taxonomy)
+                                    for _, row in stream(replies, ("id", "response"))}
+
+    def prepare(row):
+        row = without_hint(row)
+        if row.get("id") is None:
+            row = {"id": question_id(row["question"])} | {k: v for k, v in row.items() if k != "id"}
+        if field:
+            domain = str(row.get(field) or "unknown")
+        elif taxonomy:
+            domain = named.get(str(row["id"])) or domain_by_keywords(row["question"], taxonomy) or "unknown"
+        else:
+            domain = domain_of(row)
+        return row | {"domain": domain} | ({"n_thinking_tokens": n_tokens(row)} if trace_of(row) else {})
+    return prepare
+
+
 def count(totals, row):
     totals["rows"] += 1
     totals["correct"] += row.get("correct") is True
@@ -155,3 +178,15 @@ def summary(totals):
     domains = Counter({name[1]: n for name, n in totals.items() if name[0] == "domain"})
     return {"rows": totals["rows"], "correct": totals["correct"] / totals["graded"] if totals["graded"] else None,
             "mean_thinking_tokens": totals["tokens"] / totals["rows"], "domains": dict(domains.most_common())}
+
+
+def draw_funnel(funnel, path):
+    """The rows left after each stage as a bar chart (PNG)."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(7, 0.8 + 0.4 * len(funnel)), layout="constrained")
+    axes = figure.subplots()
+    names, kept = [stage["stage"] for stage in funnel], [stage["kept"] for stage in funnel]
+    axes.bar_label(axes.barh(names, kept), [f"{n:,}" for n in kept], padding=3)
+    axes.invert_yaxis()
+    axes.set(xlabel="rows", xlim=(0, 1.15 * max(kept)))
+    figure.savefig(path, dpi=150)

@@ -87,7 +87,7 @@ def equations(text):
                 continue
 
 
-@lru_cache(maxsize=100_000)                                               # traces repeat themselves and each other
+@lru_cache(maxsize=10_000)                                                # traces repeat themselves and each other
 def readings(piece):
     """Values of `a op b op c`: worked from left to right, and with * and / before + and -."""
     first, *rest = re.findall(r"(?:^-|[-+*/])?\d+", re.sub("[ ,]", "", piece))
