@@ -157,7 +157,8 @@ def hinted(row, template):
 
 def without_hint(row):
     """The row with its own question again; `hint` remains, to count by."""
-    return {k: v for k, v in row.items() if k != "unhinted"} | {"question": row["unhinted"]} if "unhinted" in row else row
+    own = {"question": row["unhinted"]} if "unhinted" in row else {}
+    return {k: v for k, v in row.items() if k != "unhinted"} | own
 
 
 # ---- Samples of a weaker teacher --------------------------------------------------------------------------------

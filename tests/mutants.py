@@ -429,7 +429,7 @@ MUTANTS = [
      'return 1 << int(n).bit_length()',
      'powers of two are rounded up to the next', 'test_curate.py::test_buckets_of_s1'),
     ('data/transform.py',
-     'return {k: v for k, v in row.items() if k != "unhinted"} | {"question": row["unhinted"]} if "unhinted" in row else row',
+     'return {k: v for k, v in row.items() if k != "unhinted"} | own',
      'return {k: v for k, v in row.items() if k != "unhinted"}',
      'a rationalised trace is trained with its hint', 'test_curate.py::test_star_hints_the_failures_and_forgets_the_hints'),
     ('data/transform.py',

@@ -900,8 +900,8 @@ def test_early_pruning_changes_no_selection(seed):
                   source="AIME" if rng.random() < 0.1 else "omni") for i in range(900)]
     fewer = []
     for i in range(0, 900, 90):
-        fewer = curate.s1_candidates(fewer + rows[i:i + 90], 200)
-    assert len(fewer) < 650 and curate.s1_select(fewer, 200, seed) == curate.s1_select(rows, 200, seed)
+        fewer = curate.s1_candidates(fewer + rows[i:i + 90], 300)
+    assert len(fewer) < 750 and curate.s1_select(fewer, 300, seed) == curate.s1_select(rows, 300, seed)
     scores = [rng.randrange(40) / 40 for _ in rows]
     for row in rows:
         row["question"] = f"q{rng.randrange(300)}"
