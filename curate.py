@@ -347,7 +347,8 @@ def at_most(limit, key, reason):
 
     def problem(row):
         name = digest(*key(row))
-        counts[name] += limit > 1
+        if limit > 1:                                                      # a Counter takes five times the memory
+            counts[name] += 1
         return None if (seen.add(name) if limit == 1 else counts[name] <= limit) else reason
     return problem
 
@@ -360,7 +361,7 @@ def filters(cfg, attempts, untried, note):
     if cfg.subset:
         stages.append(("subset", lambda row: None if in_subset(row, cfg.subset) else f"not {cfg.subset}"))
     if cfg.against:
-        held_out = [row for path in cfg.against for row in read_rows(path, need=("question",))]
+        held_out = [row for path in cfg.against for _, row in stream(path, need=("question",))]
         layers = parse_layers("--layers", cfg.layers, cfg.ngram)
         stages.append(("held out", overlap_filter(layers, lambda pair: note("held out", pair), held_out)))
     if cfg.dedup:
@@ -530,6 +531,8 @@ def curate(cfg):
                 limit = max(limit, 2 * len(cards))
         scores = limo_scores(columns, cfg.length_cap) if cfg.method.startswith("limo") else columns[0]
         picks = select(cards, cfg, scores)
+        if not picks:
+            raise BadInput("--method limo-band: no question has five right traces to divide into bands")
         if len(picks) < cfg.k and cfg.method != "full":
             print(f"only {len(picks)} rows are left to choose, fewer than --k {cfg.k}: all of them are taken")
         if cfg.order != "chosen":
@@ -547,16 +550,16 @@ def curate(cfg):
     finally:
         Path(cfg.out + ".part").unlink(missing_ok=True)
     totals = {"left": summary(left), cfg.method: summary(taken)}
-    for name, total in totals.items():
-        correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
-        domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
-        print(f"{name:<12} {total['rows']:>7} rows  correct {correct}  "
-              f"thinking tokens {total['mean_thinking_tokens']:.1f}  domains {domains}")
     if cfg.audit:
         write_rows(cfg.audit, pairs)
     if cfg.figure:
         draw_funnel(funnel, cfg.figure)
     run.save_config(cfg, run.header_of(cfg.out), funnel=funnel, totals=totals)
+    for name, total in totals.items():
+        correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
+        domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
+        print(f"{name:<12} {total['rows']:>7} rows  correct {correct}  "
+              f"thinking tokens {total['mean_thinking_tokens']:.1f}  domains {domains}")
 
 
 def main(cfg):

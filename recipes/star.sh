@@ -32,8 +32,8 @@ for ((round = 1; round <= ROUNDS; round++)); do
   mkdir -p "$dir/right"
   answer "$model" "$DATA" "$dir/tried.jsonl" --limit "$LIMIT"
   python curate.py --data "$dir/tried.jsonl" --method full --keep-correct --against "$TEST" --out "$dir/right/tried.jsonl"
-  if [ "$RATIONALISE" = 1 ]; then
-    python curate.py --data "$dir/tried.jsonl" --method full --keep-wrong --hint "$HINT" --out "$dir/hinted.jsonl"
+  if [ "$RATIONALISE" = 1 ] &&            # nothing to explain once every answer is right
+    python curate.py --data "$dir/tried.jsonl" --method full --keep-wrong --hint "$HINT" --out "$dir/hinted.jsonl"; then
     answer "$model" "$dir/hinted.jsonl" "$dir/explained.jsonl"
     cp "$dir/explained.jsonl" "$dir/right/explained.jsonl"
   fi

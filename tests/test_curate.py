@@ -850,6 +850,9 @@ def test_limo_bands_by_hand(tmp_path, capsys):
     low, high = (curate.main(dataclasses.replace(cfg, band=band)) for band in (1, 5))
     assert [row["question"] for row in low] == [row["question"] for row in high] and len(low) == 2
     assert all(a["score"] < b["score"] for a, b in zip(low, high)) and {row["band"] for row in high} == {5}
+    write(tmp_path / "p.jsonl", many[:12])
+    with pytest.raises(BadInput, match="no question has five right traces"):
+        curate.main(cfg)
 
 
 def test_sizes_of_the_data_ablation_are_nested(tmp_path, capsys):
