@@ -45,8 +45,8 @@ from typing import Literal
 import evaluate
 from data import run, transform
 from data.dedup import Overlap, Seen, parse_layers
-from data.pool import (Card, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, level_of, n_tokens,
-                       preparation, question_of, stream, summary, trace_of)
+from data.pool import (Card, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, judge, level_of, n_tokens,
+                       pass_rates, preparation, question_of, read_attempts, stream, summary, trace_of)
 from data.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
 from data.rows import BadInput, read_rows, write_rows
 
@@ -297,28 +297,6 @@ def wants_quality(cfg):
     return cfg.method in ("s1", *CONTROLS) if cfg.quality is None else cfg.quality
 
 
-def grade(row):
-    """Write `correct` into a row that has a response."""
-    if row.get("response") is not None:
-        verdict = evaluate.grade(row, evaluate.answer_of(row))
-        row["correct"] = row.get("correct") if verdict is None else verdict
-
-
-def read_attempts(path):
-    """Completions -> ({id: how many are right}, {id: how many there are})."""
-    solved, tries, ungraded = Counter(), Counter(), 0
-    for _, row in stream(path, need=("id",)):
-        verdict = evaluate.grade(row, evaluate.answer_of(row))
-        if verdict is None:
-            ungraded += 1
-            continue
-        solved[str(row["id"])] += verdict
-        tries[str(row["id"])] += 1
-    if ungraded:
-        print(f"{path}: {ungraded} attempts have no answer to grade them by and do not count")
-    return solved, tries
-
-
 def overlap_filter(layers, note, rows=None):
     """A filter that drops what repeats one of these rows, or with rows=None an earlier row of the pool; another trace of
     an earlier question is a copy for the layer `exact` alone. note: called with what is known of each pair."""
@@ -372,7 +350,7 @@ def filters(cfg, attempts, untried, note):
     if cfg.format:
         stages.append(("format", lambda row: "delimiter in text" if any(
             text in trace_of(row) + row["response"] for text in DELIMITERS) else None))
-    stages.append(("", grade))
+    stages.append(("", judge))
     if cfg.keep_correct or cfg.keep_wrong:
         why = {cfg.keep_correct: None, cfg.keep_wrong: "wrong" if cfg.keep_correct else "right", None: "cannot be graded"}
         stages.append(("correct" if cfg.keep_correct else "wrong", lambda row: why[row["correct"]]))
@@ -397,12 +375,6 @@ def filters(cfg, attempts, untried, note):
         stages.append(("answers", at_most(cfg.max_same_answer, lambda row: (
             question_of(row), repr(evaluate.canonical(row, evaluate.answer_of(row)))), "same answer again")))
     return stages
-
-
-def pass_rates(attempts):
-    """{id: share of right attempts over all files}."""
-    solved, tries = (sum(counters, Counter()) for counters in zip(*attempts)) if attempts else ({}, {})
-    return {name: solved[name] / n for name, n in tries.items()}
 
 
 def matched(cfg):
@@ -540,7 +512,7 @@ def curate(cfg):
         more = {card.at: fields for card, fields in picks}
         for place, row in stream(cfg.data, places=[card.at for card, _ in picks]):
             row = prepare(row)
-            grade(row)
+            judge(row)
             count(taken, row)
             yield row | more[place]
 

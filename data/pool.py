@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from data.answers import answer_of, grade
 from data.dedup import normalised
 from data.rows import BadInput
 from data.transform import domain_by_keywords, domain_of_reply, without_hint
@@ -163,6 +164,34 @@ def preparation(taxonomy=(), field="", replies=None):
             domain = domain_of(row)
         return row | {"domain": domain} | ({"n_thinking_tokens": n_tokens(row)} if trace_of(row) else {})
     return prepare
+
+
+def judge(row):
+    """Write `correct` into a row that has a response."""
+    if row.get("response") is not None:
+        verdict = grade(row, answer_of(row))
+        row["correct"] = row.get("correct") if verdict is None else verdict
+
+
+def read_attempts(path):
+    """Completions -> ({id: how many are right}, {id: how many there are})."""
+    solved, tries, ungraded = Counter(), Counter(), 0
+    for _, row in stream(path, need=("id",)):
+        verdict = grade(row, answer_of(row))
+        if verdict is None:
+            ungraded += 1
+            continue
+        solved[str(row["id"])] += verdict
+        tries[str(row["id"])] += 1
+    if ungraded:
+        print(f"{path}: {ungraded} attempts have no answer to grade them by and do not count")
+    return solved, tries
+
+
+def pass_rates(attempts):
+    """{id: share of right attempts over all files}."""
+    solved, tries = (sum(counters, Counter()) for counters in zip(*attempts)) if attempts else ({}, {})
+    return {name: solved[name] / n for name, n in tries.items()}
 
 
 def count(totals, row):

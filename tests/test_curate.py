@@ -806,7 +806,7 @@ def test_pass_rate_window_on_problems(tmp_path, capsys):
 def test_attempts_without_gold_do_not_count(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", [{"id": "a", "answer": "4", "response": "4"}, {"id": "b", "response": "4"},
                                         {"id": "a", "answer": "", "response": "4"}])
-    assert curate.read_attempts(path) == ({"a": 1}, {"a": 1})
+    assert pool.read_attempts(path) == ({"a": 1}, {"a": 1})
     assert "a.jsonl: 2 attempts have no answer to grade them by" in capsys.readouterr().out
 
 
