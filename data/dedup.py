@@ -39,14 +39,15 @@ def ngrams(text, n):
 
 
 def shingles(text, masked=False, k=3):
-    """Set of hashes of the k-word runs of a text without punctuation; of a shorter text, of all of it.
+    """Set of hashes of the k-word runs of a text; of a shorter text, of all of it. Punctuation goes, but the signs of
+    arithmetic are words: without them all sums of two numbers would be the same question.
 
     masked: every number (12, 3.5, 1,000) counts as 0.
     """
     text = text.lower()
     if masked:
         text = re.sub(r"\d+(?:[.,]\d+)*", "0", text)
-    words = re.findall(r"\w+", text)
+    words = re.findall(r"\w+|[-+*/^=<>|!]", text)
     return {zlib.crc32(" ".join(words[i:i + k]).encode()) for i in range(max(1, len(words) - k + 1))}
 
 
