@@ -47,7 +47,7 @@ def shingles(text, masked=False, k=3):
     text = text.lower()
     if masked:
         text = re.sub(r"\d+(?:[.,]\d+)*", "0", text)
-    words = re.findall(r"\w+|[-+*/^=<>|!]", text)
+    words = re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+|[-+*/^=<>|!]", text)       # Chinese has no spaces
     return {zlib.crc32(" ".join(words[i:i + k]).encode()) for i in range(max(1, len(words) - k + 1))}
 
 

@@ -496,6 +496,7 @@ def test_jaccard_of_shingles_by_hand():
     rest = "the sum of all positive integers n less than 100"
     assert dedup.jaccard(dedup.shingles("What is " + rest), dedup.shingles("Find " + rest)) == pytest.approx(8 / 11)
     assert dedup.shingles("Compute 5^2 - 4^2", True) != dedup.shingles("Compute 9^2 + 9 + 1", True)
+    assert len(dedup.shingles("求 x 的值是多少")) == 5                         # seven words, one of them x
     assert dedup.shingles("Two, words?") == dedup.shingles("two words") and len(dedup.shingles("x")) == 1
     assert dedup.shingles("add 12 and 3.5", masked=True) == dedup.shingles("add 1,000 and 7", masked=True)
 
