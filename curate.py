@@ -35,7 +35,6 @@ to OUT with correct, n_thinking_tokens, domain (and LIMO's score) filled in; set
 """
 import random
 import statistics
-import sys
 from array import array
 from collections import Counter
 from dataclasses import dataclass
@@ -45,8 +44,8 @@ from typing import Literal
 import evaluate
 from data import run, transform
 from data.dedup import Overlap, Seen, parse_layers
-from data.pool import (Card, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, judge, level_of, n_tokens,
-                       pass_rates, preparation, question_of, read_attempts, stream, summary, trace_of)
+from data.pool import (Card, Funnel, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, judge, level_of,
+                       n_tokens, pass_rates, preparation, question_of, read_attempts, stream, summary, trace_of)
 from data.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
 from data.rows import BadInput, read_rows, write_rows
 
@@ -64,11 +63,11 @@ class Config:
     seed: int = 0                 # of the random draws (s1, random, diverse, --corrupt, --budget, --order)
 
     against: tuple[str, ...] = ()  # files of held-out questions that must not be trained on
-    layers: tuple[str, ...] = ("exact", "ngram")  # how --against is searched; also minhash, masked, answer, embedding
+    layers: tuple[str, ...] = ("exact", "ngram")  # to search --against; also minhash:0.6, masked:0.7, answer, embedding
     dedup: tuple[str, ...] = ()   # layers that compare the pool with itself, the first row stays; ngram: across sources
     ngram: int = 8                # words in a row shared with a held-out question that drop a row (s1: 8)
     audit: str | None = None      # file for the pairs that --layers and --dedup found
-    subset: Literal["", "easy", "medium", "hard", "simple", "complex", "advanced"] = ""  # by source and level, see SUBSETS
+    subset: Literal["", "easy", "medium", "hard", "simple", "complex", "advanced"] = ""  # SimpleRL-Zoo, LIMO: data/pool.py
     quality: bool | None = None   # run the quality filter; if unset as in the papers: for s1, random, diverse, longest
     repetition: float = 0.3       # largest share of repeated 8-grams; 99% of finished R1-like traces stay below 0.2
     keep_correct: bool = False    # only traces whose own answer is right (UniReason, STaR, LIMO)
@@ -331,9 +330,8 @@ def at_most(limit, key, reason):
     return problem
 
 
-def filters(cfg, attempts, untried, note):
-    """[(stage, filter)] in the order in which a row meets them. While they run, untried counts rows and those that were
-    never attempted, and note(stage, pair) is called for each pair of similar questions."""
+def filters(cfg, attempts, funnel):
+    """[(stage, filter)] in the order in which a row meets them. They tell the funnel of pairs and of untried rows."""
     stages = [("copies", at_most(1, lambda row: (question_of(row), row.get("thinking") or "", row.get("response") or ""),
                                  "same question and trace"))]
     if cfg.subset:
@@ -341,10 +339,10 @@ def filters(cfg, attempts, untried, note):
     if cfg.against:
         held_out = [row for path in cfg.against for _, row in stream(path, need=("question",))]
         layers = parse_layers("--layers", cfg.layers, cfg.ngram)
-        stages.append(("held out", overlap_filter(layers, lambda pair: note("held out", pair), held_out)))
+        stages.append(("held out", overlap_filter(layers, lambda pair: funnel.note("held out", pair), held_out)))
     if cfg.dedup:
         layers = parse_layers("--dedup", cfg.dedup, cfg.ngram)
-        stages.append(("near copies", overlap_filter(layers, lambda pair: note("near copies", pair))))
+        stages.append(("near copies", overlap_filter(layers, lambda pair: funnel.note("near copies", pair))))
     if wants_quality(cfg):
         stages.append(("quality", lambda row: quality_problem(row, cfg.repetition)))
     if cfg.format:
@@ -358,8 +356,7 @@ def filters(cfg, attempts, untried, note):
         solved, rates = [right for right, _ in attempts], pass_rates(attempts)
 
         def difficulty(row):
-            untried["rows"] += 1
-            untried["never"] += str(row["id"]) not in rates
+            funnel.untried += str(row["id"]) not in rates
             return rate_problem(row, rates, *cfg.pass_rate) if cfg.difficulty == "rate" else \
                 difficulty_problem(row, solved, cfg.difficulty)
         stages.append(("difficulty", difficulty))
@@ -435,98 +432,56 @@ def check(cfg):
         matched(cfg)
 
 
+def chosen(rows, cfg, attempts, prepare):
+    """Chosen rows out of (place, row): the rows that come are looked at once, and those chosen are read again."""
+    if cfg.method == "full" and cfg.order == "chosen":                     # nothing to choose: one pass, no cards
+        yield from (row for _, row in rows)
+        return
+    rates, is_limo = pass_rates(attempts), cfg.method.startswith("limo")
+    cards, columns, limit = [], [array("d") for _ in range(4)], 50_000
+    for place, row in rows:
+        cards.append(Card(place, row, rank_of(row, cfg, rates)))
+        terms = limo_terms(row, cfg.words) if is_limo else [spread(row, attempts)] if cfg.method == "variance" else ()
+        for column, term in zip(columns, terms):
+            column.append(term)
+        if len(cards) >= limit and (cfg.method == "longest" or (cfg.method, cfg.variant) == ("s1", "paper")):
+            cards = s1_candidates(cards, cfg.k) if cfg.method == "s1" else longest(cards, cfg.k)
+            limit = max(limit, 2 * len(cards))
+    picks = select(cards, cfg, limo_scores(columns, cfg.length_cap) if is_limo else columns[0])
+    if not picks:
+        raise BadInput("--method limo-band: no question has five right traces to divide into bands")
+    if len(picks) < cfg.k and cfg.method != "full":
+        print(f"only {len(picks)} rows are left to choose, fewer than --k {cfg.k}: all of them are taken")
+    if cfg.order != "chosen":
+        picks.sort(key=lambda pick: pick[0].rank)
+    more = {card.at: fields for card, fields in picks}
+    for place, row in stream(cfg.data, places=[card.at for card, _ in picks]):
+        row = prepare(row)
+        judge(row)
+        yield row | more[place]
+
+
 def curate(cfg):
     """Filter, choose, write; settings, funnel and totals go beside the rows."""
     check(cfg)
     attempts = [read_attempts(path) for path in cfg.attempts]
-    rates, taxonomy = pass_rates(attempts), transform.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
-    funnel, pairs, similar, dropped = [], [], {}, {}
+    taxonomy = transform.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
+    funnel, taken = Funnel(with_pairs=bool(cfg.audit)), Counter()
     prepare = preparation(taxonomy, cfg.domain_field, cfg.domains)
-    untried, passed, left, taken = Counter(), Counter(), Counter(), Counter()
-
-    def note(stage, pair):
-        tenth = f"{pair['layer']} {int(10 * pair['similarity']) / 10}"
-        similar.setdefault(stage, Counter())[tenth] += 1
-        if cfg.audit:
-            pairs.append({"stage": stage} | pair)
-    stages = filters(cfg, attempts, untried, note)
-
-    def survivors():
-        for place, row in stream(cfg.data, needed(cfg)):
-            passed["pool"] += 1
-            row = prepare(row)
-            for stage, problem in stages:
-                if reason := problem(row):
-                    dropped.setdefault(stage, Counter())[reason] += 1
-                    break
-                passed[stage] += 1
-            else:
-                count(left, row)
-                yield place, row
-            if passed["pool"] % 100_000 == 0:
-                print(f"{passed['pool']} rows read, {left['rows']} left", file=sys.stderr)
-        report()
-
-    def report():
-        """Print the funnel. Raises BadInput if a filter left nothing."""
-        print(f"{'pool':<12} {passed['pool']:>7} rows")
-        funnel.append({"stage": "pool", "kept": passed["pool"]})
-        if untried["rows"] and untried["rows"] == untried["never"]:
-            raise BadInput(f"--attempts {' '.join(cfg.attempts)}: none of their ids is the id of a row of {cfg.data}")
-        for stage in [name for name, _ in stages if name]:
-            reasons = dropped.get(stage, Counter())
-            why = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
-            print(f"{stage:<12} {passed[stage]:>7} kept  (-{reasons.total()}{': ' * bool(why)}{why})")
-            funnel.append({"stage": stage, "kept": passed[stage], "dropped": dict(reasons)})
-            if not passed[stage]:
-                raise BadInput(f"no row is left after the filter '{stage}' ({why})")
-            if stage in similar:
-                funnel[-1]["similarity"] = dict(sorted(similar[stage].items()))
-            if stage == "difficulty":
-                funnel[-1]["without_attempt"] = untried["never"]
-                print(f"{'':<12} {untried['never']:>7} of them were never attempted")
-
-    def chosen():
-        if cfg.method == "full" and cfg.order == "chosen":                 # nothing to choose: one pass, no cards
-            for _, row in survivors():
-                count(taken, row)
-                yield row
-            return
-        cards, columns, limit = [], [array("d") for _ in range(4)], 50_000
-        for place, row in survivors():
-            cards.append(Card(place, row, rank_of(row, cfg, rates)))
-            for column, term in zip(columns, limo_terms(row, cfg.words) if cfg.method.startswith("limo") else
-                                    [spread(row, attempts)] if cfg.method == "variance" else ()):
-                column.append(term)
-            if len(cards) >= limit and (cfg.method == "longest" or (cfg.method, cfg.variant) == ("s1", "paper")):
-                cards = s1_candidates(cards, cfg.k) if cfg.method == "s1" else longest(cards, cfg.k)
-                limit = max(limit, 2 * len(cards))
-        scores = limo_scores(columns, cfg.length_cap) if cfg.method.startswith("limo") else columns[0]
-        picks = select(cards, cfg, scores)
-        if not picks:
-            raise BadInput("--method limo-band: no question has five right traces to divide into bands")
-        if len(picks) < cfg.k and cfg.method != "full":
-            print(f"only {len(picks)} rows are left to choose, fewer than --k {cfg.k}: all of them are taken")
-        if cfg.order != "chosen":
-            picks.sort(key=lambda pick: pick[0].rank)
-        more = {card.at: fields for card, fields in picks}
-        for place, row in stream(cfg.data, places=[card.at for card, _ in picks]):
-            row = prepare(row)
-            judge(row)
-            count(taken, row)
-            yield row | more[place]
-
+    funnel.stages = filters(cfg, attempts, funnel)
+    left = funnel.survivors((place, prepare(row)) for place, row in stream(cfg.data, needed(cfg)))
+    counted = (count(taken, row) for row in chosen(left, cfg, attempts, prepare))
     try:
-        write_rows(cfg.out, transform.finished(chosen(), cfg.hint, cfg.corrupt, cfg.budget, taxonomy if cfg.ask_domain
+        write_rows(cfg.out, transform.finished(counted, cfg.hint, cfg.corrupt, cfg.budget, taxonomy if cfg.ask_domain
                                                else None, cfg.format, cfg.copies, cfg.seed))
     finally:
         Path(cfg.out + ".part").unlink(missing_ok=True)
-    totals = {"left": summary(left), cfg.method: summary(taken)}
+    totals = {"left": summary(funnel.left), cfg.method: summary(taken)}
     if cfg.audit:
-        write_rows(cfg.audit, pairs)
+        write_rows(cfg.audit, funnel.pairs)
     if cfg.figure:
-        draw_funnel(funnel, cfg.figure)
-    run.save_config(cfg, run.header_of(cfg.out), funnel=funnel, totals=totals)
+        draw_funnel([*funnel.table, {"stage": cfg.method, "kept": taken["rows"]}], cfg.figure)
+    run.save_config(cfg, run.header_of(cfg.out), funnel=funnel.table, totals=totals)
     for name, total in totals.items():
         correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
         domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])

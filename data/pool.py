@@ -194,12 +194,64 @@ def pass_rates(attempts):
     return {name: solved[name] / n for name, n in tries.items()}
 
 
+class Funnel:
+    """Filters, one after the other, and what they let pass."""
+
+    def __init__(self, with_pairs=False):
+        self.stages = []          # (name, filter): row -> what speaks against it, or None; without a name, not counted
+        self.passed, self.dropped, self.similar = Counter(), {}, {}        # by stage: rows, Counters of reasons, of pairs
+        self.left, self.untried = Counter(), 0                             # for summary(); rows that were never attempted
+        self.with_pairs, self.pairs, self.table = with_pairs, [], []       # similar questions; what report() printed
+
+    def note(self, stage, pair):
+        """Remember a pair of similar questions, and count it under the tenth of its similarity."""
+        self.similar.setdefault(stage, Counter())[f"{pair['layer']} {int(10 * pair['similarity']) / 10}"] += 1
+        if self.with_pairs:
+            self.pairs.append({"stage": stage} | pair)
+
+    def survivors(self, rows):
+        """Those of the (place, row) that pass, then report()."""
+        for place, row in rows:
+            self.passed["pool"] += 1
+            for stage, problem in self.stages:
+                if reason := problem(row):
+                    self.dropped.setdefault(stage, Counter())[reason] += 1
+                    break
+                self.passed[stage] += 1
+            else:
+                yield place, count(self.left, row)
+            if self.passed["pool"] % 100_000 == 0:
+                print(f"{self.passed['pool']} rows read, {self.left['rows']} left", file=sys.stderr)
+        self.report()
+
+    def report(self):
+        """Print the funnel. Raises BadInput if a filter left nothing."""
+        print(f"{'pool':<12} {self.passed['pool']:>7} rows")
+        self.table.append({"stage": "pool", "kept": self.passed["pool"]})
+        for stage in [name for name, _ in self.stages if name]:
+            reasons, kept = self.dropped.get(stage, Counter()), self.passed[stage]
+            if stage == "difficulty" and self.untried == kept + reasons.total() > 0:
+                raise BadInput("--attempts: none of their ids is the id of a row of --data")
+            why = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+            print(f"{stage:<12} {kept:>7} kept  (-{reasons.total()}{': ' * bool(why)}{why})")
+            self.table.append({"stage": stage, "kept": kept, "dropped": dict(reasons)})
+            if not kept:
+                raise BadInput(f"no row is left after the filter '{stage}' ({why})")
+            if stage in self.similar:
+                self.table[-1]["similarity"] = dict(sorted(self.similar[stage].items()))
+            if stage == "difficulty":
+                self.table[-1]["without_attempt"] = self.untried
+                print(f"{'':<12} {self.untried:>7} of them were never attempted")
+
+
 def count(totals, row):
+    """Count a row for summary(), and hand it on."""
     totals["rows"] += 1
     totals["correct"] += row.get("correct") is True
     totals["graded"] += row.get("correct") is not None
     totals["tokens"] += row.get("n_thinking_tokens") or 0
     totals["domain", row["domain"]] += 1
+    return row
 
 
 def summary(totals):
