@@ -25,7 +25,7 @@ MUTANTS = [
      'key = f"{task} {sorted(nums)} {target}"',
      'key = f"{task} {nums} {target}"',
      'held-out problems come back in another order of numbers', 'test_data.py::test_no_problem_is_in_two_splits'),
-    ('data/answers.py',
+    ('data/formulas.py',
      'return used == given if n_used is None else sum(used.values()) == n_used and not used - given',
      'return not used - given',
      'Countdown accepts unused numbers', 'test_evaluate.py::test_check_expression'),

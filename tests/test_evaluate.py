@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from data import run
+from data import run, symbolic
+from data.answers import classes, is_gradable, parse
 from data.rows import BadInput, read_rows, write_rows
 from evaluate import (Config, answer_of, canonical, check_expression, control, extract_answer, grade, is_correct, main,
                       majority, mean_interval, metrics, paired_bootstrap, pass_at_k, performance, scaling,
@@ -96,6 +97,13 @@ def test_answer_of():
     ("Evelyn", "\\text{Evelyn}"),
     ("\\begin{bmatrix} 1 \\\\ 0.5 \\end{bmatrix}", "\\begin{pmatrix} 1 \\\\ 1/2 \\end{pmatrix}"),
     ("7y - 5x = 4", "5x - 7y + 4 = 0"), ("\\frac{e^{t}}{3}", "\\frac{1}{3}e^t"), ("6 - 5i", "-5i + 6"),
+    ("x > 2", "(2, \\infty)"), ("2 \\le x", "[2,\\infty)"), ("0≤x<1", "[0, 1)"), ("1 > x > 0", "(0,1)"),
+    ("x < -1 or x > 3", "(-\\infty,-1) \\cup (3,\\infty)"), ("\\{x \\mid -3<x<4\\}", "(-3, 4)"), ("a<b<c", "c>b>a"),
+    ("y = 2, x = 1", "x = 1, y = 2"), ("x = 1, y = 2", "1, 2"), ("\\pm 1, \\pm 7", "1,-1,7,-7"),
+    ("(-4, 27); (2, 15)", "(2,15),(-4,27)"),
+    ("1:58 a.m.", "1:58"), ("1:58 PM", "1:58\\text{ p.m.}"), ("5\\text{ am}", "5am"), ("5:00", "05:00"),
+    ("C e^{-t} + 2", "2 + ce^{-t}"), ("\\frac{\\dot{x}_0}{\\omega}", "\\dot{x}_{0}/\\omega"), ("\\lambda k T", "k\\lambdaT"),
+    ("y'+y", "y^{\\prime} + y"), ("2\\pi\\text{ square feet}", "2\\pi"), ("\\left[(a+b)^2\\right]c", "c(a+b)^2"),
 ])
 def test_right(prediction, answer):
     assert is_correct(prediction, answer)
@@ -110,11 +118,69 @@ def test_right(prediction, answer):
     ("r^2", "R^2"),
     ("x^2+1", "x^2-1"), ("\\sqrt{3}", "\\sqrt{2}"), ("5 \\text{ million}", "5"), ("500%", "50"), ("-9", "9"),
     ("1,2", "12"),
+    ("x \\ge 2", "(2,\\infty)"), ("x < 2", "(2, \\infty)"), ("a<b<c", "c<b<a"), ("2<x, x<3", "2<x<3"),
+    ("x = 1, y = 2", "x = 2, y = 1"), ("x = 1, y = 2", "1, 3"), ("f(x)=x", "f(x)=x, f(x)=-x"), ("\\pm 1, 7", "1,-1,7,-7"),
+    ("1:58 PM", "1:58 am"), ("1:58 pm", "1:59"), ("3 = 4", "5 = 6"), ("y' + y", "2y"), ("c + C", "2c"), ("[x+1]", "(x+1)"),
     ("None", "9"), ("25%", "2500%"), ("2(x+1)", "2x+1"), ("", ""), ("1 2", "2"), ("6 7", "42"), ("\\boxed", "9"),
 ])
 def test_wrong(prediction, answer):
     assert not is_correct(prediction, answer)
     assert not grade({"answer": answer}, prediction)
+
+
+def test_what_the_rules_cannot_read_is_compared_symbolically():
+    pytest.importorskip("math_verify")
+    for one, other in (("\\binom{5}{2}", "10"), ("\\lfloor\\log_2 n\\rfloor + 1", "1+\\lfloor \\log_{2}n \\rfloor"),
+                       ("|x-1|", "|1-x|"), ("\\frac{n!}{2}", "\\frac{n (n-1)!}{2}"), ("(4, \\log_2 8)", "(4, 3)"),
+                       ("\\sum_{k=1}^{10} k, 2", "2, 55")):
+        assert is_correct(one, other) and is_correct(other, one), one
+    for one, other in (("\\binom{5}{2}", "11"), ("R!", "r!"), ("|x|", "x"), ("\\binom{5}{2}, 3", "10"), ("y'!", "y!"),
+                       ("52_8!", "52_9!"), ("1 + 1 = \\binom{5}{1}", "5"), ("(4, \\log_2 8)", "4, 3"),
+                       ("\\overline{AB}!", "AB!"), ("\\log_2 8 +", "3")):
+        assert not is_correct(one, other) and not is_correct(other, one), one
+
+
+def test_a_symbolic_comparison_ends_in_time(monkeypatch):
+    """9^{9^{9}} fills the memory and holds the interpreter; its process is ended, counted, and the next has a new one."""
+    pytest.importorskip("math_verify")
+    is_correct("\\binom{4}{2}", "6")                                        # the process is there
+    symbolic.FAILURES.clear()
+    start = time.perf_counter()
+    assert not is_correct("9^{9^{9}}!", "|3|") and time.perf_counter() - start < 2
+    assert symbolic.FAILURES == {"timeout": 1} and is_correct("\\binom{4}{1}", "4")
+    monkeypatch.setattr(symbolic, "LIMIT", 0)
+    start = time.perf_counter()
+    assert not is_correct("9^{9^{9}}!", "|3|") and time.perf_counter() - start < 0.1 and len(symbolic.FAILURES) == 1
+
+
+def test_without_math_verify_the_rules_are_left(monkeypatch):
+    monkeypatch.setattr(symbolic.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(symbolic, "_workers", None)
+    assert not is_correct("\\binom{7}{2}", "21") and is_correct("\\frac{42}{2}", "21")
+
+
+def test_broken_answers_are_no_gold():
+    for gold in ("\\frac{q}{}", "^{6}", "=2", "\\frac{1}{2", "\\sqrt{}", "3^", "", "$$", "9" * 2001):
+        assert not is_gradable(gold) and grade({"answer": gold}, gold) is None, gold
+    assert all(map(is_gradable, [*GOLDS, "\\{\\}", "\\emptyset", "no", 4, "x \\to 0^+", "-"]))
+
+
+def test_a_choice_may_be_given_by_its_text():
+    row = {"answer": "B", "choices": ["red", "Green", "A", "C"]}
+    assert [grade(row, said) for said in ("green", "B", "(B) green", "red", "A", "C", "D")] == [True] * 3 + [False] * 4
+    assert grade({"answer": "green", "choices": ["red", "green"]}, "Green")
+
+
+def test_text_without_a_response_is_split_by_its_delimiters():
+    assert answer_of({"text": "<think>\\boxed{1}</think> so \\boxed{2}"}) == "2"
+    assert answer_of({"text": "<think> \\boxed{1}"}) is None
+    assert answer_of({"text": "<|im_start|>think\n\\boxed{1}\n<|im_start|>answer\nAnswer: 2"}) == "2"
+
+
+def test_classes():
+    """Equal values are a class, and so is what the grader takes for equal: 50% for 50, 0.333333 for 1/3."""
+    assert classes({}, ["1/3", "50", None, "0.333333", "50\\%", "\\frac13", "0.3", "fifty"]) == [0, 1, None, 0, 1, 0, 2, 3]
+    assert classes({"nums": [1, 2], "target": 3}, ["1+2", "2 + 1", "3", "1*2"]) == [0, 0, 1, 2]
 
 
 def test_rows_without_an_answer_are_skipped():
@@ -123,46 +189,96 @@ def test_rows_without_an_answer_are_skipped():
 
 
 def perturb(gold):
-    """(what was done, prediction, should be accepted) for one gold answer; the table of spec/pitfalls.md."""
+    """(what was done, prediction, should be accepted) for one gold answer; the table of spec/pitfalls.md and more."""
+    bare, kind = gold.strip("$ ").rstrip("$. "), parse(gold)[0] if isinstance(parse(gold), tuple) else ""
     yield "identity", gold, True
     yield "period", gold + ".", True
-    yield "dollars", f"${gold}$", True
-    if "=" not in gold and "\\in " not in gold:
+    yield "dollars", f"${bare}$", True
+    yield "boxed", extract_answer(f"so \\boxed{{{gold}}}."), True
+    yield "spaces", "  " + gold + " ", True
+    yield "big fractions", gold.replace("\\frac", "\\dfrac"), True
+    if not re.search(r"=|\\in |\\approx", gold):
         yield "x =", "x = " + gold, True
+    if re.fullmatch(r"-?\d+", bare):
+        yield "units", bare + "\\text{ cm}", True
+        yield "decimals", bare + ".00", True
+        yield "near miss", bare + ".0000001", False
+        yield "thousands", re.sub(r"(?<=\d)(?=(\d{3})+$)", "{,}", bare), True
+        yield "thousands", f"{int(bare):,}", True
+    if re.fullmatch(r"\\frac\{\d+\}\{\d+\}", bare):
+        yield "a/b", "/".join(re.findall(r"\d+", bare)), True
+    if re.fullmatch(r"\\text\{[a-zA-Z]+\}", bare):
+        yield "words", bare[6:-1].upper() + ".", True
     *_, last = [None, *re.finditer(r"\d+", gold)]
     if last:
         yield "last number + 1", gold[:last.start()] + str(int(last[0]) + 1) + gold[last.end():], False
+    if isinstance(parse(gold), Fraction) and parse(gold):
+        yield "sign", "-" + bare if bare[0] != "-" else bare[1:], False
     if re.fullmatch(r"-?[1-9]\d*", gold):
         yield "times 100", gold + "00", False
         yield "one hundredth", f"\\frac{{{gold}}}{{100}}", False
     swapped = gold.translate(str.maketrans("()[]", "[]()"))
-    if swapped != gold:
+    if kind in ("()", "(]", "[)", "[]", "union") and swapped != gold:
         yield "() and [] swapped", swapped, False
+    parts = bare.replace("\\left", "").replace("\\right", "").split(",")
+    simple = not re.search(r"[\[\]{}]|.[()]|[()].|and|or|\\!", "".join(parts).strip("()"))
+    if kind in ("()", "set") and simple:
+        inside = [part.strip("( )") for part in parts]
+        left, right = ("(", ")") if kind == "()" else ("", "")
+        yield "a part missing", ", ".join(inside[1:]).join((left, right)), False
+        yield "a part too many", ", ".join([*inside, "77"]).join((left, right)), False
+        if inside[::-1] != inside:
+            yield "parts reversed", ", ".join(inside[::-1]).join((left, right)), kind == "set"
+        if kind == "set" and "\\pm" not in gold:
+            yield "braces", "\\{" + ", ".join(inside) + "\\}", True
 
 
-@pytest.mark.parametrize("golds", ["own list", "math/math500.jsonl"])
+SETS = ("math/math500.jsonl", "math/aime24.jsonl", "math/aime25.jsonl", "math/minerva_108.jsonl",
+        "math/olympiadbench_202.jsonl")
+
+
+@pytest.mark.parametrize("golds", ["own list", *SETS])
 def test_perturbations(golds):
-    golds = GOLDS if golds == "own list" else [row["answer"] for row in shared(golds)]
+    own = golds == "own list"
+    golds = GOLDS if own else [row["answer"] for row in shared(golds)]
     wrong = [(what, prediction, gold) for gold in golds for what, prediction, accept in perturb(gold)
              if is_correct(prediction, gold) != accept]
     assert not wrong
-    assert len({what for gold in golds for what, *_ in perturb(gold)}) == 8
+    assert not own or len({what for gold in golds for what, *_ in perturb(gold)}) == 22
+
+
+# Of math_qwen25_3b_judged, outputs whose judge is plainly wrong, by the end of their id and why.
+JUDGE_IS_WRONG = {
+    "same number, 10^{-5} for 1e-5": "m10 m44 m129 m136 m166 m175 m194 m223 m263 m265", "1.8 for 1\\frac{4}{5}": "g274 g297",
+    "a list in another order": "o151 o160 o185 o203 o207", "'5 and 9' for 5, 9": "g185 o148 o187 o216 o226 o237",
+    "\\pm 1, \\pm 7 for 1, -1, 7, -7": "o154", "the same formula": "g237 m72 m81 m85", "f(x) = left out or added": "m86 o91",
+    "an interval as an inequality": "g70 o132", "5 am for 5am": "g370", "C for c, a constant of integration": "m63 m80 m96",
+    "accepts (1, \\infty) for [1, \\infty)": "g74", "accepts 1 for 100": "o78", "accepts one of two functions": "o68 o114"}
+NO_GOLD = "g83 g167 g172 g192 g366 o157"                                   # empty, or \frac{q}{}, ^{6}, =2
 
 
 def test_agreement_with_judged_answers():
-    """Share of 1,600 + 400 + 977 judged outputs on which we agree, measured 1.000, 1.000, 0.960. In the last set the
-    judge itself rejects reordered lists, "5 and 9" and 10^{-8} for 1e-8, which are most of the difference."""
-    agree = {}
+    """1,600 + 400 + 977 judged outputs: all of the first two, 933 of the last as judged (95.5%), 100% where the judge's
+    40 plain mistakes are put right and the 6 without a gold answer left out. All verdicts were also compared with
+    math-verify's, 19 differences looked at one by one."""
+    agree, skipped = {}, []
+    wrong = {name: why for why, names in JUDGE_IS_WRONG.items() for name in names.split()}
     for name in ("gsm8k_openai_400q_x4", "math_8samples_rm_50q", "math_qwen25_3b_judged"):
-        hits = []
+        raw, corrected = [], []
         for row in shared(f"graded/{name}.jsonl"):
             texts, judged = row.get("responses") or [row["response"]], row["judged_correct"]
+            short = "".join(re.findall(r"-([a-z])\w*?-(\d+)$", row["id"])[0]) if "qwen" in name else ""
             for text, right in zip(texts, judged if isinstance(judged, list) else [judged]):
                 answer = text.rpartition("A:")[2] if name.startswith("gsm8k") else extract_answer(text)
-                hits.append(bool(grade({"answer": row["gold"]}, answer)) == right)
-        agree[name] = statistics.fmean(hits)
-    assert agree["gsm8k_openai_400q_x4"] == 1 and agree["math_8samples_rm_50q"] == 1
-    assert agree["math_qwen25_3b_judged"] > 0.955
+                ours = grade({"answer": row["gold"]}, answer)
+                raw.append(bool(ours) == right)
+                skipped += [short] if ours is None else []
+                if ours is not None:
+                    corrected.append(ours == (right != (short in wrong)))
+        agree[name] = sum(raw), len(raw), statistics.fmean(corrected)
+    assert agree == {"gsm8k_openai_400q_x4": (1600, 1600, 1), "math_8samples_rm_50q": (400, 400, 1),
+                     "math_qwen25_3b_judged": (933, 977, 1)}
+    assert sorted(skipped) == sorted(NO_GOLD.split()) and len(wrong) == 40
 
 
 HOSTILE = ["9**9**9", "9^9^9^9", "9^{9^{9^{9}}}", "__import__('os').system('echo')", "{" * 5000, "(" * 5000, "-" * 5000,
@@ -503,5 +619,6 @@ def test_wrong_use_ends_in_one_line(tmp_path):
 
 
 def test_needs_neither_torch_nor_transformers():
-    code = "import sys, evaluate; assert not {'torch', 'transformers', 'numpy', 'sympy'} & set(sys.modules)"
+    heavy = {"torch", "transformers", "numpy", "sympy", "math_verify", "matplotlib"}
+    code = f"import sys, evaluate; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(evaluate.__file__).parent, check=True)
