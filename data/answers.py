@@ -277,7 +277,7 @@ def is_correct(prediction, answer):
             return True
     if re.fullmatch(r"\d{1,2}:\d\d", str(gold)):                           # 1:58 a.m. for 1:58
         return str(said) in (f"{gold}am", f"{gold}pm")
-    return _unread(said, gold) and _equal(_normalised(prediction), _normalised(answer), time.monotonic() + 0.3)
+    return _unread(said, gold) and _equal(_normalised(prediction), _normalised(answer), time.monotonic() + 0.2)
 
 
 def _endless(node):

@@ -22,7 +22,7 @@ COMMANDS = set("""frac sqrt binom log ln exp sin cos tan cot sec csc sinh cosh t
                   prod lfloor rfloor lceil rceil min max gcd lcm ne neq cdot times div alpha beta gamma delta epsilon
                   varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta
                   Lambda Sigma Phi Psi Omega""".split())
-FAILURES = Counter()                         # why comparisons of this process gave no result: timeout, crash, error
+FAILURES = Counter()                         # why comparisons of this process gave no result: timeout, crash, import
 
 
 def readable(text):
@@ -43,8 +43,8 @@ def equal(one, other):
     try:
         result, = _workers().map([[re.sub(r"_(\w)", r"_{\1}", text) for text in (one, other)]])       # \log_2n
     except RuntimeError:                     # it cannot be imported here
-        result = Failure("error", "")
-    if isinstance(result, Failure):
+        result = Failure("import", "")
+    if isinstance(result, Failure) and result.kind != "error":         # an error: not LaTeX, so not the same
         FAILURES[result.kind] += 1
     return result is True
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from bench_grader import attack, hostile
 
 import evaluate
 from data import run, symbolic
@@ -292,21 +293,14 @@ HOSTILE = ["9**9**9", "9^9^9^9", "9^{9^{9^{9}}}", "__import__('os').system('echo
            "1,000" * 300, "\0", "²³¼٣", "\\log" * 90, "e^{e^{e^{e^9}}}", "9^{999}" * 50 + ",1", "=" * 500, "x=" * 800]
 
 
-def test_hostile_strings():
-    """Every string gets an answer; the chosen and 3,000 random ones together within seconds."""
-    rng, start = random.Random(0), time.perf_counter()
-    pieces = ["\\frac", "{", "}", "(", ")", "[", "]", "^", "_", "\\sqrt", "1", "9", "0", ".", ",", "-", "+", "*",
-              "/", " ", "x", "e",
-              "i", "\\pi", "\\text{", "%", "!", "=", "\\pm", "\\boxed{", "\\\\", "&", "\\cup", "\\{", "$", "\n",
-              "é", "and", "sin"]
-    fuzz = ["".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(3000)]
-    for text in HOSTILE + fuzz:
-        assert extract_answer(text) is None or isinstance(extract_answer(text), str)
-        assert is_correct(text, "7") in (True, False) and is_correct("7", text) in (True, False)
-        assert grade({"answer": "7"}, text) in (True, False) and grade({"answer": text}, text) in (True, False, None)
-        assert check_expression(text, [9, 9, 9], 24) is False
-        hash(canonical({}, text)), hash(canonical({"nums": [9]}, text))
-    assert time.perf_counter() - start < 10
+def test_hostile_strings(tmp_path, monkeypatch):
+    """Every string gets an answer and none is executed; the chosen and 1,000 random ones together within seconds.
+    `python tests/bench_grader.py --fuzz 100000` does the same for many more."""
+    monkeypatch.chdir(tmp_path)
+    start = time.process_time()
+    for text in [*HOSTILE, *hostile(1000)]:
+        attack(text)
+    assert time.process_time() - start < 10 and not list(tmp_path.iterdir())
     assert not any(is_correct(text, "7") for text in HOSTILE)
     assert not is_correct("a" * 2001 + "b", "a" * 2001 + "c")
 
@@ -404,17 +398,35 @@ def test_wilson():
 
 
 def test_mean_interval():
-    """Shares 0, 1/2, 1, 1/2 over 4 questions: mean 1/2, s = √(1/6) = 0.40825, half width 1.96 · 0.40825/2 = 0.40008."""
-    assert mean_interval([0, 0.5, 1, 0.5]) == pytest.approx((0.5, 0.5 - 0.40008, 0.5 + 0.40008), abs=1e-4)
-    assert mean_interval([1, 0, 1, 1]) == (0.75, *wilson(3, 4))
-    assert mean_interval([0.5] * 4) == (0.5, *wilson(2, 4))                # no spread seen is not certainty
+    """Shares 0, 1/2, 1, 1/2 of 4 questions vary by 1/8 around 1/2, which is what 4 · (1/4) / (1/8) = 8 independent
+    samples would do. Were there only 6 samples, they would be 6; questions that agree in all samples count once."""
+    assert mean_interval([0, 0.5, 1, 0.5], 8) == pytest.approx((0.5, *wilson(4, 8)))
+    assert mean_interval([0, 0.5, 1, 0.5], 6) == pytest.approx((0.5, *wilson(3, 6)))
+    assert mean_interval([0, 0.5, 1, 0.5]) == pytest.approx((0.5, *wilson(2, 4)))
+    assert mean_interval([1, 0, 1, 1]) == mean_interval([1, 0, 1, 1], 40) == pytest.approx((0.75, *wilson(3, 4)))
+    assert mean_interval([0.5] * 4, 16) == pytest.approx((0.5, *wilson(8, 16)))      # no spread seen is not certainty
+    assert mean_interval([1] * 4, 16) == pytest.approx((1, *wilson(4, 4)))
     assert mean_interval([])[1:] == (0, 1)
+
+
+def test_the_interval_covers_what_it_promises():
+    """1,000 made-up studies of 40 questions with 4 samples: chances of a question from a U-shaped law with mean 1/3 (so
+    samples of a question agree often). 95% ± 2 of the intervals hold 1/3; counting samples as independent, far fewer do."""
+    rng, held, naive = random.Random(0), 0, 0
+    for _ in range(1000):
+        values = [sum(rng.random() < chance for _ in range(4)) / 4
+                  for chance in (rng.betavariate(0.3, 0.6) for _ in range(40))]
+        _, low, high = mean_interval(values, 160)
+        held += low <= 1 / 3 <= high
+        low, high = wilson(4 * sum(values), 160)
+        naive += low <= 1 / 3 <= high
+    assert 930 <= held <= 970 and naive < 850
 
 
 def test_samples_of_one_question_are_not_independent():
     """20 questions, each with 50 samples that all agree but one: the interval is that of 20 questions, not of 1,000."""
     values = [0.98] * 10 + [0.02] * 10
-    mean, low, high = mean_interval(values)
+    mean, low, high = mean_interval(values, 1000)
     assert high - low > 5 * (wilson(500, 1000)[1] - wilson(500, 1000)[0])
 
 
@@ -563,6 +575,177 @@ def test_metrics():
     assert metrics(shuffled, k=(1,))["all"]["accuracy"] == pytest.approx(everything["accuracy"])
 
 
+def test_what_more_samples_and_tokens_buy():
+    """Two questions, three samples. q1: 5, 4, 0.5·8 with scores 1, 2, 3; q2: 9, 8, 4 with 3, 1, 2 (the gold is 4).
+    avg@2 (1/2 + 0)/2; bon@2 picks q1's second, q2's first: 1/2; bon@3 q1's third, q2's first: 1/2; maj@3 takes
+    8/2 for 4: q1 right, q2 a tie that 9 wins. Tokens 10 20 30 and 1 2 6: sums 60 and 9, the longest 30 and 6; of the
+    first two 30 and 3, 20 and 2. q2's longest sample was cut: the mean of the others is (10 + 20 + 30 + 1 + 2)/5."""
+    rows = [completion("q1", a, sample=i, n_tokens=10 * i + 10, score=i + 1) for i, a in enumerate(["5", "4", "8/2"])]
+    rows += [completion("q2", a, sample=i, n_tokens=n, score=s, finish="length" if n == 6 else "stop")
+             for i, (a, n, s) in enumerate(zip("984", (1, 2, 6), ([4, 2], [1], [2])))]
+    found = metrics(rows, (1, 2, 3), best_by="score")["all"]
+    assert [found[f"avg@{k}"] for k in (1, 2, 3)] == pytest.approx([0, 25, 50])
+    assert [found[f"bon@{k}"] for k in (1, 2, 3)] == [0, 50, 50] and [found[f"maj@{k}"] for k in (1, 2, 3)] == [0, 0, 50]
+    assert found["tokens@2"] == [16.5, 11] and found["tokens@3"] == [34.5, 18]
+    assert (found["total_tokens"], found["sequential_tokens"], found["stopped_tokens"]) == (34.5, 18, 12.6)
+    assert found["truncated"] == pytest.approx(100 / 6)
+    rows[1].pop("n_tokens"), rows[2].pop("score")
+    found = metrics(rows, (1, 2, 3), best_by="score")["all"]
+    assert "bon@2" not in found and "tokens@2" not in found and found["total_tokens"] is None
+
+
+def test_clip_ratio_and_stopped_length_of_simplerl():
+    """Lengths 100, 200, 8192, the last one cut: clip ratio 1/3, stopped length 150, mean length 2830.67."""
+    rows = [completion(f"q{n}", "4", n_tokens=n, finish="length" if n > 999 else "stop") for n in (100, 200, 8192)]
+    found = metrics(rows)["all"]
+    assert (found["truncated"], found["stopped_tokens"]) == (pytest.approx(100 / 3), 150)
+    assert found["n_tokens"] == pytest.approx(2830.67, abs=0.01)
+
+
+def test_weighted_votes():
+    """8 has two votes that weigh .3 and .4, 7 one that weighs .9; equal sums go to the first."""
+    assert majority([7, 8, 8], weights=[.9, .3, .4]) == 7 and majority([7, 8, 8]) == 8
+    assert majority([7, 8, 8, None], weights=[.5, .25, .25, 9]) == 7
+
+
+def test_ifeval_run(tmp_path, capsys):
+    """Three responses, two instructions each. Strict: both; no comma only; none. Loose: without its first line the second
+    ends as it should, too, and the third has no comma any more."""
+    checks = {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}], "answer": None}
+    rows = [completion(f"q{i}", text, group="plain", **checks) for i, text in enumerate(
+        ('"quoted"', 'Sure:\n"quoted"', "Well, now\nyes"))]
+    found = metrics(rows)["all"]
+    assert found["accuracy"] == pytest.approx(100 / 3) and found["skipped"] == 0
+    assert found["ifeval"] == {"prompt_strict": pytest.approx(100 / 3), "prompt_loose": pytest.approx(200 / 3),
+                               "instruction_strict": pytest.approx(50), "instruction_loose": pytest.approx(500 / 6)}
+    base = [completion(f"q{i}", "no", group="plain", **checks) for i in range(3)]
+    for name, rows, right in (("base", base, "1"), ("tuned", rows, "4")):
+        write_rows(tmp_path / f"{name}.jsonl",
+                   rows + [completion("m1", "4", group="math"), completion("m2", right, group="math")])
+    names = [str(tmp_path / f"{name}.jsonl") for name in ("tuned", "base")]
+    report = main(Config(runs=(names[0],), base=names[1], ti="v1"))
+    assert report["runs"][names[0]]["compared"]["transferability"] == {"plain": pytest.approx(0)}, "50% of instructions each"
+    assert "IFEval: prompt strict 33.3" in capsys.readouterr().out
+
+
+def test_table_of_scores(tmp_path, capsys):
+    """UniReason's Table 1 as rows: group averages recomputed from the cells (27.65 and 53.8 in maths, 44.1 and 51.0 where
+    45.2 and 60.0 are printed) and both indices, as test_transferability_reproduces_the_paper has them."""
+    rows = [{"model": model, "group": group, "benchmark": name, "score": score}
+            for model, table in ({"base": BASE} | TUNED).items()
+            for group, scores in table.items() for name, score in scores.items()]
+    path = tmp_path / "scores.jsonl"
+    write_rows(path, rows)
+    report = main(Config(scores=str(path), base="base", markdown=True))
+    means = [report[model]["average"][group] for model, group in
+             (("base", "math"), ("RL", "math"), ("no-think", "other"), ("RL", "other"))]
+    assert means == pytest.approx([27.65, 53.825, 44.125, 50.975])
+    assert report["RL"]["v1"] == pytest.approx({"other": 83.90, "non": 29.35}, abs=0.05)
+    assert report["RL"]["v2"] == pytest.approx({"other": 87.68, "non": 58.96}, abs=0.01)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split("|")[1].strip() == "model" and set(printed[1]) == set("|-:")
+    assert len(set(map(len, printed))) == 1 and len(printed) == 2 + 4
+    main(Config(scores=str(path), sigma="pooled", json=True))
+    spread = {g: statistics.pstdev([x for t in (BASE, *TUNED.values()) for x in t[g].values()]) for g in BASE}
+    expected = transferability(BASE, TUNED["RL"], "v2", spread)
+    assert json.loads(capsys.readouterr().out)["RL"]["v2"] == pytest.approx(expected)
+    for extra, words in ((rows[0], "scores.jsonl:49: base math AIME24 is on line 1 too"),
+                         ({**rows[0], "score": "9", "benchmark": "x"}, "49: score '9'"),
+                         ({"model": "new"}, "49: no field 'group'"), ({**rows[0], "model": "new"}, "new: base and tuned")):
+        write_rows(path, rows + [extra])
+        with pytest.raises(BadInput, match=words):
+            main(Config(scores=str(path), base="base"))
+    with pytest.raises(BadInput, match="--base nobody: not among the models"):
+        main(Config(scores=str(path), base="nobody"))
+
+
+MORE = {  # UniReason, Tables 9-11 and 5: base, tuned, published TI v2 of other and non-reasoning
+    "S1.1-7B": ((12.0, 9.7, 72.8, 29.6, 23.4, 32.9, 57.5, 33.7, 8.1, 74.6, 80.0, 64.6),
+                (23.3, 13.3, 75.8, 28.7, 41.4, 10.7, 36.7, 31.4, 1.1, 70.0, 40.2, 14.3), -65.5, -213.3),
+    "LIMO-32B": ((16.7, 16.7, 80.0, 30.1, 40.4, 49.0, 72.1, 38.6, 9.4, 75.3, 79.1, 77.5),
+                 (56.7, 46.0, 86.4, 42.2, 62.3, 58.7, 77.9, 37.0, 7.9, 73.0, 75.9, 71.2), 40.5, -27.3),
+    "S1.1-32B": ((16.7, 16.7, 80.0, 30.1, 40.4, 49.0, 72.1, 38.6, 9.4, 75.3, 79.1, 77.5),
+                 (59.0, 44.0, 92.8, 41.6, 59.9, 58.2, 74.3, 36.0, 0.2, 69.4, 52.8, 50.8), 33.8, -62.2),
+    "SimpleRL-7B": ((3.3, 1.6, 59.1, 11.6, 37.5, 7.8, 26.8, 38.4, 0.9, 61.7, 47.4, 17.2),
+                    (15.7, 7.6, 69.8, 24.1, 29.3, 14.7, 35.4, 34.1, 1.2, 59.7, 48.4, 28.9), 15.4, 34.4)}
+
+
+@pytest.mark.parametrize("model", MORE)
+def test_transferability_of_other_models(model):
+    """T25: the same two constants that fit the controlled study."""
+    base, tuned, other, non = MORE[model]
+    index = transferability(scores(*base), scores(*tuned), "v2", {"math": 1, "other": 0.9386 ** -2, "non": 0.8856 ** -2})
+    assert index == {"other": pytest.approx(other, abs=0.15), "non": pytest.approx(non, abs=0.15)}
+
+
+def test_averages_of_limo():
+    """T23: LIMO's Table 1, ten benchmarks: 78.1 against 32.3 for as many traces from NuminaMath, 45.8 points."""
+    limo = statistics.fmean([63.3, 95.6, 96.3, 67.6, 84.2, 91.1, 83.9, 76.2, 52.2, 70.7])
+    numina = statistics.fmean([6.5, 59.2, 40.6, 36.7, 11.2, 49.4, 32.7, 36.2, 24.6, 25.8])
+    assert limo == pytest.approx(78.11) and numina == pytest.approx(32.29) and round(limo - numina, 1) == 45.8
+
+
+def test_figure(tmp_path):
+    """Two runs of a model make a curve; one run makes none."""
+    for name, tokens in (("a", 100), ("b", 400)):
+        write_rows(tmp_path / f"{name}.jsonl", [completion(*x, n_thinking_tokens=tokens) for x in (("q", "4"), ("p", "5"))])
+    a, b, png = (str(tmp_path / name) for name in ("a.jsonl", "b.jsonl", "new/curve.png"))
+    main(Config(runs=(a, b), figure=png))
+    assert Path(png).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(BadInput, match="--figure"):
+        main(Config(runs=(a,), figure=png))
+
+
+def test_a_folder_of_runs(tmp_path, capsys):
+    """Its completion files are the runs, in name order; logs and problems are not."""
+    for name in ("long", "base"):
+        write_rows(tmp_path / f"{name}.jsonl", [completion("q", "4")])
+    write_rows(tmp_path / "log.jsonl", [{"step": 1}])
+    write_rows(tmp_path / "problems.jsonl", [{"id": "q", "question": "2+2"}])
+    main(Config(runs=(str(tmp_path),), markdown=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[:4]] == ["run", lines[1].split("|")[1], "base", "long"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(BadInput, match="none: no completions in this directory"):
+        main(Config(runs=(str(tmp_path / "none"),)))
+
+
+@pytest.mark.parametrize("content, words", [
+    (b'{"id": "q", "response": "4", "answer": "4"}\n{"id": "p", "resp', ":2: .* the file ends within a line: the run"),
+    (b'{"id": "q", "response": "4", "answer": "4"}\n{"id": "p", "text": "4", "answer": "4"}\n',
+     "one of lines 1 and 2 has a response and the other has not: two formats in one file"),
+    (b'{"id": "q", "response": "4", "answer": "4"}\n{"id": "q", "sample": 1, "response": "4", "answer": "5"}\n',
+     "lines 1 and 2 have different answers to question 'q'"),
+    (b'{"id": "q", "response": "4\xff", "answer": "4"}\n', ":1: not a JSON object .UnicodeDecodeError"),
+    (b'{"id": "q", "response": 4, "answer": "4"}\n', "line 1: cannot be graded"),
+    (b'{"id": "q", "response": "4", "nums": ["a"], "target": "b"}\n', "line 1: cannot be graded"),
+    (b'{"id": "q", "response": "4", "instruction_id_list": ["x:y"], "kwargs": [{}]}\n', "line 1: cannot be graded .'x:y' is"),
+    (b'{"response": "4"}\n', ":1: no field 'id'"), (b"", ":1: empty line"),
+])
+def test_bad_runs_are_refused_with_file_and_line(tmp_path, content, words):
+    (tmp_path / "run.jsonl").write_bytes(content)
+    with pytest.raises(BadInput, match="run.jsonl.*" + words):
+        main(Config(runs=(str(tmp_path / "run.jsonl"),)))
+
+
+def test_what_is_odd_but_usable_is_said(tmp_path, capsys):
+    """A gold that is empty or broken, fewer samples of one question, a 10 MB line: graded, counted and named."""
+    path = str(tmp_path / "run.jsonl")
+    big = completion("big", "x" * 10_000_000 + " \\boxed{4}")
+    write_rows(path, [completion("q", "4"), completion("q", "5", sample=1), big, completion("e", "4", answer=""),
+                      completion("b", "4", answer="\\frac{4}{}")])
+    start = time.perf_counter()
+    summary = main(Config(runs=(path,)))["runs"][path]["all"]
+    assert time.perf_counter() - start < 2
+    assert (summary["n_questions"], summary["skipped"], summary["accuracy"]) == (2, 2, 75)
+    said = capsys.readouterr().err
+    assert "1 to 2 samples per question" in said
+    assert "2 questions without an answer that can be compared with: skipped" in said
+    for k in ((1, 2), (0,)):
+        with pytest.raises(BadInput, match=rf"--k {k[-1]} with 1 samples of question 'big'"):
+            main(Config(runs=(path,), k=k))
+
+
 def test_repeated_sample_is_refused(tmp_path):
     write_rows(tmp_path / "run.jsonl", [completion("q1", "4"), completion("q2", "4"), completion("q1", "5")])
     with pytest.raises(BadInput, match=r"run.jsonl: lines 1 and 3 are both sample 0 of question 'q1'"):
@@ -593,14 +776,16 @@ def test_main(tmp_path, capsys):
     short, long, same, out = (str(tmp_path / name) for name in ("short.jsonl", "long.jsonl", "same.jsonl", "out.json"))
     report = main(Config(runs=(long, same), base=short, out=out, resamples=500))
     assert report["study"][""] == {"n_runs": 2, "n_questions": 40, "n_limited": 1, "control": 0,
-                                   "scaling": pytest.approx(47.5 / 2), "performance": 75}
+                                   "scaling": pytest.approx(47.5 / 2), "performance": 75,
+                                   "points": [(100, pytest.approx(27.5), *(pytest.approx(100 * x) for x in wilson(11, 40))),
+                                              (400, 75, *(pytest.approx(100 * x) for x in wilson(30, 40)))]}
     assert report["runs"][long]["compared"]["difference"]["all"][0] == 50
-    assert set(report["runs"][short]) == {"all", "groups", "settings"}, "the base is not compared with itself"
+    assert set(report["runs"][short]) == {"all", "groups", "settings", "undecided"}, "the base is not compared with itself"
     assert report["runs"][long]["compared"]["transferability"]["other"] == pytest.approx(100)
     printed = capsys.readouterr().out.splitlines()
     assert len({len(line) for line in printed[:10]}) == 1 and len(printed[0].split()) == len(printed[1].split())
     gain, none = (next(p for p in printed if p.startswith(f"{path} - ") and ", all:" in p) for path in (long, same))
-    assert "+50.0" in gain and "not significant" not in gain and "not significant" in none
+    assert gain.endswith(", 40 questions, significant") and "+50.0" in gain and "not significant" in none
     saved = read_rows(out)[0]
     assert saved["config"]["base"] == short and saved["runs"][short]["all"]["accuracy"] == 25
     main(Config(runs=(long,), json=True))
