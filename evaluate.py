@@ -366,7 +366,8 @@ def main(cfg):
     print(*table_of_runs(shown, cfg.markdown), sep="\n")
     for path, result in results.items():
         compared = result.get("compared", {})
-        for group, (difference, low, high, n) in compared.get("difference", {}).items():
+        differences = compared.get("difference", {})
+        for group, (difference, low, high, n) in list(differences.items())[:1 if len(differences) == 2 else None]:
             print(f"{path} - {cfg.base}, {group}: {difference:+.1f} points [{low:+.1f}, {high:+.1f}], {n} questions"
                   + (", not significant" if low <= 0 <= high else ", significant"))
         for group, ti in compared.get("transferability", {}).items():

@@ -21,6 +21,7 @@ from data.symbolic import equal
 
 LONGEST_TEXT, LONGEST_ANSWER = 200_000, 2_000              # characters; beyond it nothing is right
 ANSWER_LINE = re.compile(r"\banswer\b[*_ \t]{0,9}(?::|is\b:?)[*_ \t]{0,9}([^\n]*)(?=(\n\s{0,9}[^\n]*)?)", re.IGNORECASE)
+BETWEEN_BOXES = re.compile(r"(?=.{1,40}$)(?=.*(?:[,;]|\b(?:and|or)\b))(?:[ $,;}]|\\q?quad|\\text\{|and|or)+")
 
 
 def extract_answer(text, format=""):
@@ -28,12 +29,19 @@ def extract_answer(text, format=""):
 
     First of: last \\boxed (one without its closing brace: the text was cut, None), last <answer>, last "Answer:" or
     "the answer is" line (if nothing follows on it, the line after), "#### 42", the whole text if it is a short line.
+    Of several boxes the last counts; with only a comma or "and" between them on one line they are one list.
     """
     text = FORMATS[format].split(text)[1] if format else text
     text = text[-LONGEST_TEXT:].strip()
-    *_, box = [None, *re.finditer(r"\\(?:boxed|fbox)(?=\s*\{| )", text)]
-    if box:
-        return _box(text[box.end():].lstrip())
+    boxes = [*re.finditer(r"\\(?:boxed|fbox)(?=\s*\{| )", text)][-9:]
+    if boxes:
+        answer, _ = _box(text, boxes[-1].end())
+        for box, following in zip(boxes[-2::-1], boxes[:0:-1]) if answer else ():
+            before, end = _box(text, box.end())
+            if not before or not BETWEEN_BOXES.fullmatch(text[end:following.start()]):
+                break
+            answer = f"{before}, {answer}"
+        return answer
     closed = text.rfind("</answer>")
     opened = text.rfind("<answer>", 0, max(closed, 0))
     if opened >= 0:
@@ -47,16 +55,18 @@ def extract_answer(text, format=""):
     return _clean(text) if len(text) <= 100 and "\n" not in text else None
 
 
-def _box(rest):
-    """What stands in the box that begins with `rest`: {...} with inner braces, or `42$`."""
-    if not rest.startswith("{"):
-        return _clean(re.match(r"[^$\n]*", rest)[0])
+def _box(text, begin):
+    """(what stands in the box at text[begin:], where it ends): {...} with inner braces, or `42$`; None if it has no end."""
+    begin += len(text[begin:]) - len(text[begin:].lstrip())
+    if not text.startswith("{", begin):
+        end = re.compile(r"[^$\n]*").match(text, begin).end()
+        return _clean(text[begin:end]), end
     depth = 0
-    for brace in re.finditer(r"\\.|[{}]", rest, re.DOTALL):                # \{ and \} are characters, not groups
+    for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, begin):    # \{ and \} are characters, not groups
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0 and brace[0] == "}":
-            return _clean(rest[1:brace.start()])
-    return None
+            return _clean(text[begin + 1:brace.start()]), brace.end()
+    return None, len(text)
 
 
 def _clean(answer):
@@ -325,7 +335,11 @@ def is_gradable(answer):
 
 
 def grade(row, prediction):
-    """Is the prediction right for this row? None if it has no answer: such a row is skipped, never rewarded."""
+    """Is the prediction right for this row? None if it has no answer: such a row is skipped, never rewarded.
+
+    Looks at `nums` and `target` (Countdown), `instruction_id_list` (IFEval), else `answer` and, beside it, `choices` (whose
+    text may stand for the letter) and `accept` (other right answers).
+    """
     if row.get("nums") is not None and row.get("target") is not None:
         return check_expression(prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right"))
     if row.get("instruction_id_list") is not None:
@@ -338,7 +352,7 @@ def grade(row, prediction):
     said = prediction.strip().casefold()
     if choices and len(said) > 1 and said in (texts := [str(choice).strip().casefold() for choice in choices]):
         prediction = prediction if str(gold).strip().casefold() in texts else chr(ord("A") + texts.index(said))
-    return is_correct(prediction, gold)
+    return any(is_correct(prediction, right) for right in (gold, *(row.get("accept") or ())))
 
 
 def canonical(row, answer):

@@ -43,6 +43,12 @@ def test_every_benchmark_from_a_row_of_the_hub(tmp_path, capsys):
     assert "--n 1 --temperature 0.0 --top-p 1.0 --max-tokens 32768 --format s1" in said
 
 
+def test_the_order_of_choices_is_drawn_from_the_question():
+    """Each letter is right for some of 30 questions, and always the same one."""
+    letters = [[prepare.gpqa(RAW["gpqa"][0] | {"Question": f"question {i}"})["answer"] for i in range(30)] for _ in range(2)]
+    assert letters[0] == letters[1] and set(letters[0]) == set("ABCD")
+
+
 def test_protocols_of_the_papers(tmp_path):
     """s1 asks greedily and adds nothing; LIMO and UniReason sample small benchmarks several times and ask for a box."""
     wanted = {("s1", "aime24"): (1, 0, "s1"), ("limo", "aime24"): (4, 0.6, "plain"), ("limo", "math500"): (1, 0, "plain"),
