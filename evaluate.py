@@ -272,9 +272,10 @@ def draw(path, studies):
     for model, numbers in studies.items():
         tokens, accuracy, low, high = zip(*numbers["points"])
         slope = "" if numbers["scaling"] is None else f" ({numbers['scaling']:+.1f} points per doubling)"
-        axes.errorbar(tokens, accuracy, [[a - b for a, b in zip(accuracy, low)], [b - a for a, b in zip(accuracy, high)]],
-                      fmt="o-", capsize=3, label=(Path(model).name or "these runs") + slope)
+        bars = [[max(0, a - b) for a, b in zip(accuracy, low)], [max(0, b - a) for a, b in zip(accuracy, high)]]
+        axes.errorbar(tokens, accuracy, bars, fmt="o-", capsize=3, label=(Path(model).name or "these runs") + slope)
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens:g}")
     axes.set(xlabel="thinking tokens (mean)", ylabel="accuracy (%)")
     axes.legend()
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,7 @@ def _keyword(word):
 
 CHECKS = {
     "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: RELATIONS[capital_relation](
-        sum(word.isupper() for word in re.findall(r"\w(?:[\w'.-]*\w)?", text)), capital_frequency),
+        sum(word.isupper() for word in re.findall(r"\w(?:[\w.-]*\w)?", text)), capital_frequency),
     "change_case:english_capital": lambda text: text.isupper() and language(text) in ("en", None),
     "change_case:english_lowercase": lambda text: text.islower() and language(text) in ("en", None),
     "combination:repeat_prompt": lambda text, prompt_to_repeat: text.strip().lower().startswith(

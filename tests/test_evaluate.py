@@ -1,6 +1,7 @@
 """evaluate.py: by hand (numbers worked in the docstrings), published numbers, brute force, fuzz, end to end."""
 import itertools
 import json
+import math
 import random
 import re
 import statistics
@@ -471,6 +472,8 @@ def test_control():
     assert control([7252, 6277, 5396, 5552, 7551], steps) == 60
     assert control([1517, 2963, 4636, 5409, 7551], steps) == 100 == control([(5, 40.0)], [(1, 9)])
     assert control([(5, 40.0)], [(6, 9)]) == 0
+    # Class-conditional control against the 6,109 tokens of no instruction: "short" has to be below, "long" above it.
+    assert control([8033, 9651], [(0, 6109), (6109, math.inf)]) == 50
     with pytest.raises(ValueError):
         control([1, 2], [3])
 
@@ -699,9 +702,9 @@ def test_averages_of_limo():
 
 
 def test_figure(tmp_path):
-    """Two runs of a model make a curve; one run makes none."""
-    for name, tokens in (("a", 100), ("b", 400)):
-        write_rows(tmp_path / f"{name}.jsonl", [completion(*x, n_thinking_tokens=tokens) for x in (("q", "4"), ("p", "5"))])
+    """Two runs of a model make a curve, from 0% to 100%; one run makes none."""
+    for name, tokens, said in (("a", 100, "5"), ("b", 400, "4")):
+        write_rows(tmp_path / f"{name}.jsonl", [completion(f"q{i}", said, n_thinking_tokens=tokens) for i in range(7)])
     a, b, png = (str(tmp_path / name) for name in ("a.jsonl", "b.jsonl", "new/curve.png"))
     main(Config(runs=(a, b), figure=png))
     assert Path(png).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -9,7 +9,7 @@ CASES = [  # instruction, settings, a response that follows it, one that does no
     ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"},
      "NASA and the well-known UNI-CEF.", "NASA and Unicef"),
     ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "less than"},
-     "One BIG dog", "A BIG dog"),
+     "One BIG dog", "I'm a BIG dog"),
     ("change_case:english_capital", {}, "THIS IS THE END OF IT.", "THIS IS THE END OF It."),
     ("change_case:english_capital", {}, "AND YOU?", "DAS IST NICHT DIE ANTWORT UND ICH GEHE"),
     ("change_case:english_lowercase", {}, "this is the end of it.", "this is the End of it."),
