@@ -352,7 +352,8 @@ def grade(row, prediction):
     said = prediction.strip().casefold()
     if choices and len(said) > 1 and said in (texts := [str(choice).strip().casefold() for choice in choices]):
         prediction = prediction if str(gold).strip().casefold() in texts else chr(ord("A") + texts.index(said))
-    return any(is_correct(prediction, right) for right in (gold, *(row.get("accept") or ())))
+    others = row["accept"] if isinstance(row.get("accept"), list) else []
+    return any(is_correct(prediction, right) for right in [gold, *others])
 
 
 def canonical(row, answer):

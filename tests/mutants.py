@@ -417,7 +417,7 @@ MUTANTS = [
      'answer = before',
      'of two boxes that are one list only the first counts', 'test_evaluate.py::test_extract_answer'),
     ('data/answers.py',
-     'return any(is_correct(prediction, right) for right in (gold, *(row.get("accept") or ())))',
+     'return any(is_correct(prediction, right) for right in [gold, *others])',
      'return is_correct(prediction, gold)',
      'other accepted answers are not looked at', 'test_evaluate.py::test_a_choice_may_be_given_by_its_text'),
     ('data/symbolic.py',
