@@ -137,8 +137,9 @@ def test_wrong(prediction, answer):
 
 SYMBOLIC = [("\\binom{5}{2}", "10"), ("\\lfloor\\log_2 n\\rfloor + 1", "1+\\lfloor \\log_{2}n \\rfloor"), ("|x-1|", "|1-x|"),
             ("\\frac{n!}{2}", "\\frac{n (n-1)!}{2}"), ("(4, \\log_2 8)", "(4, 3)"), ("\\sum_{k=1}^{10} k, 2", "2, 55")]
-NOT_EQUAL = [("\\binom{5}{2}", "11"), ("R!", "r!"), ("|x|", "x"), ("\\binom{5}{2}, 3", "10"), ("y'!", "y!"), ("52_8!", "52_9!"),
-             ("1 + 1 = \\binom{5}{1}", "5"), ("(4, \\log_2 8)", "4, 3"), ("\\overline{AB}!", "AB!"), ("\\log_2 8 +", "3")]
+NOT_EQUAL = [("\\binom{5}{2}", "11"), ("R!", "r!"), ("|x|", "x"), ("\\binom{5}{2}, 3", "10"), ("y'!", "y!"),
+             ("52_8!", "52_9!"), ("1 + 1 = \\binom{5}{1}", "5"), ("(4, \\log_2 8)", "4, 3"), ("\\overline{AB}!", "AB!"),
+             ("\\log_2 8 +", "3")]
 
 
 def test_what_the_rules_cannot_read_is_compared_symbolically(monkeypatch):
