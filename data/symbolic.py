@@ -3,11 +3,12 @@ logarithms to a base, sums, absolute values, factorials of a variable.
 
 math-verify (data/simplify.py) turns LaTeX into sympy and simplifies the difference. Sympy computes 9^{9^{9}} until the
 memory is full and lets no signal handler in, so it runs in a process of its own that is ended after LIMIT seconds. The
-process starts with the first question (half a second) and ends with this one. Without math-verify nothing is the same.
+process starts with the first question (half a second, and again after each that was ended) and ends with this one.
+Without math-verify nothing is the same.
 
 What math-verify gets wrong is never asked (version 0.9, latex2sympy2_extended 1.11): 52_8 = 52_9 and y' = y, because it
-drops what it does not know; \\overline{AB}, words and anything else outside of COMMANDS; equations, of which it compares
-right sides; lists, of which it accepts one of several; r = R (a setting).
+drops what it does not know; 3!!, which it takes for (3!)!; \\overline{AB}, words and anything else outside of COMMANDS;
+equations, of which it compares right sides; lists, of which it accepts one of several; r = R (a setting).
 """
 import functools
 import importlib.util
@@ -31,7 +32,7 @@ def readable(text):
     return (len(text) <= 400 and re.fullmatch(r"[a-zA-Z0-9\s+\-*/^_(){}|!,.\\]+", text) is not None
             and all(text.count(opened) == text.count(closed) for opened, closed in ("()", "{}"))
             and set(re.findall(r"\\([a-zA-Z]+|.)", text)) <= COMMANDS
-            and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|[\d)}]\s*_|\d\s+[\d.]", text))
+            and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|[\d)}]\s*_|\d\s+[\d.]|!\s*!", text))
 
 
 @functools.lru_cache(65536)
@@ -51,5 +52,5 @@ def equal(one, other):
 
 @functools.cache
 def _workers():
-    return Workers("data.simplify:same", n=1, limit=LIMIT)
+    return Workers("data.simplify:same", n=1, limit=LIMIT, memory=1 << 30)     # what takes more will not end in time
 
