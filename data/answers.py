@@ -20,7 +20,9 @@ from data.symbolic import equal
 # ---- Which part of a text is the answer? ------------------------------------------------------------------------
 
 LONGEST_TEXT, LONGEST_ANSWER = 200_000, 2_000              # characters; beyond it nothing is right
-ANSWER_LINE = re.compile(r"\banswer\b[*_ \t]{0,9}(?::|is\b:?)[*_ \t]{0,9}([^\n]*)(?=(\n\s{0,9}[^\n]*)?)", re.IGNORECASE)
+ANSWER_LINE = re.compile(r"\b(?:answer|correct (?:option|choice))\b[*_ \t]{0,9}(?::|is\b:?)[*_ \t]{0,9}([^\n]*)"
+                         r"(?=(\n\s{0,9}[^\n]*)?)", re.IGNORECASE)
+LETTER_LINE = re.compile(r"[\s*_]{0,9}\(?([A-J])(?:[).:][^\n]*)?[\s*_]{0,9}")
 BETWEEN_BOXES = re.compile(r"(?=.{1,40}$)(?=.*(?:[,;]|\b(?:and|or)\b))(?:[ $,;}]|\\q?quad|\\text\{|and|or)+")
 
 
@@ -48,7 +50,8 @@ def extract_answer(text, format=""):
         return _clean(text[opened + len("<answer>"):closed])
     *_, line = [None, *ANSWER_LINE.finditer(text)]
     if line:
-        return _clean(line[1]) or _clean(line[2] or "")
+        bold = text[text.rfind("\n", 0, line.start()) + 1:line.start(1)].count("**") % 2     # **Answer: B** because ...
+        return _clean(line[1].partition("**")[0] if bold else line[1]) or _clean(line[1]) or _clean(line[2] or "")
     last = text.rpartition("####")[2].partition("\n")[0].strip()
     if "####" in text and re.fullmatch(r"(?=\D*\d)\S{1,40}", last):
         return _clean(last)
@@ -85,7 +88,10 @@ def answer_of(row):
                 text = text.rpartition(form.end)[2] if form.end in text else ""
     if row.get("instruction_id_list") is not None:                         # IFEval looks at all of it
         return text or None
-    return extract_answer(text)
+    answer = extract_answer(text)
+    if answer is None and row.get("choices") and (line := LETTER_LINE.fullmatch(text.rstrip().rpartition("\n")[2][:200])):
+        return line[1]                                                     # the last line is a letter: "B", "**(B)**"
+    return answer
 
 
 # ---- Is an answer right? ----------------------------------------------------------------------------------------
@@ -287,7 +293,7 @@ def is_correct(prediction, answer):
             return True
     if re.fullmatch(r"\d{1,2}:\d\d", str(gold)):                           # 1:58 a.m. for 1:58
         return str(said) in (f"{gold}am", f"{gold}pm")
-    return _unread(said, gold) and _equal(_normalised(prediction), _normalised(answer), time.monotonic() + 0.2)
+    return _unread(said, gold) and _equal(_normalised(prediction), _normalised(answer), time.monotonic() + 0.5)
 
 
 def _endless(node):
@@ -310,18 +316,19 @@ def _equal(one, other, until, depth=0):
     (kind, parts), (kind_, parts_) = (_parts(text) if depth <= 4 else ("", [text]) for text in (one, other))
     if "set" in (kind, kind_) and "named" in (kind[:5], kind_[:5]):        # x = 1, y = 2 for 1, 2
         kind = kind_ = "set"
-    if kind != kind_ or len(parts) != len(parts_):
+    if kind != kind_ or len(parts) != len(parts_) or len(parts) > 50:
         return False
     if not kind:
         nodes = _node(parts[0], 5), _node(parts_[0], 5)
-        return nodes[0] == nodes[1] or _unread(*nodes) and time.monotonic() < until and equal(parts[0], parts_[0])
-    for part in parts:
-        match = next((i for i, part_ in enumerate(parts_[:None if kind in UNORDERED else 1])
-                      if _equal(part, part_, until, depth + 1)), None)
-        if match is None:
-            return False
-        parts_ = parts_[:match] + parts_[match + 1:]
-    return True
+        return nodes[0] == nodes[1] or _unread(*nodes) and time.monotonic() < until and equal(*sorted((parts[0], parts_[0])))
+    if kind not in UNORDERED:
+        return all(_equal(part, part_, until, depth + 1) for part, part_ in zip(parts, parts_))
+    left, right = ([(_node(part, depth + 1), part) for part in side] for side in (parts, parts_))
+    for same in (lambda x, y: x[0] == y[0], lambda x, y: _equal(x[1], y[1], until, depth + 1)):       # cheap ones first
+        for x in list(left):
+            if y := next((y for y in right if same(x, y)), None):
+                left.remove(x), right.remove(y)
+    return not left
 
 
 def is_gradable(answer):

@@ -55,7 +55,8 @@ def shared(name):
     ("\\boxed{}", None),
     ("Answer: 12\nAnswer: 13", "13"),                                      # s1 gives "12\nAnswer: 13"
     ("**Final Answer:** 12", "12"),
-    ("### Final Answer:\n\nAnswer: Dan", "Dan"),
+    ("### Final Answer:\n\nAnswer: Dan", "Dan"), ("so\n**Answer: Eve** (second)", "Eve"), ("Answer: 2**3", "2**3"),
+    ("The correct option is **(B)** here", "(B)"), ("correct choice: C", "C"), ("**The answer is:** 2**3", "2**3"),
     ("**Answer**:\n\n$42$\n", "$42$"),
     ("The answer is 7.", "7."),
     ("Answer: 3 <answer> 4 </answer>", "4"),
@@ -145,6 +146,7 @@ NOT_EQUAL = [("\\binom{5}{2}", "11"), ("R!", "r!"), ("|x|", "x"), ("\\binom{5}{2
 def test_what_the_rules_cannot_read_is_compared_symbolically(monkeypatch):
     """With more time than LIMIT, so that a busy machine changes nothing."""
     pytest.importorskip("math_verify")
+    symbolic.equal.cache_clear()
     with Workers("data.simplify:same", n=1, limit=30) as patient:
         monkeypatch.setattr(symbolic, "_workers", lambda: patient)
         for pairs, right in ((SYMBOLIC, True), (NOT_EQUAL, False)):
@@ -162,7 +164,7 @@ def test_a_symbolic_comparison_ends_in_time(monkeypatch):
     """9^{9^{9}} fills the memory and holds the interpreter; its process is ended, counted, and the next has a new one."""
     pytest.importorskip("math_verify")
     symbolic._workers().map([["1", "1"]])                                   # the process is there
-    symbolic.FAILURES.clear()
+    symbolic.FAILURES.clear(), symbolic.equal.cache_clear()
     start = time.perf_counter()
     assert not is_correct("9^{9^{9}}!", "|3|") and time.perf_counter() - start < 2
     assert symbolic.FAILURES == {"timeout": 1} and symbolic._workers().map([["1", "1"]]) == [True]
@@ -188,6 +190,14 @@ def test_a_choice_may_be_given_by_its_text():
     assert grade({"answer": "green", "choices": ["red", "green"]}, "Green")
     assert grade({"answer": "Yen", "accept": ["Japanese yen"]}, "japanese yen.") is True
     assert grade({"answer": "Yen", "accept": "xyz"}, "x") is False and grade({"answer": "4", "accept": True}, "4") is True
+
+
+def test_a_letter_on_the_last_line_answers_a_choice():
+    """Only where there are choices: s1 takes any text without a letter for A, here it has no answer."""
+    for said, letter in (("Because.\n\n**B**", "B"), ("Because.\n(C)", "C"), ("Because.\nD) 45 degrees", "D"),
+                         ("Because.\nA dog", None), ("Because.\nI am sure", None), ("Because.\nb", None)):
+        assert answer_of({"response": said, "choices": ["w", "x", "y", "z"]}) == letter, said
+        assert answer_of({"response": said}) is None
 
 
 def test_text_without_a_response_is_split_by_its_delimiters():
