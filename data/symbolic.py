@@ -35,7 +35,7 @@ def readable(text):
             and not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|[\d)}]\s*_|\d\s+[\d.]|!\s*!", text))
 
 
-@functools.lru_cache(65536)
+@functools.lru_cache(4096)
 def equal(one, other):
     """True if math-verify shows two formulas to be the same within LIMIT; else, or if it is not installed, False."""
     if not (re.search(BEYOND_RULES, one + other) and readable(one) and readable(other)
