@@ -48,8 +48,8 @@ from data.behaviours import read_judged, word_class
 from data.rows import BadInput
 from data.weights import ledger, matched, weight_changes
 from kernels import reference
-from report import (VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, in_columns, model_table, page, piece,
-                    pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript)
+from report import (VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, in_columns, model_table, page,
+                    piece, pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript)
 
 
 @dataclass(frozen=True)
@@ -405,7 +405,6 @@ def task_shifts(name, texts, before, after):
     return shifts
 
 
-
 # ---------------------------------------------------------------- inputs
 
 def check_vocabularies(cfg):
@@ -489,12 +488,13 @@ def workplace(cfg):
 
 def compare(cfg, study, files):
     """The base against one tuned model after the other, into the study -> transcripts, [heading, side by side]."""
-    n_vocabulary, work = check_vocabularies(cfg), workplace(cfg)
+    n_vocabulary = check_vocabularies(cfg)
     written = {name: completions_of(path, files, cfg) for name, path in study.tuned.items()}
     viewed, dtype = to_show(cfg, study, written), DTYPES[cfg.dtype]
     model, tokenizer = models.load(cfg.base, cfg.device, dtype)
     written = {study.base: ([], 0, next(iter(written.values()))[2])} | written
     jobs = [job_of(cfg, tokenizer, name, parts, n_vocabulary, viewed[name]) for name, parts in written.items()]
+    work = workplace(cfg)
 
     def pools(jobs):                                 # of the model that is loaded
         return {chosen: pooled_layers(model, tokenizer, chosen, cfg.micro_batch_tokens)
@@ -510,7 +510,12 @@ def compare(cfg, study, files):
     for k, job in enumerate(jobs):
         tuned = base
         if job.name != study.base:
-            model = models.load(study.tuned[job.name], cfg.device, dtype)[0]
+            try:
+                model = models.load(study.tuned[job.name], cfg.device, dtype)[0]
+            except BadInput as error:                # weights that are not numbers, a layer that model.py does not compute
+                print(f"warning: {error}; the other models are analysed")
+                study.refused[job.name] = str(error)
+                continue
             tuned = Side.of(model)
             tallies = analyse(cfg, base, tuned, job, work / f"{k}")
             shifts = task_shifts(job.name, job.texts, before, pools([job]))
@@ -523,6 +528,11 @@ def compare(cfg, study, files):
             heading, title, row = job.viewed[i]
             shown.append((heading, transcript(tokenizer, row, values, title)))
         model = tuned = None                         # before the next one is loaded
+    for name in study.refused:
+        del study.tuned[name]
+    study.pair, study.shown = ([n for n in names if n in study.tuned] for names in (study.pair, study.shown))
+    if not study.tuned:
+        raise BadInput(next(iter(study.refused.values())))
     order = list(dict.fromkeys(heading for job in jobs[1:] for heading, _, _ in job.viewed))
     groups = [g for r in study.results.values() for g in r["groups"]]
     study.group = "math" if "math" in groups else groups[0]              # what training was for
@@ -536,20 +546,22 @@ def main(cfg):
         raise BadInput("--tuned and --data are needed: which models, and what they wrote")
     files, runs, names = read_runs(cfg.data), read_runs(cfg.runs), [Path(path).name for path in cfg.tuned]
     claims = [settle(claim, runs, cfg.claims) for claim in (read_json(cfg.claims) if cfg.claims else ())]
-    tuned = {n if names.count(n) == 1 else f"{Path(path).parent.name}/{n}": path for n, path in zip(names, cfg.tuned)}
+    alike = [Path(cfg.base).name, *names]
+    tuned = {n if alike.count(n) == 1 else f"{Path(path).parent.name}/{n}": path for n, path in zip(names, cfg.tuned)}
     study = describe(cfg, tuned, runs)
+    study.compute = {name: found for name, path in tuned.items() if (found := ledger(path))}
     judged = {k: v for path in cfg.judged for k, v in read_judged(path).items()}
     out = Path(cfg.out)
     viewed = compare(cfg, study, files)
-    study.compute = {name: found for name, path in tuned.items() if (found := ledger(path))}
-    study.weights, study.overlaps = weight_changes(cfg.base, tuned, cfg.rank_width, cfg.device)
+    study.weights, study.overlaps = weight_changes(cfg.base, study.tuned, cfg.rank_width, cfg.device)
     study.traces, study.contrasts = traces(runs or files, judged), contrasts(study)
     study.matched = matched(*(study.compute[n] for n in study.pair), study.training[study.pair[0]]) \
         if len(study.pair) == 2 and set(study.pair) <= set(study.compute) else {}
 
     metrics = {name: result | {"weights": study.weights[name]} for name, result in study.results.items()}
-    metrics |= {"claims": claims, "transferability": study.transfer, "contrasts": study.contrasts, "overlaps": study.overlaps,
-                "behaviours": study.traces, "compute": {"ledgers": study.compute, "matched": study.matched}, "runs": {}}
+    metrics |= {"refused": study.refused, "claims": claims, "transferability": study.transfer, "contrasts": study.contrasts,
+                "overlaps": study.overlaps, "behaviours": study.traces,
+                "compute": {"ledgers": study.compute, "matched": study.matched}, "runs": {}}
     for name in dict.fromkeys(r.name for r in runs):
         summary = metrics["runs"][name] = pooled(runs, name) | {"seeds": [r.seed for r in runs if r.name == name]}
         for of_group in summary["groups"].values():

@@ -124,7 +124,7 @@ def describe(cfg, tuned, runs):
     """
     study = SimpleNamespace(base=Path(cfg.base).name, base_path=cfg.base, tuned=tuned, runs=runs, training={}, kinds={},
                             accuracy={}, transfer={}, results={}, points={}, questions={}, compute={}, matched={}, weights={},
-                            overlaps=[], published=cfg.kl == "published")
+                            refused={}, overlaps=[], published=cfg.kl == "published")
     colours = dict(zip(dict.fromkeys(Path(name).name for name in tuned), itertools.cycle(COLOURS)))
     study.colours = {study.base: BASE_COLOUR} | {name: colours[Path(name).name] for name in tuned}
     for name, path in {study.base: cfg.base, **tuned}.items():
@@ -204,10 +204,13 @@ def transcript(tokenizer, row, values, title):
     """What the viewer shows of a completion: at most VIEWED_TOKENS tokens, each as the page's script takes it apart."""
     ids, injected, tokens = row["ids"][:VIEWED_TOKENS], set(row.get("injected") or ()), []
     names = "kl_forward", "rank_base", "rank_tuned", "entropy_tuned", "likely_ids", "likely_p"
+    def short(x, digits=4):                                  # JSON knows no NaN
+        return round(x, digits) if math.isfinite(x) else None
+
     for i, (kl, rank_base, rank_tuned, entropy, top, p) in enumerate(zip(*(values[name].tolist() for name in names))):
-        likely = [[piece(tokenizer, int(t)), round(x, 3)] for t, x in zip(top, p)]
-        tokens.append([piece(tokenizer, *ids[max(0, i - 1):i + 1]), round(kl, 4), int(rank_base), int(rank_tuned),
-                       round(entropy, 4), int(i in injected), likely])
+        likely = [[piece(tokenizer, int(t)), short(x, 3)] for t, x in zip(top, p)]
+        tokens.append([piece(tokenizer, *ids[max(0, i - 1):i + 1]), short(kl), int(rank_base), int(rank_tuned), short(entropy),
+                       int(i in injected), likely])
     return {"title": title, "question": str(row["question"]), "answer": str(row.get("answer", "not given")),
             "said": str(evaluate.answer_of(row) or "nothing"), "right": right(row), "tokens": tokens}
 
@@ -259,8 +262,8 @@ def settle(claim, runs, path):
 
 
 def contrasts(study):
-    """The pair of trainings measure by measure, on the questions that both answered -> [{measure, group, one, other, before,
-    after, difference, low, high, n, per_seed, verdict}]; what an interval that holds 0 leaves open is called that."""
+    """The pair of trainings, measure by measure, on the questions that both answered -> [{measure, group, one, other,
+    before, after, difference, low, high, n, per_seed, verdict}]; only what an interval tells apart is called different."""
     if len(study.pair) < 2:
         return []
     copies = [{name.rpartition("/")[0]: name for name in study.tuned if Path(name).name == Path(first).name}
@@ -294,8 +297,8 @@ def contrasts(study):
 
 
 def traces(runs, judged):
-    """{run: {group: what its traces do}}: behaviours by rules (mean count; percent of responses with one, with interval over
-    questions) and, where a judge was asked, by the judge; words of doubt, repetition, length by correctness, variety."""
+    """{run: {group: what its traces do}}: behaviours by rules (mean count; percent of responses with one, its interval over
+    questions) and, where one was asked, by a judge; words of doubt, repetition, length by correctness, variety."""
     result = {}
     for name in dict.fromkeys(r.name for r in runs):
         replicates, rows = [r for r in runs if r.name == name], defaultdict(list)
@@ -346,11 +349,11 @@ def draw(study, out):
             ("rank_shift", 3.4, figures.grouped, shifted, "Tokens whose rank training has changed.", "shifted tokens per answer"),
             ("along", 2.9, figures.along, results, f"Along the answers in {study.group}.", study.group),
             ("tokens", 3.2, figures.shifted_words, results, "The most shifted tokens: how often, and the mean shift."),
-            ("words", 0.5 + 1.6 * math.ceil(len(words) / 3), figures.word_pictures, words, "Shifted words, the larger the "
-             "oftener and farther: discourse words red, words of content blue, the rest grey.", 7.2),
+            ("words", 1.6 * math.ceil(len(words) / 3), figures.word_pictures, words, "Shifted words, the larger the "
+             "oftener and farther: discourse words red, words of content blue, the rest grey.", 2.4, 1.5),
             ("pca", 0.8 + 1.75 * n_rows, figures.pca_panels, n_rows and points,
              "Mean hidden states of each task's problems, a segment per layer: circle base, triangle tuned."),
-            ("weights", 3.2, figures.weight_panels, {m: study.weights[m] for m in study.shown},
+            ("weights", 3.2, figures.weight_panels, {m: study.weights[m] for m in study.shown if study.weights[m]["n"]},
              "Weights: how many stayed as they were, and the size of the update."),
             ("behaviours", 3.4, figures.grouped, habits, f"What the traces do in {study.group}, counted by rules: percent of "
              "answers with at least one.", "answers, %")):
@@ -393,7 +396,7 @@ def lead(study):
         said.append(f"{name} ({study.kinds.get(name, 'base')}) is right on {listed(scores)}.")
     said += [f"Per token of its own answers, {n} is " + listed([f"{s['kl_forward']['macro']:.2g} ({g})" for g, s in
              r["groups"].items()]) + " nats of KL away from the base." for n, r in study.results.items() if n in study.shown]
-    for name in study.pair:
+    for name in [n for n in study.pair if study.weights[n]["n"]]:
         found = study.weights[name]["unchanged"]
         said.append(f"{name} left {found['bf16']['1e-05']:.1f}% of the weights as they were in bfloat16 (within 1e-5), "
                     f"{found['fp32']['1e-05']:.1f}% in float32.")
@@ -440,6 +443,7 @@ def caveats(study):
                     "weighted by the room for gains, hardly sees a loss.")
     if closed := {"compare", "fact", "repeat"} & {task for r in study.results.values() for task in r["tasks"]}:
         said.append(f"Pretraining has seen the questions of {listed(sorted(closed))}: they show forgetting, not learning.")
+    said += [f"Left out, for it could not be loaded: {reason}" for reason in study.refused.values()]
     return said + ["Behaviours are counted by phrases, which agree with a reader better on the tiny world than on free prose; "
                    "bfloat16 hides small changes of weights, so that sparsity in it is partly rounding.",
                    "The published PCA shift counts pads, lets layers cancel, and varies from seed to seed."]
@@ -463,10 +467,10 @@ def model_table(study):
         row |= {f"TI {v} {g}": (study.transfer.get(m, {}).get(v, {}).get(g), None, None)
                 for g in groups for v in ("v1", "v2")}
         row |= {f"{name} {g}": of_group(m, name, g) for name in MEASURES for g in groups}
-        copies[Path(m).name].append(row)
+        copies[m if m == study.base else Path(m).name, m == study.base].append(row)
     heads = [head for head in row if any(r[head][0] is not None for rows in copies.values() for r in rows)]
     lines = []
-    for name, same in copies.items():
+    for (name, _), same in copies.items():
         lines.append([name if len(same) == 1 else f"{name}, {len(same)} seeds: mean ± sd"])
         for head in heads:
             values, (_, low, high) = [r[head][0] for r in same if r[head][0] is not None], same[0][head]
@@ -488,9 +492,9 @@ NOTES = {                                # below each of these tables
 
 def tables(study):
     """Further tables, heading row first: {name: rows}, the name being its place in the page."""
-    found = {"CONTRASTS": [["in", "what", *study.pair, "difference", "seeds", ""]] + [
+    found = {"CONTRASTS": [["in", "what", *study.pair, "difference", "per seed", ""]] + [
         [c["group"], c["measure"], number(c["before"]), number(c["after"]), c["interval"],
-         ", ".join(map(number, c["per_seed"].values())) if len(c["per_seed"]) > 1 else "1", c["verdict"]] for c in study.contrasts]}
+         ", ".join(map(number, c["per_seed"].values())) if len(c["per_seed"]) > 1 else "-", c["verdict"]] for c in study.contrasts]}
     found["WEIGHTS"] = [["model", "unchanged %, bf16, 1e-5", "float32, 1e-5", "float32, exact", "rank of updates, % of full"]] + [
         [m, *(number(w["unchanged"][d][t]) for d, t in (("bf16", "1e-05"), ("fp32", "1e-05"), ("fp32", "0"))),
          "-" if w["rank_share"] is None else number(w["rank_share"])] for m, w in study.weights.items() if w["n"]]
@@ -537,7 +541,7 @@ def page(study, claims, viewed, pictures, command):
         f"<div class=question>{e(t['question'])}</div><small>solution: {e(t['answer'])} · said: {e(t['said'])}</small>"
         f"<div class=tokens>{e(''.join(x[0] for x in t['tokens']))}</div></div>" for t in side) + "</div>"
         for heading, side in viewed)
-    more = {name: table(rows, "numbers") + f"<p class=dim>{NOTES[name]}" for name, rows in tables(study).items()}
+    more = {name: table(rows, "plain") + f"<p class=dim>{NOTES[name]}" for name, rows in tables(study).items()}
     parts = {"ABOUT": e(" · ".join(about)), "COMMAND": e(command), "LEAD": e(lead(study)), "CARDS": cards,
              "CLAIMS": "<h2>Claims</h2>" + table(claims, "claims") if claims else "",
              "MODELS": table([*zip(*model_table(study))], "numbers"),

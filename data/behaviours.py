@@ -36,28 +36,44 @@ class Config:
 
 # Each rule is an alternation of phrases without nested repetition: linear in the length of the text.
 _N = r"-?\d+(?:\.\d+)?"
-RULES = {name: re.compile(rule, re.IGNORECASE) for name, rule in {
-    "verification": rf"""\b(?:double[- ]?check|check(?:s|ed|ing)?\b|verif(?:y|ied|ies|ying)\b|too (?:high|low|big|small|large|much|many|few|little)\b
-        |(?:made|is|there is) an? (?:mistake|error)|vs {_N}|as (?:expected|required|desired|wanted|asked)\b|that works\b|that's it\b
-        |(?:equals?|match(?:es)?|reach(?:es)?|hits?) (?:the |our )?(?:target|goal|desired|{_N})|which (?:matches|works|is (?:right|correct|wrong))
-        |(?:equation|identity|formula|condition|result) (?:holds|is (?:right|correct|satisfied))|substitut(?:e|ing)\ (?:it |this )?back
-        |(?:does not|doesn't|did not|didn't) (?:work|match|fit|hold|equal|add up)|can(?:not|'t) be (?:right|negative|correct|true|a )
-        |not quite\b|plugging\b[^.\n]{{0,30}}\bback\b|is what (?:was|we|is) (?:asked|want|needed)
-        |(?:is|=) not (?:equal to )?{_N}|but (?:the problem|we|i) (?:wants?|needs?|asks for) {_N}|exactly (?:right|{_N}))
-        |= ?{_N} (?:low|high|yes|no)\b|\b(?:yes|correct|good|exactly|done)[,.!]? (?:that|this|it|which) (?:is|equals|matches|works)""",
-    "backtracking": rf"""\b(?:wait|alternatively|on second thought|scratch that|start(?:ing)? over|re-?do|dead end|instead[,.]
-        |(?:go|going) back\b|(?:leads?|goes|going) nowhere|(?:let me|let's|i'?ll|we can|try) (?:try )?(?:again|another|a different|something else)
-        |(?:another|different|other) (?:way|approach|idea|method|attempt|combination)|what if\b|(?:low|high|no) try\b)
-        |= ?{_N}\b[^=\n]{{0,80}}[.;] ?(?:maybe|perhaps|how about)\b""",
-    "subgoal": rf"""\b(?:if (?:i|we) (?:can|could) (?:get|make|reach|find|form)|(?:need|have|want|enough|try|goal is) to (?:make|get|reach|form) {_N}
-        |break(?:ing)? (?:this|it|the problem|that) (?:down|into|up)|sub-?goal|(?:our|my|the|first|next) (?:goal|plan|aim)\b|aim(?:ing)? (?:for|at)
-        |step \d+ ?[:.]|first,? (?:i'll|i will|we'll|we will|i need|we need|let me|let's)|(?:get|make|form) {_N} (?:first|out of|from))""",
-    "backward": rf"""\b(?:work(?:ing)? (?:back|from the (?:end|target|answer|goal))|backwards? from|start(?:ing)? (?:from|with|at) the (?:target|answer|end|goal)
-        |(?:reverse|undo|invert)(?:ing)? (?:the |this |that |these )?(?:operation|step|last|addition|multiplication|division|subtraction)
-        |before (?:adding|subtracting|multiplying|dividing|that,? (?:it|we)|it,? we)|the last (?:step|operation) (?:is|was|must|could|would|has)
-        |(\d+) ?/ ?(\d+) ?= ?(\d+)\b[^\n]{{0,60}}?\b\3 ?\* ?\2 ?= ?\1\b|(?:want|need|reach|make|target is) (\d+)\b[^\n]{{0,60}}?\b\4 (?:/|divided by|minus|-) ?\d)
-        |(?<![-+*/=^] )(?<![-+*/=^\d.,])\d+ (?:=|is) \d+ ?[-+*/] ?\d+(?! ?=)""",
-}.items() for rule in [re.sub(r"\n\s+", "", rule)]}
+RULES = {name: re.compile("|".join(phrases), re.IGNORECASE) for name, phrases in {
+    "verification": [
+        r"\bdouble[- ]?check", r"\bcheck(?:s|ed|ing)?\b", r"\bverif(?:y|ied|ies|ying)\b",
+        r"\bas (?:expected|required|desired|wanted|asked)\b", r"\btoo (?:high|low|big|small|large|much|many|few|little)\b",
+        r"\b(?:made|is|there is) an? (?:mistake|error)", rf"\bvs {_N}",
+        rf"\b(?:equals?|match(?:es)?|reach(?:es)?|hits?) (?:the |our )?(?:target|goal|desired|{_N})",
+        r"\bthat(?: works|'s it)\b", r"\bwhich (?:matches|works|is (?:right|correct|wrong))", r"\bnot quite\b",
+        r"\bplugging\b[^.\n]{0,30}\bback\b",
+        r"\b(?:equation|identity|formula|condition|result) (?:holds|is (?:right|correct|satisfied))",
+        r"\bsubstitut(?:e|ing) (?:it |this )?back", r"\bis what (?:was|we|is) (?:asked|want|needed)",
+        r"\b(?:does not|doesn't|did not|didn't) (?:work|match|fit|hold|equal|add up)", rf"\b(?:is|=) not (?:equal to )?{_N}",
+        r"\bcan(?:not|'t) be (?:right|negative|correct|true|a )",
+        rf"\bbut (?:the problem|we|i) (?:wants?|needs?|asks for) {_N}", rf"\bexactly (?:right|{_N})",
+        rf"= ?{_N} (?:low|high|yes|no)\b",
+        r"\b(?:yes|correct|good|exactly|done)[,.!]? (?:that|this|it|which) (?:is|equals|matches|works)"],
+    "backtracking": [
+        r"\b(?:wait|alternatively|on second thought|scratch that|start(?:ing)? over|re-?do|dead end|instead[,.]|what if)",
+        r"\b(?:go|going) back\b", r"\b(?:leads?|goes|going) nowhere", r"\b(?:low|high|no) try\b",
+        r"\b(?:let me|let's|i'?ll|we can|try) (?:try )?(?:again|another|a different|something else)",
+        r"\b(?:another|different|other) (?:way|approach|idea|method|attempt|combination)",
+        rf"= ?{_N}\b[^=\n]{{0,80}}[.;] ?(?:maybe|perhaps|how about)\b"],
+    "subgoal": [
+        r"\bif (?:i|we) (?:can|could) (?:get|make|reach|find|form)",
+        r"\bbreak(?:ing)? (?:this|it|the problem|that) (?:down|into|up)",
+        rf"\b(?:need|have|want|enough|try|goal is) to (?:make|get|reach|form) {_N}", r"\bstep \d+ ?[:.]", r"\bsub-?goal",
+        r"\b(?:our|my|the|first|next) (?:goal|plan|aim)\b", r"\baim(?:ing)? (?:for|at)",
+        rf"\b(?:get|make|form) {_N} (?:first|out of|from)",
+        r"\bfirst,? (?:i'll|i will|we'll|we will|i need|we need|let me|let's)"],
+    "backward": [
+        r"\bwork(?:ing)? (?:back|from the (?:end|target|answer|goal))", r"\bbackwards? from",
+        r"\bbefore (?:that,?|it,?) (?:it|we)\b", r"\bstart(?:ing)? (?:from|with|at) the (?:target|answer|end|goal)",
+        r"\bbefore (?:adding|subtracting|multiplying|dividing)",
+        r"\b(?:reverse|undo|invert)(?:ing)? (?:the |this |that )?(?:operation|step|last|addition|multipl|division|subtraction)",
+        r"\bthe last (?:step|operation) (?:is|was|must|could|would|has)",
+        r"\b(\d{1,9}) ?/ ?(\d{1,9}) ?= ?(\d{1,9})\b[^\n]{0,60}?\b\3 ?\* ?\2 ?= ?\1\b",
+        r"\b(?:want|need|reach|make|target is) (\d{1,9})\b[^\n]{0,60}?\b\4 (?:/|divided by|minus|-) ?\d",
+        r"(?<![-+*/=^] )(?<![-+*/=^\d.,])\d{1,9} (?:=|is) \d{1,9} ?[-+*/] ?\d{1,9}(?! ?=)"]
+}.items()}
 
 WAIT_WORDS = ("wait", "hmm", "alternatively", "maybe", "perhaps", "however", "but", "actually", "check", "verify", "okay")
 # UniReason's figure tells logical words from words of content and gives no list: discourse words here, the rest content.
@@ -66,9 +82,9 @@ LONGEST = 200_000        # characters of a trace that are looked at
 
 QUESTIONS = {            # what the judge is asked; each is followed by the trace and by how to answer
     "verification": "How often does it verify: compare a result with the target, or check a step, in words or by computing?",
-    "backtracking": "How often does it backtrack: give up what it has and begin a new attempt that does not use the last result?",
-    "subgoal": "How often does it set a subgoal: name an intermediate result that it wants to reach on the way to the answer?",
-    "backward": "How often does it chain backward: start from the target and undo operations until the given numbers are met?",
+    "backtracking": "How often does it backtrack: give up what it has and begin a new attempt without the last result?",
+    "subgoal": "How often does it set a subgoal: name an intermediate result that it wants to reach first?",
+    "backward": "How often does it chain backward: start from the target and undo operations?",
 }
 JUDGE = ("Below is an attempt at a problem. {question}\nCount the distinct times; 0 if never. Say in a sentence or two what you "
          "found, then end with the number between <count> and </count>.\n\nProblem:\n{problem}\n\nAttempt:\n{attempt}")
@@ -177,7 +193,7 @@ def judge_rows(rows):
 
 
 def read_judged(path):
-    """A judge's completions -> {digest of a trace: {behaviour: count}}. Raises BadInput for rows that are not its answers."""
+    """A judge's completions -> {digest of a trace: {behaviour: count}}. Raises BadInput for other rows."""
     found = {}
     for number, row in enumerate(read_rows(path), 1):
         about = row.get("judged")

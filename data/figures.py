@@ -82,16 +82,17 @@ def pca_panels(figure, points, colours, columns=4):
 
 
 def along(figure, results, colours, group):
-    """KL and rank shift at each position of a response, entropy along it (base: dashed). results: entries of metrics.json."""
+    """KL and rank shift by position in a response, entropy along it (base: dashed). results: entries of metrics.json."""
     panels = figure.subplots(1, 3)
     for model, result in results.items():
         found = result["groups"].get(group)
         if not found:
             continue
         places, tenths = found["by_position"], found["by_tenth"]
-        x = [(i + 0.5) * places["width"] for i, n in enumerate(places["n"]) if n >= 5]     # fewer tokens say little
+        known = [i for i, n in enumerate(places["n"]) if n >= 30]        # fewer tokens say little
+        x = [(i + 0.5) * places["width"] for i in known]
         for axes, name in zip(panels, ("kl_forward", "rank_shift")):
-            axes.plot(x, [y for y, n in zip(places[name], places["n"]) if n >= 5], color=colours[model], lw=1.4,
+            axes.plot(x, [places[name][i] for i in known], color=colours[model], lw=1.4,
                       label=model if name == "kl_forward" else None)
         middle = [10 * i + 5 for i in range(len(tenths["n"]))]
         panels[2].plot(middle, tenths["entropy_tuned"], color=colours[model], lw=1.4)
@@ -102,28 +103,31 @@ def along(figure, results, colours, group):
         axes.grid(axis="y", alpha=0.25)
 
 
-def word_pictures(figure, panels, width, n=22):
-    """Words by how often and how far they are shifted, the larger the more; panels: {title: most_shifted}, width: inches."""
+def word_pictures(figure, panels, width, height):
+    """Words by how often and how far they are shifted, the larger the more, as many as there is room for. panels: {title:
+    most_shifted}; width and height of a panel in inches."""
     from matplotlib.textpath import TextPath
     columns = min(3, len(panels))
     grid = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flatten()
-    inside = 72 * width / columns * 0.9                                  # points
+    inside, bottom = 72 * width * 0.9, -72 * height * 0.8                # points
     for axes, title in itertools.zip_longest(grid, panels):
         axes.set_axis_off()
         if title is None:
             continue
         axes.set_title(title)
-        words, x, y, tallest = panels[title][:n], 0.0, 0.0, 0.0
+        words, x, y, tallest = panels[title], 0.0, 0.0, 0.0
         for word in words:
             size = 7 + 15 * math.sqrt(word["sum"] / words[0]["sum"])
             text = word["token"][:16]
             wide = TextPath((0, 0), text, size=size).get_extents().width + 6
             if x and x + wide > inside:                                  # the next line; words come by size
                 x, y, tallest = 0.0, y - 1.25 * tallest, 0.0
+            if y - size < bottom:
+                break
             tallest = max(tallest, size)
             axes.text(x, y, text, fontsize=size, color=CLASSES[word["class"]], va="top")
             x += wide
-        axes.set(xlim=(0, inside), ylim=(y - 1.2 * tallest, 2))
+        axes.set(xlim=(0, inside), ylim=(bottom, 2))
 
 
 def weight_panels(figure, weights, colours):
@@ -136,8 +140,8 @@ def weight_panels(figure, weights, colours):
                       label=model if dtype == "fp32" else None)
         layers = {k: v for k, v in found["layers"].items() if k.startswith("layer ")}
         order = sorted(layers, key=lambda k: int(k.split()[1]))
-        right.plot([int(k.split()[1]) for k in order], [layers[k]["update_norm"] / max(layers[k]["norm"], 1e-30) for k in order],
-                   "o-", color=colours[model], ms=4, lw=1.2)
+        sizes = [layers[k]["update_norm"] / max(layers[k]["norm"], 1e-30) for k in order]
+        right.plot([int(k.split()[1]) for k in order], sizes, "o-", color=colours[model], ms=4, lw=1.2)
     left.set_xticks(range(len(shares)), [t if t != "0" else "exact" for t in shares])
     left.set(title="unchanged weights, % (bf16 dashed)", xlabel="tolerance", ylim=(-3, 103))
     right.set(title="‖update‖ / ‖weights‖", xlabel="layer", ylim=(0, None))

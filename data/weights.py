@@ -103,8 +103,8 @@ def weight_changes(base, tuned, rank_width=1024, device="cpu"):
     found, pairs = {name: Changes() for name in tuned}, {pair: [0, 0, 0, 0] for pair in itertools.combinations(tuned, 2)}
     for tensor in tqdm(sorted(where), desc="weights", disable=None):
         before = read_tensor(where[tensor], tensor, device)
-        masks = {name: found[name].add(tensor, before, read_tensor(files[tensor], tensor, device) if tensor in files else None,
-                                       rank_width) for name, files in there.items()}
+        after = {name: read_tensor(files[tensor], tensor, device) if tensor in files else None for name, files in there.items()}
+        masks = {name: found[name].add(tensor, before, after[name], rank_width) for name in tuned}
         for (one, other), sums in pairs.items():
             a, b = masks[one], masks[other]
             if a is not None and b is not None:
@@ -113,7 +113,7 @@ def weight_changes(base, tuned, rank_width=1024, device="cpu"):
     for name, files in there.items():
         found[name].unmatched += len(set(files) - set(where))
         if found[name].unmatched:
-            print(f"warning: {name}: {found[name].unmatched} tensors cannot be compared with those of {base} and are left out")
+            print(f"warning: {name}: {found[name].unmatched} tensors cannot be compared with those of {base}; left out")
     overlaps = [{"one": one, "other": other, "of_one": 100 * both / a, "of_other": 100 * both / b,
                  "chance_of_one": 100 * b / n, "chance_of_other": 100 * a / n}
                 for (one, other), (both, a, b, n) in pairs.items() if a and b]
@@ -146,5 +146,5 @@ def matched(one, other, training):
     for what in ("total", "training"):
         if one[what] and other[what]:
             times = other[what] / one[what]
-            result[what] = {"times": times} | {name: training[name] * times for name in ("n_steps", "epochs") if name in training}
+            result[what] = {"times": times} | {k: training[k] * times for k in ("n_steps", "epochs") if k in training}
     return result

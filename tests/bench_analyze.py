@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch  # noqa: E402
 
 import analyze  # noqa: E402
-import model as models  # noqa: E402
 from data import run  # noqa: E402
 from kernels import reference  # noqa: E402
 

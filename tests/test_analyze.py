@@ -39,10 +39,15 @@ def make_model(path, seed, words=(), n_vocabulary=None):
     return path
 
 
-@pytest.fixture(scope="module")
+made = {}            # what other test files use, too, is made once
+
+
+@pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """Models base, tuned (training.json says SFT) and other (says RL), with a hostile word in their vocabulary."""
-    path = tmp_path_factory.mktemp("analyze")
+    if "place" in made:
+        return made["place"]
+    path = made["place"] = tmp_path_factory.mktemp("analyze")
     for seed, name in enumerate(("base", "tuned", "other")):
         make_model(path / name, seed, [HOSTILE])
     (path / "tuned" / "training.json").write_text(json.dumps({"train_on": "completion", "lr": 1e-3, "n_steps": 7}))
@@ -351,15 +356,15 @@ def test_rules_against_labels():
 
 
 def test_behaviours_by_hand():
-    """Counts of one trace; the shared fixture of 2503.01307; a megabyte of near misses in well under a second."""
+    """Counts of one trace; words, repetition and classes; long near misses take no more than their length's share."""
     assert behaviours.behaviours("wait , maybe 1 + 4 = 5 vs 10 low . wait , perhaps 2 * 5 = 10 vs 10 yes") == {
         "verification": 2, "backtracking": 2, "subgoal": 0, "backward": 0}
     assert behaviours.behaviours("") == dict.fromkeys(behaviours.RULES, 0)
     import time
     began = time.process_time()
-    for text in ("= 1 " * 50_000, "need 12 " * 25_000, "12/3=4 " * 28_000, "wai " * 50_000):
+    for text in ("= 1 " * 5000, "need 12 " * 2500, "12/3=4 " * 2800, "wai " * 5000):
         behaviours.behaviours(text)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 2               # 80,000 characters
     assert behaviours.wait_words("Wait, wait... waiting; Hmm")["wait"] == 2
     assert behaviours.repetition("a b c d e f g h " * 2) == pytest.approx(1 / 9) and behaviours.repetition("a b") == 0
     assert [behaviours.word_class(t) for t in (" So", "therefore,", "cat", "12", "+")] == ["logical", "logical", "content", "sign", "sign"]
@@ -545,9 +550,11 @@ def completions(name, forced=0):
     return rows
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def analysed(place):
     """main() on three models and six runs -> (its result, the output directory)."""
+    if "analysed" in made:
+        return made["analysed"]
     for name, model, waits in (("base", "base", 0), ("tuned", "tuned", 0), ("other", "other", 0), ("tuned-wait1", "tuned", 1),
                                ("tuned-wait2", "tuned", 2)):
         rows = completions(name, waits)
@@ -559,7 +566,8 @@ def analysed(place):
     cfg = Config(base=str(place / "base"), tuned=(str(place / "tuned"), str(place / "other")), out=str(place / "out"),
                  data=(str(place / "runs" / "tuned.jsonl"), str(place / "runs" / "other.jsonl")),
                  runs=(str(place / "runs"),), claims=str(place / "claims.json"))
-    return main(cfg), place / "out"
+    made["analysed"] = main(cfg), place / "out"
+    return made["analysed"]
 
 
 def test_main(analysed):
@@ -678,6 +686,46 @@ def test_an_interrupted_analysis_continues(place, monkeypatch):
     (work / "mark").touch()
     assert (analyze.workplace(cfg) / "mark").exists()
     assert not (analyze.workplace(Config(**{**cfg.__dict__, "skip_first": True})) / "mark").exists()
+
+
+def test_a_broken_model_does_not_stop_the_others(place, tmp_path, capsys, monkeypatch):
+    """NaN in a layer: the model is refused by name, the other one analysed; refused alone, the run ends."""
+    monkeypatch.setattr(analyze, "draw", lambda *_: {})
+    make_model(tmp_path / "broken", 1, [HOSTILE])
+    tensors = load_file(tmp_path / "broken/model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3] = math.nan
+    save_file(tensors, tmp_path / "broken/model.safetensors", metadata={"format": "pt"})
+    rows = completions("tuned")
+    for name, model in (("a", place / "tuned"), ("b", tmp_path / "broken")):
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+        (tmp_path / f"{name}.config.json").write_text(json.dumps({"model": str(model), "format": "think"}))
+    cfg = Config(base=str(place / "base"), tuned=(str(place / "tuned"), str(tmp_path / "broken")), out=str(tmp_path / "out"),
+                 data=(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")))
+    metrics = main(cfg)
+    assert "broken" in metrics["refused"]["broken"] and "broken" not in metrics and metrics["tuned"]["all"]["n_responses"] == 10
+    assert "the other models are analysed" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="broken"):
+        main(Config(**{**cfg.__dict__, "tuned": cfg.tuned[1:], "data": cfg.data[1:]}))
+
+
+def test_memory_does_not_grow_with_the_responses(monkeypatch):
+    """When a response has been counted, its numbers are gone."""
+    import weakref
+    names, refs, ids = ("kl_forward", "kl_reverse", "logp_base", "logp_tuned", "entropy_base", "entropy_tuned", "rank_base",
+                        "rank_tuned"), [], list(range(50))
+
+    def fake(base, tuned, examples, *_, **__):
+        for i in range(len(examples)):
+            values = {name: torch.ones(50, dtype=torch.float64) for name in names}
+            refs.append(weakref.ref(values["kl_forward"]))
+            yield i, values
+            assert sum(ref() is not None for ref in refs) <= 2
+
+    monkeypatch.setattr(analyze, "measure", fake)
+    rows = [{"id": str(i), "question": "q", "ids": ids, "group": "g"} for i in range(40)]
+    job = SimpleNamespace(name="m", rows=rows, examples=[([1], ids)] * 40)
+    tally = analyze.analyse(Config(base="", out=""), None, None, job)["g"]
+    assert len(tally.responses) == 40 and not any(isinstance(x, torch.Tensor) for r in tally.responses for x in r.values())
 
 
 def test_completions_of_another_state_are_warned_about(place, capsys):
