@@ -48,8 +48,8 @@ from data.behaviours import read_judged, word_class
 from data.rows import BadInput
 from data.weights import ledger, matched, weight_changes
 from kernels import reference
-from report import (VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, in_columns, model_table, page,
-                    piece, pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript)
+from report import (VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, model_table, page, piece,
+                    pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript)
 
 
 @dataclass(frozen=True)
@@ -577,7 +577,8 @@ def main(cfg):
     for title, lines in (("claims", rows), ("SFT against RL", [*zip(*model_table(study))]),
                          ("differences", tables(study).get("CONTRASTS"))):
         if lines:
-            print(f"\n{title}", *in_columns(lines), sep="\n")
+            widths = [max(map(len, column)) for column in zip(*lines)]
+            print(f"\n{title}", *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines), sep="\n")
     shutil.rmtree(out / "work")
     print(f"\n{out / 'report.html'}: {len(text) / 1e6:.1f} MB")
     return metrics

@@ -257,7 +257,8 @@ def settle(claim, runs, path):
                        f"question of group '{claim['group']}' in common; --runs has {', '.join({r.name: 0 for r in runs})}")
     holds, words = judge(found["low"], found["high"], claim["expect"])
     seeds = [f"{s} ({d:+.1f})" for s, d in found["per_seed"].items()] if len(found["per_seed"]) > 1 else found["seeds"]
-    verdict = f"{words}: {found['before']:.1f} → {found['after']:.1f}, {found['interval']}, n={found['n']}, seeds {', '.join(seeds)}"
+    verdict = (f"{words}: {found['before']:.1f} → {found['after']:.1f}, {found['interval']}, n={found['n']}, "
+               f"seeds {', '.join(seeds)}")
     return claim | found | {"holds": holds, "verdict": verdict}
 
 
@@ -301,20 +302,24 @@ def traces(runs, judged):
     questions) and, where one was asked, by a judge; words of doubt, repetition, length by correctness, variety."""
     result = {}
     for name in dict.fromkeys(r.name for r in runs):
-        replicates, rows = [r for r in runs if r.name == name], defaultdict(list)
-        for r in replicates:
-            for row in r.rows:
-                rows[scope(row)[0]].append((str(row["id"]), row))
-        result[name] = {group: behaviours.summary(inside, judged, evaluate.mean_interval) for group, inside in rows.items()}
-        for group, found in result[name].items():
-            each = [behaviours.variety([row for row in r.rows if scope(row)[0] == group]) for r in replicates]
-            each = [v for v in each if v and v["n_samples"] > 1]         # one sample of a question has no variety
+        replicates, result[name] = [r.rows for r in runs if r.name == name], {}
+        for group in dict.fromkeys(scope(row)[0] for rows in replicates for row in rows):
+            inside = [[row for row in rows if scope(row)[0] == group] for rows in replicates]
+            result[name][group] = found = behaviours.summary(sum(inside, []), judged, evaluate.mean_interval)
+            each = [v for v in map(behaviours.variety, inside) if v and v["n_samples"] > 1]     # one sample has no variety
             if each:
                 found["variety"] = {k: statistics.fmean(v[k] for v in each) for k in each[0]}
     return result
 
 
 # ---------------------------------------------------------------- figures
+
+def measured(study, name, summary):
+    """One of MEASURES of a summary, the published KL if that was asked for; (None, None, None) without a summary."""
+    if summary and name == "KL" and study.published:
+        return summary["kl_estimate"], None, None
+    return MEASURES[name](summary) if summary else (None, None, None)
+
 
 def draw(study, out):
     """Write the PNG files -> {caption: SVG for the page, its ink the page's}. A figure without data is left out."""
@@ -326,22 +331,18 @@ def draw(study, out):
             plain.setdefault(r.name, r)
     accuracy = {name: {g: (s["accuracy"], s["low"], s["high"]) for g, s in pooled(study.runs, name)["groups"].items()
                        if s["n_questions"]} for name in plain}
-    known = {os.path.realpath(path): study.colours[name] for name, path in {study.base: study.base_path, **study.tuned}.items()}
+    known = {os.path.realpath(p): study.colours[name] for name, p in {study.base: study.base_path, **study.tuned}.items()}
     spare = itertools.cycle([c for c in COLOURS if c not in known.values()])
     colours = {name: known.get(os.path.realpath(r.settings.get("model", ""))) or next(spare) for name, r in plain.items()}
     colours |= study.colours
-    kl, shifted = ({m: {g: MEASURES[what](s) for g, s in study.results[m]["groups"].items()} for m in study.shown}
-                   for what in ("KL", "shifted"))
-    if study.published:
-        kl = {m: {g: (s["kl_estimate"] or 0, None, None) for g, s in study.results[m]["groups"].items()}
-              for m in study.shown}
+    kl, shifted = ({m: {g: measured(study, what, s) for g, s in study.results[m]["groups"].items()
+                        if measured(study, what, s)[0] is not None} for m in study.shown} for what in ("KL", "shifted"))
     results, points = ({m: d[m] for m in study.shown} for d in (study.results, study.points))
     n_rows, drawn = math.ceil(max(map(len, points.values())) / 4), {}
     habits = {name: {b: (v["share"], v["low"], v["high"]) for b, v in study.traces[name][study.group]["behaviours"].items()}
               for name in plain if study.group in study.traces.get(name, ())}
     words = {f"{task}, {m}": t["most_shifted"] for task in dict.fromkeys(t for r in results.values() for t in r["tasks"])
              for m in study.pair if (t := results.get(m, {}).get("tasks", {}).get(task)) and t["most_shifted"]}
-    words = dict([*words.items()][:12])
     for name, height, plot, data, caption, *more in (
             ("budget", 3.9, figures.budget_curve, study.curves, "Thinking cut at a budget or prolonged by “Wait”."),
             ("accuracy", 3.4, figures.grouped, accuracy, "Every model, thinking as long as it wants.", "right answers, %"),
@@ -349,7 +350,7 @@ def draw(study, out):
             ("rank_shift", 3.4, figures.grouped, shifted, "Tokens whose rank training has changed.", "shifted tokens per answer"),
             ("along", 2.9, figures.along, results, f"Along the answers in {study.group}.", study.group),
             ("tokens", 3.2, figures.shifted_words, results, "The most shifted tokens: how often, and the mean shift."),
-            ("words", 1.6 * math.ceil(len(words) / 3), figures.word_pictures, words, "Shifted words, the larger the "
+            ("words", 1.6 * math.ceil(min(12, len(words)) / 3), figures.word_pictures, dict([*words.items()][:12]), "Shifted words, the larger the "
              "oftener and farther: discourse words red, words of content blue, the rest grey.", 2.4, 1.5),
             ("pca", 0.8 + 1.75 * n_rows, figures.pca_panels, n_rows and points,
              "Mean hidden states of each task's problems, a segment per layer: circle base, triangle tuned."),
@@ -431,7 +432,8 @@ def caveats(study):
         one, other = (study.results[name]["groups"] for name in study.pair)
         how = [f"; {n}: {t['n_steps']} steps at learning rate {t['lr']:g}" for n in study.pair
                if {"n_steps", "lr"} <= set(t := study.training[n])]
-        said.append(f"The two trainings are not matched in compute or accuracy{''.join(how)}.")
+        even = "total" in study.matched and abs(study.matched["total"]["times"] - 1) < 0.05
+        said.append(f"The two trainings are not matched in {'' if even else 'compute or '}accuracy{''.join(how)}.")
         said += [f"Counting {what} FLOPs, {study.pair[1]} took {m['times']:.3g} times what {study.pair[0]} took"
                  + (f"; as many steps of {study.pair[0]}: {m['n_steps']:.0f}." if "n_steps" in m else ".")
                  for what, m in study.matched.items()]
@@ -444,8 +446,8 @@ def caveats(study):
     if closed := {"compare", "fact", "repeat"} & {task for r in study.results.values() for task in r["tasks"]}:
         said.append(f"Pretraining has seen the questions of {listed(sorted(closed))}: they show forgetting, not learning.")
     said += [f"Left out, for it could not be loaded: {reason}" for reason in study.refused.values()]
-    return said + ["Behaviours are counted by phrases, which agree with a reader better on the tiny world than on free prose; "
-                   "bfloat16 hides small changes of weights, so that sparsity in it is partly rounding.",
+    return said + ["Behaviours are counted by phrases; how far that agrees with a reader was measured on 44 short traces.",
+                   "bfloat16 hides small changes of weights: sparsity in it is partly rounding.",
                    "The published PCA shift counts pads, lets layers cancel, and varies from seed to seed."]
 
 
@@ -454,19 +456,14 @@ def caveats(study):
 def model_table(study):
     """SFT against RL, as text: a heading row, then a row per model; shown the other way round, for it has many columns."""
     groups = list(dict.fromkeys(g for r in study.results.values() for g in r["groups"]))
-    def of_group(model, measure, group):
-        found = study.results.get(model, {}).get("groups", {}).get(group)
-        if found and measure == "KL" and study.published:
-            return found["kl_estimate"], None, None
-        return MEASURES[measure](found) if found else (None, None, None)
-
     copies = defaultdict(list)                               # of one model, trained with several seeds
     for m in [study.base, *study.tuned]:
         right = {g: study.accuracy.get(m, {}).get(g) for g in groups}
         row = {f"right % {g}": (s["accuracy"], s["low"], s["high"]) if s else (None,) * 3 for g, s in right.items()}
         row |= {f"TI {v} {g}": (study.transfer.get(m, {}).get(v, {}).get(g), None, None)
                 for g in groups for v in ("v1", "v2")}
-        row |= {f"{name} {g}": of_group(m, name, g) for name in MEASURES for g in groups}
+        inside = study.results.get(m, {}).get("groups", {})
+        row |= {f"{name} {g}": measured(study, name, inside.get(g)) for name in MEASURES for g in groups}
         copies[m if m == study.base else Path(m).name, m == study.base].append(row)
     heads = [head for head in row if any(r[head][0] is not None for rows in copies.values() for r in rows)]
     lines = []
@@ -481,12 +478,12 @@ def model_table(study):
 
 
 NOTES = {                                # below each of these tables
-    "CONTRASTS": "Difference: the second minus the first, paired over the questions that both answered, with its 95% interval; per "
-                 "seed where there are several. Only what an interval tells apart is called more or less.",
+    "CONTRASTS": "Difference: the second minus the first, paired over the questions that both answered, with its 95% interval; "
+                 "per seed where there are several. Only what an interval tells apart is called more or less.",
     "WEIGHTS": "What training changed in the weights. bfloat16 rounds small changes away; the float32 columns do not.",
     "OVERLAPS": "Overlap of the changed sets (bfloat16, 1e-5); by chance: the density of the other set.",
-    "TRACES": "Percent of answers with at least one of each, counted by rules. Words of doubt per answer; percent of 8-grams that "
-              "repeat; mean thinking tokens of right and wrong answers. A forced “Wait” counts, too.",
+    "TRACES": "Percent of answers with at least one of each, counted by rules. Words of doubt per answer; percent of 8-grams "
+              "that repeat; mean thinking tokens of right and wrong answers. A forced “Wait” counts, too.",
     "COMPUTE": "FLOPs, as the trainings wrote them down (flops.jsonl)."}
 
 
@@ -495,21 +492,21 @@ def tables(study):
     found = {"CONTRASTS": [["in", "what", *study.pair, "difference", "per seed", ""]] + [
         [c["group"], c["measure"], number(c["before"]), number(c["after"]), c["interval"],
          ", ".join(map(number, c["per_seed"].values())) if len(c["per_seed"]) > 1 else "-", c["verdict"]] for c in study.contrasts]}
-    found["WEIGHTS"] = [["model", "unchanged %, bf16, 1e-5", "float32, 1e-5", "float32, exact", "rank of updates, % of full"]] + [
+    found["WEIGHTS"] = [["model", "unchanged %, bf16, 1e-5", "fp32, 1e-5", "fp32, exact", "rank of updates, % of full"]] + [
         [m, *(number(w["unchanged"][d][t]) for d, t in (("bf16", "1e-05"), ("fp32", "1e-05"), ("fp32", "0"))),
          "-" if w["rank_share"] is None else number(w["rank_share"])] for m, w in study.weights.items() if w["n"]]
     found["OVERLAPS"] = [["changed by", "and by", "% of the first's", "by chance", "% of the second's", "by chance"]] + [
         [o["one"], o["other"], *(number(o[k]) for k in ("of_one", "chance_of_one", "of_other", "chance_of_other"))]
         for o in study.overlaps]
-    found["TRACES"] = [["run", *(f"{b} %" for b in behaviours.RULES), "judged", "words of doubt", "repeated %", "tokens, right",
-                        "tokens, wrong"]]
+    found["TRACES"] = [["run", *(f"{b} %" for b in behaviours.RULES), "judged", "words of doubt", "repeated %",
+                        "tokens, right", "tokens, wrong"]]
     for name, by_group in study.traces.items():
         if t := by_group.get(study.group):
             judged = [f"{b} {v['judged']['share']:.0f}%, agree {v['judged']['agreement']:.0f}%"
                       for b, v in t["behaviours"].items() if "judged" in v]
             found["TRACES"].append([name, *(number(v["share"]) for v in t["behaviours"].values()), "; ".join(judged) or "-",
                                     number(sum(t["wait_words"].values())), number(100 * t["repetition"]),
-                                    *("-" if t["length"][k] is None else f"{t['length'][k]:.0f}" for k in ("right", "wrong"))])
+                                    *("-" if n is None else f"{n:.0f}" for n in t["length"].values())])
     found["COMPUTE"] = [["model", "phase", "tokens", "FLOPs"]] + [
         [m, *line] for m, book in study.compute.items() for line in (
             *([phase, f"{t['tokens']:,}", f"{t['flops']:.3g}"] for phase, t in book["phases"].items()),
@@ -519,12 +516,6 @@ def tables(study):
 
 def number(x):
     return f"{x:.1f}" if abs(x) >= 10 else f"{x:.2g}"
-
-
-def in_columns(lines):
-    """Rows of cells -> text whose columns line up."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
 
 
 def page(study, claims, viewed, pictures, command):

@@ -68,7 +68,7 @@ RULES = {name: re.compile("|".join(phrases), re.IGNORECASE) for name, phrases in
         r"\bwork(?:ing)? (?:back|from the (?:end|target|answer|goal))", r"\bbackwards? from",
         r"\bbefore (?:that,?|it,?) (?:it|we)\b", r"\bstart(?:ing)? (?:from|with|at) the (?:target|answer|end|goal)",
         r"\bbefore (?:adding|subtracting|multiplying|dividing)",
-        r"\b(?:reverse|undo|invert)(?:ing)? (?:the |this |that )?(?:operation|step|last|addition|multipl|division|subtraction)",
+        r"\b(?:reverse|undo|invert)(?:ing)? (?:the |this |that )?(?:operation|step|last|addition|multipl|division|subtr)",
         r"\bthe last (?:step|operation) (?:is|was|must|could|would|has)",
         r"\b(\d{1,9}) ?/ ?(\d{1,9}) ?= ?(\d{1,9})\b[^\n]{0,60}?\b\3 ?\* ?\2 ?= ?\1\b",
         r"\b(?:want|need|reach|make|target is) (\d{1,9})\b[^\n]{0,60}?\b\4 (?:/|divided by|minus|-) ?\d",
@@ -86,8 +86,8 @@ QUESTIONS = {            # what the judge is asked; each is followed by the trac
     "subgoal": "How often does it set a subgoal: name an intermediate result that it wants to reach first?",
     "backward": "How often does it chain backward: start from the target and undo operations?",
 }
-JUDGE = ("Below is an attempt at a problem. {question}\nCount the distinct times; 0 if never. Say in a sentence or two what you "
-         "found, then end with the number between <count> and </count>.\n\nProblem:\n{problem}\n\nAttempt:\n{attempt}")
+JUDGE = ("Below is an attempt at a problem. {question}\nCount the distinct times; 0 if never. Say in a sentence or two what "
+         "you found, then end with the number between <count> and </count>.\n\nProblem:\n{problem}\n\nAttempt:\n{attempt}")
 
 
 def behaviours(text):
@@ -145,13 +145,13 @@ def variety(rows):
 
 
 def summary(rows, judged, interval):
-    """[(question, completion row)] -> what they do. judged: read_judged's; interval: of the mean of shares, one per question."""
+    """Completion rows -> what they do. judged: read_judged's; interval: of the mean of shares, one per question."""
     found = {"n_responses": len(rows), "behaviours": {}}
-    counts, asked = [behaviours(text_of(row)) for _, row in rows], [judged.get(digest(row), {}) for _, row in rows]
+    counts, asked = [behaviours(text_of(row)) for row in rows], [judged.get(digest(row), {}) for row in rows]
     for name in RULES:
         by_question = defaultdict(list)
-        for (question, _), count in zip(rows, counts):
-            by_question[question].append(count[name] > 0)
+        for row, count in zip(rows, counts):
+            by_question[str(row["id"])].append(count[name] > 0)
         mean, low, high = interval([sum(has) / len(has) for has in by_question.values()])
         entry = found["behaviours"][name] = {"mean": sum(count[name] for count in counts) / len(rows), "share": 100 * mean,
                                              "low": 100 * low, "high": 100 * high}
@@ -161,14 +161,13 @@ def summary(rows, judged, interval):
                                "share": 100 * sum(j > 0 for j, _ in both) / len(both),
                                "agreement": 100 * sum((j > 0) == (c > 0) for j, c in both) / len(both)}
     words = Counter()
-    for _, row in rows:
-        words.update(wait_words(text_of(row)))
     lengths = defaultdict(list)
-    for _, row in rows:
+    for row in rows:
+        words.update(wait_words(text_of(row)))
         if row.get("n_thinking_tokens") is not None and (right := grade(row, answer_of(row))) is not None:
             lengths[right].append(row["n_thinking_tokens"])
     return found | {"wait_words": {word: n / len(rows) for word, n in words.items() if n},
-                    "repetition": sum(repetition(text_of(row)) for _, row in rows) / len(rows),
+                    "repetition": sum(repetition(text_of(row)) for row in rows) / len(rows),
                     "length": {word: sum(lengths[right]) / len(lengths[right]) if lengths[right] else None
                                for word, right in (("right", True), ("wrong", False))}}
 

@@ -390,7 +390,7 @@ def test_a_judge_through_files(tmp_path):
                for row in asked if row["judged"]["behaviour"] == "backtracking"]
     write_rows(tmp_path / "judged.jsonl", answers)
     judged = behaviours.read_judged(tmp_path / "judged.jsonl")
-    found = behaviours.summary([(row["id"], row) for row in rows], judged, lambda shares: (sum(shares) / len(shares), 0, 1))
+    found = behaviours.summary(rows, judged, lambda shares: (sum(shares) / len(shares), 0, 1))
     assert found["behaviours"]["backtracking"]["judged"] == pytest.approx(
         {"n": 3, "mean": 2, "share": 200 / 3, "agreement": 100 / 3})
     assert found["behaviours"]["backtracking"]["share"] == pytest.approx(200 / 3) and "judged" not in found["behaviours"]["subgoal"]
