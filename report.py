@@ -279,6 +279,7 @@ def contrasts(study):
             found[seed] = {q: statistics.fmean(v) for q, v in values.items()}
         return found
 
+    one, other = (name if len(found) == 1 else Path(name).name for name, found in zip(study.pair, copies))
     result, both = [], [study.results[name]["groups"] for name in study.pair]
     free = [next((r.name for r in study.runs if r.of(study.tuned[name]) and r.forcing() == "no forcing"), None)
             for name in study.pair]
@@ -290,9 +291,9 @@ def contrasts(study):
         for measure, (scale, (before, after)) in sides.items():
             if found := paired(before, after, scale, 2000):
                 low, high = found["low"], found["high"]
-                words = f"more with {study.pair[1]}" if low > 0 else f"less with {study.pair[1]}" if high < 0 else \
+                words = f"more with {other}" if low > 0 else f"less with {other}" if high < 0 else \
                     "the same" if low == high == 0 else "no significant difference"
-                result.append({"measure": measure, "group": group, "one": study.pair[0], "other": study.pair[1]} | found
+                result.append({"measure": measure, "group": group, "one": one, "other": other} | found
                               | {"interval": f"{number(found['difference'])} [{number(low)}, {number(high)}]", "verdict": words})
     return result
 
@@ -489,7 +490,8 @@ NOTES = {                                # below each of these tables
 
 def tables(study):
     """Further tables, heading row first: {name: rows}, the name being its place in the page."""
-    found = {"CONTRASTS": [["in", "what", *study.pair, "difference", "per seed", ""]] + [
+    pair = [study.contrasts[0][side] for side in ("one", "other")] if study.contrasts else []
+    found = {"CONTRASTS": [["in", "what", *pair, "difference", "per seed", ""]] + [
         [c["group"], c["measure"], number(c["before"]), number(c["after"]), c["interval"],
          ", ".join(map(number, c["per_seed"].values())) if len(c["per_seed"]) > 1 else "-", c["verdict"]] for c in study.contrasts]}
     found["WEIGHTS"] = [["model", "unchanged %, bf16, 1e-5", "fp32, 1e-5", "fp32, exact", "rank of updates, % of full"]] + [

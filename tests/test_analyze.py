@@ -17,7 +17,7 @@ from analyze import (Config, Side, Tally, clustered, kl_estimator, main, most_sh
 from data import behaviours, run, tiny, weights
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
-from report import Run, choose_pairs, choose_waits, completions_of, judge, paired, read_runs, settle
+from report import Run, choose_pairs, choose_waits, completions_of, contrasts, judge, paired, read_runs, settle
 
 HOSTILE = "</script><img src=x onerror=1>"
 
@@ -502,6 +502,24 @@ def test_claims_by_hand():
     for wrong, word in (({"to": "zz"}, "zz"), ({"to": "p"}, "in common"), ({"expect": "more"}, "higher, lower or same")):
         with pytest.raises(BadInput, match=word):
             settle(claim | wrong, runs, "f")
+
+
+def test_contrasts_by_hand():
+    """Two seeds of two trainings: KL of a question is the mean of its samples, then of the seeds, then of the differences;
+    what an interval does not tell apart is not called different."""
+    def answers(kls, shifted):
+        return {"math": [{"question": q, "kl_forward": kl, "n_shifted": n} for q, kl, n in zip("aabc", kls, shifted)]}
+
+    questions = {"s0/sft": answers([1, 3, 4, 6], [1, 1, 3, 5]), "s1/sft": answers([1, 3, 4, 6], [1, 1, 3, 5]),
+                 "s0/rl": answers([1, 1, 2, 4], [3, 3, 1, 5]), "s1/rl": answers([1, 1, 4, 4], [3, 3, 1, 5])}
+    study = SimpleNamespace(pair=["s0/sft", "s0/rl"], tuned={name: name for name in questions}, questions=questions, runs=[],
+                            results={name: {"groups": {"math": {}, "x": {}}} for name in questions})
+    kl, shifted = contrasts(study)
+    assert (kl["one"], kl["other"], kl["n"], kl["seeds"]) == ("sft", "rl", 3, ["s0", "s1"])
+    assert kl["difference"] == pytest.approx(((1 - 2) + (3 - 4) + (4 - 6)) / 3) and kl["verdict"] == "less with rl"
+    assert kl["per_seed"] == pytest.approx({"s0": (-1 - 2 - 2) / 3, "s1": (-1 + 0 - 2) / 3})
+    assert shifted["difference"] == pytest.approx(0) and shifted["verdict"] == "no significant difference"
+    assert contrasts(SimpleNamespace(pair=["s0/sft"])) == []
 
 
 # ---- completions
