@@ -404,7 +404,7 @@ def main(cfg):
         samples(step + 1, group=[{"question": row["question"], "text": row["text"], "reward": r}
                                  for row, r in zip(rows[:cfg.group_size], reward[0].tolist())])
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            sft.save_checkpoint(Path(cfg.out) / "checkpoint.safetensors", model, optimizers, step + 1, identity)
+            sft.save_checkpoint(cfg.out, model, optimizers, step + 1, identity)
     n_equal = sum(h["equal_groups"] for h in history)
     print(f"groups with equal rewards, which teach nothing: {n_equal} of {len(history) * cfg.prompts_per_step}")
     sft.finish(cfg, model, tokenizer, identity, n_steps=cfg.steps)

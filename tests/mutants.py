@@ -400,4 +400,8 @@ MUTANTS = [
      'return abs(statistics.fmean(means))',
      'return statistics.fmean(means)',
      'published KL estimate without its absolute value', 'test_analyze.py::test_kl_estimator'),
+    ('model.py',
+     'plain[type(module)] = torch.allclose(theirs, F.rms_norm(x, x.shape, weight, module.variance_epsilon))',
+     'plain[type(module)] = True',
+     'a norm that is not plain is taken for one', 'test_families.py::test_a_norm_is_replaced_where_it_is_plain'),
 ]

@@ -18,8 +18,8 @@ SOURCES = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py"), *RO
 # What each room may import from the others; the reading order of the README.
 ALLOWED = {
     "data": {"data"}, "kernels": {"kernels"}, "evaluate": {"data"}, "curate": {"data", "evaluate"},
-    "model": {"data", "kernels"}, "decoder": {"data", "model"}, "generate": {"data", "model", "decoder"}, "sft": {"data", "model", "kernels"},
-    "grpo": {"data", "model", "kernels", "sft", "decoder", "generate", "evaluate"},
+    "model": {"data", "kernels"}, "distributed": {"data", "model", "kernels"}, "decoder": {"data", "model"}, "generate": {"data", "model", "distributed", "decoder"}, "sft": {"data", "model", "distributed"},
+    "grpo": {"data", "model", "distributed", "kernels", "sft", "decoder", "generate", "evaluate"},
     "report": {"data", "evaluate"}, "analyze": {"data", "model", "kernels", "evaluate", "report"},
 }
 
