@@ -35,6 +35,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 import model as models
 from data import run
@@ -71,7 +72,6 @@ class Config:
     max_tokens: int = 2048               # grpo: longest completion; a slot of the cache is this long
     updates_per_rollout: int = 1         # grpo
     reference: bool = False              # grpo: a second model for the KL
-    rollout_tp: int = 0                  # grpo: GPUs that share a model while sampling; 0 = the fewest it fits into
 
     utilisation: float = 0.4             # assumed share of the data sheet's bf16 rate in training
     bandwidth_share: float = 0.65        # assumed share of the data sheet's memory bandwidth in decoding
@@ -116,12 +116,9 @@ RUNS = {
 
 def model_config(name):
     """A shape's name (or a hub name that ends in one) or a directory -> transformers' config. Raises BadInput."""
-    from transformers import AutoConfig
     if (Path(name) / "config.json").is_file():
-        try:
+        with models.refusing(name):
             return AutoConfig.from_pretrained(name)
-        except Exception as error:           # whatever a broken file or an unknown family raises
-            raise BadInput(f"--model {name}: config.json cannot be read ({str(error).strip().splitlines()[0]})") from error
     short = re.sub(r"-(instruct|base|math)$", "", name.lower().rpartition("/")[2])
     if short not in SHAPES:
         raise BadInput(f"--model {name}: neither a directory with config.json nor one of {', '.join(SHAPES)}")
@@ -164,7 +161,6 @@ def with_layers(config, n):
 
 def count(config):
     """Parameters: all of them, of one layer, of embedding, head and final norm, and of the head's matrix."""
-    from transformers import AutoModelForCausalLM
     with torch.device("meta"):
         small = AutoModelForCausalLM.from_config(with_layers(config, 1))
     total = sum(p.numel() for p in small.parameters())
@@ -235,7 +231,6 @@ def attention_on_gpu(module, query, key, value, attention_mask, scaling=None, se
 @functools.lru_cache(maxsize=64)
 def _peaks(config_json, family, n_layers, lengths, dtype, shards, recompute, on_gpu):
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
     AttentionInterface.register("planned", attention_on_gpu)
     config = with_layers(AutoConfig.for_model(family, **json.loads(config_json)), n_layers)
     batch, packed = models.pack([[0] * n for n in lengths]), models.Packed(lengths, "cpu")
@@ -267,9 +262,9 @@ def _peaks(config_json, family, n_layers, lengths, dtype, shards, recompute, on_
 def activations(config, lengths, dtype="bf16", shards=True, recompute=False, on_gpu=True):
     """Most bytes beyond weights and gradients in the phases of a micro-batch of sequences of these lengths, simulated with
     2 and 4 layers and continued: forward pass and head, backward pass of the layer before it, of the one at the bottom."""
-    settings = {k: v for k, v in config.to_diff_dict().items() if k not in ("model_type", "transformers_version", "layer_types")}
-    two, four = (_peaks(json.dumps(settings, default=str), config.model_type, n, tuple(lengths), dtype, shards, recompute, on_gpu)
-                 for n in (2, 4))
+    derived = ("model_type", "transformers_version", "layer_types")
+    settings = json.dumps({k: v for k, v in config.to_diff_dict().items() if k not in derived}, default=str)
+    two, four = (_peaks(settings, config.model_type, n, tuple(lengths), dtype, shards, recompute, on_gpu) for n in (2, 4))
     return {phase: round(two[phase] + (four[phase] - two[phase]) / 2 * (config.num_hidden_layers - 2)) for phase in two}
 
 
@@ -315,20 +310,18 @@ def cache_bytes(config, dtype):
 
 
 def rollout_memory(cfg, config, gpus):
-    """-> ({part: bytes} of one GPU while it samples, GPUs that share a model, sequences they decode side by side). Without
-    --rollout-tp as many GPUs share one as make the rollout fastest."""
+    """-> (seconds of a rollout, {part: bytes} of one GPU meanwhile, GPUs that share a model, sequences that they decode side
+    by side), with as many GPUs to a model as make it fastest. Logits and what sampling makes of them take 12 bytes each."""
     n, kept, choices = count(config), 0 if cfg.offload else 1 / gpus.n, []
-    for tp in [cfg.rollout_tp] if cfg.rollout_tp else [t for t in (1, 2, 4, 8)
-                                                       if gpus.n % t + config.num_key_value_heads % t == 0]:
+    for tp in (1, 2, 4, 8):
         if gpus.n % tp or config.num_key_value_heads % tp:
-            raise BadInput(f"--rollout-tp {tp}: does not divide {gpus.n} GPUs or {config.num_key_value_heads} key-value heads")
+            continue
         parts = states(cfg, n.total * kept) | {"sampler": (2 if cfg.dtype == "bf16" else 4 * (tp > 1)) * n.total / tp}
-        each = cache_bytes(config, cfg.dtype) * (cfg.prompt_tokens + cfg.max_tokens) / tp \
-            + 12 * config.vocab_size                                       # logits and what sampling makes of them
-        slots = max(0, min(-(-cfg.prompts_per_step * cfg.group_size * tp // gpus.n),
-                           int((gpus.usable - sum(parts.values())) // each)))
-        seconds = rollout_seconds(cfg, config, gpus, tp, slots) if slots else math.inf
-        choices.append((seconds, parts | {"cache": slots * each}, tp, slots))
+        each = cache_bytes(config, cfg.dtype) * (cfg.prompt_tokens + cfg.max_tokens) / tp + 12 * config.vocab_size
+        slots = min(-(-cfg.prompts_per_step * cfg.group_size * tp // gpus.n),
+                    max(0, int((gpus.usable - sum(parts.values())) // each)))
+        choices.append((rollout_seconds(cfg, config, gpus, tp, slots) if slots else math.inf,
+                        parts | {"cache": slots * each}, tp, slots))
     return min(choices, key=lambda choice: choice[0])
 
 
@@ -370,8 +363,8 @@ def rollout_seconds(cfg, config, gpus, tp, slots):
     completion has tokens."""
     n, rows = count(config), cfg.prompts_per_step * cfg.group_size * tp / gpus.n
     context = cfg.prompt_tokens + cfg.answer_tokens / 2
-    weights = (2 if cfg.dtype == "bf16" else 4) * n.total
-    reading = (weights + slots * context * cache_bytes(config, cfg.dtype)) / tp / (gpus.bandwidth * 1e9 * cfg.bandwidth_share)
+    read = (2 if cfg.dtype == "bf16" else 4) * n.total + slots * context * cache_bytes(config, cfg.dtype)
+    reading = read / tp / (gpus.bandwidth * 1e9 * cfg.bandwidth_share)
     computing = 2 * n.total * slots / tp / (gpus.tflops * 1e12 * cfg.utilisation)
     return max(rows * cfg.answer_tokens / slots, cfg.max_tokens) * max(reading, computing)
 
@@ -390,8 +383,10 @@ def plan(cfg):
         sampling, phases["rollout"], rollout_tp, slots = rollout_memory(cfg, config, gpus)
         n_steps, updating = cfg.steps, updating * cfg.updates_per_rollout
         sampled = cfg.prompts_per_step * cfg.group_size * cfg.answer_tokens
-        extra = {"rollout_tp": rollout_tp, "slots": slots, "rollout_seconds": sampling if slots else None,
-                 "rollout_tokens_per_second": sampled / sampling, "hours_per_100_steps": (sampling + updating) / 36}
+        extra = {"slots": slots}
+        if slots:
+            extra |= {"rollout_tp": rollout_tp, "rollout_seconds": sampling, "rollout_tokens_per_second": sampled / sampling,
+                      "hours_per_100_steps": (sampling + updating) / 36}
     else:
         sampling, each = 0, cfg.rows / cfg.batch_rows
         n_steps = math.ceil(cfg.epochs * (math.ceil(each) if cfg.epochs == int(cfg.epochs) else each))
@@ -424,8 +419,11 @@ def advice(cfg):
     for change in chosen[:-1]:                                             # those that the others made superfluous
         rest = [c for c in chosen if c is not change]
         chosen = rest if fits(rest) else chosen
-    return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}")
-                    for k, v in functools.reduce(dict.__or__, chosen, {}).items())
+    return flags(functools.reduce(dict.__or__, chosen, {}))
+
+
+def flags(settings):
+    return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in settings.items())
 
 
 def show(cfg, found):
@@ -433,31 +431,32 @@ def show(cfg, found):
     def line(name, numbers):
         print(f"{name:<12}" + "".join(f"{x:>11}" if isinstance(x, str) else f"{x / GIB:>11.1f}" for x in numbers))
 
-    gpus, phases = machine(cfg.gpus), found["memory"]
-    flags = [f"--{f.name.replace('_', '-')}" + ("" if (value := getattr(cfg, f.name)) is True else f" {value}")
-             for f in dataclasses.fields(Config) if f.name in ("micro_batch_tokens", "recompute", "tp", "offload", "adam_dtype")
-             and getattr(cfg, f.name) != f.default]
-    print(f"{cfg.run or cfg.stage}: {cfg.model}, {found['parameters'] / 1e9:.2f} billion parameters, on {found['gpus']} x "
-          f"{found['kind']}" + (", " + " ".join(flags) if flags else ""))
+    gpus, phases, hours = machine(cfg.gpus), found["memory"], found["hours"]
+    given = {k: getattr(cfg, k) for k in ("micro_batch_tokens", "recompute", "tp", "offload", "adam_dtype")
+             if getattr(cfg, k) != getattr(Config, k)}
+    print(f"{cfg.run or cfg.stage}: {cfg.model}, {found['parameters'] / 1e9:.2f} billion parameters, on {gpus.n} x {gpus.kind} "
+          + flags(given))
     line("GiB per GPU", phases)
     for name in dict.fromkeys(part for parts in phases.values() for part in parts):
         if any(parts.get(name) for parts in phases.values()):
             line(name, [parts.get(name, 0) for parts in phases.values()])
     line("sum", [sum(parts.values()) for parts in phases.values()])
-    print(f"peak {found['peak'] / GIB:.1f} GiB ({found['peak_phase']}), {found['peak_with_margins'] / GIB:.1f} with {FRAGMENTS:.0%} "
-          f"lost between blocks and {CONTEXT:.0f} for CUDA, of {gpus.gib}: {'fits' if found['fits'] else 'does not fit'}"
+    print(f"peak {found['peak'] / GIB:.1f} GiB ({found['peak_phase']}); {found['peak_with_margins'] / GIB:.1f} with {CONTEXT:.0f} "
+          f"for CUDA and {FRAGMENTS:.0%} between blocks, of {gpus.gib}: {'fits' if found['fits'] else 'does not fit'}"
           + (f"; host memory {found['host_memory'] / GIB:.0f} GiB" if cfg.offload else ""))
     if not found["fits"]:
         better = advice(cfg)
         print(f"it fits with {better}" if better else "no flag makes it fit: take more or larger GPUs, or a smaller model")
     print(f"{found['steps']} steps of {found['tokens_per_step']:,} tokens: {found['flops_per_step']:.3g} FLOPs and "
           f"{found['update_seconds']:.1f} s each")
-    if cfg.stage == "grpo" and found["slots"]:
-        print(f"rollouts: {found['rollout_seconds']:.0f} s a step, {found['rollout_tokens_per_second']:,.0f} tokens/s; each model "
-              f"on {found['rollout_tp']} GPUs, {found['slots']} sequences at a time; {found['hours_per_100_steps']:.1f} hours per 100 steps")
-    if found["hours"]:
-        print(f"{found['hours']:.1f} hours, {found['hours'] * found['gpus']:.0f} GPU hours, if {cfg.utilisation:.0%} of {gpus.tflops} "
-              f"TFLOP/s and {cfg.bandwidth_share:.0%} of {gpus.bandwidth} GB/s are reached: planned, not measured")
+    if found.get("slots"):
+        print(f"rollouts: {found['rollout_seconds']:.0f} s a step, {found['rollout_tokens_per_second']:,.0f} tokens/s, "
+              f"{found['slots']} sequences at a time on each {found['rollout_tp']} GPU{'s' * (found['rollout_tp'] > 1)}; "
+              f"{found['hours_per_100_steps']:.1f} hours per 100 steps")
+    if hours:
+        print(f"{hours:.1f} hours, {hours * gpus.n:.0f} GPU hours, if {cfg.utilisation:.0%} of {gpus.tflops} TFLOP/s"
+              + f" and {cfg.bandwidth_share:.0%} of {gpus.bandwidth} GB/s" * (cfg.stage == "grpo")
+              + " are reached: planned, not measured")
 
 
 def of(cfg, stage, gpus, **more):
@@ -468,9 +467,7 @@ def of(cfg, stage, gpus, **more):
 
 def main(cfg):
     """Print the plan; returns it."""
-    run.check_positive(cfg, "rows", "row_tokens", "max_length", "epochs", "batch_rows", "micro_batch_tokens", "tp", "steps",
-                       "prompts_per_step", "group_size", "prompt_tokens", "answer_tokens", "max_tokens",
-                       "updates_per_rollout", "utilisation", "bandwidth_share")
+    run.check_positive(cfg, *[f.name for f in dataclasses.fields(Config) if f.type in (int, float)])
     if cfg.run:
         if cfg.run not in RUNS:
             raise BadInput(f"--run {cfg.run}: not one of {', '.join(RUNS)}")
