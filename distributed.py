@@ -101,6 +101,19 @@ def total(numbers, ranks):
     return summed.tolist()
 
 
+def gather(value, ranks):
+    """[the value of each part of the rows, in order]. It goes through JSON: a pickle can run code."""
+    if ranks.n == 1 and ranks.group is None:
+        return [value]
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(ranks.device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=ranks.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, sizes[0] + len(text))
+    texts = [torch.zeros(int(max(sizes)), dtype=torch.uint8, device=ranks.device) for _ in sizes]
+    dist.all_gather(texts, torch.nn.functional.pad(text, (0, len(texts[0]) - len(text))))
+    every = len(sizes) // ranks.n                        # ranks that share a model have the same
+    return [json.loads(bytes(t[:n].tolist())) for t, n in list(zip(texts, sizes))[::every]]
+
+
 # ---------------------------------------------------------------- training: a model in shards
 
 class Root(torch.nn.Module):
@@ -229,24 +242,28 @@ def _split_layers(model, ranks, path):
     return {name for name, _ in model.named_parameters() if re.search(r"\.[qk]_norm\.", name)}
 
 
-def score(model, batch):
-    """Log-probability (N,) of each scored token of a Batch, with gradient."""
+def compute(model, work):
+    """work(model), a tensor or a tuple that begins with one, where the weights of head, last norm and embeddings are whole:
+    a sharded model has them inside its forward pass alone."""
     shards = getattr(model, "shards", None)
     if shards is None:
-        return models.score(model, batch).logp
-    logp = shards.root(_score, batch, shards.ranks)
-    if not logp.requires_grad:                   # no backward pass will come, after which FSDP has shards again
-        shards.root.reshard()
-    return logp
+        return work(model)
+    result = shards.root(work)
+    if not (result[0] if isinstance(result, tuple) else result).requires_grad:
+        shards.root.reshard()                    # no backward pass will come, after which FSDP has shards again
+    return result
 
 
-def _score(model, batch, ranks):
-    head = model.get_output_embeddings().weight
-    if not isinstance(head, DTensor):
-        return models.score(model, batch).logp
-    hidden = models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, batch.ids.device))
-    return kernels.token_stats(hidden[batch.where], head.to_local(), batch.target, softcap=models.softcap(model),
-                               offset=_region(head)[0].start, group=ranks.group).logp
+def score(model, batch):
+    """Log-probability (N,) of each scored token of a Batch, with gradient."""
+    def work(model):
+        head = model.get_output_embeddings().weight
+        if not isinstance(head, DTensor):
+            return models.score(model, batch).logp
+        hidden = models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, batch.ids.device))
+        return kernels.token_stats(hidden[batch.where], head.to_local(), batch.target, softcap=models.softcap(model),
+                                   offset=_region(head)[0].start, group=model.shards.ranks.group).logp
+    return compute(model, work)
 
 
 def ranks_of(model):
@@ -330,10 +347,11 @@ def _write_file(part, number, tensors):
 
 # ---------------------------------------------------------------- checkpoints
 
-def save_checkpoint(out, model, optimizers, step, identity):
+def save_checkpoint(out, model, optimizers, step, identity, reference=None, **more):
     """Weights, optimizer state and random state as OUT/checkpoint-STEP, by torch.distributed.checkpoint, in safetensors: the
     usual .distcp files would be unpickled. A checkpoint is there when its folder has its name; the one before is deleted
-    after that. Any number of ranks can continue from it. Raises BadInput when it cannot be written."""
+    after that. Any number of ranks can continue from it. reference: a second model that changes. more: noted with it,
+    for read_state. Raises BadInput when it cannot be written."""
     shards = getattr(model, "shards", None)
     leads, out = shards is None or shards.ranks.leads, Path(out)
     part = out / "checkpoint.part"
@@ -343,10 +361,10 @@ def save_checkpoint(out, model, optimizers, step, identity):
             part.mkdir(parents=True)
         if shards is not None:
             barrier(shards.ranks)
-        dcp.save(_state(model, optimizers), no_dist=shards is None,
+        dcp.save(_state(model, optimizers, reference), no_dist=shards is None,
                  storage_writer=HuggingFaceStorageWriter(part, save_distributed=True))
         if leads:
-            (part / "state.json").write_text(json.dumps({"step": step, "identity": identity, "files": _sizes(part)}))
+            (part / "state.json").write_text(json.dumps({"step": step, "identity": identity, "files": _sizes(part), **more}))
             older = checkpoints(out)
             shutil.rmtree(out / f"checkpoint-{step}", ignore_errors=True)
             os.replace(part, out / f"checkpoint-{step}")
@@ -372,17 +390,17 @@ def _sizes(path):
 
 
 def read_state(path):
-    """-> (step, identity) of a checkpoint whose files are as they were written. Raises BadInput."""
+    """-> (step, identity, all that was noted) of a checkpoint whose files are as they were written. Raises BadInput."""
     try:
         state = json.loads((path / "state.json").read_text())
         if state["files"] != _sizes(path):
             raise ValueError(f"its files are not the {len(state['files'])} that were written")
-        return int(state["step"]), dict(state["identity"])
+        return int(state["step"]), dict(state["identity"]), state
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: unreadable checkpoint ({error}); delete it to start over") from error
 
 
-def load_checkpoint(path, model, optimizers):
+def load_checkpoint(path, model, optimizers, reference=None):
     """Restore what save_checkpoint saved. Raises BadInput when it cannot be read."""
     try:
         reader = HuggingFaceStorageReader(path)
@@ -395,7 +413,7 @@ def load_checkpoint(path, model, optimizers):
                 p, like = named[name], tensor.properties.dtype
                 optimizers[int(kind.removeprefix("optimizer"))].state[p][slot] = \
                     torch.zeros_like(p, dtype=like) if len(tensor.size) else torch.zeros((), dtype=like)
-        state = _state(model, optimizers)
+        state = _state(model, optimizers, reference)
         if set(state) != set(saved):
             raise KeyError(min(set(state) ^ set(saved)))
         dcp.load(state, storage_reader=reader, no_dist=getattr(model, "shards", None) is None)
@@ -405,11 +423,13 @@ def load_checkpoint(path, model, optimizers):
         raise BadInput(f"{path}: unreadable checkpoint ({reason}); delete it to start over") from error
 
 
-def _state(model, optimizers):
+def _state(model, optimizers, reference=None):
     """All tensors of a checkpoint by name; those of a sharded model as DTensors, which know their place in the whole."""
     weights = dict(model.named_parameters())
     names = {id(part): name for name, part in parts(model).items()}
     state = {f"weight/{name}": p.detach() for name, p in weights.items()}
+    if reference is not None:
+        state |= {f"reference/{name}": p.detach() for name, p in reference.named_parameters()}
     for number, optimizer in enumerate(optimizers):
         for part, values in optimizer.state.items():
             name = names[id(part)]
@@ -443,6 +463,50 @@ def load_split(path, ranks, dtype):
     model = model.to(ranks.device).eval()
     models.check_forward(model, path)
     return model, tokenizer
+
+
+@torch.no_grad()
+def copy_weights(model, other):
+    """The weights of a model in shards to one of load_split, whole or in parts; collective. A checksum over all ranks of
+    both proves it: RuntimeError if the copy differs in a bit."""
+    ranks = model.shards.ranks
+    group = getattr(other, "group", None)
+    rank, size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+    cuts = _cuts(other, size, "the model") if size > 1 else {}
+    places, sums = dict(other.named_parameters()), torch.zeros(2, dtype=torch.int64, device=ranks.device)
+    for name, p in model.named_parameters():
+        mine, n_parts, local = places[name], 1, p.to_local().detach()
+        for mesh_size, placement in zip(p.device_mesh.shape, p.placements):
+            n_parts *= 1 if placement.is_replicate() else mesh_size
+        sums[0] += n_parts * _checksum(local.to(ranks.device, mine.dtype))
+        whole = DTensor.from_local(local.to(ranks.device), p.device_mesh, p.placements, run_check=False, shape=p.shape,
+                                   stride=p.stride()).full_tensor()
+        layer, _, kind = name.removeprefix(f"{other.base_model_prefix}.").rpartition(".")
+        how, n_parts = cuts.get(layer), size
+        if how == "rowwise" and kind == "bias":
+            mine.copy_(whole if rank == 0 else torch.zeros_like(whole))          # it is added once
+        elif how is not None:
+            mine.copy_(whole.chunk(size, int(how == "rowwise"))[rank])
+        else:
+            mine.copy_(whole)
+            n_parts = 1
+        sums[1] += n_parts * _checksum(mine)
+    dist.all_reduce(sums)                                # each of n parts is on world / n ranks: both are world · the sum
+    if sums[0] != sums[1]:
+        raise RuntimeError("the weights that sample are not those that are trained")
+
+
+def _checksum(x):
+    """The sum of a tensor's numbers read as integers, modulo 2^64."""
+    return x.contiguous().view({2: torch.int16, 4: torch.int32}[x.element_size()]).sum(dtype=torch.int64)
+
+
+def move_state(optimizers, device):
+    """Adam's moments to the host while the device has other use for the memory, or back."""
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            for slot, value in state.items():
+                state[slot] = value.to(device) if value.ndim else value
 
 
 def _cuts(model, size, name):

@@ -8,7 +8,7 @@ Per step, with N prompts and G samples of each (B = N·G rows):
                                                      + β Σ KL(policy ‖ reference) / normaliser
 Sources: DeepSeekMath (arXiv 2402.03300) §4, DeepSeek-R1 (arXiv 2501.12948) §2.2, DAPO (arXiv 2503.14476) for the
 token normaliser and ε_high, Dr. GRPO (arXiv 2503.20783) for --adv-std none --normalise constant. Line 4 is what
---objective grpo means; GSPO, CISPO, REINFORCE and NFT stand beside it in `objective`, rewards in data/rewards.py.
+--loss grpo means; GSPO, CISPO, REINFORCE, NFT and RFT stand beside it in `objective`, rewards in data/rewards.py.
 
 Departs from DeepSeekMath in: 1. The normaliser is the token count of the whole step (--normalise sequence is the
 paper's). 2. No KL term unless --kl and --beta ask for one; KL to the reference is reported all the same. 3. One
@@ -24,28 +24,36 @@ A laptop, 70 seconds (after recipes/tiny.sh; the reward rises from 0.27, mean of
 GSM8K at 0.5B:        python grpo.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/gsm8k.jsonl --out out/grpo-0.5b
                       --format plain --max-tokens 512 --prompts-per-step 64 --device cuda
 
-Reads problem rows (id, question, answer). Writes a model directory with log.jsonl, training.json and samples.jsonl
-(one group of each step). A run that was killed continues from its last checkpoint with the same command.
+Off-policy on purpose: --updates-per-rollout, --minibatches, --lag, --offpolicy-frac. The log has ess, the effective
+sample size (Σw)² / (n Σw²) of the ratios w to the sampler, and dlogp, the mean |logp - sampled logp|, both of the last
+update on a rollout.
+
+Reads problem rows (id, question, answer). Writes a model directory with log.jsonl, training.json, samples.jsonl (one
+group of each step) and curves.png. Rewards are computed in processes with a time limit: a group one of whose rewards
+hangs, crashes or is not a number is left out of the update, counted as reward_failures, and named on the terminal.
+A run that was killed continues from its last checkpoint with the same command, to the same weights on a CPU.
 """
 import math
-import statistics
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-import evaluate
-import generate
+import distributed
 import kernels
 import model as models
 import sft
 from data import run
-from data.format import FORMATS
-from data.rewards import NEED_ANSWER, NEED_BUDGET, parse_reward, rewards_of
+from data.format import FORMATS, ask
+from data.rewards import can_be_judged, names_of, parse_reward
 from data.rows import BadInput, read_rows
-from decoder import Request, Sampling, decode, random_key
+from data.watch import draw_curves, line_of, warnings_of
+from data.workers import Workers
+from decoder import random_key
+from rollouts import Run, collect, columns, held_out_accuracy, logps_of, pack_groups
 
 
 @dataclass(frozen=True)
@@ -55,17 +63,23 @@ class Config:
     out: str                             # model directory to write
     format: Literal["s1", "think", "r1", "plain"] = "think"        # text of a completion, see data/format.py
     reward: str = "correct"              # correct, vote, cosine, lcpo ...: sum (+) of products (&), see data/rewards.py
+    reward_seconds: float = 10.0         # that the rewards of a group may take; past it the group is left out
+    reward_workers: int = 2              # processes that compute rewards
 
     steps: int = 100                     # rollouts
     prompts_per_step: int = 16           # N
     group_size: int = 8                  # G, samples per prompt
+    budgets: tuple[int, ...] = ()        # for lcpo: draw budgets from this range and say them in the question; L1: 100 4000
+    votes: int = 0                       # samples per prompt that vote, the first G of them trained; TTRL: 64, G = 32
+    dynamic_sampling: bool = False       # DAPO: more prompts until N groups are neither all right nor all wrong
+    max_rounds: int = 10                 # of --dynamic-sampling, N prompts each
     max_tokens: int = 1024               # of a completion
     temperature: float = 1.0             # of sampling; training divides logits by it too
     mask_truncated: bool = False         # DAPO's overlong filter: what was cut is in the group, not in the loss
 
     baseline: Literal["group", "others"] = "group"                 # whose mean is taken off a reward; others: RLOO
     adv_std: Literal["pop", "sample", "batch", "none"] = "pop"     # what the advantages are divided by
-    objective: Literal["grpo", "gspo", "cispo", "reinforce", "nft"] = "grpo"  # see `objective`
+    loss: Literal["grpo", "gspo", "cispo", "reinforce", "nft", "rft"] = "grpo"  # see `objective`
     eps_low: float = 0.2                 # clip range below 1; UniReason: 0.22, GSPO: 3e-4
     eps_high: float = 0.2                # clip range above 1; DAPO, UniReason: 0.28, GSPO: 4e-4
     nft_eps: float = 1.0                 # least likelihood ratio of NFT's implicit negative policy
@@ -75,7 +89,15 @@ class Config:
     kl_in: Literal["loss", "reward"] = "loss"                      # where the KL term stands; see `kl_of_rows`
     entropy: float = 0.0                 # weight of an entropy bonus per token
     kl_every: int = 1                    # steps between measurements of the full-vocabulary KL; 0 = never
-    updates_per_rollout: int = 1         # passes over each rollout
+    reference: str | None = None         # model of the KL; default: --model
+    ref_refresh: int = 0                 # steps after which the reference becomes the policy, R1: 400; 0 = never
+
+    updates_per_rollout: int = 1         # passes over each rollout, the paper's μ
+    minibatches: int = 1                 # parts of a rollout, whole groups, an update for each; R1: 16, UniReason: 4
+    lag: int = 0                         # steps between a rollout and its update, as in asynchronous training
+    offpolicy_frac: float = 0.0          # share of each group that is sampled from --offpolicy-model
+    offpolicy_model: str | None = None   # a teacher, say; default: --model as it was at the start
+    tis: float = 0.0                     # truncated importance sampling: weight min(π_old / sampler, this); TRL: 2; 0 = no
 
     lr: float = 1e-6                     # R1: 3e-6, UniReason: 1e-6
     schedule: Literal["cosine", "linear", "constant"] = "constant"  # of the learning rate
@@ -88,14 +110,19 @@ class Config:
 
     eval_data: str | None = None         # held-out problems
     eval_every: int = 0                  # steps between evaluations at --temperature; 0 = never
+    show_every: int = 25                 # steps between samples on the terminal; 0 = never
     seed: int = 0                        # order of the prompts and all sampling
     slots: int = 256                     # sequences decoded side by side
     save_every: int = 25                 # steps between checkpoints
     device: str = "cpu"                  # or cuda
+    tp: int = 1                          # torchrun: neighbouring ranks that share a copy of the model in rollouts
+    offload_optimizer: bool = False      # Adam's moments wait in host memory while the device samples
+    dtype: Literal["fp32", "bf16"] = "fp32"                        # of the computation; weights stay float32
     overwrite: bool = False              # replace a run with other settings in --out instead of refusing
 
 
-FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots")
+SAMPLE = ("id", "question", "text", "reward", "right", "advantage", "n_tokens")       # fields in samples.jsonl
+FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every")
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -137,20 +164,21 @@ def objective(logp, old_logp, advantage, row, right_share, cfg):
     cispo      sg(clip(ρ)) A log π: no token loses its gradient             MiniMax-M1 (arXiv 2506.13585), where
                nothing is clipped below: --eps-low 1
     reinforce  A log π
+    rft        log π of accepted samples (A = 1), the others masked: expert iteration, the likelihood of sft.py
     nft        A > 0: A log ρ;  A < 0: |A| (1-r)/r log max(ε, (1-rρ)/(1-r)), where the gradient passes the maximum
                (arXiv 2505.18116). The paper's ω(q) is A of a right answer: √((1-r)/r) for --adv-std pop, 1-r for
                none. As in its code ρ is at most e^10 and r in .02 .. .98. On-policy the gradient is GRPO's.
     """
     difference = logp - old_logp
     ratio, low, high = difference.exp(), 1 - cfg.eps_low, 1 + cfg.eps_high
-    if cfg.objective == "gspo":
+    if cfg.loss == "gspo":
         ratio = (torch.zeros_like(logp).index_add(0, row, difference)[row] / torch.bincount(row)[row]).exp()
-    if cfg.objective in ("grpo", "gspo"):
+    if cfg.loss in ("grpo", "gspo"):
         outside = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
         return clipped_objective(ratio, advantage, cfg.eps_low, cfg.eps_high), outside
-    if cfg.objective == "cispo":
+    if cfg.loss == "cispo":
         return ratio.clamp(low, high).detach() * advantage * logp, (ratio < low) | (ratio > high)
-    if cfg.objective == "reinforce":
+    if cfg.loss in ("reinforce", "rft"):
         return advantage * logp, torch.zeros_like(logp, dtype=torch.bool)
     r = right_share.clamp(0.02, 0.98)
     negative = (1 - r * difference.clamp(max=10).exp()) / (1 - r)        # likelihood ratio of the implicit policy
@@ -186,229 +214,309 @@ def token_weights(row, n_rows, normalise, max_tokens):
 
 # ---------------------------------------------------------------- one step
 
-def choose_prompts(n_problems, step, prompts_per_step, seed):
-    """Indices of the problems of step 0, 1, ...: the data in a new order each time it is used up. Needs no state."""
-    chosen = []
-    for place in range(step * prompts_per_step, (step + 1) * prompts_per_step):
-        order = torch.randperm(n_problems, generator=torch.Generator().manual_seed(seed + place // n_problems))
-        chosen.append(int(order[place % n_problems]))
-    return chosen
-
-
-def rollout(model, tokenizer, form, problems, cfg, stream):
-    """Sample cfg.group_size completions of each problem -> (rows, completions, prompts), group after group."""
-    requests = []
-    for place, problem in enumerate(problems):            # the place too: a small data set can repeat within a step
-        prompt = form.prompt_ids(tokenizer, problem["question"])
-        for number in range(cfg.group_size):
-            key = random_key(cfg.seed, *stream, place, problem["id"], number)
-            requests.append(Request(prompt, key, cfg.max_tokens))
-    completions = [None] * len(requests)
-    # The full distribution: a cut by top-p would have to be made in training too.
-    for index, completion in decode(model, tokenizer, form, requests, Sampling(cfg.temperature), cfg.slots):
-        completions[index] = completion
-    rows = [generate.completion_row(problems[i // cfg.group_size], i % cfg.group_size, c, tokenizer, form)
-            for i, c in enumerate(completions)]
-    return rows, completions, [r.prompt for r in requests]
-
-
-@torch.no_grad()
 def kl_of_rows(reference, sequences, masks, old_logps, cfg, n_tokens=None):
     """Sum over a row's trained tokens of the estimate of KL(policy ‖ reference), (B,); arguments as of policy_update.
 
     --kl-in reward takes β times this off a completion's reward, with k1 as RLOO does (arXiv 2402.14740). Through the
     advantage k1 has the gradient of KL(policy ‖ reference), which in the loss only k2 has.
     """
-    total = torch.zeros(len(sequences))
-    for group in models.fill_bins([len(ids) for ids in sequences], cfg.micro_batch_tokens):
-        batch = models.pack([sequences[i] for i in group], [masks[i] for i in group], cfg.device)
-        ref_logp = models.score(reference, batch, cfg.temperature, n_tokens=n_tokens).logp.float().cpu()
-        logp = torch.tensor([x for i in group for x, m in zip(old_logps[i], masks[i]) if m])
-        total.index_add_(0, torch.tensor(group)[batch.row.cpu()], kl_estimate(logp, ref_logp, cfg.kl))
-    return total
+    ref_logps = logps_of(reference, sequences, masks, cfg, n_tokens)
+    return torch.stack([kl_estimate(*(torch.tensor([x for x, m in zip(row, mask) if m]) for row in rows), cfg.kl).sum()
+                        for *rows, mask in zip(old_logps, ref_logps, masks)])
 
 
 def policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale, measure_kl,
-                  n_tokens=None, right_share=None):
+                  n_tokens=None, right_share=None, sampled_logps=None, token_rewards=None):
     """One pass over a rollout in packed micro-batches, then one optimizer step -> dict of measured numbers.
 
     sequences, masks, old_logps: lists, per row and token of prompt and completion; advantage (B,); n_tokens: of the
     tokenizer, since what a larger head has beyond them is never sampled and belongs into no softmax;
-    right_share (B,): mean reward of a row's group, for --objective nft alone.
+    right_share (B,): mean reward of a row's group, for --loss nft alone; sampled_logps: of the sampler, where it is not
+    the old policy (--tis); token_rewards: lists like old_logps, added to the advantage of each token.
     Masked tokens (prompt, injected, truncated) are in neither numerator nor denominator; a row of nothing else is no
     row. Rows of advantage 0 have no gradient: unless a KL or an entropy bonus is asked for their forward pass is left
     out, but their tokens stay in the normaliser. If no row has a gradient the weights stay, whatever the momentum.
     """
+    def of_tokens(values, rows):                          # (N,) of the trained tokens of these rows
+        return torch.tensor([x for i in rows for x, m in zip(values[i], masks[i]) if m], device=ranks.device)
+
+    ranks = distributed.ranks_of(model)
     row = torch.tensor([i for i, mask in enumerate(masks) for m in mask if m])
     n_rows = max(1, sum(map(any, masks)))
-    weight = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens)
-    weights = [weight[row == i] for i in range(len(sequences))]
+    weights = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens).split([sum(mask) for mask in masks])
     use_kl = cfg.kl != "none" and cfg.beta > 0 and cfg.kl_in == "loss"
     everywhere = use_kl or cfg.entropy != 0               # a gradient in every row
-    active = [i for i in range(len(sequences)) if any(masks[i]) and (everywhere or measure_kl or advantage[i] != 0)]
-    has_gradient = any(everywhere or advantage[i] != 0 for i in active)
-    total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "n"), 0.0)
+    steered = [bool(advantage[i] != 0) or (token_rewards is not None and any(token_rewards[i]))
+               for i in range(len(sequences))]
+    active = [i for i in range(len(sequences)) if any(masks[i]) and (everywhere or measure_kl or steered[i])]
+    has_gradient = any(everywhere or steered[i] for i in active)
+    total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "dlogp", "w", "w²", "n"), 0.0)
     furthest = 0.0
-    for group in models.fill_bins([len(sequences[i]) for i in active], cfg.micro_batch_tokens):
-        chosen = [active[i] for i in group]
-        batch = models.pack([sequences[i] for i in chosen], [masks[i] for i in chosen], cfg.device)
-        packed = models.Packed(batch.lengths, batch.ids.device)
-        hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]         # (N, D)
-        stats = kernels.token_stats(hidden, models.head(model)[:n_tokens], batch.target, cfg.temperature,
-                                    models.softcap(model), want=("logp", "entropy"))
-        old_logp = torch.tensor([x for i in chosen for x, m in zip(old_logps[i], masks[i]) if m], device=cfg.device)
-        token_weight = torch.cat([weights[i] for i in chosen]).to(cfg.device)                         # (N,)
-        token_advantage, share = (None if x is None else x[chosen].to(cfg.device)[batch.row]
+    for group in sft.deal([len(sequences[i]) for i in active], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
+        chosen = [active[i] for i in group or [0]]        # nothing left for this rank, but the others need its shards
+        batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
+        old_logp = of_tokens(old_logps, chosen)
+        sampled_logp = old_logp if sampled_logps is None else of_tokens(sampled_logps, chosen)
+        token_weight = torch.cat([weights[i] for i in chosen]).to(ranks.device)                       # (N,)
+        token_advantage, share = (None if x is None else x[chosen].to(ranks.device)[batch.row]
                                   for x in (advantage, right_share))                                  # (N,)
-        gain, clipped = objective(stats.logp, old_logp, token_advantage, batch.row, share, cfg)
-        loss = -gain
-        if use_kl or measure_kl:
-            with torch.no_grad():
-                ref_hidden = models.hidden_states(reference, batch.ids, batch.positions, packed)[batch.where]
-        if use_kl:
-            with torch.no_grad():
-                ref_logp = kernels.token_stats(ref_hidden, models.head(reference)[:n_tokens], batch.target,
-                                               cfg.temperature, models.softcap(reference)).logp
-            loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
-        if cfg.entropy:
-            loss = loss - cfg.entropy * stats.entropy
-        loss = (loss * token_weight).sum()
-        loss.backward()
+        if token_rewards is not None:
+            token_advantage = token_advantage + of_tokens(token_rewards, chosen)
+
+        def states(model):
+            hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]     # (N, D)
+            return hidden, models.head(model)[:n_tokens], models.softcap(model)
+
+        def micro_batch(model):
+            hidden, head, cap = states(model)
+            stats = kernels.token_stats(hidden, head, batch.target, cfg.temperature, cap, want=("logp", "entropy"))
+            gain, clipped = objective(stats.logp, old_logp, token_advantage, batch.row, share, cfg)
+            if cfg.tis:
+                gain = gain * (old_logp - sampled_logp).exp().clamp(max=cfg.tis)
+            loss, kl = -gain, None
+
+            def against(reference):                       # which asks for no gradients
+                ref_hidden, ref_head, ref_cap = states(reference)
+                ref_logp = kernels.token_stats(ref_hidden, ref_head, batch.target, cfg.temperature, ref_cap).logp \
+                    if use_kl else ref_hidden.new_zeros(())
+                with torch.no_grad():
+                    return ref_logp, kernels.token_kl(hidden, head, ref_hidden, ref_head, cfg.temperature, cap, ref_cap)[0] \
+                        if measure_kl else None
+
+            if use_kl or measure_kl:
+                ref_logp, kl = distributed.compute(reference, against)
+            if use_kl:
+                loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
+            if cfg.entropy:
+                loss = loss - cfg.entropy * stats.entropy
+            return (loss * token_weight).sum(), stats, clipped, kl
+
+        with sft.autocast(cfg, ranks.mesh is not None):
+            loss, stats, clipped, kl = distributed.compute(model, micro_batch)
+        (loss * (ranks.n if group else 0)).backward()     # FSDP takes the mean over ranks
+        if not group:
+            continue
         with torch.no_grad():
+            difference = stats.logp - sampled_logp
             furthest = max(furthest, ((stats.logp - old_logp).exp() - 1).abs().max().item())
-            total["loss"] += loss.item()
-            total["entropy"] += stats.entropy.sum().item()
-            total["clipped"] += clipped.sum().item()
-            total["n"] += len(clipped)
-            if measure_kl:
-                kl, _ = kernels.token_kl(hidden, models.head(model)[:n_tokens], ref_hidden,
-                                         models.head(reference)[:n_tokens], cfg.temperature,
-                                         models.softcap(model), models.softcap(reference))
-                total["kl"] += kl.sum().item()
+            for name, value in (("loss", loss), ("entropy", stats.entropy.sum()), ("clipped", clipped.sum()),
+                                ("dlogp", difference.abs().sum()), ("w", difference.exp().sum()),
+                                ("w²", (2 * difference).exp().sum()), ("n", len(clipped)),
+                                ("kl", 0 if kl is None else kl.sum())):
+                total[name] += float(value)
+    parts = distributed.gather([furthest, total], ranks)
+    furthest, total = max(most for most, _ in parts), {name: sum(part[name] for _, part in parts) for name in total}
     n = total["n"] or math.nan                            # nothing trained, nothing measured
-    norm = 0.0
-    if has_gradient:
-        norm = sft.update(model, optimizers, cfg.clip, scale)
+    norm = sft.update(model, optimizers, cfg.clip, scale) if has_gradient else 0.0
     model.zero_grad(set_to_none=True)
     values = {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else math.nan,
-              "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm}
+              "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm,
+              "dlogp": total["dlogp"] / n, "ess": total["w"]**2 / (n * total["w²"]) if total["w²"] else math.nan}
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
-def held_out_accuracy(model, tokenizer, form, problems, cfg):
-    """Share of right answers, one sample each at cfg.temperature."""
-    prompts = [form.prompt_ids(tokenizer, p["question"]) for p in problems]
-    requests = [Request(ids, random_key(cfg.seed, "evaluation", p["id"]), cfg.max_tokens)
-                for p, ids in zip(problems, prompts)]
-    rows = [generate.completion_row(problems[i], 0, c, tokenizer, form)
-            for i, c in decode(model, tokenizer, form, requests, Sampling(cfg.temperature), cfg.slots)]
-    return statistics.fmean(bool(evaluate.grade(row, evaluate.answer_of(row))) for row in rows)
+def train_on(here, optimizers, batch, step):
+    """Steps 3 and 4 on what `collect` returned -> what the log says of them. Loss, ratio and norm are those of the first
+    update; clipping, effective sample size and |Δ log p| those of the last, which is the furthest from the sampler."""
+    cfg, began = here.cfg, time.perf_counter()
+    rows = [row for group in batch["groups"] for row in group]
+    scale = sft.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
+    if not rows:
+        if here.ranks.leads:
+            print(f"step {step + 1}: all {batch['stats']['n_groups']} groups of {cfg.max_rounds} rounds are all right or "
+                  "all wrong; there is nothing to learn from them and the weights stay")
+        return {"loss": None, "entropy": None, "kl": None, "ratio_first": None, "clip_fraction": None, "grad_norm": 0.0,
+                "dlogp": None, "ess": None, "lr": cfg.lr * scale, "update_tok_s": 0.0, "update_seconds": 0.0}
+    reward = torch.tensor([[row["reward"] for row in group] for group in batch["groups"]])                # (N, G)
+    if cfg.loss == "nft" and not ((reward == 0) | (reward == 1)).all():
+        raise BadInput(f"--reward {cfg.reward}: --loss nft needs rewards of 0 and 1")
+    sequences, masks, sampled_logps = columns(rows, cfg)
+    if cfg.kl_in == "reward":
+        kl = kl_of_rows(here.reference, sequences, masks, sampled_logps, cfg, len(here.tokenizer))        # (B,)
+        reward -= cfg.beta * kl.view_as(reward)
+    if cfg.loss == "rft":
+        advantage = (reward > 0).float().flatten()                                                        # (B,)
+        masks = [[m and bool(accepted) for m in mask] for mask, accepted in zip(masks, advantage)]
+    else:
+        advantage = advantages(reward, cfg.adv_std, cfg.baseline).flatten()                               # (B,)
+    for row, value in zip(rows, advantage.tolist()):
+        row["advantage"] = value
+    right_share = reward.mean(1).repeat_interleave(cfg.group_size)                                        # (B,)
+    token_rewards = [[0.0] * len(row["prompt"]) + (row["token_rewards"] or []) for row in rows] \
+        if any(row["token_rewards"] for row in rows) else None
+    old_logps = logps_of(here.model, sequences, masks, cfg, len(here.tokenizer)) if cfg.tis else sampled_logps
+    measure_kl, updates, n_groups = bool(cfg.kl_every) and step % cfg.kl_every == 0, [], len(batch["groups"])
+    ends = [cfg.group_size * (n_groups * i // cfg.minibatches) for i in range(cfg.minibatches + 1)]
+    parts = [slice(a, b) for a, b in zip(ends, ends[1:]) if a < b]
+    for part in parts * cfg.updates_per_rollout:
+        updates.append(policy_update(
+            here.model, here.reference, optimizers, sequences[part], masks[part], old_logps[part], advantage[part], cfg,
+            scale, measure_kl and not updates, len(here.tokenizer), right_share[part], sampled_logps[part],
+            token_rewards and token_rewards[part]))
+    first, last, seconds = updates[0], updates[-1], time.perf_counter() - began
+    return {"loss": first["loss"], "entropy": first["entropy"], "kl": first["kl"], "ratio_first": first["ratio_max"],
+            "clip_fraction": last["clip_fraction"], "grad_norm": first["grad_norm"], "dlogp": last["dlogp"],
+            "ess": last["ess"], "lr": cfg.lr * scale, "update_seconds": seconds,
+            "update_tok_s": cfg.updates_per_rollout * sum(map(len, sequences)) / seconds}
 
 
-def usable_problems(cfg, reward, problems, model, tokenizer, form):
-    """Problems that a parsed reward can judge and whose prompt leaves room for --max-tokens; the others are counted.
-    Raises BadInput for a row without the budget that the reward needs, and when no problem is left."""
-    n_all, used = len(problems), {name for term in reward for name, *_ in term}
-    for p in problems if used & NEED_BUDGET else []:
-        if type(p.get("budget")) not in (int, float) or not p["budget"] > 0:
-            raise BadInput(f"{cfg.data}: row '{p['id']}': --reward {cfg.reward} needs a positive number as `budget`")
-    if used & NEED_ANSWER:
-        problems = [p for p in problems if evaluate.grade(p, "0") is not None]
-    n_graded = len(problems)
+# ---------------------------------------------------------------- around the loop
+
+def usable_problems(cfg, problems, model, tokenizer, form, say=print):
+    """Problems that --reward can judge and whose prompt leaves room for --max-tokens, with a drawn budget in field and
+    question if --budgets asks for it; the others are counted. Raises BadInput when none is left."""
+    if cfg.budgets:
+        how, (low, high) = "l1-max" if "lcpo_max" in cfg.reward else "l1", cfg.budgets
+        problems = [p | {"budget": low + random_key(cfg.seed, "budget", p["id"]) % (high - low + 1)} for p in problems]
+        problems = [p | {"question": ask(p["question"], f"{how}:{p['budget']}")} for p in problems]
+    judged, skipped = can_be_judged(problems, cfg.reward, cfg.data)
     longest = models.context_length(model) - cfg.max_tokens
-    problems = [p for p in problems if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
-    print(f"{len(problems)} problems ({n_all - n_graded} without a gold answer and {n_graded - len(problems)} too long "
-          f"for the context left out); {cfg.prompts_per_step} x {cfg.group_size} completions a step")
+    problems = [p for p in judged if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
+    say(f"{len(problems)} problems ({skipped} and {len(judged) - len(problems)} too long for the context left out); "
+          f"{cfg.prompts_per_step} x {max(cfg.votes, cfg.group_size)} completions a step")
     if not problems:
         raise BadInput(f"{cfg.data}: no problem is left to train on")
     return problems
 
 
-def step_values(rows, reward, updates):
-    """What the log says of a step; reward (N, G). Loss, ratio and norm are the first update's, clipping the last's."""
-    first, last = updates[0], updates[-1]
-    return {"reward": reward.mean().item(),
-            "accuracy": statistics.fmean(bool(evaluate.grade(row, evaluate.answer_of(row))) for row in rows),
-            "n_tokens": statistics.fmean(row["n_tokens"] for row in rows),
-            "truncated": statistics.fmean(row["finish"] == "length" for row in rows),
-            "equal_groups": int((reward == reward[:, :1]).all(1).sum()),
-            "loss": first["loss"], "entropy": first["entropy"], "kl": first["kl"], "ratio_first": first["ratio_max"],
-            "clip_fraction": last["clip_fraction"], "grad_norm": first["grad_norm"]}
-
-
-def main(cfg):
-    """Train and save. Returns the log rows of the steps taken now."""
+def check(cfg):
+    """Raise BadInput for settings out of range or that do not go together."""
     run.check_positive(cfg, "steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "updates_per_rollout",
-                       "lr", "clip", "nft_eps", "micro_batch_tokens", "slots", "save_every")
-    if cfg.adv_std == "sample" and cfg.group_size < 2:
-        raise BadInput("--group-size 1 has no sample standard deviation; use --adv-std none or a larger group")
-    if cfg.baseline == "others" and cfg.group_size < 2:
-        raise BadInput("--group-size 1 has no others for --baseline others")
-    if cfg.objective == "nft" and (cfg.baseline, cfg.adv_std) not in (("group", "pop"), ("group", "none")):
-        raise BadInput("--objective nft needs --baseline group and --adv-std pop or none, its two weightings")
+                       "lr", "clip", "nft_eps", "micro_batch_tokens", "slots", "save_every", "max_rounds",
+                       "reward_seconds", "reward_workers", "minibatches")
+    if cfg.group_size < 2 and cfg.loss != "rft":
+        raise BadInput("--group-size 1 has no others to compare with: all advantages would be 0 (--loss rft needs none)")
+    if cfg.loss == "nft" and (cfg.baseline, cfg.adv_std) not in (("group", "pop"), ("group", "none")):
+        raise BadInput("--loss nft needs --baseline group and --adv-std pop or none, its two weightings")
     if (cfg.kl == "none") != (cfg.beta == 0):
         raise BadInput(f"--kl {cfg.kl} with --beta {cfg.beta}: a KL term needs both")
     if cfg.kl_in == "reward" and (cfg.kl == "none" or cfg.adv_std != "none"):
         raise BadInput("--kl-in reward needs --kl, --beta, and --adv-std none: in a group of equal rewards the KL's noise "
                        "would be all that the deviation measures")
-    reward_terms = parse_reward(cfg.reward)
-    problems = read_rows(cfg.data, need=("id", "question"))
+    if cfg.kl_in == "reward" and cfg.loss in ("nft", "rft"):
+        raise BadInput(f"--loss {cfg.loss} asks which answers are right; it does not go with --kl-in reward")
+    for name in ("reference", "ref_refresh"):
+        if getattr(cfg, name) and not (cfg.kl_every or cfg.beta):
+            raise BadInput(f"--{name.replace('_', '-')}: there is no KL to measure (--kl-every) or to train (--kl, --beta)")
+    if cfg.budgets and (len(cfg.budgets) != 2 or not 0 < cfg.budgets[0] <= cfg.budgets[1]):
+        raise BadInput("--budgets: two numbers of tokens, the least and the most")
+    if cfg.budgets and "lcpo" not in cfg.reward:
+        raise BadInput(f"--budgets: no lcpo in --reward {cfg.reward}")
+    if cfg.minibatches > cfg.prompts_per_step:
+        raise BadInput(f"--minibatches {cfg.minibatches}: more than --prompts-per-step, and groups stay whole")
+    if cfg.votes and cfg.votes < cfg.group_size:
+        raise BadInput(f"--votes {cfg.votes}: at least --group-size {cfg.group_size}, which are trained")
+    for name in ("lag", "ref_refresh", "tis", "show_every", "eval_every", "kl_every"):
+        if getattr(cfg, name) < 0:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: 0 or more")
+    if not 0 <= cfg.offpolicy_frac <= 1:
+        raise BadInput(f"--offpolicy-frac {cfg.offpolicy_frac}: a share, 0 to 1")
+
+
+def load_beside(cfg, path, tokenizer, ranks, flag):
+    """A model without gradients, in shards if ranks have a mesh. Raises BadInput if its tokenizer is not --model's: token
+    ids would mean other texts."""
+    if ranks.mesh is not None:
+        model, own = distributed.load(path, ranks, cfg.dtype == "bf16")
+    else:
+        model, own = distributed.load_split(path, ranks, torch.float32)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise BadInput(f"{flag} {path}: another tokenizer than that of --model {cfg.model}")
+    return model.requires_grad_(False)
+
+
+def main(cfg):
+    """Train and save. Returns the log rows of the steps taken now."""
+    check(cfg)
+    ranks, problems = distributed.join(cfg.device, shards=True), read_rows(cfg.data, need=("id", "question"))
     held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
-    identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
-    model, tokenizer = models.load(cfg.model, cfg.device)
+    identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,
+                            offpolicy_model=cfg.offpolicy_model)
+    try:
+        with run.sigterm() as asked_to_end:
+            return train(cfg, ranks, problems, held_out, identity, asked_to_end)
+    except torch.OutOfMemoryError as error:
+        raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}, --slots {cfg.slots}: not enough memory; less of "
+                       "them, --offload-optimizer or more ranks under torchrun; the last checkpoint is kept") from error
+
+
+def train(cfg, ranks, problems, held_out, identity, asked_to_end):
+    """The run itself; see main. asked_to_end: filled by SIGTERM."""
+    names, out, say = names_of(parse_reward(cfg.reward)), Path(cfg.out), print if ranks.leads else (lambda *_, **__: None)
+    sampling = distributed.join(cfg.device, cfg.tp)
+    model, tokenizer = distributed.load(cfg.model, ranks, cfg.dtype == "bf16")
     form = FORMATS[cfg.format]
     form.check(tokenizer)
+    if "self_certainty" in names and models.softcap(model):
+        raise BadInput(f"--reward {cfg.reward}: no self_certainty of a model that caps its logits ({cfg.model})")
     optimizers = sft.make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay)
-    start = sft.resume(cfg, identity, model, optimizers)
+    reference = other = None
+    if cfg.beta or cfg.kl_every:
+        reference = load_beside(cfg, cfg.reference or cfg.model, tokenizer, ranks, "--reference")
+    changing = reference if cfg.ref_refresh else None                # what a checkpoint has to hold
+    start = sft.resume(cfg, identity, model, optimizers, changing)
     if start is None:
         return []
-    reference = models.load(cfg.model, cfg.device)[0].requires_grad_(False) if cfg.beta or cfg.kl_every else None
-
-    problems = usable_problems(cfg, reward_terms, problems, model, tokenizer, form)
-    log = run.Log(Path(cfg.out) / "log.jsonl", start, cfg.steps)
-    samples = run.Log(Path(cfg.out) / "samples.jsonl", start, every=0)
-    history = []
-    for step in range(start, cfg.steps):
-        began = time.perf_counter()
-        # 1. sample
-        chosen = [problems[i] for i in choose_prompts(len(problems), step, cfg.prompts_per_step, cfg.seed)]
-        rows, completions, prompts = rollout(model, tokenizer, form, chosen, cfg, ("rollout", step))
-        sampled = time.perf_counter()
-        sequences = [prompt + c.ids for prompt, c in zip(prompts, completions)]
-        masks = [[False] * len(prompt) + [not x and not (cfg.mask_truncated and c.finish == "length")
-                                          for x in c.injected] for prompt, c in zip(prompts, completions)]
-        old_logps = [[0.0] * len(prompt) + c.logp for prompt, c in zip(prompts, completions)]
-        # 2. reward, 3. advantage
-        groups = [rows[i:i + cfg.group_size] for i in range(0, len(rows), cfg.group_size)]
-        reward = torch.tensor([rewards_of(reward_terms, group, form, cfg.max_tokens) for group in groups])  # (N, G)
-        if cfg.kl_in == "reward":
-            reward -= cfg.beta * kl_of_rows(reference, sequences, masks, old_logps, cfg, len(tokenizer)).view_as(reward)
-        if cfg.objective == "nft" and not ((reward == 0) | (reward == 1)).all():
-            raise BadInput(f"--reward {cfg.reward}: --objective nft needs rewards of 0 and 1")
-        advantage = advantages(reward, cfg.adv_std, cfg.baseline).flatten()                           # (B,)
-        right_share = reward.mean(1).repeat_interleave(cfg.group_size)                                # (B,)
-        # 4. update
-        scale = sft.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
-        measure_kl = bool(cfg.kl_every) and step % cfg.kl_every == 0
-        updates = [policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale,
-                                 measure_kl and number == 0, len(tokenizer), right_share)
-                   for number in range(cfg.updates_per_rollout)]
-        seconds = time.perf_counter() - began
-        values = step_values(rows, reward, updates) | {
-            "lr": cfg.lr * scale, "tok_s": sum(row["n_tokens"] for row in rows) / seconds,
-            "rollout_share": (sampled - began) / seconds}
-        if held_out and cfg.eval_every and ((step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps):
-            values["held_out"] = held_out_accuracy(model, tokenizer, form, held_out, cfg)
-        history.append({"step": step + 1, **values})
-        log(**history[-1])
-        samples(step + 1, group=[{"question": row["question"], "text": row["text"], "reward": r}
-                                 for row, r in zip(rows[:cfg.group_size], reward[0].tolist())])
-        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            sft.save_checkpoint(cfg.out, model, optimizers, step + 1, identity)
-    n_equal = sum(h["equal_groups"] for h in history)
-    print(f"groups with equal rewards, which teach nothing: {n_equal} of {len(history) * cfg.prompts_per_step}")
+    if cfg.offpolicy_frac:
+        other = load_beside(cfg, cfg.offpolicy_model or cfg.model, tokenizer, sampling, "--offpolicy-model")
+    sampler = model
+    if ranks.mesh is not None:
+        sampler, _ = distributed.load_split(cfg.model, sampling, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
+        distributed.copy_weights(model, sampler)
+    problems = usable_problems(cfg, problems, model, tokenizer, form, say)
+    log, samples = (run.Log(out / "log.jsonl", start, cfg.steps), run.Log(out / "samples.jsonl", start, every=0)) \
+        if ranks.leads else (None, None)
+    history = read_rows(log.path) if start and ranks.leads and log.path.stat().st_size else []
+    off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
+    most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
+    with Workers("data.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
+        here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems)
+        queue = deque(distributed.read_state(distributed.checkpoints(out)[0])[2]["queue"] if start else [])
+        for step in range(start, cfg.steps):
+            # 1. sample and 2. reward, with --lag for a later step; rollout s is sampled with the weights of step s - lag
+            if cfg.offload_optimizer:
+                distributed.move_state(optimizers, "cpu")
+            while len(queue) <= cfg.lag and step + len(queue) < cfg.steps:
+                queue.append(collect(here, step + len(queue)))
+            batch = queue.popleft()
+            if cfg.offload_optimizer:
+                distributed.move_state(optimizers, ranks.device)
+            # 3. advantage, 4. update
+            values = batch["stats"] | train_on(here, optimizers, batch, step)
+            if sampler is not model:
+                distributed.copy_weights(model, sampler)
+            if cfg.ref_refresh and (step + 1) % cfg.ref_refresh == 0:
+                with torch.no_grad():
+                    for name, part in distributed.parts(model).items():
+                        distributed.parts(reference)[name].copy_(part)
+            last = step + 1 == cfg.steps
+            if held_out and cfg.eval_every and ((step + 1) % cfg.eval_every == 0 or last):
+                values["held_out"] = held_out_accuracy(here, held_out)
+            history.append({"step": step + 1, **values})
+            group = (batch["groups"] or [[]])[0]
+            if ranks.leads:
+                log(**history[-1])
+                samples(step + 1, group=[{name: row[name] for name in SAMPLE} for row in group])
+            if cfg.show_every and (step % cfg.show_every == 0 or last):
+                for row in sorted(group, key=lambda row: row["reward"])[::max(1, len(group) - 1)]:
+                    say(line_of(row))
+            found = warnings_of(history, most_ratio)
+            for kind in found.keys() - warned:
+                say(f"warning: {found[kind]}", flush=True)
+            warned = found.keys()
+            ends = bool(distributed.total(float(len(asked_to_end)), ranks))
+            if not last and (ends or (step + 1) % cfg.save_every == 0):
+                sft.save_checkpoint(out, model, optimizers, step + 1, identity, changing, queue=list(queue))
+            if ends and not last:
+                say(f"SIGTERM: stopped after step {step + 1}; the same command continues")
+                raise SystemExit(143)
+    taken = [row for row in history if row["step"] > start]
+    say(f"groups with equal rewards, which teach nothing: {sum(h['equal_groups'] for h in taken)} of "
+        f"{sum(h['n_groups'] for h in taken)}; without a reward, left out: {sum(h['reward_failures'] for h in taken)}")
+    if ranks.leads:
+        draw_curves(history, out / "curves.png")
     sft.finish(cfg, model, tokenizer, identity, n_steps=cfg.steps)
-    return history
+    return taken
 
 
 if __name__ == "__main__":

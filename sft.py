@@ -279,7 +279,7 @@ def easy_first(model, examples, cfg, ranks):
     return sorted(range(len(examples)), key=lambda i: -sums[i] / counts[i])
 
 
-def resume(cfg, identity, model, optimizers):
+def resume(cfg, identity, model, optimizers, reference=None):
     """Find out where a run stands -> its last saved step, 0 for a new run, None when it is complete.
 
     Raises BadInput when --out holds another run, unless --overwrite, which removes that run.
@@ -290,7 +290,7 @@ def resume(cfg, identity, model, optimizers):
     if done.is_file():
         theirs = json.loads(done.read_text())["identity"]
     elif saved:
-        step, theirs = distributed.read_state(saved[0])
+        step, theirs, _ = distributed.read_state(saved[0])
     if theirs is not None and theirs != identity:
         if not cfg.overwrite:
             raise BadInput(f"--out {out} holds another run ({run.difference(identity, theirs)}); "
@@ -308,7 +308,7 @@ def resume(cfg, identity, model, optimizers):
     if done.is_file():
         say(f"{out}: this run is complete")
         return None
-    load_checkpoint(saved[0], model, optimizers)
+    load_checkpoint(saved[0], model, optimizers, reference)
     say(f"{out}: continuing after step {step}")
     return step
 

@@ -473,10 +473,10 @@ def plain_sgd(model, lr, *_):
     return [optimizer]
 
 
-def by_sgd(configs):
+def by_sgd(configs, script=sft):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sft, "make_optimizers", plain_sgd)
-        return [sft.main(cfg) for cfg in configs]
+        return [script.main(cfg) for cfg in configs]
 
 
 def weights_of(path):

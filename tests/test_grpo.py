@@ -15,12 +15,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+import distributed
 import grpo
 import model as models
+import rollouts
 import sft
-from data import rewards, tiny
+from data import rewards, tiny, watch
 from data.format import FORMATS
 from data.rows import BadInput
+from data.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
@@ -132,12 +135,12 @@ def test_objective_grpo_and_gspo_by_hand():
     value, clipped, slope = slope_of([.1, -.3, .5], 1, eps_high=0.28)
     assert value == pytest.approx([1.105171, .740818, 1.28], abs=1e-6) and clipped == [False, False, True]
     assert slope == pytest.approx([1.105171, .740818, 0], abs=1e-6)
-    value, clipped, slope = slope_of([.1, -.3, .5, -.4], [2, 2, 2, -1], rows=[0, 0, 0, 1], objective="gspo")
+    value, clipped, slope = slope_of([.1, -.3, .5, -.4], [2, 2, 2, -1], rows=[0, 0, 0, 1], loss="gspo")
     assert value == pytest.approx([2.210342] * 3 + [-.8], abs=1e-6) and clipped == [False] * 3 + [True]
     assert slope == pytest.approx([2.210342] * 3 + [0], abs=1e-6)
-    value, clipped, slope = slope_of([.3, .3], 1, objective="gspo")          # e^.3 = 1.35: no gain above 1.2
+    value, clipped, slope = slope_of([.3, .3], 1, loss="gspo")          # e^.3 = 1.35: no gain above 1.2
     assert value == pytest.approx([1.2] * 2) and clipped == [True] * 2 and slope == [0, 0]
-    value, _, slope = slope_of([.3, .3], -1, objective="gspo")               # but a loss without limit
+    value, _, slope = slope_of([.3, .3], -1, loss="gspo")               # but a loss without limit
     assert value == slope == pytest.approx([-1.349859] * 2, abs=1e-6)
 
 
@@ -145,15 +148,15 @@ def test_objective_cispo_by_hand():
     """log π = log-ratio - 1. Weights clip(ρ) to .8 .. 1.28 on both sides for both signs, and every token keeps a
     gradient: A · the clipped weight."""
     for a in (1.0, -2.0):
-        value, clipped, slope = slope_of([.1, -.3, .5], a, objective="cispo", eps_high=0.28)
+        value, clipped, slope = slope_of([.1, -.3, .5], a, loss="cispo", eps_high=0.28)
         assert slope == pytest.approx([1.105171 * a, .8 * a, 1.28 * a], abs=1e-6) and clipped == [False, True, True]
         assert value == pytest.approx([1.105171 * a * -.9, .8 * a * -1.3, 1.28 * a * -.5], abs=1e-6)
-    assert slope_of([-3.0], 1.0, objective="cispo", eps_low=1.0)[2] == pytest.approx([math.exp(-3)])     # none below
+    assert slope_of([-3.0], 1.0, loss="cispo", eps_low=1.0)[2] == pytest.approx([math.exp(-3)])     # none below
 
 
 def test_objective_reinforce_by_hand():
     """A log π: the gradient is A, wherever the ratio is."""
-    value, clipped, slope = slope_of([.1, -3, 5], -.5, objective="reinforce")
+    value, clipped, slope = slope_of([.1, -3, 5], -.5, loss="reinforce")
     assert value == pytest.approx([.45, 2, -2]) and slope == [-.5] * 3 and not any(clipped)
 
 
@@ -162,17 +165,17 @@ def test_objective_reinforce_by_hand():
 def test_objective_nft_of_a_wrong_answer(ratio, eps, loss, coefficient):
     """r = 1/4, ω = 1, hence A = -r/(1-r) = -1/3. The argument (1 - ρ/4) / (3/4) is 1.066667, .933333, -.166667: below
     ε its value is ε, and its gradient passes. The coefficient is what pushes log π down."""
-    value, _, slope = slope_of([math.log(ratio)], -1 / 3, share=.25, objective="nft", nft_eps=eps)
+    value, _, slope = slope_of([math.log(ratio)], -1 / 3, share=.25, loss="nft", nft_eps=eps)
     assert -value[0] == pytest.approx(loss, abs=1e-6) and -slope[0] == pytest.approx(coefficient, abs=1e-6)
 
 
 def test_objective_nft_of_a_right_answer_and_far_away():
     """A log ρ with gradient A at every ratio. Ratios of e^40 and e^-40 of a wrong answer are finite."""
-    value, _, slope = slope_of([.5, -.5], 1.732051, share=.25, objective="nft")
+    value, _, slope = slope_of([.5, -.5], 1.732051, share=.25, loss="nft")
     assert value == pytest.approx([.866025, -.866025], abs=1e-6) and slope == pytest.approx([1.732051] * 2)
-    value, _, slope = slope_of([40.0, -40.0, 9.0], -1.0, share=.25, objective="nft", nft_eps=1e-3)
+    value, _, slope = slope_of([40.0, -40.0, 9.0], -1.0, share=.25, loss="nft", nft_eps=1e-3)
     assert all(map(math.isfinite, value + slope)) and slope[0] == 0 and slope[2] < -1e3
-    value, _, slope = slope_of([0.0], 0.0, share=0.0, objective="nft")       # a group without a right answer
+    value, _, slope = slope_of([0.0], 0.0, share=0.0, loss="nft")       # a group without a right answer
     assert value == slope == [0]
 
 
@@ -186,7 +189,7 @@ def test_on_policy_every_objective_has_the_gradient_of_grpo(std, right, wrong):
         a = grpo.advantages(rewards, std)[0]
         assert close(a, [up] * n_right + [down] * (4 - n_right), 1e-5)
         for kind in ("grpo", "gspo", "cispo", "reinforce", "nft"):
-            _, clipped, slope = slope_of([0.0] * 4, a, rows=[0, 1, 2, 3], share=n_right / 4, objective=kind)
+            _, clipped, slope = slope_of([0.0] * 4, a, rows=[0, 1, 2, 3], share=n_right / 4, loss=kind)
             assert slope == pytest.approx(a.tolist(), abs=1e-6) and not any(clipped), kind
 
 
@@ -244,13 +247,13 @@ def test_token_weights_by_hand(normalise, expected):
 
 def test_choose_prompts_visits_each_once_per_epoch():
     """7 problems, 3 a step: 14 steps are 6 epochs, and steps straddle them. Step 9 is known without steps 0..8."""
-    steps = [grpo.choose_prompts(7, step, 3, seed=1) for step in range(14)]
+    steps = [rollouts.choose_prompts(7, step, 3, seed=1) for step in range(14)]
     places = [i for step in steps for i in step]
     epochs = [tuple(places[i:i + 7]) for i in range(0, 42, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len(set(epochs)) > 3
     torch.manual_seed(5)
-    assert grpo.choose_prompts(7, 9, 3, seed=1) == steps[9]
-    assert [grpo.choose_prompts(7, step, 3, seed=100) for step in range(14)] != steps
+    assert rollouts.choose_prompts(7, 9, 3, seed=1) == steps[9]
+    assert [rollouts.choose_prompts(7, step, 3, seed=100) for step in range(14)] != steps
 
 
 def completion(text, finish="stop", **more):
@@ -380,7 +383,9 @@ def test_reward_contains_and_language_by_hand():
     assert worth("contains:a, b=c", completion("xa, b=c")) == 1 and worth("contains:a, b=c", completion("a")) == 0
     assert worth("correct&!contains:hm", completion(RIGHT)) == 0
     assert worth("language:latin", completion("abc 1+2, дом!")) == .5
-    assert worth("language:cjk", completion("好 ok")) == near(1 / 3)
+    mixed = completion("let us 计算 it now")                               # let, us, 计, 算, it, now
+    assert worth("language:latin", mixed) == near(4 / 6) and worth("language:cjk", mixed) == near(2 / 6)
+    assert worth("language:latin", completion("abcд don't")) == near(2 / 3)          # abcд, don, t
     assert worth("language:latin", completion("1 + 2")) == 1
 
 
@@ -412,6 +417,7 @@ def base_models():
     for p in reference.parameters():
         p += 0.02 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
     oracle = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float64, attn_implementation="sdpa")
+    models.fuse_norms(oracle)                              # transformers' round to float32 on the way
     oracle_reference = copy.deepcopy(oracle)
     oracle_reference.load_state_dict(reference.state_dict())
     return policy, reference, oracle, oracle_reference
@@ -419,6 +425,11 @@ def base_models():
 
 def config(**more):
     return grpo.Config(**{"model": BASE, "data": "", "out": "", "temperature": 0.8, "max_tokens": 19, **more})
+
+
+def running(cfg, model, reference=None, other=None, pool=None, problems=()):
+    return rollouts.Run(cfg, model, model, distributed.Ranks("cpu"), reference, other, tiny.tokenizer(),
+                        FORMATS[cfg.format], pool, problems)
 
 
 def rollout_of_six():
@@ -444,7 +455,7 @@ def rollout_of_six():
     return sequences, masks, olds, torch.tensor([1.5, -.7, 0.0, .4, -1.2, 0.9])
 
 
-def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, measure_kl=True, share=None):
+def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, measure_kl=True, share=None, **more):
     """(gradient of every weight, flat; what policy_update returns), without a step being taken."""
     policy, reference, kept = policy or base_models()[0], base_models()[1], []
 
@@ -456,7 +467,7 @@ def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, m
     with monkeypatch.context() as patch:
         patch.setattr(sft, "update", update)
         values = grpo.policy_update(policy, reference, [], sequences, masks, olds, advantage, cfg, 1.0, measure_kl,
-                                    right_share=share)
+                                    right_share=share, **more)
     return kept[0] if kept else None, values
 
 
@@ -469,13 +480,13 @@ def deviation(found, expected):
 def slow_loss(logp, old, a, ratio, share, cfg):
     """Loss of one token; ratio is its own, or its sequence's for gspo."""
     limit = min(max(ratio.item(), 1 - cfg.eps_low), 1 + cfg.eps_high)
-    if cfg.objective == "cispo":
+    if cfg.loss == "cispo":
         return -limit * a * logp
-    if cfg.objective == "reinforce":
+    if cfg.loss == "reinforce":
         return -a * logp
-    if cfg.objective == "nft" and a > 0:
+    if cfg.loss == "nft" and a > 0:
         return -a * (logp - old)
-    if cfg.objective == "nft":
+    if cfg.loss == "nft":
         odds, negative = share / (1 - share), (1 - share * ratio) / (1 - share)
         slope = odds * ratio.item() / max(negative.item(), cfg.nft_eps)           # of -log max(ε, negative) in logp
         return -a / odds * (slope * (logp - logp.detach()) - math.log(max(negative.item(), cfg.nft_eps)))
@@ -496,7 +507,7 @@ def slow_gradient(sequences, masks, olds, advantage, cfg, share=None):
             spread = -(logp[t - 1].exp() * logp[t - 1]).sum()
             entropy += spread.item() / n_tokens
             kl += (logp[t - 1].exp() * (logp[t - 1] - ref[t - 1])).sum().item() / n_tokens
-            ratio = (of_sequence if cfg.objective == "gspo" else logp[t - 1, ids[t]] - olds[i][t]).exp()
+            ratio = (of_sequence if cfg.loss == "gspo" else logp[t - 1, ids[t]] - olds[i][t]).exp()
             loss = slow_loss(logp[t - 1, ids[t]], olds[i][t], advantage[i].item(), ratio, share and share[i], cfg)
             loss = loss - cfg.entropy * spread
             d = ref[t - 1, ids[t]].detach() - logp[t - 1, ids[t]]
@@ -524,8 +535,8 @@ def test_gradient_equals_a_loop_over_tokens(monkeypatch, normalise, kl):
         assert (values["entropy"], values["kl"]) == pytest.approx((entropy, mean_kl), abs=1e-5)
 
 
-@pytest.mark.parametrize("flags", [{"objective": "gspo"}, {"objective": "cispo"}, {"objective": "reinforce"},
-                                   {"objective": "nft", "nft_eps": 0.7}, {"entropy": 0.2}], ids=str)
+@pytest.mark.parametrize("flags", [{"loss": "gspo"}, {"loss": "cispo"}, {"loss": "reinforce"},
+                                   {"loss": "nft", "nft_eps": 0.7}, {"entropy": 0.2}], ids=str)
 def test_gradient_of_each_objective_equals_a_loop(monkeypatch, flags):
     """As above, with the sequence normaliser, and the same for another size and order of micro-batches: the mean over
     a sequence that GSPO takes is of that sequence. An entropy bonus has a gradient in the row of advantage 0 too."""
@@ -540,6 +551,130 @@ def test_gradient_of_each_objective_equals_a_loop(monkeypatch, flags):
     found, _ = gradient(monkeypatch, *([x[i] for i in order] for x in (sequences, masks, olds)), advantage[order],
                         config(normalise="sequence", eps_high=0.28, **flags), share=torch.tensor(share)[order])
     assert deviation(found, expected) < 5e-6
+
+
+def test_a_reward_of_tokens_is_an_advantage_of_its_own(monkeypatch):
+    """Each token's loss has advantage + token reward, on both sides of 0; a row of advantage 0 that has one is trained."""
+    sequences, masks, olds, advantage = rollout_of_six()
+    generator = torch.Generator().manual_seed(9)
+    extra = [(torch.rand(len(ids), generator=generator) - 0.7).tolist() for ids in sequences]
+    cfg = config(micro_batch_tokens=30)
+    found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg, measure_kl=False, token_rewards=extra)
+    oracle, losses = base_models()[2], []
+    for i, ids in enumerate(sequences):
+        logp = (oracle(torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
+        for t in range(1, len(ids)):
+            if masks[i][t]:
+                ratio, a = (logp[t - 1, ids[t]] - olds[i][t]).exp(), advantage[i].item() + extra[i][t]
+                losses.append(-torch.minimum(ratio * a, ratio.clamp(.8, 1.2) * a) / sum(map(sum, masks)))
+    oracle.zero_grad()
+    sum(losses).backward()
+    assert deviation(found, torch.cat([p.grad.flatten() for p in oracle.parameters()])) < 5e-6
+    assert values["loss"] == pytest.approx(sum(losses).item(), abs=1e-6)
+
+
+def test_truncated_importance_sampling_by_hand(monkeypatch):
+    """One row, temperature 1; the old policy is the present one, the sampler had log-probabilities lower by log 3, log .5
+    and 0: weights min(3, 2), .5 and 1. So the gradient is that of three rows with advantages 2, .5, 1 for one token each.
+    The effective sample size has the ratios 3, .5, 1 uncut: 4.5² / (3 · 10.25); |Δ log p| is log 6 / 3."""
+    ids, cfg = [7, 30, 41, 52], config(temperature=1.0, tis=2.0)
+    with torch.no_grad():
+        logp = models.score(base_models()[0], models.pack([ids])).logp
+    olds, sampled = [[0.0, *logp.tolist()]], [[0.0, *(logp - torch.tensor([3, .5, 1]).log()).tolist()]]
+    found, values = gradient(monkeypatch, [ids], [[False] + [True] * 3], olds, torch.tensor([1.0]), cfg,
+                             sampled_logps=sampled)
+    masks = [[i == t for i in range(4)] for t in (1, 2, 3)]
+    expected, _ = gradient(monkeypatch, [ids] * 3, masks, olds * 3, torch.tensor([2, .5, 1]), config(temperature=1.0))
+    assert deviation(found, expected) < 1e-6
+    assert values["ess"] == pytest.approx(4.5**2 / (3 * 10.25), abs=1e-6)
+    assert values["dlogp"] == pytest.approx(math.log(6) / 3, abs=1e-6) and values["ratio_max"] < 1e-5
+
+
+@pytest.mark.parametrize("weights, ess", [([1, 1, 1, 1], 1), ([2, .5, .5, 1], .727273)])
+def test_effective_sample_size_by_hand(monkeypatch, weights, ess):
+    """(Σw)² / (n Σw²): 16 / (4 · 4) and 16 / (4 · 5.5)."""
+    ids = [7, 30, 41, 52, 33]
+    with torch.no_grad():
+        logp = models.score(base_models()[0], models.pack([ids])).logp
+    olds = [[0.0, *(logp - torch.tensor(weights).log()).tolist()]]
+    _, values = gradient(monkeypatch, [ids], [[False] + [True] * 4], olds, torch.tensor([1.0]), config(temperature=1.0))
+    assert values["ess"] == pytest.approx(ess, abs=1e-5)
+
+
+def test_logps_are_those_of_the_model():
+    """At the sampling temperature, 0 where nothing is trained, in the rows' order although micro-batches mix them."""
+    sequences, masks, _, _ = rollout_of_six()
+    cfg = config(micro_batch_tokens=30)
+    found = grpo.logps_of(base_models()[0], sequences, masks, cfg)
+    for ids, mask, values in zip(sequences, masks, found):
+        with torch.no_grad():
+            logp = (base_models()[2](torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
+        expected = [logp[t - 1, ids[t]].item() if mask[t] else 0.0 for t in range(len(ids))]
+        assert values == pytest.approx(expected, abs=1e-5)
+
+
+def test_self_certainty_by_hand():
+    """KL(uniform ‖ p): .429813 for p = [.7, .1, .1, .1], 0 for the uniform, 2.075198 for [.97, .01, .01, .01]; by the
+    head's mean row as by all logits. Of a model: the loop over transformers' logits at temperature 1 and the tokenizer's
+    149 tokens, mean over the completion's tokens."""
+    for p, expected in (([.7, .1, .1, .1], .429813), ([.25] * 4, 0), ([.97, .01, .01, .01], 2.075198)):
+        z = torch.tensor(p).log() + 5.0
+        assert (z.logsumexp(0) - z.mean() - math.log(4)).item() == pytest.approx(expected, abs=1e-6)
+    rows = [{"prompt": ids[:2], "ids": ids[2:]} for ids in rollout_of_six()[0]]
+    found = rollouts.self_certainty(running(config(micro_batch_tokens=30), base_models()[0]), rows)
+    for row, value in zip(rows, found.tolist()):
+        with torch.no_grad():
+            logp = base_models()[2](torch.tensor([row["prompt"] + row["ids"]])).logits[0, 1:-1, :149].log_softmax(1)
+        assert value == pytest.approx((-logp.mean(1) - math.log(149)).mean().item(), abs=1e-5)
+
+
+def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
+    """The gradient of --loss rft is that of sft.py's loss on the accepted completions alone; the rejected ones are in no
+    count. A group in which all were accepted teaches too."""
+    kept, policy = [], base_models()[0]
+    monkeypatch.setattr(sft, "update", lambda model, *more: kept.append(
+        torch.cat([p.grad.flatten() for p in model.parameters()])) or 1.0)
+    rows = [[{"prompt": [5, 8, 6], "ids": ids, "injected": [], "logp": [-1.0] * len(ids), "finish": "stop",
+              "reward": reward, "token_rewards": None} for ids, reward in group]
+            for group in ([([30, 41, EOS], 1.0), ([52, EOS], 0.0)], [([33, 34, 35, EOS], 2.0), ([9, EOS], -1.0)])]
+    values = grpo.train_on(running(config(loss="rft", group_size=2, kl_every=0), policy), [],
+                           {"groups": rows, "stats": {}}, 0)
+    accepted = [rows[0][0], rows[1][0]]
+    batch = models.pack([row["prompt"] + row["ids"] for row in accepted],
+                        [[False] * 3 + [True] * len(row["ids"]) for row in accepted])
+    logp = models.score(policy, batch, config().temperature).logp
+    (-logp.sum() / 7).backward()
+    expected = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    policy.zero_grad(set_to_none=True)
+    assert deviation(kept[0], expected) < 1e-6 and values["loss"] == pytest.approx(-logp.mean().item(), abs=1e-6)
+    assert [[row["advantage"] for row in group] for group in rows] == [[1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_prompt_is_computed_once_for_its_group(monkeypatch, reverse):
+    """Three groups: 3 samples of a prompt of 70 tokens, 2 of one of 4, 1 of another, and a prompt that only begins like the
+    one before. Lengths from 5 to 130 give several blocks. Gradient, loss, KL and entropy are those of the loop, in which
+    each sequence is alone; the packed row holds each prompt once."""
+    generator = torch.Generator().manual_seed(7)
+
+    def draw(n):
+        return torch.randint(7, 149, (n,), generator=generator).tolist()
+    long, short, other = draw(70), draw(4), draw(6)
+    rows = [(long, 3), (long, 60), (long, 17), (short, 2), (short, 9), (short + [9], 5), (other, 12)]
+    rows = rows[::-1] if reverse else rows
+    sequences = [prompt + draw(n) for prompt, n in rows]
+    masks = [[False] * len(prompt) + [True] * n for prompt, n in rows]
+    olds, advantage = [[-4.0] * len(ids) for ids in sequences], torch.randn(7, generator=generator)
+    cfg = config(kl="k2", beta=0.3, eps_low=2.0, eps_high=50.0)
+    batch, packed = rollouts.pack_groups(sequences, masks, "cpu")
+    assert len(batch.ids) == 70 + 80 + 4 + 11 + 10 + 18 and len(packed.blocks) > 1
+    expected, loss, entropy, kl = slow_gradient(sequences, masks, olds, advantage, cfg)
+    found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg)
+    assert deviation(found, expected) < 5e-6 and values["loss"] == pytest.approx(loss, rel=1e-6)
+    assert (values["entropy"], values["kl"]) == pytest.approx((entropy, kl), abs=1e-5)
+    olds = grpo.logps_of(base_models()[0], sequences, masks, cfg)
+    alone = [grpo.logps_of(base_models()[0], [ids], [mask], cfg)[0] for ids, mask in zip(sequences, masks)]
+    assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(olds, alone))
 
 
 def test_entropy_bonus_raises_entropy():
@@ -616,7 +751,7 @@ def test_equal_rewards_leave_weights_alone_even_with_momentum(monkeypatch):
 
 def test_rows_of_advantage_zero_are_skipped_and_counted(monkeypatch):
     """No forward pass for them where no KL is asked for (row 2 is not packed), the same gradient as with it (measuring
-    the KL brings it back), and their tokens stay in the normaliser: without them the gradient is larger by 44 to 35, the counts."""
+    the KL brings it back), and their tokens stay in the normaliser: without them the gradient is larger by 44 to 35."""
     sequences, masks, olds, advantage = rollout_of_six()
     packed, original = [], models.pack
     monkeypatch.setattr(models, "pack", lambda rows, *more: packed.extend(rows) or original(rows, *more))
@@ -661,10 +796,8 @@ def test_kl_pulls_the_policy_to_the_reference(kind):
     policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
     cfg = config(kl=kind, beta=5.0, group_size=6, max_tokens=30)
     problems = tiny.problems("math", 8, 1, "train")
-    _, completions, prompts = grpo.rollout(policy, tiny.tokenizer(), FORMATS["think"], problems, cfg, ("rollout", 0))
-    sequences = [prompt + c.ids for prompt, c in zip(prompts, completions)]
-    masks = [[False] * len(prompt) + [True] * len(c.ids) for prompt, c in zip(prompts, completions)]
-    olds = [[0.0] * len(prompt) + c.logp for prompt, c in zip(prompts, completions)]
+    groups = rollouts.rollout(running(cfg, policy), problems, ("rollout", 0))
+    sequences, masks, olds = rollouts.columns([row for group in groups for row in group], cfg)
     optimizers = sft.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
     arguments = (policy, reference, optimizers, sequences, masks, olds, torch.zeros(48), cfg, 1.0, True)
     kl = [grpo.policy_update(*arguments)["kl"] for _ in range(9)]
@@ -694,7 +827,7 @@ def test_kl_in_the_reward_has_the_gradient_of_the_kl():
     logp = logits.log_softmax(0)
     penalty = grpo.kl_estimate(logp.detach(), ref.log(), "k1")
     value, _ = grpo.objective(logp, logp.detach(), -penalty + 3.0, torch.tensor([0, 1]), None,
-                              config(objective="reinforce"))
+                              config(loss="reinforce"))
     (logp.exp().detach() * value).sum().backward()
     assert close(logits.grad, [-.274653, .274653])
 
@@ -707,14 +840,18 @@ def write(path, rows):
 
 
 @pytest.fixture
-def short(tmp_path):
+def short(tmp_path, monkeypatch):
     """short(flag=value, ...): settings of a small run on the shipped base model: 3 prompts of 4 samples a step."""
     data = write(tmp_path / "train.jsonl", tiny.problems("math", 24, 0, "train"))
+    monkeypatch.setattr(grpo, "draw_curves", lambda *arguments: None)       # takes time; tested by itself
 
     def make(**more):
-        return grpo.Config(**{"model": BASE, "data": data, "out": str(tmp_path / "out"), "steps": 2,
+        return grpo.Config(**{"model": BASE, "data": data, "out": str(tmp_path / "out"), "steps": 2, "reward_workers": 1,
                               "prompts_per_step": 3, "group_size": 4, "max_tokens": 40, "lr": 5e-4, **more})
     return make
+
+
+calls_more = []                                           # the further arguments of these calls
 
 
 @pytest.fixture
@@ -725,13 +862,17 @@ def spied(monkeypatch):
     def spy(model, reference, optimizers, sequences, masks, old_logps, advantage, *more):
         values = original(model, reference, optimizers, sequences, masks, old_logps, advantage, *more)
         calls.append((sequences, masks, old_logps, advantage, values))
+        spied_more.append(more)
         return values
+    spied_more = calls_more
+    spied_more.clear()
     monkeypatch.setattr(grpo, "policy_update", spy)
     return calls
 
 
 FIELDS = {"step", "reward", "accuracy", "n_tokens", "truncated", "equal_groups", "loss", "entropy", "kl", "ratio_first",
-          "clip_fraction", "grad_norm", "lr", "tok_s", "rollout_share"}
+          "clip_fraction", "grad_norm", "lr", "dlogp", "ess", "n_groups", "reward_failures", "rollout_tok_s",
+          "rollout_seconds", "update_tok_s", "update_seconds"}
 
 
 def test_a_real_run(tmp_path, short):
@@ -808,13 +949,12 @@ def test_what_is_trained(short, spied):
 def test_injected_and_truncated_tokens_are_masked(short, spied, monkeypatch):
     """Pitfalls 12 and 29. Every third completion token is declared injected: it is not trained. With --mask-truncated a
     completion that was cut is not trained at all, and stays in its group's mean."""
-    original = grpo.rollout
+    original = rollouts.rollout
 
     def rollout(*arguments):
-        rows, completions, prompts = original(*arguments)
-        completions = [c._replace(injected=[i % 3 == 1 for i in range(len(c.ids))]) for c in completions]
-        return rows, completions, prompts
-    monkeypatch.setattr(grpo, "rollout", rollout)
+        groups = original(*arguments)
+        return [[row | {"injected": list(range(1, len(row["ids"]), 3))} for row in group] for group in groups]
+    monkeypatch.setattr(rollouts, "rollout", rollout)
     grpo.main(short(mask_truncated=True, steps=1, prompts_per_step=8, max_tokens=24))
     (sequences, masks, _, advantage, _), = spied
     start, cut = tiny.tokenizer().convert_tokens_to_ids("<think>"), 0
@@ -835,9 +975,9 @@ def test_a_reward_without_variance_moves_nothing(tmp_path, short, probability):
     assert [(h["reward"], h["equal_groups"], h["grad_norm"]) for h in history] == [(probability, 3, 0.0)] * 2
 
 
-@pytest.mark.parametrize("flags", [{"objective": "nft"}, {"objective": "gspo", "eps_low": 3e-4, "eps_high": 4e-4},
-                                   {"objective": "cispo", "baseline": "others", "adv_std": "none"},
-                                   {"objective": "reinforce", "adv_std": "batch", "entropy": 1e-3}], ids=str)
+@pytest.mark.parametrize("flags", [{"loss": "nft"}, {"loss": "gspo", "eps_low": 3e-4, "eps_high": 4e-4},
+                                   {"loss": "cispo", "baseline": "others", "adv_std": "none"},
+                                   {"loss": "reinforce", "adv_std": "batch", "entropy": 1e-3}], ids=str)
 def test_a_run_with_each_objective(short, spied, flags):
     """Two updates of 8 x 4 completions: the first on-policy (nothing clipped), and the weights move. NFT is told the
     mean reward of each group; the advantages are those of the flags."""
@@ -845,7 +985,7 @@ def test_a_run_with_each_objective(short, spied, flags):
                               **flags))
     assert history[0]["ratio_first"] < 1e-4 and history[0]["grad_norm"] > 0 and spied[0][4]["clip_fraction"] == 0
     assert spied[1][4]["ratio_max"] > 1e-3 and all(math.isfinite(x) for x in history[0].values())
-    if flags["objective"] in ("gspo", "cispo"):
+    if flags["loss"] in ("gspo", "cispo"):
         assert history[0]["clip_fraction"] > 0
 
 
@@ -860,22 +1000,49 @@ def test_budgets_reach_the_reward(short, spied, tmp_path):
 
 
 def test_kl_in_the_reward_of_a_run(short, spied, monkeypatch):
-    """Rewards 0 and KL sums of 0, 1, 2 ... at β = .5: the logged reward is -.5 · mean, a row with a larger sum has a
-    smaller advantage, and policy_update has no KL of its own in its loss."""
+    """Rewards 0 and KL sums of 0, 1, 2 ... at β = .5: a row with a larger sum has a smaller advantage, the logged reward
+    is that without the KL, and policy_update has no KL of its own in its loss."""
     monkeypatch.setattr(grpo, "kl_of_rows", lambda reference, sequences, *more: torch.arange(len(sequences)).float())
     history = grpo.main(short(reward="random:0", kl="k1", beta=0.5, kl_in="reward", adv_std="none", steps=1))
-    assert history[0]["reward"] == -.5 * 5.5 and close(spied[0][3], [.75, .25, -.25, -.75] * 3)
-    assert abs(history[0]["loss"]) < 1 and history[0]["equal_groups"] == 0 and history[0]["grad_norm"] > 0
+    assert history[0]["reward"] == 0 and close(spied[0][3], [.75, .25, -.25, -.75] * 3)
+    assert abs(history[0]["loss"]) < 1 and history[0]["grad_norm"] > 0
 
 
 def test_second_update_of_a_rollout_is_off_policy(short, spied):
     """--updates-per-rollout 2: the same old log-probabilities twice; the second pass sees what the first changed."""
     history = grpo.main(short(updates_per_rollout=2, steps=1, reward="random:0.5", lr=2e-3, max_tokens=64))
     (*first, before), (*second, after) = spied
-    assert all(a is b for a, b in zip(first, second))
+    assert first[:3] == second[:3] and torch.equal(first[3], second[3])
     assert before["ratio_max"] < 1e-4 and after["ratio_max"] > 1e-2
     assert history[0]["ratio_first"] == before["ratio_max"]
     assert history[0]["clip_fraction"] == after["clip_fraction"] > 0
+
+
+def test_parts_of_a_rollout(short, spied):
+    """--minibatches 3 of 3 groups: an update each, the first on-policy, the others with the old policy of the rollout; each
+    group is in one part whole. The gradient of the first part is that of a rollout of this group alone."""
+    history = grpo.main(short(minibatches=3, steps=1, prompts_per_step=3, reward="random:0.5", lr=2e-3))
+    assert [len(call[0]) for call in spied] == [4, 4, 4] and len({tuple(c[0][0][:8]) for c in spied}) == 3
+    assert spied[0][4]["ratio_max"] < 1e-4 < 1e-3 < spied[2][4]["ratio_max"]
+    assert history[0]["ratio_first"] == spied[0][4]["ratio_max"] and history[0]["dlogp"] == spied[2][4]["dlogp"]
+    spied.clear()
+    grpo.main(short(minibatches=3, updates_per_rollout=2, steps=1, reward="random:0.5", overwrite=True))
+    assert [call[0] for call in spied[:3]] == [call[0] for call in spied[3:]] and len(spied) == 6
+
+
+def test_budgets_are_drawn_and_said(short, spied, monkeypatch):
+    """--budgets: a number of the range for each problem, the same at every visit, in L1's words at the end of the question
+    and in the reward: with alpha 1 the sample nearest to it has the largest advantage where all are wrong."""
+    asked, original = [], rollouts.rollout
+    monkeypatch.setattr(rollouts, "rollout", lambda here, problems, stream: asked.extend(problems)
+                        or original(here, problems, stream))
+    grpo.main(short(budgets=(5, 30), reward="lcpo:1", steps=1, prompts_per_step=24))
+    assert all(p["question"].endswith(f"Think for {p['budget']} tokens.") for p in asked)
+    assert all(5 <= p["budget"] <= 30 for p in asked) and len({p["budget"] for p in asked}) > 8
+    first = {p["id"]: p["budget"] for p in asked}
+    asked.clear()
+    grpo.main(short(budgets=(5, 30), reward="lcpo_max", steps=1, prompts_per_step=24, overwrite=True))
+    assert {p["id"]: p["budget"] for p in asked} == first and "Think for maximum" in asked[0]["question"]
 
 
 def test_a_problem_twice_in_one_step_is_sampled_twice(short, spied, tmp_path):
@@ -903,15 +1070,15 @@ def test_held_out_accuracy_is_logged(tmp_path, short):
 
 DIE = """
 import os, signal, sys
-import generate, grpo
-original, calls = grpo.decode, []
+import grpo, rollouts
+original, calls = rollouts.decode, []
 def decode(*arguments):
     calls.append(1)
     for number, found in enumerate(original(*arguments)):
         if len(calls) == 4 and number == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         yield found
-grpo.decode = decode
+rollouts.decode = decode
 from data import run
 grpo.main(run.parse(grpo.Config, sys.argv[1:]))
 """
@@ -930,7 +1097,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
                           env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)})
     assert died.returncode == -9, died.stderr[-2000:]
     out = tmp_path / "out"
-    assert (out / "checkpoint.safetensors").is_file() and not (out / "model.safetensors").exists()
+    assert [p.name for p in distributed.checkpoints(out)] == ["checkpoint-2"] and not (out / "model.safetensors").exists()
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 4, "rewa')
     assert len(grpo.main(cfg)) == 3
@@ -938,13 +1105,294 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
 
     def timeless(path):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return [{k: v for k, v in row.items() if k not in ("tok_s", "rollout_share")} for row in rows]
+        return [{k: v for k, v in row.items() if not k.endswith(("tok_s", "seconds"))} for row in rows]
     assert timeless(out / "log.jsonl") == timeless(tmp_path / "whole" / "log.jsonl") and len(whole) == 5
     assert timeless(out / "samples.jsonl") == timeless(tmp_path / "whole" / "samples.jsonl")
-    assert not (out / "checkpoint.safetensors").exists()
+    assert not distributed.checkpoints(out)
     assert grpo.main(cfg) == []                                            # complete: nothing is done
     with pytest.raises(BadInput, match="lr: 0.0005 there, 0.1 here"):
         grpo.main(short(**flags | {"lr": 0.1}))
+
+
+# ---- Off the policy, and other ways to fill a batch --------------------------------------------------------------------
+
+def test_another_model_samples_its_share(short):
+    """--offpolicy-frac .5 of groups of 4: the first two of each come from the other model and have its log-probabilities,
+    the others the policy's."""
+    problems, policy = tiny.problems("math", 3, 1, "train"), models.load(BASE)[0]
+    other = copy.deepcopy(policy).requires_grad_(False)
+    for p in other.parameters():
+        p *= 1.1
+    cfg = short(offpolicy_frac=0.5)
+    rows = [row for group in rollouts.rollout(running(cfg, policy, other=other), problems, ("rollout", 0)) for row in group]
+    sequences, masks, sampled = rollouts.columns(rows, cfg)
+    for model, mine in ((policy, (2, 3)), (other, (0, 1))):
+        for i, (values, olds) in enumerate(zip(grpo.logps_of(model, sequences, masks, cfg), sampled)):
+            same = max(abs(a - b) for a, b in zip(values, olds)) < 1e-4
+            assert same == (i % 4 in mine), (i, mine)
+    assert [row["sample"] for row in rows] == [0, 1, 2, 3] * 3
+
+
+def test_a_run_off_the_policy(short, spied, tmp_path):
+    """All samples from the base model: at step 1 it is the policy, later not, and effective sample size, |Δ log p| and the
+    first ratio say so, without a warning of drift. With --tis the ratio is that to the policy itself."""
+    history = grpo.main(short(offpolicy_frac=1.0, steps=3, reward="random:0.5", lr=3e-3))
+    assert history[0]["ess"] == pytest.approx(1, abs=1e-6) and history[0]["dlogp"] < 1e-5
+    assert history[2]["ess"] < 0.999 and history[2]["dlogp"] > 1e-3 and history[2]["ratio_first"] > 1e-2
+    again = grpo.main(short(offpolicy_frac=1.0, steps=3, reward="random:0.5", lr=3e-3, tis=2.0, out=str(tmp_path / "tis")))
+    assert again[2]["ratio_first"] < 1e-4 and again[2]["dlogp"] > 1e-3 and again[2]["clip_fraction"] == 0
+    assert again[0]["grad_norm"] == pytest.approx(history[0]["grad_norm"], rel=1e-4)
+
+
+def test_lag(short, spied, capsys):
+    """--lag 2: the rollouts of steps 1 to 3 come from the base model, that of step 4 from the weights after step 1."""
+    history = grpo.main(short(lag=2, steps=4, reward="random:0.5", lr=2e-3))
+    cfg, base = short(), models.load(BASE)[0]
+    worst = [max(abs(a - b) for of_base, of_sampler in zip(grpo.logps_of(base, sequences, masks, cfg), olds)
+                 for a, b in zip(of_base, of_sampler)) for sequences, masks, olds, *_ in spied]
+    assert max(worst[:3]) < 1e-4 and worst[3] > 1e-3
+    assert [h["ratio_first"] > 1e-3 for h in history] == [False, True, True, True]
+    assert history[0]["ess"] == pytest.approx(1, abs=1e-6) and history[2]["ess"] < 1 - 1e-6
+    assert "warning: rollout and training" not in capsys.readouterr().out
+
+
+def test_lag_without_learning_changes_nothing(short, spied):
+    """random:0 never moves a weight: with a lag the same completions are trained, in the same order."""
+    grpo.main(short(reward="random:0", steps=3))
+    texts = [call[0] for call in spied]
+    spied.clear()
+    grpo.main(short(reward="random:0", steps=3, lag=2, overwrite=True))
+    assert [call[0] for call in spied] == texts
+
+
+def test_reference_refresh(short, tmp_path):
+    """--ref-refresh 2: the KL grows to step 2 and 4 and is 0 at steps 1, 3 and 5, which begin at the reference."""
+    kl = [h["kl"] for h in grpo.main(short(ref_refresh=2, steps=5, reward="random:0.5", lr=2e-3))]
+    assert max(kl[0], kl[2], kl[4]) < 1e-6 and min(kl[1], kl[3]) > 1e-6
+    fixed = [h["kl"] for h in grpo.main(short(steps=5, reward="random:0.5", lr=2e-3, out=str(tmp_path / "fixed")))]
+    assert fixed[1] == pytest.approx(kl[1]) and fixed[2] > 1e-5
+
+
+def test_another_reference(short, tmp_path, capsys):
+    """--reference: the KL is to that model, from step 1 on. One with another tokenizer is refused in one line."""
+    model, tokenizer = models.load(BASE)
+    with torch.no_grad():
+        for p in model.parameters():
+            p *= 1.05
+    models.save(model, tokenizer, tmp_path / "near")
+    assert grpo.main(short(reference=str(tmp_path / "near"), steps=1))[0]["kl"] > 1e-4
+    renamed = json.loads((tmp_path / "near" / "tokenizer.json").read_text().replace('"perhaps"', '"possibly"'))
+    (tmp_path / "near" / "tokenizer.json").write_text(json.dumps(renamed))
+    for flag in ("reference", "offpolicy_model"):
+        with pytest.raises(BadInput, match=f"--{flag.replace('_', '-')} .*near: another tokenizer than that of --model"):
+            grpo.main(short(**{flag: str(tmp_path / "near")}, offpolicy_frac=0.5, out=str(tmp_path / "x")))
+
+
+def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_path, monkeypatch):
+    """Stopped in step 5 of 6, the last checkpoint is of step 4: with --lag 1 a rollout was waiting then, sampled with
+    earlier weights, and the reference was refreshed at step 3. Weights and log are those of a run that was let alone."""
+    flags = {"lag": 1, "ref_refresh": 3, "steps": 6, "save_every": 2, "reward": "random:0.5", "lr": 2e-3, "kl": "k2",
+             "beta": 0.1}
+    whole = grpo.main(short(**flags, out=str(tmp_path / "whole")))
+    original = grpo.train_on
+
+    def stop(here, optimizers, batch, step):
+        if step == 4:
+            raise KeyboardInterrupt
+        return original(here, optimizers, batch, step)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(grpo, "train_on", stop)
+        grpo.main(short(**flags))
+    checkpoint, = distributed.checkpoints(tmp_path / "out")
+    assert checkpoint.name == "checkpoint-4" and len(distributed.read_state(checkpoint)[2]["queue"]) == 1
+    rest = grpo.main(short(**flags))
+    assert [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in whole[4:]] == \
+        [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in rest]
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_dynamic_sampling_fills_the_batch(short, spied):
+    """Three prompts of 4 samples a round, until three groups are neither all right nor all wrong. Every trained group is
+    mixed, all that was sampled is in the log's reward, and without the flag some groups were not mixed."""
+    history = grpo.main(short(dynamic_sampling=True, steps=2))
+    assert [len(call[0]) for call in spied] == [12, 12] and all(h["equal_groups"] > 0 for h in history)
+    for sequences, masks, olds, advantage, _ in spied:
+        assert all(len(set(group)) > 1 for group in advantage.view(3, 4).tolist())
+    assert all(h["n_groups"] % 3 == 0 and 3 < h["n_groups"] <= 30 for h in history)
+    assert all(h["n_groups"] >= 3 + h["equal_groups"] - 2 for h in history)
+
+
+def test_dynamic_sampling_looks_at_correctness_not_at_length(short, spied, tmp_path):
+    """cosine differs in every group of unequal lengths; on problems that nobody solves all groups are filtered: --max-rounds
+    rounds, a line that says so, weights as they were, and the run goes on."""
+    problems = [p | {"target": 987654} for p in tiny.problems("math", 8, 3, "train")]
+    data = write(tmp_path / "hard.jsonl", problems)
+    history = grpo.main(short(data=data, dynamic_sampling=True, max_rounds=3, reward="cosine", steps=2))
+    assert [(h["n_groups"], h["grad_norm"], h["loss"]) for h in history] == [(9, 0.0, None)] * 2 and not spied
+    assert history[0]["equal_groups"] < 9
+    trained, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
+    assert all(torch.equal(trained[name], start[name]) for name in start)
+    grpo.main(short(data=data, reward="cosine", steps=1, out=str(tmp_path / "all")))
+    assert spied[0][3].abs().max() > 0.5
+
+
+def test_all_groups_filtered_is_a_clear_line(short, tmp_path, capsys):
+    data = write(tmp_path / "hard.jsonl", [p | {"target": 987654} for p in tiny.problems("math", 8, 3, "train")])
+    grpo.main(short(data=data, dynamic_sampling=True, max_rounds=2, steps=1))
+    assert "step 1: all 6 groups of 2 rounds are all right or all wrong" in capsys.readouterr().out
+
+
+def test_votes(short, spied):
+    """TTRL: six vote, the first four are trained. The rewards are agreement with the majority of six, the advantages are
+    taken within the four, and the log compares the labels with the gold answers."""
+    history = grpo.main(short(reward="vote", votes=6, steps=1, prompts_per_step=8))
+    (sequences, masks, _, advantage, _), = spied
+    assert len(sequences) == 32 and history[0]["n_groups"] == 8
+    assert all(0 <= history[0][name] <= 1 for name in ("label_accuracy", "majority_share", "reward_accuracy"))
+    assert history[0]["majority_share"] >= 1 / 6 and history[0]["label_accuracy"] * 8 % 1 == 0
+    assert history[0]["reward_accuracy"] * 48 % 1 == pytest.approx(0, abs=1e-6)
+    sums = advantage.view(8, 4).sum(1)
+    assert sums.abs().max() < 1e-4 and advantage.abs().max() > 0.5
+
+
+def test_self_certainty_of_a_run(short, spied):
+    """Every completion has its own certainty, so no group is equal, and the weights move without any gold answer."""
+    history = grpo.main(short(reward="self_certainty", steps=1))
+    assert history[0]["reward"] > 0 and history[0]["equal_groups"] == 0 and history[0]["grad_norm"] > 0
+    assert spied[0][3].abs().max() > 0.5
+
+
+def test_dense_repetition_of_a_run(short, spied):
+    """Returns of tokens reach the update, 0 in the prompts; all rewards of rows are 0, and the weights move."""
+    history = grpo.main(short(reward="dense_repetition:2,-0.1", steps=1))
+    sequences, masks = spied[0][:2]
+    per_token = calls_more[0][-1]
+    assert all(len(values) == len(ids) and not any(v for v, m in zip(values, mask) if not m)
+               for values, ids, mask in zip(per_token, sequences, masks))
+    assert min(map(min, per_token)) < -0.1 and history[0]["reward"] == 0 and history[0]["grad_norm"] > 0
+
+
+# ---- Rewards that fail -------------------------------------------------------------------------------------------------
+
+ACTS = """
+import os, time
+from data.rewards import score_group
+def score(item):
+    question = item["rows"][0]["question"]
+    if question.endswith("7"):
+        time.sleep(60)
+    if question.endswith("8"):
+        os._exit(9)
+    if question.endswith("9"):
+        raise ValueError("what is this?")
+    return score_group(item)
+"""
+
+
+def test_rewards_that_hang_or_crash_are_counted_and_left_out(short, spied, tmp_path, monkeypatch, capsys):
+    """Of six problems one hangs, one ends its process, one raises: three groups are trained, the log counts three failures,
+    the terminal names each, and the mean reward is that of the others."""
+    (tmp_path / "acts.py").write_text(ACTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(grpo, "Workers", lambda name, n, limit: Workers("acts:score", n, limit))
+    problems = [{"id": f"p{i}", "question": f"compare {i} 2", "answer": "low"} for i in range(3)] \
+        + [{"id": f"p{i}", "question": f"compare 4 {i}", "answer": "low"} for i in (7, 8, 9)]
+    history = grpo.main(short(data=write(tmp_path / "six.jsonl", problems), prompts_per_step=6, steps=1,
+                              reward="format+random:0.5", reward_seconds=0.4))
+    said = capsys.readouterr().out
+    assert history[0]["reward_failures"] == 3 and history[0]["n_groups"] == 3 and len(spied[0][0]) == 12
+    for line in ("problem p7, left out: timeout, no result in 0.4 seconds", "problem p8, left out: crash, the process ended "
+                 "with status 9", "problem p9, left out: error, ValueError: what is this?", "left out: 3"):
+        assert line in said
+    with pytest.raises(BadInput, match="no reward could be computed in step 1"):
+        grpo.main(short(data=write(tmp_path / "one.jsonl", problems[5:]), prompts_per_step=2, out=str(tmp_path / "one")))
+
+
+def test_a_reward_that_is_nan_is_no_reward(short, tmp_path, capsys):
+    """A budget of infinity gives rewards of minus infinity: that group is left out, the other trained."""
+    problems = [p | {"budget": budget} for p, budget in zip(tiny.problems("math", 2, 3, "train"), (math.inf, 9))]
+    history = grpo.main(short(data=write(tmp_path / "two.jsonl", problems), reward="lcpo", prompts_per_step=2, steps=1))
+    assert history[0]["reward_failures"] == 1 and history[0]["n_groups"] == 1 and math.isfinite(history[0]["reward"])
+    assert "left out: error, ValueError: the reward of sample 0 is -inf" in capsys.readouterr().out
+
+
+def test_held_out_answers_that_cannot_be_graded(short, tmp_path, monkeypatch, capsys):
+    """They are named and not right; grading has the same limit as the rewards."""
+    (tmp_path / "acts.py").write_text(ACTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    problems = [{"id": "a", "question": "compare 4 7", "answer": "low"}]
+    with Workers("acts:score", 1, 0.4) as pool:
+        assert rollouts.held_out_accuracy(running(short(), models.load(BASE)[0], pool=pool), problems) == 0
+    assert "held-out problem a could not be graded: timeout" in capsys.readouterr().out
+
+
+# ---- For a person ------------------------------------------------------------------------------------------------------
+
+def steps_of(**columns):
+    quiet = {"ratio_first": 1e-6, "equal_groups": 1, "n_groups": 4, "reward": .5, "entropy": .5, "truncated": .1}
+    return [{**quiet, **dict(zip(columns, values))} for values in zip(*columns.values())]
+
+
+@pytest.mark.parametrize("kind, columns, words", [
+    (None, {"entropy": [.5] * 9 + [.1]}, ""), (None, {"truncated": [.0] * 5 + [.45] * 5}, ""),
+    (None, {"equal_groups": [4] * 4 + [3]}, ""), (None, {"entropy": [.5] * 5 + [None] * 5}, ""),
+    ("drift", {"ratio_first": [1e-6, .02]}, "off by a factor of 1.02"),
+    ("equal", {"equal_groups": [0] + [4] * 5, "reward": [.3] + [0] * 5}, "last 5 steps had equal rewards (mean 0)"),
+    ("entropy", {"entropy": [.5] * 5 + [.3] + [.04] * 5}, "entropy collapses: 0.04 nats per token, in the beginning 0.5"),
+    ("length", {"truncated": [.05] * 5 + [.8] * 5}, "80% of the completions run into --max-tokens, in the beginning 5%")])
+def test_warnings_in_words(kind, columns, words):
+    found = watch.warnings_of(steps_of(**columns))
+    assert set(found) == ({kind} if kind else set()) and words in found.get(kind, "")
+
+
+def test_a_ratio_off_the_policy_is_no_drift():
+    rows = steps_of(ratio_first=[.3])
+    assert set(watch.warnings_of(rows)) == {"drift"} and watch.warnings_of(rows, math.inf) == {}
+    assert set(watch.warnings_of(steps_of(ratio_first=[3.0]), 1.0)) == {"drift"}
+
+
+def test_a_warning_is_printed_once(short, capsys):
+    """random:0 for seven steps: from the fifth on all groups were equal, which is said once."""
+    grpo.main(short(reward="random:0", steps=7, max_tokens=8, prompts_per_step=1, group_size=2, kl_every=0))
+    said = capsys.readouterr().out
+    assert said.count("warning:") == 1 == said.count("all groups of the last 5 steps had equal rewards (mean 0)")
+    assert said.index("warning:") > said.index("step 5/7")
+
+
+def test_samples_for_a_person(short, tmp_path, capsys):
+    """The best and the worst of the first group on the terminal, one line each without control characters; the whole group
+    in samples.jsonl with reward and advantage."""
+    history = grpo.main(short(steps=2, reward="random:0.5"))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reward")]
+    groups = [json.loads(line)["group"] for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert len(said) == 4 and len(history) == 2 and [len(group) for group in groups] == [4, 4]
+    worst, best = min(groups[0], key=lambda row: row["reward"]), max(groups[0], key=lambda row: row["reward"])
+    assert said[0].startswith(f"  reward {worst['reward']:.3g}, ") and said[1].startswith(f"  reward {best['reward']:.3g}, ")
+    assert set(groups[0][0]) == set(grpo.SAMPLE) and any(row["advantage"] for group in groups for row in group)
+    line = watch.line_of({"question": "q\n\x1b[31m", "text": "x" * 500 + "\r\u202e", "reward": .5, "n_tokens": 3}, 40)
+    assert line.isprintable() and line.startswith("  reward 0.5, 3 tokens: q [31m >> xxx") and len(line) < 80
+
+
+def test_curves_are_drawn(tmp_path):
+    """A PNG with a line for each number of the log, gaps and missing columns left out; nothing is shown on a screen."""
+    rows = [{"step": i + 1, "reward": i / 9, "n_tokens": 5.0, "entropy": .3, "ratio_first": 1e-6, "kl": None if i else .1,
+             "held_out": .5} for i in range(9)]
+    watch.draw_curves(rows, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    watch.draw_curves([], tmp_path / "none.png")
+
+
+def test_a_run_draws_its_curves(short, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(grpo, "draw_curves", lambda rows, path: drawn.append((len(rows), path)))
+    grpo.main(short(steps=2, max_tokens=8))
+    assert drawn == [(2, tmp_path / "out" / "curves.png")]
+
+
+def test_bf16_is_reported(short):
+    """--dtype bf16 on a CPU: sampled and trained in bfloat16 over float32 weights; the first ratio is near 1, not at it."""
+    history = grpo.main(short(dtype="bf16", reward="random:0.5", steps=1))
+    assert 1e-5 < history[0]["ratio_first"] < 1 and history[0]["grad_norm"] > 0 and history[0]["dlogp"] < 0.05
 
 
 def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
@@ -968,13 +1416,21 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
     ({"prompts_per_step": 0}, "--prompts-per-step 0"), ({"max_tokens": 0}, "--max-tokens 0"),
     ({"temperature": 0.0}, "--temperature 0.0"), ({"updates_per_rollout": 0}, "--updates-per-rollout 0"),
     ({"slots": 0}, "--slots 0"), ({"save_every": 0}, "--save-every 0"),
-    ({"group_size": 1, "adv_std": "sample"}, "--group-size 1 has no sample standard deviation"),
-    ({"group_size": 1, "baseline": "others"}, "--group-size 1 has no others"), ({"nft_eps": 0.0}, "--nft-eps 0.0"),
-    ({"objective": "nft", "adv_std": "sample"}, "--objective nft needs --baseline group and --adv-std pop or none"),
-    ({"objective": "nft", "baseline": "others"}, "--objective nft needs --baseline group"),
-    ({"objective": "nft", "reward": "correct+overlong:8"}, "--objective nft needs rewards of 0 and 1"),
+    ({"group_size": 1}, "--group-size 1 has no others"), ({"nft_eps": 0.0}, "--nft-eps 0.0"),
+    ({"group_size": 1, "adv_std": "none"}, "--group-size 1 has no others"),
+    ({"loss": "nft", "adv_std": "sample"}, "--loss nft needs --baseline group and --adv-std pop or none"),
+    ({"loss": "nft", "baseline": "others"}, "--loss nft needs --baseline group"),
+    ({"loss": "nft", "reward": "correct+overlong:8"}, "--loss nft needs rewards of 0 and 1"),
     ({"reward": "correct+lcpo"}, r"train.jsonl: row '.+': --reward correct\+lcpo needs a positive .* `budget`"),
     ({"reward": "overlong"}, "'overlong' is not overlong:cache"),
+    ({"votes": 3}, "--votes 3: at least --group-size 4"), ({"max_rounds": 0}, "--max-rounds 0"), ({"lag": -1}, "--lag -1"),
+    ({"offpolicy_frac": 1.5}, "--offpolicy-frac 1.5"), ({"tis": -1.0}, "--tis -1.0"),
+    ({"reward_seconds": 0}, "--reward-seconds 0"),
+    ({"reward": "vote_offline"}, "row '.+': --reward vote_offline needs a `label`"),
+    ({"ref_refresh": 2, "kl_every": 0}, "--ref-refresh: there is no KL"), ({"minibatches": 4}, "--minibatches 4"),
+    ({"reference": BASE, "kl_every": 0}, "--reference: there is no KL"), ({"budgets": (9,)}, "--budgets: two"),
+    ({"budgets": (1, 9)}, "--budgets: no lcpo"), ({"budgets": (9, 2), "reward": "lcpo"}, "--budgets: two"),
+    ({"kl_in": "reward", "kl": "k1", "beta": 0.1, "adv_std": "none", "loss": "rft"}, "--loss rft .* --kl-in reward"),
     ({"kl_in": "reward"}, "--kl-in reward needs --kl"),
     ({"kl_in": "reward", "kl": "k1", "beta": 0.1}, "--kl-in reward needs --kl, --beta, and --adv-std none"),
     ({"kl": "k2"}, "--kl k2 with --beta 0.0"), ({"beta": 0.1}, "--kl none with --beta 0.1"),
