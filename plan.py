@@ -60,8 +60,8 @@ class Config:
     micro_batch_tokens: int = 16384      # tokens per forward pass and data-parallel rank
     dtype: Literal["fp32", "bf16"] = "bf16"                            # of the computation
     recompute: bool = False              # activation checkpointing
-    tp: int = 1                          # GPUs that split each matrix
-    offload: bool = False                # sft: master weights, gradients and Adam in host memory; grpo: also
+    tp: int = 1                          # GPUs that split each matrix; grpo: while sampling
+    offload: bool = False                # master weights, gradients and Adam in host memory
     adam_dtype: Literal["fp32", "bf16"] = "fp32"                       # of Adam's moments
 
     steps: int = 100                     # grpo: rollouts
@@ -71,7 +71,9 @@ class Config:
     answer_tokens: int = 1000            # grpo: mean length of a completion
     max_tokens: int = 2048               # grpo: longest completion; a slot of the cache is this long
     updates_per_rollout: int = 1         # grpo
-    reference: bool = False              # grpo: a second model for the KL
+    slots: int = 256                     # grpo: sequences decoded side by side, if memory allows
+    with_reference: bool = False         # grpo: a second model in shards, for the KL
+    offload_optimizer: bool = False      # grpo: Adam's moments in host memory while sampling
 
     utilisation: float = 0.4             # assumed share of the data sheet's bf16 rate in training
     bandwidth_share: float = 0.65        # assumed share of the data sheet's memory bandwidth in decoding
@@ -108,7 +110,7 @@ RUNS = {
                               max_length=16384, micro_batch_tokens=16384, recompute=True),
     "unireason-14b-rl": dict(stage="grpo", model="qwen3-14b", steps=140, prompts_per_step=512, group_size=16,
                              answer_tokens=4000, max_tokens=16384, max_length=16584, micro_batch_tokens=16584,
-                             recompute=True),            # each rollout once, in four parts of 128 prompts
+                             recompute=True, tp=4),      # each rollout once, in four parts of 128 prompts
 }
 
 
@@ -274,11 +276,11 @@ def training_memory(cfg, config, n_gpus, lengths=None, on_gpu=True):
     """-> {phase: {part: bytes}} of one GPU: forward pass and head, backward pass of the first and of the last layer that it
     comes to, of the embedding, and the optimizer's step. lengths: of the sequences of a micro-batch."""
     shards, kept = n_gpus > 1 or cfg.offload, 0 if cfg.offload else 1 / n_gpus
-    mine = split_config(config, cfg.tp) if cfg.tp > 1 else config
+    mine = split_config(config, cfg.tp) if cfg.tp > 1 and cfg.stage == "sft" else config
     n, part, size = count(config), count(mine), 2 if cfg.dtype == "bf16" else 4
     lengths = lengths or [min(cfg.row_tokens, left) for left in range(cfg.micro_batch_tokens, 0, -cfg.row_tokens)]
     living = activations(mine, lengths, cfg.dtype, shards, cfg.recompute, on_gpu)
-    several = step_tokens(cfg) * cfg.tp / n_gpus > sum(lengths)      # of micro-batches: the first leaves its gradients
+    several = step_tokens(cfg) / data_parallel(cfg, n_gpus) > sum(lengths)    # micro-batches: the first leaves gradients
     # Gradients that are whole already; of shards those of embedding and head come last, until then they are `reduced`.
     ready = {"first": 0 if shards or config.tie_word_embeddings else part.head / part.total,
              "last": 1 - part.ends / part.total if shards else 1, "embedding": 1 - part.ends / part.total if shards else 1,
@@ -287,6 +289,7 @@ def training_memory(cfg, config, n_gpus, lengths=None, on_gpu=True):
                "embedding": (size + 4) * part.ends}
     gathered = {"embedding": part.ends, "update": 0}
     return {phase: states(cfg, n.total * kept) | {
+        "sampler": shards * (cfg.stage == "grpo") * size * n.total / cfg.tp,
         "gradients": 4 * n.total * kept * (1 if several else ready.get(phase, 0)),
         "gathered": shards * size * gathered.get(phase, part.ends + 2 * part.layer),
         "reduced": shards * reduced.get(phase, 0), "activations": living.get(phase, 0),
@@ -297,7 +300,7 @@ def training_memory(cfg, config, n_gpus, lengths=None, on_gpu=True):
 def states(cfg, n):
     """Bytes of what stays from step to step, of n parameters."""
     return {"weights": 4 * n, "optimizer": (8 if cfg.adam_dtype == "fp32" else 4) * n,
-            "reference": 4 * n * (cfg.stage == "grpo" and cfg.reference)}
+            "reference": 4 * n * (cfg.stage == "grpo" and cfg.with_reference)}
 
 
 def head_width(config):
@@ -310,27 +313,29 @@ def cache_bytes(config, dtype):
 
 
 def rollout_memory(cfg, config, gpus):
-    """-> (seconds of a rollout, {part: bytes} of one GPU meanwhile, GPUs that share a model, sequences that they decode side
-    by side), with as many GPUs to a model as make it fastest. Logits and what sampling makes of them take 12 bytes each."""
-    n, kept, choices = count(config), 0 if cfg.offload else 1 / gpus.n, []
-    for tp in (1, 2, 4, 8):
-        if gpus.n % tp or config.num_key_value_heads % tp:
-            continue
-        parts = states(cfg, n.total * kept) | {"sampler": (2 if cfg.dtype == "bf16" else 4 * (tp > 1)) * n.total / tp}
-        each = cache_bytes(config, cfg.dtype) * (cfg.prompt_tokens + cfg.max_tokens) / tp + 12 * config.vocab_size
-        slots = min(-(-cfg.prompts_per_step * cfg.group_size * tp // gpus.n),
-                    max(0, int((gpus.usable - sum(parts.values())) // each)))
-        choices.append((rollout_seconds(cfg, config, gpus, tp, slots) if slots else math.inf,
-                        parts | {"cache": slots * each}, tp, slots))
-    return min(choices, key=lambda choice: choice[0])
+    """-> ({part: bytes} of one GPU while it samples, sequences that --tp GPUs decode side by side). One plain model is rounded
+    to bfloat16 for the time; logits and what sampling makes of them take 12 bytes each."""
+    n, kept = count(config), 0 if cfg.offload else 1 / gpus.n
+    parts = states(cfg, n.total * kept) | {"sampler": (2 if cfg.dtype == "bf16" else 4 * (gpus.n > 1)) * n.total / cfg.tp}
+    parts["optimizer"] *= not cfg.offload_optimizer
+    each = cache_bytes(config, cfg.dtype) * (cfg.prompt_tokens + cfg.max_tokens) / cfg.tp + 12 * config.vocab_size
+    wanted = -(-cfg.prompts_per_step * cfg.group_size * cfg.tp // gpus.n)
+    slots = min(cfg.slots, wanted, max(0, int((gpus.usable - sum(parts.values())) // each)))
+    return parts | {"cache": slots * each}, slots
 
 
 # ---------------------------------------------------------------- time
 
+def data_parallel(cfg, n_gpus):
+    """Ranks with rows of their own in training; grpo.py splits no matrix there."""
+    return n_gpus // cfg.tp if cfg.stage == "sft" else n_gpus
+
+
 def step_tokens(cfg):
+    """Trained with in a step; grpo.py computes the prompt of a group once."""
     if cfg.stage == "sft":
         return cfg.batch_rows * cfg.row_tokens
-    return cfg.prompts_per_step * cfg.group_size * (cfg.prompt_tokens + cfg.answer_tokens)
+    return cfg.prompts_per_step * (cfg.prompt_tokens + cfg.group_size * cfg.answer_tokens)
 
 
 def row_length(cfg):
@@ -347,25 +352,26 @@ def flops_per_token(config, length, recompute):
 
 def update_seconds(cfg, config, gpus):
     """Of one optimizer step: the longer of computing and gathering, and what cannot be hidden behind either."""
-    n, dp, tokens = count(config), gpus.n // cfg.tp, step_tokens(cfg)
+    n, dp, tokens = count(config), data_parallel(cfg, gpus.n), step_tokens(cfg)
+    tp = gpus.n // dp
     rate, link = gpus.n * gpus.tflops * 1e12 * cfg.utilisation, 0.7 * gpus.link * 1e9
     computing = tokens * flops_per_token(config, row_length(cfg), cfg.recompute) / rate
     n_micro = math.ceil(tokens / dp / cfg.micro_batch_tokens)
-    sharing = n_micro * 8 * n.total / cfg.tp * (dp - 1) / dp / link                      # two gathers, one reduction
+    sharing = n_micro * 8 * n.total / tp * (dp - 1) / dp / link                          # two gathers, one reduction
     splitting = (6 if cfg.recompute else 4) * config.num_hidden_layers * tokens / dp * config.hidden_size * 4 \
-        * (cfg.tp - 1) / cfg.tp / link
+        * (tp - 1) / tp / link
     on_host = cfg.offload * (n_micro * 8 * n.total / gpus.n / 25e9 + 28 * n.total / 100e9)   # PCIe; memory of the host
     return max(computing, sharing) + splitting + on_host
 
 
-def rollout_seconds(cfg, config, gpus, tp, slots):
+def rollout_seconds(cfg, config, gpus, slots):
     """Of sampling N·G completions: each decoding step reads the weights and the cache, at least as often as the longest
     completion has tokens."""
-    n, rows = count(config), cfg.prompts_per_step * cfg.group_size * tp / gpus.n
+    n, rows = count(config), cfg.prompts_per_step * cfg.group_size * cfg.tp / gpus.n
     context = cfg.prompt_tokens + cfg.answer_tokens / 2
     read = (2 if cfg.dtype == "bf16" else 4) * n.total + slots * context * cache_bytes(config, cfg.dtype)
-    reading = read / tp / (gpus.bandwidth * 1e9 * cfg.bandwidth_share)
-    computing = 2 * n.total * slots / tp / (gpus.tflops * 1e12 * cfg.utilisation)
+    reading = read / cfg.tp / (gpus.bandwidth * 1e9 * cfg.bandwidth_share)
+    computing = 2 * n.total * slots / cfg.tp / (gpus.tflops * 1e12 * cfg.utilisation)
     return max(rows * cfg.answer_tokens / slots, cfg.max_tokens) * max(reading, computing)
 
 
@@ -380,12 +386,12 @@ def plan(cfg):
     phases, n, extra = training_memory(cfg, config, gpus.n), count(config), {}
     updating = update_seconds(cfg, config, gpus)
     if cfg.stage == "grpo":
-        sampling, phases["rollout"], rollout_tp, slots = rollout_memory(cfg, config, gpus)
+        phases["rollout"], slots = rollout_memory(cfg, config, gpus)
         n_steps, updating = cfg.steps, updating * cfg.updates_per_rollout
         sampled = cfg.prompts_per_step * cfg.group_size * cfg.answer_tokens
-        extra = {"slots": slots}
+        extra, sampling = {"slots": slots}, rollout_seconds(cfg, config, gpus, slots) if slots else math.inf
         if slots:
-            extra |= {"rollout_tp": rollout_tp, "rollout_seconds": sampling, "rollout_tokens_per_second": sampled / sampling,
+            extra |= {"rollout_seconds": sampling, "rollout_tokens_per_second": sampled / sampling,
                       "hours_per_100_steps": (sampling + updating) / 36}
     else:
         sampling, each = 0, cfg.rows / cfg.batch_rows
@@ -411,6 +417,7 @@ def advice(cfg):
     heads, shortest = model_config(cfg.model).num_key_value_heads, max(1024, min(cfg.max_length, cfg.micro_batch_tokens))
     changes = [{"recompute": True}] * (not cfg.recompute)
     changes += [{"micro_batch_tokens": shortest}] * (shortest < cfg.micro_batch_tokens)
+    changes += [{"offload_optimizer": True}] * (cfg.stage == "grpo" and not cfg.offload_optimizer)
     changes += [{"adam_dtype": "bf16"}] * (cfg.adam_dtype == "fp32")
     changes += [{"tp": t} for t in (2, 4, 8) if t > cfg.tp and n_gpus % t + heads % t == 0]
     changes += [{"offload": True}] * (not cfg.offload)
@@ -432,7 +439,7 @@ def show(cfg, found):
         print(f"{name:<12}" + "".join(f"{x:>11}" if isinstance(x, str) else f"{x / GIB:>11.1f}" for x in numbers))
 
     gpus, phases, hours = machine(cfg.gpus), found["memory"], found["hours"]
-    given = {k: getattr(cfg, k) for k in ("micro_batch_tokens", "recompute", "tp", "offload", "adam_dtype")
+    given = {k: getattr(cfg, k) for k in ("micro_batch_tokens", "recompute", "tp", "offload", "offload_optimizer", "adam_dtype")
              if getattr(cfg, k) != getattr(Config, k)}
     print(f"{cfg.run or cfg.stage}: {cfg.model}, {found['parameters'] / 1e9:.2f} billion parameters, on {gpus.n} x {gpus.kind} "
           + flags(given))
@@ -450,9 +457,8 @@ def show(cfg, found):
     print(f"{found['steps']} steps of {found['tokens_per_step']:,} tokens: {found['flops_per_step']:.3g} FLOPs and "
           f"{found['update_seconds']:.1f} s each")
     if found.get("slots"):
-        print(f"rollouts: {found['rollout_seconds']:.0f} s a step, {found['rollout_tokens_per_second']:,.0f} tokens/s, "
-              f"{found['slots']} sequences at a time on each {found['rollout_tp']} GPU{'s' * (found['rollout_tp'] > 1)}; "
-              f"{found['hours_per_100_steps']:.1f} hours per 100 steps")
+        print(f"rollouts: {found['rollout_seconds']:.0f} s a step, {found['rollout_tokens_per_second']:,.0f} tokens/s, {found['slots']} "
+              f"sequences at a time on {cfg.tp} GPU{'s' * (cfg.tp > 1)}; {found['hours_per_100_steps']:.1f} hours per 100 steps")
     if hours:
         print(f"{hours:.1f} hours, {hours * gpus.n:.0f} GPU hours, if {cfg.utilisation:.0%} of {gpus.tflops} TFLOP/s"
               + f" and {cfg.bandwidth_share:.0%} of {gpus.bandwidth} GB/s" * (cfg.stage == "grpo")

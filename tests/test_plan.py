@@ -178,7 +178,8 @@ def test_rollouts_by_hand():
     assert found["rollout_tokens_per_second"] == pytest.approx(32 * 600 / found["rollout_seconds"])
     assert found["memory"]["rollout"]["cache"] == 32 * (57344 * 1000 + 12 * 152064)
     assert found["memory"]["rollout"]["sampler"] == 2 * n
-    crowded = plan.plan(dataclasses.replace(cfg, prompts_per_step=512, max_tokens=8000))
+    assert found["tokens_per_step"] == 4 * (100 + 8 * 600)                 # a group's prompt is computed once
+    crowded = plan.plan(dataclasses.replace(cfg, prompts_per_step=512, max_tokens=8000, slots=4096))
     assert 32 < crowded["slots"] < 512 * 8 and crowded["peak"] <= plan.machine("1xH100-80GB").usable
     assert crowded["host_memory"] == 16 * n
 
@@ -213,6 +214,10 @@ def test_all_published_runs_are_printed(capsys):
         plan.main(plan.Config(run=name, json=True))
         assert json.loads(capsys.readouterr().out)["peak"] == found["peak"]
     assert math.isfinite(found["hours_per_100_steps"]) and found["fits"]
+    waiting = plan.plan(dataclasses.replace(plan.Config(**plan.RUNS[name]), offload_optimizer=True, slots=10**6))
+    kept = plan.plan(dataclasses.replace(plan.Config(**plan.RUNS[name]), slots=10**6))
+    assert waiting["slots"] > kept["slots"] and waiting["memory"]["rollout"]["optimizer"] == 0
+    assert kept["memory"]["last"]["sampler"] == 2 * found["parameters"] / 4
     larger = plan.main(plan.Config(run="s1-32b", gpus="8xh200-141gb"))     # a flag that is given stays
     assert larger["fits"] and larger["kind"] == "H200-141GB"
 
