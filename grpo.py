@@ -247,8 +247,9 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     right_share (B,): mean reward of a row's group, for --loss nft alone; sampled_logps: of the sampler, where it is not
     the old policy (--tis); token_rewards: lists like old_logps, added to the advantage of each token.
     Masked tokens (prompt, injected, truncated) are in neither numerator nor denominator; a row of nothing else is no
-    row. Rows of advantage 0 have no gradient: unless a KL or an entropy bonus is asked for their forward pass is left
-    out, but their tokens stay in the normaliser. If no row has a gradient the weights stay, whatever the momentum.
+    row. Rows of advantage 0 have no gradient unless the loss has a KL or an entropy bonus: their tokens stay in the
+    normaliser, but they only pass forward, and that only to measure the KL. If no row has a gradient the weights stay,
+    whatever the momentum.
     """
     def of_tokens(values, rows):                          # (N,) of the trained tokens of these rows
         return torch.tensor([x for i in rows for x, m in zip(values[i], masks[i]) if m], device=cfg.device)
@@ -258,14 +259,16 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     weights = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens).split([sum(mask) for mask in masks])
     use_kl = cfg.kl != "none" and cfg.beta > 0 and cfg.kl_in == "loss"
     everywhere = use_kl or cfg.entropy != 0               # a gradient in every row
-    steered = [bool(advantage[i] != 0) or (token_rewards is not None and any(token_rewards[i]))
-               for i in range(len(sequences))]
-    active = [i for i in range(len(sequences)) if any(masks[i]) and (everywhere or measure_kl or steered[i])]
-    has_gradient = any(everywhere or steered[i] for i in active)
+    has_gradient = [everywhere or bool(advantage[i] != 0) or (token_rewards is not None and any(token_rewards[i]))
+                    for i in range(len(sequences))]
+    trained = [i for i, mask in enumerate(masks) if any(mask) and has_gradient[i]]
+    measured = [i for i, mask in enumerate(masks) if any(mask) and not has_gradient[i] and measure_kl]
     total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "dlogp", "w", "w²", "n"), 0.0)
     furthest = 0.0
-    for group in models.fill_bins([len(sequences[i]) for i in active], cfg.micro_batch_tokens):
-        chosen = [active[i] for i in group]
+    bins = [[rows[i] for i in group] for rows in (trained, measured)
+            for group in models.fill_bins([len(sequences[i]) for i in rows], cfg.micro_batch_tokens)]
+    for chosen in bins:
+        learns = has_gradient[chosen[0]]
         batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], cfg.device)
         old_logp = of_tokens(old_logps, chosen)
         sampled_logp = old_logp if sampled_logps is None else of_tokens(sampled_logps, chosen)
@@ -274,7 +277,7 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                                   for x in (advantage, right_share))                                  # (N,)
         if token_rewards is not None:
             token_advantage = token_advantage + of_tokens(token_rewards, chosen)
-        with sft.autocast(cfg):
+        with torch.set_grad_enabled(learns), sft.autocast(cfg):
             hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]     # (N, D)
             head, cap = models.head(model)[:n_tokens], models.softcap(model)
             stats = kernels.token_stats(hidden, head, batch.target, cfg.temperature, cap, want=("logp", "entropy"))
@@ -291,7 +294,8 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
             if cfg.entropy:
                 loss = loss - cfg.entropy * stats.entropy
             loss = (loss * token_weight).sum()
-        loss.backward()
+        if learns:
+            loss.backward()
         with torch.no_grad():
             difference = stats.logp - sampled_logp
             furthest = max(furthest, ((stats.logp - old_logp).exp() - 1).abs().max().item())
@@ -304,7 +308,7 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                     kl, _ = kernels.token_kl(hidden, head, ref_hidden, ref_head, cfg.temperature, cap, ref_cap)
                 total["kl"] += kl.sum().item()
     n = total["n"] or math.nan                            # nothing trained, nothing measured
-    norm = sft.update(model, optimizers, cfg.clip, scale) if has_gradient else 0.0
+    norm = sft.update(model, optimizers, cfg.clip, scale) if trained else 0.0
     model.zero_grad(set_to_none=True)
     values = {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else math.nan,
               "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm,
