@@ -257,7 +257,9 @@ def advance(state, logits, control, sampling, group=None):
     broken = ~logp.isfinite()                         # a NaN or an infinity among the logits
 
     # No script under way; and a finished sequence, which steps along until it is taken out, begins none.
-    free = alive & ~broken & (state["at"] >= control.script_length[state["script"]])
+    free = alive & ~broken
+    if control.active:
+        free &= state["at"] >= control.script_length[state["script"]]
     thinking = free & state["thinking"]
     wants_end = thinking & control.is_end[token]
     if control.has_steps:                             # each step begins with the same token as the answer
@@ -303,8 +305,12 @@ def advance(state, logits, control, sampling, group=None):
     state["thinking"] &= ~own_end
 
     stops = alive & ~injected & control.is_stop[token]
-    for name, value in (("ids", token), ("injected", injected), ("logp", logp.masked_fill(injected, 0))):
-        state[name].scatter_(1, state["n"][:, None], value[:, None])
+    at = state["n"][:, None]
+    state["ids"].scatter_(1, at, token[:, None])
+    if control.active:
+        state["injected"].scatter_(1, at, injected[:, None])
+    if sampling.logp:
+        state["logp"].scatter_(1, at, logp.masked_fill(injected, 0)[:, None])
     state["n"] += alive & ~broken & (state["finish"] != REJECTED)
     counts = alive & state["thinking"] & ~stops & ~broken
     state["n_thinking"] += counts

@@ -32,6 +32,7 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
+import distributed
 import model as models
 from data import run
 from data.format import FORMATS, ask
@@ -322,7 +323,7 @@ class Book:
         if self.cfg.stdout:
             self.file = sys.stdout if ranks.writes else None
             return {}
-        models.barrier(ranks)
+        distributed.barrier(ranks)
         if ranks.leads:
             if self.is_new:
                 self.out.unlink(missing_ok=True)
@@ -332,9 +333,9 @@ class Book:
                 if file != self.part:
                     file.unlink()
             run.save_config(self.cfg, self.header, identity=self.identity)
-        models.barrier(ranks)
+        distributed.barrier(ranks)
         rows = self.read()
-        models.barrier(ranks)
+        distributed.barrier(ranks)
         if ranks.writes:
             name = f"{self.part}.{ranks.index}" if ranks.index else self.part
             self.file = open(name, "a", encoding="utf-8", newline="\n")
@@ -360,10 +361,10 @@ class Book:
             return []
         if self.file:
             self.file.close()
-        models.barrier(self.ranks)
+        distributed.barrier(self.ranks)
         rows = self.read()
         rows = [rows[key] for key in order if key in rows]
-        models.barrier(self.ranks)
+        distributed.barrier(self.ranks)
         if self.ranks.leads:
             write_rows(self.out, rows)
             for part in self.parts():
@@ -387,10 +388,10 @@ def completions(cfg, model, tokenizer, form, requests, todo):
 
 
 def load(cfg):
-    """-> (model, tokenizer, ranks): under torchrun this process's share of the work, see model.join."""
-    ranks = models.join(cfg.device, cfg.tp)
+    """-> (model, tokenizer, ranks): under torchrun this process's share of the work, see distributed.join."""
+    ranks = distributed.join(cfg.device, cfg.tp)
     dtype = torch.bfloat16 if cfg.dtype == "bf16" else torch.float32
-    return *models.load(cfg.model, ranks.device, dtype, ranks.group), ranks
+    return *distributed.load_split(cfg.model, ranks, dtype), ranks
 
 
 def main(cfg, loaded=None):
@@ -441,7 +442,7 @@ def main(cfg, loaded=None):
                 bar.update()
         except torch.OutOfMemoryError as error:
             raise BadInput(f"--slots {cfg.slots}: out of memory; finished rows are kept, fewer slots continue") from error
-    n_tokens, n_cut = models.total(n_tokens, ranks), models.total(n_cut, ranks)
+    n_tokens, n_cut = distributed.total(n_tokens, ranks), distributed.total(n_cut, ranks)
     seconds = time.perf_counter() - began
     done = book.close(keys, n_tokens=n_tokens, seconds=round(seconds, 2), skipped_prompts=len(skipped))
     say(f"{cfg.out or 'done'}: {len(keys)} rows, {n_tokens / max(seconds, 1e-9):.0f} tokens/s, "

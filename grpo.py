@@ -33,9 +33,7 @@ group of each step) and curves.png. Rewards are computed in processes with a tim
 hangs, crashes or is not a number is left out of the update, counted as reward_failures, and named on the terminal.
 A run that was killed continues from its last checkpoint with the same command, to the same weights on a CPU.
 """
-import json
 import math
-import shutil
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -43,9 +41,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+import distributed
 import kernels
 import model as models
 import sft
@@ -56,7 +53,7 @@ from data.rows import BadInput, read_rows
 from data.watch import draw_curves, line_of, warnings_of
 from data.workers import Workers
 from decoder import random_key
-from rollouts import Run, collect, columns, held_out_accuracy, pack_groups, score_rows
+from rollouts import Run, collect, columns, held_out_accuracy, logps_of, pack_groups
 
 
 @dataclass(frozen=True)
@@ -118,6 +115,8 @@ class Config:
     slots: int = 256                     # sequences decoded side by side
     save_every: int = 25                 # steps between checkpoints
     device: str = "cpu"                  # or cuda
+    tp: int = 1                          # torchrun: neighbouring ranks that share a copy of the model in rollouts
+    offload_optimizer: bool = False      # Adam's moments wait in host memory while the device samples
     dtype: Literal["fp32", "bf16"] = "fp32"                        # of the computation; weights stay float32
     overwrite: bool = False              # replace a run with other settings in --out instead of refusing
 
@@ -221,21 +220,9 @@ def kl_of_rows(reference, sequences, masks, old_logps, cfg, n_tokens=None):
     --kl-in reward takes β times this off a completion's reward, with k1 as RLOO does (arXiv 2402.14740). Through the
     advantage k1 has the gradient of KL(policy ‖ reference), which in the loss only k2 has.
     """
-    total = torch.zeros(len(sequences))
-    for group, row, _, ref_logp in score_rows(reference, sequences, masks, cfg, n_tokens):
-        logp = torch.tensor([x for i in group for x, m in zip(old_logps[i], masks[i]) if m])
-        total.index_add_(0, row, kl_estimate(logp, ref_logp, cfg.kl))
-    return total
-
-
-def old_logps_of(model, sequences, masks, cfg, n_tokens=None):
-    """Log-probabilities of the trained tokens under the model as it is now, 0 elsewhere: lists like the sampler's."""
-    found = [[]] * len(sequences)
-    for group, _, _, logp in score_rows(model, sequences, masks, cfg, n_tokens):
-        values = iter(logp.tolist())
-        for i in group:
-            found[i] = [next(values) if m else 0.0 for m in masks[i]]
-    return found
+    ref_logps = logps_of(reference, sequences, masks, cfg, n_tokens)
+    return torch.stack([kl_estimate(*(torch.tensor([x for x, m in zip(row, mask) if m]) for row in rows), cfg.kl).sum()
+                        for *rows, mask in zip(old_logps, ref_logps, masks)])
 
 
 def policy_update(model, reference, optimizers, sequences, masks, old_logps, advantage, cfg, scale, measure_kl,
@@ -252,8 +239,9 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     whatever the momentum.
     """
     def of_tokens(values, rows):                          # (N,) of the trained tokens of these rows
-        return torch.tensor([x for i in rows for x, m in zip(values[i], masks[i]) if m], device=cfg.device)
+        return torch.tensor([x for i in rows for x, m in zip(values[i], masks[i]) if m], device=ranks.device)
 
+    ranks = distributed.ranks_of(model)
     row = torch.tensor([i for i, mask in enumerate(masks) for m in mask if m])
     n_rows = max(1, sum(map(any, masks)))
     weights = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens).split([sum(mask) for mask in masks])
@@ -265,48 +253,64 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     measured = [i for i, mask in enumerate(masks) if any(mask) and not has_gradient[i] and measure_kl]
     total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "dlogp", "w", "w²", "n"), 0.0)
     furthest = 0.0
-    bins = [[rows[i] for i in group] for rows in (trained, measured)
-            for group in models.fill_bins([len(sequences[i]) for i in rows], cfg.micro_batch_tokens)]
-    for chosen in bins:
-        learns = has_gradient[chosen[0]]
-        batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], cfg.device)
+    bins = [(rows, group) for rows in (trained, measured)
+            for group in sft.deal([len(sequences[i]) for i in rows], cfg.micro_batch_tokens, ranks.n)[ranks.index]]
+    for rows, group in bins:
+        learns = rows is trained
+        chosen = [rows[i] for i in group or [0]]          # nothing left for this rank, but the others need its shards
+        batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
         old_logp = of_tokens(old_logps, chosen)
         sampled_logp = old_logp if sampled_logps is None else of_tokens(sampled_logps, chosen)
-        token_weight = torch.cat([weights[i] for i in chosen]).to(cfg.device)                         # (N,)
-        token_advantage, share = (None if x is None else x[chosen].to(cfg.device)[batch.row]
+        token_weight = torch.cat([weights[i] for i in chosen]).to(ranks.device)                       # (N,)
+        token_advantage, share = (None if x is None else x[chosen].to(ranks.device)[batch.row]
                                   for x in (advantage, right_share))                                  # (N,)
         if token_rewards is not None:
             token_advantage = token_advantage + of_tokens(token_rewards, chosen)
-        with torch.set_grad_enabled(learns), sft.autocast(cfg):
+
+        def states(model):
             hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]     # (N, D)
-            head, cap = models.head(model)[:n_tokens], models.softcap(model)
+            return hidden, models.head(model)[:n_tokens], models.softcap(model)
+
+        def micro_batch(model):
+            hidden, head, cap = states(model)
             stats = kernels.token_stats(hidden, head, batch.target, cfg.temperature, cap, want=("logp", "entropy"))
             gain, clipped = objective(stats.logp, old_logp, token_advantage, batch.row, share, cfg)
             if cfg.tis:
                 gain = gain * (old_logp - sampled_logp).exp().clamp(max=cfg.tis)
-            loss = -gain
-            if use_kl or measure_kl:                      # the reference asks for no gradients
-                ref_hidden = models.hidden_states(reference, batch.ids, batch.positions, packed)[batch.where]
-                ref_head, ref_cap = models.head(reference)[:n_tokens], models.softcap(reference)
+            loss, kl = -gain, None
+
+            def against(reference):                       # which asks for no gradients
+                ref_hidden, ref_head, ref_cap = states(reference)
+                ref_logp = kernels.token_stats(ref_hidden, ref_head, batch.target, cfg.temperature, ref_cap).logp \
+                    if use_kl else ref_hidden.new_zeros(())
+                with torch.no_grad():
+                    return ref_logp, kernels.token_kl(hidden, head, ref_hidden, ref_head, cfg.temperature, cap, ref_cap)[0] \
+                        if measure_kl else None
+
+            if use_kl or measure_kl:
+                ref_logp, kl = distributed.compute(reference, against)
             if use_kl:
-                ref_logp = kernels.token_stats(ref_hidden, ref_head, batch.target, cfg.temperature, ref_cap).logp
                 loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
             if cfg.entropy:
                 loss = loss - cfg.entropy * stats.entropy
-            loss = (loss * token_weight).sum()
+            return (loss * token_weight).sum(), stats, clipped, kl
+
+        with torch.set_grad_enabled(learns), sft.autocast(cfg, ranks.mesh is not None):
+            loss, stats, clipped, kl = distributed.compute(model, micro_batch)
         if learns:
-            loss.backward()
+            (loss * (ranks.n if group else 0)).backward()            # FSDP takes the mean over ranks
+        if not group:
+            continue
         with torch.no_grad():
             difference = stats.logp - sampled_logp
             furthest = max(furthest, ((stats.logp - old_logp).exp() - 1).abs().max().item())
             for name, value in (("loss", loss), ("entropy", stats.entropy.sum()), ("clipped", clipped.sum()),
                                 ("dlogp", difference.abs().sum()), ("w", difference.exp().sum()),
-                                ("w²", (2 * difference).exp().sum()), ("n", len(clipped))):
+                                ("w²", (2 * difference).exp().sum()), ("n", len(clipped)),
+                                ("kl", 0 if kl is None else kl.sum())):
                 total[name] += float(value)
-            if measure_kl:
-                with sft.autocast(cfg):
-                    kl, _ = kernels.token_kl(hidden, head, ref_hidden, ref_head, cfg.temperature, cap, ref_cap)
-                total["kl"] += kl.sum().item()
+    parts = distributed.gather([furthest, total], ranks)
+    furthest, total = max(most for most, _ in parts), {name: sum(part[name] for _, part in parts) for name in total}
     n = total["n"] or math.nan                            # nothing trained, nothing measured
     norm = sft.update(model, optimizers, cfg.clip, scale) if trained else 0.0
     model.zero_grad(set_to_none=True)
@@ -323,8 +327,9 @@ def train_on(here, optimizers, batch, step):
     rows = [row for group in batch["groups"] for row in group]
     scale = sft.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
     if not rows:
-        print(f"step {step + 1}: all {batch['stats']['n_groups']} groups of {cfg.max_rounds} rounds are all right or all "
-              "wrong; there is nothing to learn from them and the weights stay")
+        if here.ranks.leads:
+            print(f"step {step + 1}: all {batch['stats']['n_groups']} groups of {cfg.max_rounds} rounds are all right or "
+                  "all wrong; there is nothing to learn from them and the weights stay")
         return {"loss": None, "entropy": None, "kl": None, "ratio_first": None, "clip_fraction": None, "grad_norm": 0.0,
                 "dlogp": None, "ess": None, "lr": cfg.lr * scale, "update_tok_s": 0.0, "update_seconds": 0.0}
     reward = torch.tensor([[row["reward"] for row in group] for group in batch["groups"]])                # (N, G)
@@ -344,7 +349,7 @@ def train_on(here, optimizers, batch, step):
     right_share = reward.mean(1).repeat_interleave(cfg.group_size)                                        # (B,)
     token_rewards = [[0.0] * len(row["prompt"]) + (row["token_rewards"] or []) for row in rows] \
         if any(row["token_rewards"] for row in rows) else None
-    old_logps = old_logps_of(here.model, sequences, masks, cfg, len(here.tokenizer)) if cfg.tis else sampled_logps
+    old_logps = logps_of(here.model, sequences, masks, cfg, len(here.tokenizer)) if cfg.tis else sampled_logps
     measure_kl, updates, n_groups = bool(cfg.kl_every) and step % cfg.kl_every == 0, [], len(batch["groups"])
     ends = [cfg.group_size * (n_groups * i // cfg.minibatches) for i in range(cfg.minibatches + 1)]
     parts = [slice(a, b) for a, b in zip(ends, ends[1:]) if a < b]
@@ -362,7 +367,7 @@ def train_on(here, optimizers, batch, step):
 
 # ---------------------------------------------------------------- around the loop
 
-def usable_problems(cfg, problems, model, tokenizer, form):
+def usable_problems(cfg, problems, model, tokenizer, form, say=print):
     """Problems that --reward can judge and whose prompt leaves room for --max-tokens, with a drawn budget in field and
     question if --budgets asks for it; the others are counted. Raises BadInput when none is left."""
     if cfg.budgets:
@@ -372,32 +377,11 @@ def usable_problems(cfg, problems, model, tokenizer, form):
     judged, skipped = can_be_judged(problems, cfg.reward, cfg.data)
     longest = models.context_length(model) - cfg.max_tokens
     problems = [p for p in judged if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
-    print(f"{len(problems)} problems ({skipped} and {len(judged) - len(problems)} too long for the context left out); "
+    say(f"{len(problems)} problems ({skipped} and {len(judged) - len(problems)} too long for the context left out); "
           f"{cfg.prompts_per_step} x {max(cfg.votes, cfg.group_size)} completions a step")
     if not problems:
         raise BadInput(f"{cfg.data}: no problem is left to train on")
     return problems
-
-
-def save_aside(here, queue, step):
-    """What a checkpoint of sft.py lacks, in a folder beside it: a refreshed reference, and with --lag the rollouts that
-    wait for their update. Written before the checkpoint; the folders of earlier ones can go after it."""
-    place = Path(here.cfg.out) / f"aside-{step}"
-    place.mkdir(exist_ok=True)
-    if here.cfg.ref_refresh:
-        save_file({name: p.detach() for name, p in here.reference.named_parameters()}, place / "reference.safetensors")
-    (place / "rollouts.json").write_text(json.dumps(list(queue)))
-
-
-def load_aside(here, step):
-    """Restore what save_aside saved at this step -> the waiting rollouts."""
-    place = Path(here.cfg.out) / f"aside-{step}"
-    try:
-        if here.cfg.ref_refresh:
-            here.reference.load_state_dict(load_file(place / "reference.safetensors"), strict=False)     # tied weights
-        return deque(json.loads((place / "rollouts.json").read_text()))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BadInput(f"{place}: unreadable ({error}); delete the checkpoint beside it to start over") from error
 
 
 def check(cfg):
@@ -434,9 +418,13 @@ def check(cfg):
         raise BadInput(f"--offpolicy-frac {cfg.offpolicy_frac}: a share, 0 to 1")
 
 
-def load_beside(cfg, path, tokenizer, flag):
-    """A model without gradients. Raises BadInput if its tokenizer is not --model's: token ids would mean other texts."""
-    model, own = models.load(path, cfg.device)
+def load_beside(cfg, path, tokenizer, ranks, flag):
+    """A model without gradients, in shards if ranks have a mesh. Raises BadInput if its tokenizer is not --model's: token
+    ids would mean other texts."""
+    if ranks.mesh is not None:
+        model, own = distributed.load(path, ranks, cfg.dtype == "bf16")
+    else:
+        model, own = distributed.load_split(path, ranks, torch.float32)
     if own.get_vocab() != tokenizer.get_vocab():
         raise BadInput(f"{flag} {path}: another tokenizer than that of --model {cfg.model}")
     return model.requires_grad_(False)
@@ -445,67 +433,94 @@ def load_beside(cfg, path, tokenizer, flag):
 def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     check(cfg)
-    names, out = names_of(parse_reward(cfg.reward)), Path(cfg.out)
-    problems = read_rows(cfg.data, need=("id", "question"))
+    ranks, problems = distributed.join(cfg.device, shards=True), read_rows(cfg.data, need=("id", "question"))
     held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,
                             offpolicy_model=cfg.offpolicy_model)
-    model, tokenizer = models.load(cfg.model, cfg.device)
+    try:
+        with run.sigterm() as asked_to_end:
+            return train(cfg, ranks, problems, held_out, identity, asked_to_end)
+    except torch.OutOfMemoryError as error:
+        raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}, --slots {cfg.slots}: not enough memory; less of "
+                       "them, --offload-optimizer or more ranks under torchrun; the last checkpoint is kept") from error
+
+
+def train(cfg, ranks, problems, held_out, identity, asked_to_end):
+    """The run itself; see main. asked_to_end: filled by SIGTERM."""
+    names, out, say = names_of(parse_reward(cfg.reward)), Path(cfg.out), print if ranks.leads else (lambda *_, **__: None)
+    sampling = distributed.join(cfg.device, cfg.tp)
+    model, tokenizer = distributed.load(cfg.model, ranks, cfg.dtype == "bf16")
     form = FORMATS[cfg.format]
     form.check(tokenizer)
     if "self_certainty" in names and models.softcap(model):
         raise BadInput(f"--reward {cfg.reward}: no self_certainty of a model that caps its logits ({cfg.model})")
     optimizers = sft.make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay)
-    start = sft.resume(cfg, identity, model, optimizers)
-    if start is None:
-        return []
     reference = other = None
     if cfg.beta or cfg.kl_every:
-        reference = load_beside(cfg, cfg.reference or cfg.model, tokenizer, "--reference")
+        reference = load_beside(cfg, cfg.reference or cfg.model, tokenizer, ranks, "--reference")
+    changing = reference if cfg.ref_refresh else None                # what a checkpoint has to hold
+    start = sft.resume(cfg, identity, model, optimizers, changing)
+    if start is None:
+        return []
     if cfg.offpolicy_frac:
-        other = load_beside(cfg, cfg.offpolicy_model or cfg.model, tokenizer, "--offpolicy-model")
-    problems = usable_problems(cfg, problems, model, tokenizer, form)
-    log, samples = run.Log(out / "log.jsonl", start, cfg.steps), run.Log(out / "samples.jsonl", start, every=0)
-    history = read_rows(log.path) if start and log.path.stat().st_size else []
+        other = load_beside(cfg, cfg.offpolicy_model or cfg.model, tokenizer, sampling, "--offpolicy-model")
+    sampler = model
+    if ranks.mesh is not None:
+        sampler, _ = distributed.load_split(cfg.model, sampling, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
+        distributed.copy_weights(model, sampler)
+    problems = usable_problems(cfg, problems, model, tokenizer, form, say)
+    log, samples = (run.Log(out / "log.jsonl", start, cfg.steps), run.Log(out / "samples.jsonl", start, every=0)) \
+        if ranks.leads else (None, None)
+    history = read_rows(log.path) if start and ranks.leads and log.path.stat().st_size else []
     off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
     most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
     with Workers("data.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
-        here = Run(cfg, model, reference, other, tokenizer, form, pool, problems)
-        queue = load_aside(here, start) if start else deque()
+        here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems)
+        queue = deque(distributed.read_state(distributed.checkpoints(out)[0])[2]["queue"] if start else [])
         for step in range(start, cfg.steps):
             # 1. sample and 2. reward, with --lag for a later step; rollout s is sampled with the weights of step s - lag
+            if cfg.offload_optimizer:
+                distributed.move_state(optimizers, "cpu")
             while len(queue) <= cfg.lag and step + len(queue) < cfg.steps:
                 queue.append(collect(here, step + len(queue)))
             batch = queue.popleft()
+            if cfg.offload_optimizer:
+                distributed.move_state(optimizers, ranks.device)
             # 3. advantage, 4. update
             values = batch["stats"] | train_on(here, optimizers, batch, step)
+            if sampler is not model:
+                distributed.copy_weights(model, sampler)
             if cfg.ref_refresh and (step + 1) % cfg.ref_refresh == 0:
-                reference.load_state_dict(model.state_dict())
-            if held_out and cfg.eval_every and ((step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps):
+                with torch.no_grad():
+                    for name, part in distributed.parts(model).items():
+                        distributed.parts(reference)[name].copy_(part)
+            last = step + 1 == cfg.steps
+            if held_out and cfg.eval_every and ((step + 1) % cfg.eval_every == 0 or last):
                 values["held_out"] = held_out_accuracy(here, held_out)
             history.append({"step": step + 1, **values})
-            log(**history[-1])
             group = (batch["groups"] or [[]])[0]
-            samples(step + 1, group=[{name: row[name] for name in SAMPLE} for row in group])
-            if cfg.show_every and (step % cfg.show_every == 0 or step + 1 == cfg.steps):
+            if ranks.leads:
+                log(**history[-1])
+                samples(step + 1, group=[{name: row[name] for name in SAMPLE} for row in group])
+            if cfg.show_every and (step % cfg.show_every == 0 or last):
                 for row in sorted(group, key=lambda row: row["reward"])[::max(1, len(group) - 1)]:
-                    print(line_of(row))
+                    say(line_of(row))
             found = warnings_of(history, most_ratio)
             for kind in found.keys() - warned:
-                print(f"warning: {found[kind]}", flush=True)
+                say(f"warning: {found[kind]}", flush=True)
             warned = found.keys()
-            if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-                save_aside(here, queue, step + 1)
-                sft.save_checkpoint(out / "checkpoint.safetensors", model, optimizers, step + 1, identity)
-                for place in set(out.glob("aside-*")) - {out / f"aside-{step + 1}"}:
-                    shutil.rmtree(place)
+            ends = bool(distributed.total(float(len(asked_to_end)), ranks))
+            if not last and (ends or (step + 1) % cfg.save_every == 0):
+                sft.save_checkpoint(out, model, optimizers, step + 1, identity, changing, queue=list(queue))
+            if ends and not last:
+                say(f"SIGTERM: stopped after step {step + 1}; the same command continues")
+                raise SystemExit(143)
     taken = [row for row in history if row["step"] > start]
-    print(f"groups with equal rewards, which teach nothing: {sum(h['equal_groups'] for h in taken)} of "
-          f"{sum(h['n_groups'] for h in taken)}; without a reward, left out: {sum(h['reward_failures'] for h in taken)}")
-    draw_curves(history, out / "curves.png")
+    say(f"groups with equal rewards, which teach nothing: {sum(h['equal_groups'] for h in taken)} of "
+        f"{sum(h['n_groups'] for h in taken)}; without a reward, left out: {sum(h['reward_failures'] for h in taken)}")
+    if ranks.leads:
+        draw_curves(history, out / "curves.png")
     sft.finish(cfg, model, tokenizer, identity, n_steps=cfg.steps)
-    for place in out.glob("aside-*"):
-        shutil.rmtree(place)
     return taken
 
 

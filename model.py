@@ -16,13 +16,13 @@ import math
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -251,139 +251,80 @@ def _attend_to_cache(query, key, value, step, layer, scale, window, softcap):
 AttentionInterface.register("packed", attention)
 
 
-# ---------------------------------------------------------------- several processes
-
-class Ranks(NamedTuple):
-    """What this process does in a run of several: part `index` of `n` of the rows, on `device`."""
-    device: str
-    index: int = 0
-    n: int = 1
-    group: dist.ProcessGroup | None = None       # the ranks that share one model with this one
-    leads: bool = True                           # the one process that speaks and writes what is common
-    writes: bool = True                          # of the ranks that share a model, the one that writes its rows
-
-
-def join(device="cpu", tp=1):
-    """Join the processes that torchrun has started -> Ranks. tp neighbouring ranks share a model. Raises BadInput."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world % tp:
-        raise BadInput(f"--tp {tp}: does not divide {world} process{'es' * (world > 1)} (torchrun --nproc-per-node)")
-    if world == 1:
-        return Ranks(device)
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        # A rank may wait for another's long texts: the default of 10 or 30 minutes would end the run.
-        dist.init_process_group("nccl" if device != "cpu" else "gloo", timeout=timedelta(days=7))
-    rank = dist.get_rank()
-    groups = [dist.new_group(range(first, first + tp), timedelta(days=7)) for first in range(0, world, tp)] \
-        if tp > 1 else None
-    return Ranks(device, rank // tp, world // tp, groups[rank // tp] if groups else None, rank == 0, rank % tp == 0)
-
-
-def barrier(ranks):
-    """Wait until every process has come here."""
-    if ranks.n > 1 or ranks.group is not None:
-        dist.barrier()
-
-
-def total(number, ranks):
-    """The sum of each process's number; ranks that share a model have the same one and count once."""
-    if ranks.n == 1:
-        return number
-    numbers = torch.tensor(number if ranks.writes else 0, device=ranks.device)
-    dist.all_reduce(numbers)
-    return numbers.item()
-
-
-def split(model, group, name="the model"):
-    """Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM", §3) in place, for inference: of the layers that
-    transformers' plan for the family calls colwise this rank keeps a part of the outputs, of those called rowwise the
-    matching part of the inputs, and their sum over the ranks is the output. All other layers stay whole.
-    """
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
-    plan = getattr(model.config, "base_model_tp_plan", None)
-    if not plan:
-        raise BadInput(f"--tp {size}: transformers has no tensor-parallel plan for {type(model).__name__}")
-    n_cut = 0
-    for path, layer in model.base_model.named_modules():
-        how = plan.get(re.sub(r"\.\d+\.", ".*.", path))
-        if how not in ("colwise", "rowwise"):
-            continue
-        heads = model.config.num_key_value_heads if path.endswith("k_proj") else size
-        n_cut += 1
-        if layer.weight.shape[how == "rowwise"] % size or heads % size:
-            raise BadInput(f"--tp {size}: {path} of {name} cannot be cut into {size} equal parts")
-        layer.weight.data = layer.weight.data.chunk(size, int(how == "rowwise"))[rank].clone()
-        if how == "colwise" and layer.bias is not None:
-            layer.bias.data = layer.bias.data.chunk(size)[rank].clone()
-        if how == "rowwise":
-            if rank and layer.bias is not None:
-                layer.bias.data.zero_()                          # it is added once
-            layer.register_forward_hook(lambda layer, inputs, output: _sum_over(output, group))
-        if path.endswith("k_proj"):
-            model.attention_parts = size
-    if not n_cut:                                # Phi 3 has queries, keys and values in one matrix
-        raise BadInput(f"--tp {size}: transformers' plan for {type(model).__name__} cuts no layer of {name}")
-    model.group = group
-
-
-def _sum_over(tensor, group):
-    dist.all_reduce(tensor, group=group)
-    return tensor
-
-
-def load(path, device="cpu", dtype=torch.float32, group=None):
-    """A local directory or hub name -> (model in eval mode, tokenizer). Raises BadInput in one line.
-
-    group: ranks that share the model, each holding a part of it. Weights are read from safetensors only: a pickle can
-    run code.
-    """
-    if group is not None:                        # one after the other: each reads the whole before it keeps its part
-        refused = [None] * dist.get_world_size(group)
-        for rank in dist.get_process_group_ranks(group):
-            if rank == dist.get_rank():
-                try:
-                    model, tokenizer = _load(path, dtype)
-                    split(model, group, path)
-                except BadInput as error:        # the others must hear of it, or they would wait for this one
-                    refused[0] = str(error)
-            dist.barrier(group)
-        dist.all_gather_object(refused, refused[0], group)
-        if any(refused):
-            raise BadInput(next(filter(None, refused)))
-    else:
-        model, tokenizer = _load(path, dtype)
+def load(path, device="cpu", dtype=torch.float32):
+    """A local directory or hub name -> (model in eval mode, tokenizer). Raises BadInput in one line."""
+    model, tokenizer = read(path, dtype)
     model = model.to(device).eval()
     check_forward(model, path)
     return model, tokenizer
 
 
-def _load(path, dtype):
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise BadInput(f"{path}: not a model directory (no config.json)")
-    if not Path(path).exists() and (str(path).count("/") != 1 or str(path).startswith((".", "/"))):
-        raise BadInput(f"{path}: no such model directory")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+def read(path, dtype):
+    """The same on the CPU and unchecked. Weights come from safetensors only: a pickle can run code."""
+    tokenizer = load_tokenizer(path)
+    with refusing(path):
         model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="packed",
                                                             use_safetensors=True, output_loading_info=True)
-    except Exception as error:                   # of whatever kind a broken directory or a strange family raises
+    if found["missing_keys"]:
+        raise BadInput(f"{path}: the weights lack {sorted(found['missing_keys'])[0]}")
+    without_dropout(model.config)
+    fuse_norms(model)
+    return model, tokenizer
+
+
+@contextmanager
+def refusing(path):
+    """Whatever a broken directory or a strange family raises becomes one line."""
+    try:
+        yield
+    except Exception as error:
         name = re.search(r'"architectures": \[\s*"(\w+)"', (Path(path) / "config.json").read_text()) \
             if Path(path).exists() else None
         raise BadInput(f"{path}: cannot be loaded as a model ({name[1] + ': ' if name else ''}"
                        f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})") from error
-    if found["missing_keys"]:
-        raise BadInput(f"{path}: the weights lack {sorted(found['missing_keys'])[0]}")
+
+
+def without_dropout(config):
+    """Likelihoods of one text must not differ from call to call."""
+    for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if getattr(config, name, None):
+            setattr(config, name, 0.0)
+
+
+def load_tokenizer(path):
+    """The tokenizer of a model directory or hub name. Raises BadInput where there is none."""
+    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+        raise BadInput(f"{path}: not a model directory (no config.json)")
+    if not Path(path).exists() and (str(path).count("/") != 1 or str(path).startswith((".", "/"))):
+        raise BadInput(f"{path}: no such model directory")
+    with refusing(path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
     if len(tokenizer) < 3:                           # what transformers makes up when there are no tokenizer files
         raise BadInput(f"{path}: no tokenizer")
     if tokenizer.eos_token_id is None:
         raise BadInput(f"{path}: the tokenizer has no end-of-sequence token")
-    for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        if getattr(model.config, name, None):
-            setattr(model.config, name, 0.0)     # likelihoods of one text must not differ from call to call
-    return model, tokenizer
+    return tokenizer
+
+
+def fuse_norms(model):
+    """Let PyTorch's rms_norm, one operation and one kernel on a GPU, stand for the seven of transformers' RMSNorm.
+
+    Only in classes that compute just this: Gemma, which scales by 1 + weight, keeps its own.
+    """
+    def norm(module, own, x):                        # own: transformers' forward, for mixed types under autocast
+        same = x.dtype == module.weight.dtype
+        return F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon) if same else own(x)
+
+    plain = {}
+    for module in model.modules():
+        if not hasattr(module, "variance_epsilon"):
+            continue
+        if type(module) not in plain:
+            x, weight = torch.linspace(-1, 3, len(module.weight)), torch.linspace(-2, 2, len(module.weight))
+            theirs = torch.func.functional_call(module, {"weight": weight}, x)
+            plain[type(module)] = torch.allclose(theirs, F.rms_norm(x, x.shape, weight, module.variance_epsilon))
+        if plain[type(module)]:
+            module.forward = partial(norm, module, module.forward)
 
 
 def check_forward(model, path):
@@ -436,8 +377,15 @@ def check_forward(model, path):
 
 
 def head(model):
-    """The output head's weight (V, D)."""
-    return model.get_output_embeddings().weight
+    """The output head's weight (V, D); of a vocabulary that is split over ranks the whole, for a check or two."""
+    weight = model.get_output_embeddings().weight
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
+
+def layers(model):
+    """The ModuleList of the model's layers, whatever the family calls it."""
+    n = model.config.get_text_config().num_hidden_layers
+    return next(m for m in model.base_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n)
 
 
 def softcap(model):
@@ -497,20 +445,56 @@ def next_token_logits(model, hidden):
 
 
 def fill_bins(lengths, capacity):
-    """First-fit decreasing: indices grouped so that each group's lengths sum to at most `capacity`.
+    """Best-fit decreasing: indices grouped so that each group's lengths sum to at most `capacity`.
 
-    A length above the capacity gets a bin of its own. Groups and their members keep the order of the input.
+    Longest first, where lengths within an eighth of a doubling count as equal and keep the order of the input, so that
+    a shuffled input gives other groups; each goes where the least room is left that suffices. A length above the
+    capacity gets a bin of its own. Groups and their members keep the order of the input. A million rows: seconds.
     """
-    bins, room = [], []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((b for b, left in enumerate(room) if left >= lengths[i]), None)
-        if place is None:
-            bins.append([i])
-            room.append(capacity - lengths[i])
-        else:
+    bins, with_room, rooms = [], {}, 0               # room -> bins with that much left; bit r of rooms: there is one
+    for i in sorted(range(len(lengths)), key=lambda i: -round(8 * math.log2(max(1, lengths[i])))):
+        length = lengths[i]
+        enough = rooms >> length if length <= capacity else 0
+        if enough:
+            room = length + (enough & -enough).bit_length() - 1            # the lowest bit set
+            place = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
             bins[place].append(i)
-            room[place] -= lengths[i]
+        else:
+            room, place = max(capacity, length), len(bins)
+            bins.append([i])
+        if room - length:
+            with_room.setdefault(room - length, []).append(place)
+            rooms |= 1 << room - length
     return sorted(sorted(b) for b in bins)
+
+
+def forward_flops(model, lengths):
+    """Floating-point operations of one forward pass over sequences of these lengths; a backward pass takes twice as many.
+
+    2 N per token for N parameters in matrix products, the head among them and the embedding not, and for causal
+    attention 2 · layers · heads · head width · length² per sequence (Kaplan et al. 2020, §2.1; windows not considered).
+    """
+    config, embedding = model.config.get_text_config(), model.get_input_embeddings().weight
+    n = sum(p.numel() for p in model.parameters()) - (head_is_apart(model) and embedding.numel())
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention_width = config.num_hidden_layers * config.num_attention_heads * width
+    return sum(2 * n * length + 2 * attention_width * length**2 for length in lengths)
+
+
+def head_is_apart(model):
+    """Whether the output head is another matrix than the embedding."""
+    return model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+
+
+PEAK = {"B200": 2.25e15, "H200": 0.989e15, "H100": 0.989e15, "A100": 0.312e15, "L40S": 0.362e15}   # dense bfloat16
+
+
+def peak_flops(device):
+    """Floating-point operations per second that the maker of a GPU states, or None."""
+    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else ""
+    return next((peak for kind, peak in PEAK.items() if kind in name), None)
 
 
 def save(model, tokenizer, path):
@@ -518,12 +502,23 @@ def save(model, tokenizer, path):
 
     config.json comes last and `load` asks for it first, so that a save cut short is not taken for a model.
     """
-    path = Path(path)
-    part = path / "saving"
-    shutil.rmtree(part, ignore_errors=True)
+    part = saving(path)
     model.save_pretrained(part)
+    publish(part, tokenizer, path)
+
+
+def saving(path):
+    """An empty folder inside `path` to write into before `publish`."""
+    part = Path(path) / "saving"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    return part
+
+
+def publish(part, tokenizer, path):
+    """Move what was saved, and the tokenizer, to `path`: config.json last."""
     tokenizer.save_pretrained(part)
     for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
         file.chmod(0o644)                            # safetensors' own files are for their owner only
-        os.replace(file, path / file.name)
+        os.replace(file, Path(path) / file.name)
     part.rmdir()

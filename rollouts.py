@@ -3,6 +3,8 @@
 A rollout is lists of completion rows (data/rows.py), one list for each prompt, plain enough for JSON. Beside the fields
 that generate.py writes a row has its `prompt` as ids, the sampler's `logp` of each token in full, `reward`, `right`
 (None without a gold answer) and `token_rewards`.
+
+Under torchrun the prompts of a step are dealt to the ranks, a group never to two, and what comes of them goes to all.
 """
 import contextlib
 import math
@@ -12,9 +14,11 @@ from typing import NamedTuple
 
 import torch
 
+import distributed
 import generate
 import kernels
 import model as models
+import sft
 from data.format import Format
 from data.rewards import NEED_ANSWER, names_of, parse_reward
 from data.rows import BadInput
@@ -25,7 +29,9 @@ from decoder import Request, Sampling, decode, random_key
 class Run(NamedTuple):
     """What stays from step to step. The weights of `model` change; those of `reference` if it is refreshed."""
     cfg: object                          # grpo.Config
-    model: torch.nn.Module
+    model: torch.nn.Module               # the policy that is trained, under torchrun in shards
+    sampler: torch.nn.Module             # the same policy to sample from: `model` itself, under torchrun a copy
+    ranks: distributed.Ranks             # those that share the sampler, and which prompts are theirs
     reference: torch.nn.Module | None
     other: torch.nn.Module | None        # the sampler of --offpolicy-frac
     tokenizer: object
@@ -57,35 +63,43 @@ def computing_in(dtype, model):
 
 
 def rollout(here, problems, stream):
-    """Sample G (or --votes) completions of each problem -> for each a list of completion rows, with their `prompt` (ids)
-    and `logp`. The first round(offpolicy_frac · G) of each group come from the other model, with its log-probabilities."""
+    """Sample G (or --votes) completions of this rank's problems -> for each a list of completion rows, with their `prompt`
+    (ids) and `logp`. The first round(offpolicy_frac · G) of a group are the other model's, with its log-probabilities."""
     cfg, tokenizer, form = here.cfg, here.tokenizer, here.form
     n_samples, n_other = max(cfg.votes, cfg.group_size), round(cfg.offpolicy_frac * cfg.group_size)
-    requests = []
-    for place, problem in enumerate(problems):            # the place too: a small data set can repeat within a step
-        prompt = form.prompt_ids(tokenizer, problem["question"])
+    requests, places = [], range(len(problems))[here.ranks.index::here.ranks.n]
+    for place in places:                                  # the place too: a small data set can repeat within a step
+        prompt = form.prompt_ids(tokenizer, problems[place]["question"])
         for number in range(n_samples):
-            key = random_key(cfg.seed, *stream, place, problem["id"], number)
+            key = random_key(cfg.seed, *stream, place, problems[place]["id"], number)
             requests.append(Request(prompt, key, cfg.max_tokens))
     rows = [None] * len(requests)
-    for model, numbers in [(here.model, range(n_other, n_samples)), (here.other, range(n_other))][:1 + (n_other > 0)]:
+    for model, numbers in [(here.sampler, range(n_other, n_samples)), (here.other, range(n_other))][:1 + (n_other > 0)]:
         chosen = [i for i in range(len(requests)) if i % n_samples in numbers]
         with computing_in(cfg.dtype, model):
             # The full distribution: a cut by top-p would have to be made in training too.
             for at, completion in decode(model, tokenizer, form, [requests[i] for i in chosen], Sampling(cfg.temperature),
                                          cfg.slots):
-                problem, number = divmod(chosen[at], n_samples)
-                rows[chosen[at]] = generate.completion_row(problems[problem], number, completion, tokenizer, form) \
+                which, number = divmod(chosen[at], n_samples)
+                rows[chosen[at]] = generate.completion_row(problems[places[which]], number, completion, tokenizer, form) \
                     | {"prompt": requests[chosen[at]].prompt, "logp": completion.logp}
     return [rows[i:i + n_samples] for i in range(0, len(rows), n_samples)]
 
 
 def judge(here, groups, reward):
-    """What data.rewards.score_group says of each group of rows, or the Failure of the worker that was asked."""
+    """What data.rewards.score_group says of each group of this rank's rows, or the Failure of the worker that was asked."""
+    if not here.ranks.writes:                             # of the ranks that have these rows another one asks
+        return [None] * len(groups)
     items = [{"reward": reward, "format": here.cfg.format, "max_tokens": here.cfg.max_tokens,
               "rows": [{name: value for name, value in row.items() if name not in ("prompt", "logp")} for row in group]}
              for group in groups]
     return here.pool.map(items)
+
+
+def share(here, values):
+    """Values of this rank's problems -> of all problems, in order, on every rank; collective."""
+    parts = distributed.gather(values, here.ranks)
+    return [parts[i % here.ranks.n][i // here.ranks.n] for i in range(sum(map(len, parts)))]
 
 
 def collect(here, step):
@@ -102,17 +116,18 @@ def collect(here, step):
         began = time.perf_counter()
         groups = rollout(here, [here.problems[i] for i in chosen], ("rollout", step, number)[:2 + (number > 0)])
         seconds += time.perf_counter() - began
-        sampled += [row for group in groups for row in group]
         if "self_certainty" in names:
             new = [row for group in groups for row in group]
             for row, value in zip(new, self_certainty(here, new).tolist()):
                 row["self_certainty"] = value
-        for group, found in zip(groups, judge(here, groups, cfg.reward)):
+        for group, found in share(here, list(zip(groups, judge(here, groups, cfg.reward)))):
+            sampled += group
             if any(row["finish"] == "nan" for row in group):
                 found = Failure("error", "the model's logits are not finite")
-            if isinstance(found, Failure):
-                n_failures += 1
-                print(f"step {step + 1}: no reward for problem {group[0]['id']}, left out: {found.kind}, {found.text}")
+            if not isinstance(found, dict):               # a Failure, which JSON has made a list
+                n_failures, (kind, text) = n_failures + 1, found
+                if here.ranks.leads:
+                    print(f"step {step + 1}: no reward for problem {group[0]['id']}, left out: {kind}, {text}")
                 continue
             for row, value, right, per_token in zip(group, found["reward"], found["right"], found["token_rewards"]):
                 row |= {"reward": value, "right": right, "token_rewards": per_token}
@@ -184,15 +199,31 @@ def pack_groups(sequences, masks, device):
 
 
 @torch.no_grad()
-def score_rows(model, sequences, masks, cfg, n_tokens=None, want="logp", temperature=None):
-    """Yield (rows, (N,) the row of each trained token, (N, D) hidden, (N,) wanted statistic) of packed micro-batches."""
-    for group in models.fill_bins([len(ids) for ids in sequences], cfg.micro_batch_tokens):
-        batch, packed = pack_groups([sequences[i] for i in group], [masks[i] for i in group], cfg.device)
-        with torch.autocast(torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.dtype == "bf16"):
+def token_values(model, sequences, masks, cfg, measure):
+    """measure(model, hidden (N, D), target (N,)) -> (N,), for the trained tokens of all rows: a list per row. Collective if
+    the model is in shards: each rank then computes its part of the rows."""
+    ranks, found = distributed.ranks_of(model), {}
+    for group in sft.deal([len(ids) for ids in sequences], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
+        chosen = group or [0]                             # nothing left for this rank, but the others need its shards
+        batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
+
+        def work(model):
             hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]
-            stats = kernels.token_stats(hidden, models.head(model)[:n_tokens], batch.target, temperature or cfg.temperature,
-                                        models.softcap(model), want=(want,))
-        yield group, torch.tensor(group)[batch.row.cpu()], hidden, getattr(stats, want).float().cpu()
+            return measure(model, hidden, batch.target)
+
+        with sft.autocast(cfg, ranks.mesh is not None):
+            values = distributed.compute(model, work).float().cpu().split([sum(masks[i]) for i in chosen])
+        found |= {i: value.tolist() for i, value in zip(group, values)}
+    found = {i: value for part in distributed.gather(list(found.items()), ranks) for i, value in part}
+    return [found[i] for i in range(len(sequences))]
+
+
+def logps_of(model, sequences, masks, cfg, n_tokens=None):
+    """Log-probabilities of the trained tokens under a model as it is now, 0 elsewhere: lists like the sampler's."""
+    values = token_values(model, sequences, masks, cfg, lambda model, hidden, target: kernels.token_stats(
+        hidden, models.head(model)[:n_tokens], target, cfg.temperature, models.softcap(model)).logp)
+    found = [iter(row) for row in values]
+    return [[next(row) if m else 0.0 for m in mask] for row, mask in zip(found, masks)]
 
 
 def self_certainty(here, rows):
@@ -200,26 +231,28 @@ def self_certainty(here, rows):
 
     Intuitor (arXiv 2505.19590). The mean over the vocabulary of z = W h is (mean of W's rows) h: no logits are needed.
     """
-    sequences, n_tokens, total = [row["prompt"] + row["ids"] for row in rows], len(here.tokenizer), torch.zeros(len(rows))
+    def measure(model, hidden, target):
+        head = models.head(model)[:len(here.tokenizer)]
+        logsumexp = kernels.token_stats(hidden, head, target, want=("logsumexp",)).logsumexp
+        return logsumexp - hidden.float() @ head.float().mean(0) - math.log(len(head))
+
+    sequences = [row["prompt"] + row["ids"] for row in rows]
     masks = [[False] * len(row["prompt"]) + [True] * len(row["ids"]) for row in rows]
-    head = models.head(here.model)[:n_tokens].detach()
-    for _, row, hidden, logsumexp in score_rows(here.model, sequences, masks, here.cfg, n_tokens, "logsumexp", 1.0):
-        mean = (hidden.float() @ head.float().mean(0)).cpu()
-        total.index_add_(0, row, logsumexp - mean - math.log(len(head)))
-    return total / torch.tensor([len(row["ids"]) for row in rows])
+    values = token_values(here.sampler, sequences, masks, here.cfg, measure)
+    return torch.tensor([sum(row) / len(row) for row in values])
 
 
 def held_out_accuracy(here, problems):
     """Share of right answers, one sample each at cfg.temperature; what cannot be graded in time is not right."""
-    cfg, rows = here.cfg, []
-    prompts = [here.form.prompt_ids(here.tokenizer, p["question"]) for p in problems]
-    requests = [Request(ids, random_key(cfg.seed, "evaluation", p["id"]), cfg.max_tokens)
-                for p, ids in zip(problems, prompts)]
-    with computing_in(cfg.dtype, here.model):
-        for i, c in decode(here.model, here.tokenizer, here.form, requests, Sampling(cfg.temperature), cfg.slots):
-            rows.append([generate.completion_row(problems[i], 0, c, here.tokenizer, here.form)])
-    found = judge(here, rows, "correct")
-    for (row,), failure in zip(rows, found):
-        if isinstance(failure, Failure):
-            print(f"held-out problem {row['id']} could not be graded: {failure.kind}, {failure.text}")
-    return statistics.fmean(not isinstance(x, Failure) and bool(x["right"][0]) for x in found)
+    cfg, own = here.cfg, problems[here.ranks.index::here.ranks.n]
+    requests = [Request(here.form.prompt_ids(here.tokenizer, p["question"]), random_key(cfg.seed, "evaluation", p["id"]),
+                        cfg.max_tokens) for p in own]
+    groups = [None] * len(own)
+    with computing_in(cfg.dtype, here.sampler):
+        for i, c in decode(here.sampler, here.tokenizer, here.form, requests, Sampling(cfg.temperature), cfg.slots):
+            groups[i] = [generate.completion_row(own[i], 0, c, here.tokenizer, here.form)]
+    found = share(here, judge(here, groups, "correct"))
+    for problem, verdict in zip(problems, found):
+        if not isinstance(verdict, dict) and here.ranks.leads:
+            print(f"held-out problem {problem['id']} could not be graded: {verdict[0]}, {verdict[1]}")
+    return statistics.fmean(isinstance(x, dict) and bool(x["right"][0]) for x in found)

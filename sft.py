@@ -7,6 +7,9 @@ packing changes nothing but speed. The sum is divided by the count of the whole 
 gives the same gradient for any micro-batch size. Source: s1 (arXiv 2501.19393) §D for the text format, the mask and
 the defaults below; LIMO and UniReason are other values of the same flags.
 
+Under torchrun the weights are sharded over the processes (distributed.py), the rows of each step are dealt to them, and
+loss and weights stay those of one process.
+
 Departs from s1 in: 1. packing (s1 pads rows to 32k tokens). 2. The token mean is over the step, not the mean of
 per-device means. 3. float32 master weights (s1 trains in bfloat16). 4. A row ends with the end-of-sequence token; the
 line break that the chat template puts behind it is not trained.
@@ -16,44 +19,57 @@ A laptop, 20 seconds (after recipes/tiny.sh; the loss falls to 0.16):
                      --format think --epochs 12 --batch-rows 32 --lr 2e-3
 s1 at 0.5B:          python sft.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/s1k.jsonl --out out/s1-0.5b
                      --device cuda --dtype bf16
+s1 on a node:        torchrun --nproc-per-node 8 -- sft.py --model Qwen/Qwen2.5-32B-Instruct --data out/s1k.jsonl
+                     --out out/s1-32b --device cuda --dtype bf16 --recompute --micro-batch-tokens 16384
 
-Reads trace rows (question, thinking, response). Writes a Hugging Face model directory with log.jsonl (one line per
-step) and training.json (the settings). A run that was killed continues from its last checkpoint with the same command.
+Reads trace rows (question, thinking, response; optional history of earlier turns; lists for several responses of one
+question). Writes a Hugging Face model directory with log.jsonl (one line per step), loss.png, flops.jsonl (what was
+computed) and training.json (the settings). A run that was killed continues from its last checkpoint with the same
+command, with any number of processes.
 """
+import bisect
+import heapq
+import itertools
 import json
 import math
-import os
+import resource
 import shutil
 import time
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
+import distributed
 import model as models
 from data import run
 from data.format import FORMATS
-from data.rows import BadInput, read_rows
+from data.rows import BadInput, read_rows, write_rows
+from data.traces import read_traces
+from distributed import checkpoints, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)
 class Config:
     model: str                           # directory or hub name to start from
-    data: str                            # trace rows
+    data: str                            # trace rows: .jsonl, a directory, or a data set by its name (data/traces.py)
     out: str                             # model directory to write
     format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"   # text of a trace, see data/format.py
     train_on: Literal["completion", "all"] = "completion"          # "all" trains on the prompt too
+    turns: int = 1                       # assistant turns that are trained: the last ones, earlier ones in `history`
 
     epochs: int = 5                      # s1: 5, LIMO: 15
     batch_rows: int = 16                 # rows per optimizer step; s1: 16
-    batch_tokens: int = 0                # if set, rows per step are those that fit into this many tokens instead
-    micro_batch_tokens: int = 32768      # tokens per forward pass; changes memory and speed, not the result
+    batch_tokens: int = 0                # if set, rows per step are those that best fill this many tokens instead
+    micro_batch_tokens: int = 32768      # tokens per forward pass and rank; changes memory and speed, not the result
     max_length: int = 32768              # longest row in tokens
     overlong: Literal["cut", "drop"] = "cut"                       # what happens to longer ones (counted either way)
+    order: Literal["shuffled", "easy"] = "shuffled"                # easy: likeliest to the base model first, each epoch
+    padded: bool = False                 # pad to the longest row of a step, as others do; only to compare
+    match_flops: str | None = None       # flops.jsonl of another run: stop where as much is computed, whatever --epochs
 
     lr: float = 1e-5                     # peak; s1: 1e-5, LIMO: 5e-6, UniReason: 5e-5
     schedule: Literal["cosine", "linear", "constant"] = "cosine"   # from the peak to --lr-floor
@@ -69,13 +85,22 @@ class Config:
     seed: int = 42                       # order of the rows
     save_every: int = 100                # steps between checkpoints
     print_every: int = 1                 # steps between lines on the terminal; log.jsonl has them all
+    plot: bool = True                    # draw loss.png at the end
+    bad_steps: int = 3                   # steps in a row without a finite loss and gradient that end the run
+    overwrite: bool = False              # replace a run with other settings in --out instead of refusing
+
     device: str = "cpu"                  # or cuda
     dtype: Literal["fp32", "bf16"] = "fp32"                        # of the computation; weights stay float32
-    overwrite: bool = False              # replace a run with other settings in --out instead of refusing
+    tp: int = 1                          # torchrun: neighbouring ranks that split each matrix (inside a node)
+    recompute: bool = False              # activation checkpointing: 1/3 more compute, keeps one input per layer
+    compile: bool = False                # torch.compile each layer
+    offload: bool = False                # torchrun: shards and optimizer in host memory
+    adam_dtype: Literal["fp32", "bf16"] = "fp32"                   # of Adam's moments; bf16 saves 4 bytes a parameter
 
 
 # Settings that may differ between a run and its continuation.
-FREE = ("out", "save_every", "print_every", "overwrite", "micro_batch_tokens")
+FREE = ("out", "save_every", "print_every", "plot", "bad_steps", "overwrite", "micro_batch_tokens", "tp", "recompute",
+        "compile", "offload")
 
 
 def lr_at(step, n_steps, peak, warmup, schedule="cosine", hold=0.0, floor=0.0):
@@ -93,15 +118,22 @@ def lr_at(step, n_steps, peak, warmup, schedule="cosine", hold=0.0, floor=0.0):
     return peak * (floor + (1 - floor) * shape)
 
 
-def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed):
+def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed, order=None):
     """Row indices of every optimizer step of the whole run, from the seed alone: resuming needs only a step number.
 
-    lengths: tokens per row. The last step of an epoch may be smaller; no row is left out.
+    lengths: tokens per row. The last step of an epoch may be smaller; no row is left out. With batch_tokens an epoch is
+    packed best-fit into steps of that many tokens, which come in random order. order: the rows of every epoch instead of
+    a shuffle; a step then ends where the next row does not fit.
     """
-    order, steps = torch.Generator().manual_seed(seed), []
+    generator, steps = torch.Generator().manual_seed(seed), []
     for _ in range(epochs):
+        rows = order or torch.randperm(len(lengths), generator=generator).tolist()
+        if batch_tokens and order is None:
+            packs = models.fill_bins([lengths[i] for i in rows], batch_tokens)
+            steps += [[rows[j] for j in packs[k]] for k in torch.randperm(len(packs), generator=generator).tolist()]
+            continue
         step, tokens = [], 0
-        for i in torch.randperm(len(lengths), generator=order).tolist():
+        for i in rows:
             full = tokens + lengths[i] > batch_tokens if batch_tokens else len(step) == batch_rows
             if step and full:
                 steps.append(step)
@@ -112,8 +144,28 @@ def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed):
     return steps
 
 
+def deal(lengths, capacity, n_ranks):
+    """The micro-batches of one step for each rank: lists of indices, equally many per rank (some may be empty).
+
+    Several ranks wait for the slowest, so their micro-batches are filled evenly: the longest row goes to the emptiest.
+    """
+    bins = models.fill_bins(lengths, capacity)
+    n_each = -(-len(bins) // n_ranks)
+    while n_ranks > 1:
+        bins = [[] for _ in range(n_each * n_ranks)]
+        loads = [(0, place) for place in range(len(bins))]
+        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            load, place = heapq.heappop(loads)
+            bins[place].append(i)
+            heapq.heappush(loads, (load + lengths[i], place))
+        if all(len(b) <= 1 or sum(lengths[i] for i in b) <= capacity for b in bins):
+            break
+        n_each += 1
+    return [bins[rank::n_ranks] for rank in range(n_ranks)]
+
+
 def encode(rows, tokenizer, cfg, context):
-    """Trace rows -> (list of (ids, trained), a dict of counts). Overlong rows are cut or dropped, and counted.
+    """Trace rows -> (list of (array of ids, bytes 0 or 1 of whether trained), a dict of counts). Overlong rows are cut or dropped, and counted.
 
     A row whose completion is cut away wholly is dropped: it would train nothing.
     """
@@ -124,7 +176,11 @@ def encode(rows, tokenizer, cfg, context):
         for field in ("question", "thinking", "response"):
             if not isinstance(row.get(field) or "", str):
                 raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a string")
-        ids, trained = form.training_ids(tokenizer, row)
+        history = row.get("history") or []
+        if not isinstance(history, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
+                                                    and isinstance(m.get("content"), str) for m in history):
+            raise BadInput(f"{cfg.data}: row {number}: 'history' is not a list of messages with role and content")
+        ids, trained = form.training_ids(tokenizer, row, cfg.turns)
         if cfg.train_on == "all":
             trained = [True] * len(ids)
         if len(ids) > longest:
@@ -132,167 +188,258 @@ def encode(rows, tokenizer, cfg, context):
                 counts["dropped"] += 1
                 continue
             counts["cut"] += 1
-        examples.append((ids[:longest], trained[:longest]))
+        examples.append((array("i", ids[:longest]), bytes(trained[:longest])))     # a list of int takes 36 bytes a token
     if not examples:
         raise BadInput(f"{cfg.data}: no row is left within --max-length {longest}")
     return examples, counts
 
 
-def make_optimizers(model, lr, betas, weight_decay, muon_lr=0.0):
+def make_optimizers(model, lr, betas, weight_decay, muon_lr=0.0, adam_dtype="fp32"):
     """AdamW with weight decay on matrices only; with muon_lr, Muon for the hidden matrices. `update` sets the rates."""
-    embeddings = {id(models.head(model)), id(model.get_input_embeddings().weight)}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.ndim == 2 and id(p) not in embeddings]
-    others = [p for p in parameters if p.ndim != 2 or id(p) in embeddings]
+    embeddings = {id(model.get_output_embeddings().weight), id(model.get_input_embeddings().weight)}
+    parts = distributed.parts(model)                         # of a sharded model this rank's part of each weight
+    hidden = {name for name, p in model.named_parameters() if p.ndim == 2 and id(p) not in embeddings}
+    matrices = [part for name, part in parts.items() if part.requires_grad and name in hidden]
+    others = [part for name, part in parts.items() if part.requires_grad and name not in hidden]
     groups = [{"params": others, "weight_decay": 0.0}]
     optimizers = []
     if muon_lr:
         optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
     else:
         groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
-    optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=betas))
+    optimizers.append((AdamWBf16 if adam_dtype == "bf16" else torch.optim.AdamW)(groups, lr=lr, betas=betas))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
     return optimizers
 
 
+class AdamWBf16(torch.optim.Optimizer):
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101, Algorithm 2) with both moments in bfloat16, as DeepSeek-V3 keeps
+    them (arXiv 2412.19437, §3.3.3). bfloat16 moves in steps of 1/256: beta2 past 0.99 would round small changes away."""
+
+    def __init__(self, groups, lr, betas, eps=1e-8):
+        super().__init__(groups, dict(lr=lr, betas=betas, eps=eps, weight_decay=0.0))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            lr, (beta1, beta2), eps = group["lr"], group["betas"], group["eps"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p, dtype=torch.bfloat16),
+                              "exp_avg_sq": torch.zeros_like(p, dtype=torch.bfloat16)}
+                state["step"] += 1
+                mean = state["exp_avg"].float().lerp_(p.grad, 1 - beta1)
+                square = state["exp_avg_sq"].float().lerp_(p.grad.square(), 1 - beta2)
+                state["exp_avg"].copy_(mean)
+                state["exp_avg_sq"].copy_(square)
+                n = state["step"].item()
+                p.mul_(1 - lr * group["weight_decay"])
+                p.addcdiv_(mean, (square / (1 - beta2**n)).sqrt_().add_(eps), value=-lr / (1 - beta1**n))
+
+
 def update(model, optimizers, clip, scale):
     """Clip the gradient norm, take one step at `scale` times each group's peak rate, clear the gradients.
 
-    Returns the norm before clipping. A gradient that is not finite is not applied.
+    Returns the norm before clipping. A gradient that is not finite is not applied; nor is any when `scale` is NaN.
     """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item()
-    if math.isfinite(norm):
+    norm = distributed.clip_gradients(model, clip)
+    if math.isfinite(norm) and not math.isnan(scale):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * scale
             optimizer.step()
-    model.zero_grad(set_to_none=True)
+    for holder in (model, *optimizers):
+        holder.zero_grad(set_to_none=True)
     return norm
 
 
-def autocast(cfg):
-    return torch.autocast(torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.dtype == "bf16")
+def autocast(cfg, sharded=False):
+    """Matrix products in bfloat16; shards are gathered as such anyway."""
+    return torch.autocast(torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.dtype == "bf16" and not sharded)
 
 
-# ---------------------------------------------------------------- checkpoints
+# ---------------------------------------------------------------- the run
 
-def save_checkpoint(path, model, optimizers, step, identity):
-    """Weights, optimizer state, random state and step in one safetensors file, replaced atomically."""
-    tensors = {f"weight/{name}": p.detach() for name, p in model.named_parameters()}
-    names = {id(p): name for name, p in model.named_parameters()}
-    for number, optimizer in enumerate(optimizers):
-        for p, state in optimizer.state.items():
-            tensors |= {f"optimizer{number}/{key}/{names[id(p)]}": value for key, value in state.items()}
-    tensors["random"] = torch.get_rng_state()
-    part = Path(path).with_name("checkpoint.part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part,
-              metadata={"step": str(step), "identity": json.dumps(identity)})
-    os.replace(part, path)
-
-
-def load_checkpoint(path, model, optimizers):
-    """Restore what save_checkpoint saved; returns the step. Raises BadInput when the file cannot be read."""
-    parameters = dict(model.named_parameters())
-    try:
-        with safe_open(path, "pt") as file, torch.no_grad():
-            for key in file.keys():
-                kind, *rest = key.split("/")
-                if kind == "weight":
-                    parameters[rest[0]].copy_(file.get_tensor(key))
-                elif kind == "random":
-                    torch.set_rng_state(file.get_tensor(key))
-                else:
-                    optimizer, parameter = optimizers[int(kind.removeprefix("optimizer"))], parameters[rest[1]]
-                    value = file.get_tensor(key)
-                    optimizer.state[parameter][rest[0]] = value.to(parameter.device) if value.ndim else value
-            return int(file.metadata()["step"])
-    except (SafetensorError, OSError, KeyError) as error:
-        raise BadInput(f"{path}: unreadable checkpoint ({error}); delete it to start over") from error
+def easy_first(model, examples, cfg, ranks):
+    """Rows by the mean log-probability that the model gives to their trained tokens, highest first."""
+    sums, counts = [0.0] * len(examples), [max(1, sum(trained[1:])) for _, trained in examples]
+    for group in deal([len(ids) for ids, _ in examples], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
+        batch = models.pack(*zip(*(examples[i] for i in group or [0])), device=ranks.device)
+        with torch.no_grad(), autocast(cfg, ranks.mesh is not None):
+            logp = distributed.score(model, batch)
+        of_row = torch.zeros(len(batch.lengths), device=logp.device).index_add(0, batch.row, logp)
+        for i, value in zip(group, of_row.tolist()):
+            sums[i] = value
+    sums = distributed.total(sums, ranks)
+    return sorted(range(len(examples)), key=lambda i: -sums[i] / counts[i])
 
 
-def resume(cfg, identity, model, optimizers):
+def resume(cfg, identity, model, optimizers, reference=None):
     """Find out where a run stands -> its last saved step, 0 for a new run, None when it is complete.
 
     Raises BadInput when --out holds another run, unless --overwrite, which removes that run.
     """
-    out = Path(cfg.out)
-    checkpoint, done = out / "checkpoint.safetensors", out / "training.json"
+    out, ranks = Path(cfg.out), distributed.ranks_of(model)
+    saved, done = checkpoints(out), out / "training.json"
     theirs = None
     if done.is_file():
         theirs = json.loads(done.read_text())["identity"]
-    elif checkpoint.is_file():
-        try:
-            with safe_open(checkpoint, "pt") as file:
-                theirs = json.loads(file.metadata()["identity"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{checkpoint}: unreadable checkpoint ({error}); delete it to start over") from error
+    elif saved:
+        step, theirs, _ = distributed.read_state(saved[0])
     if theirs is not None and theirs != identity:
         if not cfg.overwrite:
             raise BadInput(f"--out {out} holds another run ({run.difference(identity, theirs)}); "
                            "choose another --out, or --overwrite to replace it")
         if any(Path(path).resolve().is_relative_to(out.resolve()) for path in (cfg.model, cfg.data)):
             raise BadInput(f"--overwrite would delete --model or --data, which lie in --out {out}")
-        shutil.rmtree(out)
+        distributed.barrier(ranks)                           # all have seen what is about to go
+        if ranks.leads:
+            shutil.rmtree(out)
+        distributed.barrier(ranks)
         theirs = None
     if theirs is None:
         return 0
+    say = print if ranks.leads else (lambda line: None)
     if done.is_file():
-        print(f"{out}: this run is complete")
+        say(f"{out}: this run is complete")
         return None
-    step = load_checkpoint(checkpoint, model, optimizers)
-    print(f"{out}: continuing after step {step}")
+    load_checkpoint(saved[0], model, optimizers, reference)
+    say(f"{out}: continuing after step {step}")
     return step
 
 
 def finish(cfg, model, tokenizer, identity, **totals):
     """Save the model directory; training.json, written last, marks the run complete. The checkpoint goes."""
-    models.save(model, tokenizer, cfg.out)
-    run.save_config(cfg, Path(cfg.out) / "training.json", identity=identity, **totals)
-    (Path(cfg.out) / "checkpoint.safetensors").unlink(missing_ok=True)
+    distributed.save(model, tokenizer, cfg.out)
+    if distributed.ranks_of(model).leads:
+        run.save_config(cfg, Path(cfg.out) / "training.json", identity=identity, **totals)
+        for path in checkpoints(cfg.out):
+            shutil.rmtree(path)
+
+
+def memory_gb(device):
+    """The most that this process has held so far, on a GPU there, in units of 10^9 bytes."""
+    if torch.device(device).type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)             # Linux counts in KiB
+
+
+def save_batch(out, chosen, tokenizer):
+    """The rows of a step, as they were trained on, into OUT/bad_step.jsonl -> its path."""
+    path = Path(out) / "bad_step.jsonl"
+    write_rows(path, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)} for ids, trained in chosen])
+    return path
 
 
 def main(cfg):
     """Fine-tune and save. Returns the log rows of the steps taken now."""
-    run.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every")
-    rows = read_rows(cfg.data, need=("question", "response"))
-    identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
-    model, tokenizer = models.load(cfg.model, cfg.device)
+    run.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
+                       "bad_steps", "tp")
+    ranks = distributed.join(cfg.device, cfg.tp, shards=True)
+    if ranks.mesh is not None and cfg.muon_lr:
+        raise BadInput("--muon-lr needs whole matrices: not under torchrun")
+    if ranks.mesh is None and cfg.offload:
+        raise BadInput("--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)")
+    rows = read_traces(cfg.data)
+    budget = run.flops_in(cfg.match_flops) if cfg.match_flops else math.inf
+    identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, match_flops=cfg.match_flops)
+    try:
+        with run.sigterm() as asked_to_end:
+            return train(cfg, ranks, rows, budget, identity, asked_to_end)
+    except torch.OutOfMemoryError as error:
+        raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}: not enough memory; fewer tokens, --recompute, "
+                       "--adam-dtype bf16, more ranks under torchrun or --offload; the last checkpoint is kept") from error
+
+
+def train(cfg, ranks, rows, budget, identity, asked_to_end):
+    """The run itself; see main. budget: floating-point operations; asked_to_end: filled by SIGTERM."""
+    say = print if ranks.leads else (lambda line: None)
+    model, tokenizer = distributed.load(cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute, cfg.compile)
     model.requires_grad_(True)
-    optimizers = make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, cfg.muon_lr)
+    optimizers = make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, cfg.muon_lr, cfg.adam_dtype)
     start = resume(cfg, identity, model, optimizers)
     if start is None:
         return []
     examples, counts = encode(rows, tokenizer, cfg, models.context_length(model))
-    steps = plan_steps([len(ids) for ids, _ in examples], cfg.epochs, cfg.batch_rows, cfg.batch_tokens, cfg.seed)
-    n_tokens = sum(len(ids) for ids, _ in examples)
-    print(f"{counts['rows']} rows, {counts['cut']} cut, {counts['dropped']} dropped; {n_tokens} tokens an epoch, "
-          f"{sum(sum(trained) for _, trained in examples) / n_tokens:.0%} of them trained; {len(steps)} steps")
+    lengths = [len(ids) for ids, _ in examples]
+    order, kept_order = None, Path(cfg.out) / "order.json"
+    if cfg.order == "easy":
+        order = read_rows(kept_order)[0]["order"] if start else easy_first(model, examples, cfg, ranks)
+        if ranks.leads and not start:
+            write_rows(kept_order, [{"order": order}])
+    flops = [3 * models.forward_flops(model, [length]) for length in lengths]
+    epochs = cfg.epochs if budget == math.inf else math.ceil(budget / sum(flops))
+    steps = plan_steps(lengths, epochs, cfg.batch_rows, cfg.batch_tokens, cfg.seed, order)
+    spent = list(itertools.accumulate(sum(flops[i] for i in step) for step in steps))
+    steps = steps[:1 + bisect.bisect_left(spent, budget)]
+    n_tokens, n_trained_on = sum(lengths), sum(lengths[i] for step in steps for i in step)
+    say(f"{counts['rows']} rows, {counts['cut']} cut, {counts['dropped']} dropped; {n_tokens} tokens an epoch, "
+        f"{sum(sum(trained) for _, trained in examples) / n_tokens:.0%} of them trained; {len(steps)} steps"
+        + (f", {n_trained_on / len(steps) / cfg.batch_tokens:.1%} full"
+           if cfg.batch_tokens else ""))
 
-    log, history = run.Log(Path(cfg.out) / "log.jsonl", start, len(steps), cfg.print_every), []
-    for number in range(start, len(steps)):
+    log = run.Log(Path(cfg.out) / "log.jsonl", start, len(steps), cfg.print_every) if ranks.leads else None
+    history, n_bad, peak = [], 0, models.peak_flops(ranks.device)
+    bar = tqdm(range(start, len(steps)), initial=start, total=len(steps), disable=None if ranks.leads else True)
+    for number in bar:
         began = time.perf_counter()
         chosen = [examples[i] for i in steps[number]]
         n_trained = sum(sum(trained[1:]) for _, trained in chosen)
+        longest = max(len(ids) for ids, _ in chosen)
+        if cfg.padded:
+            chosen = [(ids + ids[-1:] * (longest - len(ids)), trained.ljust(longest, b"\0")) for ids, trained in chosen]
         loss = 0.0
-        for group in models.fill_bins([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens):
-            batch = models.pack(*zip(*(chosen[i] for i in group)), device=cfg.device)
-            with autocast(cfg):
-                logp = models.score(model, batch).logp                       # (N,)
+        for group in deal([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
+            batch = models.pack(*zip(*(chosen[i] for i in group or [0])), device=ranks.device)
+            with autocast(cfg, ranks.mesh is not None):
+                logp = distributed.score(model, batch)                       # (N,)
             part = -logp.sum() / n_trained
-            part.backward()
+            if not group:
+                part = part * 0                              # nothing left for this rank, but the others need its shards
+            (part * ranks.n).backward()                      # FSDP takes the mean over ranks
             loss += part.item()
+        loss = distributed.total(loss, ranks)
         scale = lr_at(number, len(steps), 1.0, cfg.warmup, cfg.schedule, cfg.hold, cfg.lr_floor)
-        norm = update(model, optimizers, cfg.clip, scale)
+        norm = update(model, optimizers, cfg.clip, scale if math.isfinite(loss) else math.nan)
         seconds = time.perf_counter() - began
-        values = {"loss": loss, "lr": cfg.lr * scale, "grad_norm": norm, "n_trained": n_trained,
-                  "tok_s": sum(len(ids) for ids, _ in chosen) / seconds}
+        is_bad = not math.isfinite(loss + norm)
+        n_bad = n_bad + 1 if is_bad else 0
+        computed = sum(flops[i] for i in steps[number])
+        values = {"loss": None if is_bad else loss, "lr": cfg.lr * scale, "grad_norm": None if is_bad else norm,
+                  "n_trained": n_trained, "tok_s": sum(lengths[i] for i in steps[number]) / seconds,
+                  "memory_gb": memory_gb(ranks.device)}
+        if peak:
+            values["mfu"] = computed / seconds / (peak * ranks.n * cfg.tp)
         history.append({"step": number + 1, **values})
-        log(**history[-1])
-        if (number + 1) % cfg.save_every == 0 and number + 1 < len(steps):
-            save_checkpoint(Path(cfg.out) / "checkpoint.safetensors", model, optimizers, number + 1, identity)
-    finish(cfg, model, tokenizer, identity, n_steps=len(steps), n_tokens=n_tokens * cfg.epochs, **counts)
+        if log:
+            log(**history[-1])
+        if n_bad == cfg.bad_steps:
+            raise BadInput(f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
+                           f"are in {save_batch(cfg.out, chosen, tokenizer)}")
+        n_asked = distributed.total(len(asked_to_end), ranks)            # so that all ranks end after the same step
+        if number + 1 == len(steps):
+            break
+        if n_asked or (number + 1) % cfg.save_every == 0:
+            save_checkpoint(cfg.out, model, optimizers, number + 1, identity)
+        if n_asked:
+            say(f"SIGTERM: stopped after step {number + 1}; the same command continues")
+            raise SystemExit(143)
+    if ranks.leads:
+        lines = (Path(cfg.out) / "log.jsonl").read_text().splitlines()
+        counts["skipped"] = sum(json.loads(line)["loss"] is None for line in lines)
+        ledger = [{"phase": "train", "tokens": n_trained_on, "flops": spent[len(steps) - 1]}]
+        if order:
+            ledger.insert(0, {"phase": "order", "tokens": n_tokens, "flops": sum(flops) // 3})
+        write_rows(Path(cfg.out) / "flops.jsonl", ledger)
+        if cfg.plot:
+            run.plot_loss(cfg.out)
+        kept_order.unlink(missing_ok=True)
+    finish(cfg, model, tokenizer, identity, n_steps=len(steps), n_tokens=n_trained_on, **counts)
     return history
 
 

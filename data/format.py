@@ -48,16 +48,34 @@ class Format:
         training_ids, so that a model meets the same ids in training and in use."""
         return _encode(tokenizer, self.prompt_text(tokenizer, question, history)) + _encode(tokenizer, self.open)
 
-    def training_ids(self, tokenizer, row):
+    def training_ids(self, tokenizer, row, turns=1):
         """A trace row -> (ids, trained): token ids and, for each, whether the loss counts it.
 
         The prompt is not trained, everything after it is, the end-of-sequence token included (without it the model
         never learns to stop). The trained span is found by construction, not by searching for a template in the text.
+        turns: assistant turns to train, the last of which is the completion; the others stand in row["history"].
         """
-        prompt = _encode(tokenizer, self.prompt_text(tokenizer, row["question"]))
+        history = row.get("history") or []
+        text = self.prompt_text(tokenizer, row["question"], history)
+        prompt = _encode(tokenizer, text)
         completion = [i for piece in self.completion_pieces(row) for i in _encode(tokenizer, piece)]
         completion.append(tokenizer.eos_token_id)
-        return prompt + completion, [False] * len(prompt) + [True] * len(completion)
+        earlier = self.trained_in_history(tokenizer, text, history, turns - 1) if turns > 1 else [False] * len(prompt)
+        return prompt + completion, earlier + [True] * len(completion)
+
+    def trained_in_history(self, tokenizer, text, history, turns):
+        """For each token of a prompt whether it belongs to one of the last `turns` answers of the history: what the chat
+        template puts between the beginning of that turn and the end-of-sequence token, that token included."""
+        spans = []
+        for k in [k for k, message in enumerate(history) if message["role"] == "assistant"][-turns:]:
+            opened, closed = (tokenizer.apply_chat_template(history[:n], tokenize=False, add_generation_prompt=n == k)
+                              for n in (k, k + 1))
+            if not (text.startswith(opened) and text.startswith(closed.rstrip()) and closed.startswith(opened)):
+                raise BadInput("--turns: the chat template changes earlier turns when later ones follow")
+            end = closed.rfind(tokenizer.eos_token)
+            spans.append((len(opened), end + len(tokenizer.eos_token) if end >= len(opened) else len(closed.rstrip())))
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return [any(start <= a < b <= end for start, end in spans) for a, b in offsets]
 
     def completion_pieces(self, row):
         """The completion of a trace row as the strings that are encoded one after the other."""

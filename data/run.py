@@ -10,12 +10,17 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import types
 import typing
+from contextlib import contextmanager
 from pathlib import Path
 
-from data.rows import BadInput
+from tqdm import tqdm
+
+from data.rows import BadInput, read_rows
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,6 +131,44 @@ def difference(ours, theirs):
     return ", ".join(f"{name}: {theirs.get(name)} there, {ours.get(name)} here" for name in names)
 
 
+@contextmanager
+def sigterm():
+    """While inside, SIGTERM does not end the process but fills the list that is given; a second one ends it."""
+    asked = []
+    if threading.current_thread() is not threading.main_thread():          # Python takes signals in the main thread only
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(signal.signal(signal.SIGTERM, signal.SIG_DFL)))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def flops_in(path):
+    """Floating-point operations that a run's flops.jsonl adds up to. Raises BadInput."""
+    rows = read_rows(path, need=("phase", "flops"))
+    for number, row in enumerate(rows, 1):
+        if type(row["flops"]) not in (int, float) or not 0 <= row["flops"] < float("inf"):
+            raise BadInput(f"{path}:{number}: 'flops' is not a number")
+    if not sum(row["flops"] for row in rows):
+        raise BadInput(f"{path}: nothing was computed")
+    return sum(row["flops"] for row in rows)
+
+
+def plot_loss(out):
+    """OUT/loss.png from OUT/log.jsonl: the loss of each step and its mean over a twentieth of the run."""
+    import matplotlib.figure
+    log = [row for row in map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines()) if row["loss"] is not None]
+    steps, losses = [row["step"] for row in log], [row["loss"] for row in log]
+    width = max(1, len(log) // 20)
+    figure = matplotlib.figure.Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss, nats per trained token")
+    axes.plot(steps, losses, color="0.7", linewidth=1)
+    axes.plot(steps[width - 1:], [sum(losses[i:i + width]) / width for i in range(len(log) - width + 1)], color="C0")
+    figure.savefig(Path(out) / "loss.png", dpi=120)
+
+
 class Log:
     """log.jsonl of a run: one dict per step, the same dict printed as one line.
 
@@ -152,4 +195,5 @@ class Log:
             return
         head = f"step {step}" + (f"/{self.total}" if self.total else "")
         cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()]
-        print(f"{head:<15}" + "  ".join(cells), flush=True)
+        tqdm.write(f"{head:<15}" + "  ".join(cells))                      # above a progress bar, if there is one
+        sys.stdout.flush()

@@ -57,6 +57,7 @@ def make(shape, device, dtype):
     with torch.device(device):
         model = Qwen2ForCausalLM(config)
     model.set_attn_implementation("packed")
+    models.fuse_norms(model)                                              # as model.load does
     return model.to(dtype).eval()
 
 

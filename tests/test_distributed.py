@@ -1,15 +1,19 @@
-"""Several processes on one machine, over gloo: a part of the rows each, or one model over all; killed and continued.
+"""Several processes on one machine, over gloo: generating with a part of the rows each, or one model over all; training a
+model in shards; killed and continued.
 
 One run is torchrun's own. The others are forks, which have the libraries loaded already, with the variables that
 torchrun sets: 1 second instead of 9.
 """
 import contextlib
+import dataclasses
 import io
 import json
+import math
 import multiprocessing
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,12 +25,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from test_families import FAMILIES, LENGTHS, LIMITS, SEED, SMALL, logp_packed, random_model, sequences, texts_of_slots
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from safetensors.torch import load_file, save_file
+from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM)
 
+import distributed
 import generate
 import model as models
+import sft
 from data import tiny
-from data.rows import BadInput, read_rows
+from data.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
@@ -330,10 +338,10 @@ def test_join():
     """4 processes, --tp 2: ranks 0 and 1 share one model and one half of the rows, 2 and 3 the others. A total counts
     each half once. Without --tp each is for itself."""
     def work():
-        two, one = models.join(tp=2), models.join()
+        two, one = distributed.join(tp=2), distributed.join()
         shown = [(r.device, r.index, r.n, r.leads, r.writes, r.group and dist.get_process_group_ranks(r.group))
                  for r in (two, one)]
-        return shown, models.total(10 * two.index + 1, two), models.total(dist.get_rank(), one)
+        return shown, distributed.total(10 * two.index + 1, two), distributed.total(dist.get_rank(), one)
 
     answers = ranks_run(work, n=4)
     assert [shown[0] for shown, *_ in answers] == [
@@ -347,7 +355,7 @@ def test_ranks_wait_for_one_another_as_long_as_it_takes():
     """One rank may have the long texts: the others wait at the end of a run for hours. (torch's defaults end the run
     after 30 minutes, on NCCL after 10.)"""
     def work():
-        group = models.join(tp=2).group
+        group = distributed.join(tp=2).group
         return [g._get_backend(torch.device("cpu")).options._timeout for g in (dist.group.WORLD, group)]
 
     for timeouts in ranks_run(work):
@@ -377,13 +385,13 @@ def computed(model):
 
 def whole_and_split():
     """-> for each family what is computed before and after the cut, or why it cannot be cut."""
-    group, found = models.join(tp=2).group, {}
+    group, found = distributed.join(tp=2).group, {}
     for name, (config, own) in PLAN.items():
         model = random_model(config(**{**SMALL, **own}), SEED)
         model.set_attn_implementation("packed")
         whole = computed(model)
         try:
-            models.split(model, group, name)
+            distributed.split(model, group, name)
         except BadInput as error:
             found[name] = str(error)
         else:
@@ -421,3 +429,234 @@ def test_a_rank_holds_its_part_of_the_weights_and_no_more(cuts, family):
         assert {name: size / whole[name] for name, size in part.items()} == {
             name: 1.0 if uncut in name else 0.5 for name in whole}
         assert cache_part == (cache if family == "olmo 2" else cache // 2)
+
+
+# ---- training: a model in shards
+
+TRAINED = dict(vocab_size=len(TOKENIZER), hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+               num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.1, bos_token_id=None, eos_token_id=1)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """13 rows; a Qwen3 (head tied to the embedding, norms of queries and keys) and a Qwen2 (head apart, biases). The
+    vocabulary of 149 does not divide by 2."""
+    path = tmp_path_factory.mktemp("material")
+    for name, kind, config in (("qwen3", Qwen3ForCausalLM, Qwen3Config(**TRAINED, head_dim=10, tie_word_embeddings=True)),
+                               ("qwen2", Qwen2ForCausalLM, Qwen2Config(**TRAINED, tie_word_embeddings=False))):
+        torch.manual_seed(0)
+        model = kind(config)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:                                        # biases are 0, norms 1 otherwise
+                torch.nn.init.normal_(parameter, mean=parameter[0].item(), std=0.2)
+        models.save(model, TOKENIZER, path / name)
+    for name in ("no head", "other shape"):
+        shutil.copytree(path / "qwen2", path / name)
+    tensors = load_file(path / "qwen2" / "model.safetensors")
+    save_file({key: x for key, x in tensors.items() if key != "lm_head.weight"}, path / "no head" / "model.safetensors")
+    config = json.loads((path / "other shape" / "config.json").read_text()) | {"hidden_size": 64}
+    (path / "other shape" / "config.json").write_text(json.dumps(config))
+    write_rows(path / "rows.jsonl", [row for row in tiny.teacher_pool(60, 0) if row["n_thinking_tokens"] <= 45][:13])
+    return path
+
+
+def training(material, out, model="qwen3", **more):
+    return sft.Config(**{"model": str(material / model), "data": str(material / "rows.jsonl"), "out": str(out),
+                         "format": "think", "epochs": 1, "batch_rows": 5, "lr": 0.5, "warmup": 0.0, "clip": 1.0,
+                         "print_every": 0, "plot": False, **more})
+
+
+def plain_sgd(model, lr, *_):
+    """Gradient descent instead of AdamW, which turns rounding of a gradient near 0 into a step of full length."""
+    optimizer = torch.optim.SGD(distributed.parts(model).values(), lr=lr)
+    optimizer.param_groups[0]["peak"] = lr
+    return [optimizer]
+
+
+def by_sgd(configs, script=sft):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "make_optimizers", plain_sgd)
+        return [script.main(cfg) for cfg in configs]
+
+
+def weights_of(path):
+    return load_file(Path(path) / "model.safetensors")
+
+
+def gap(one, other):
+    a, b = weights_of(one), weights_of(other)
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def cut_short(cfg, at=2):
+    """Run until the update after step `at` fails, as Ctrl-C makes it."""
+    calls, update = [], sft.update
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) > at:
+            raise KeyboardInterrupt
+        return update(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "update", failing)
+        with pytest.raises(KeyboardInterrupt):
+            sft.main(cfg)
+
+
+def on_two_ranks(sgd, adam, others):
+    """-> histories. adam: an undisturbed run, one that is cut short and continued, two that are left cut short, one that
+    one process has cut short."""
+    (history,) = by_sgd([sgd])
+    whole, broken, left, also_left, from_one = adam
+    sft.main(whole)
+    for cfg in (broken, left, also_left):
+        cut_short(cfg)
+    again, taken_over, refused = sft.main(broken), sft.main(from_one), []
+    material = Path(left.model).parent
+    for cfg in (dataclasses.replace(left, lr=0.5), dataclasses.replace(left, muon_lr=0.01), dataclasses.replace(left, tp=3),
+                *(dataclasses.replace(left, model=str(material / name)) for name in ("no head", "other shape", "no model"))):
+        with pytest.raises(BadInput) as caught:
+            sft.main(cfg)
+        refused.append(str(caught.value))
+    distributed.FILE_BYTES = 20_000
+    return history, again, taken_over, [sft.main(cfg)[0] for cfg in others], refused
+
+
+@pytest.fixture(scope="module")
+def runs(material, tmp_path_factory):
+    """3 steps of 5, 5 and 3 rows by 1, 2 and 4 ranks, with and without tensor parallelism, by gradient descent; and by
+    AdamW, cut short after step 2 and continued by other numbers of ranks -> (folder of all runs, histories)."""
+    folder, histories = tmp_path_factory.mktemp("runs"), {}
+
+    def sgd(out, model="qwen3", **more):
+        return training(material, folder / out, model, **{"micro_batch_tokens": 70, **more})
+
+    def adam(out, **more):
+        return training(material, folder / out, lr=0.01, save_every=1, **more)
+
+    histories["1"], histories["1 qwen2"] = by_sgd([sgd("1", micro_batch_tokens=10_000),
+                                                   sgd("1 qwen2", "qwen2", micro_batch_tokens=10_000)])
+    sft.main(adam("adam 1"))
+    cut_short(adam("1 to 2"))
+    others = [training(material, folder / "bf16", dtype="bf16"),
+              training(material, folder / "recompute", model="qwen2", recompute=True),
+              training(material, folder / "again", model=folder / "recompute", train_on="all", offload=True)]
+    two = ranks_run(on_two_ranks, sgd("2"), [adam(x) for x in ("adam 2", "2 to 2", "2 to 1", "2 to 4", "1 to 2")], others)
+    histories["2"], histories["2 to 2"], histories["1 to 2"], histories["others"], histories["refused"] = zip(*two)
+    histories["4"] = [h for (h,) in ranks_run(by_sgd, [sgd("4")], n=4)]
+    histories["tp 2"] = [h for (h,) in ranks_run(by_sgd, [sgd("tp 2", "qwen2", tp=2, micro_batch_tokens=10_000)])]
+    both = ranks_run(lambda: (by_sgd([sgd("2 x 2", tp=2, micro_batch_tokens=200)])[0], sft.main(adam("2 to 4", tp=2))), n=4)
+    histories["2 x 2"], histories["2 to 4"] = zip(*both)
+    histories["2 to 1"] = [sft.main(adam("2 to 1"))]
+    return folder, histories
+
+
+@pytest.mark.parametrize("ranks", ["2", "4", "tp 2", "2 x 2"])
+def test_training_is_that_of_one_process(material, runs, ranks):
+    """Loss, gradient norm and weights after 3 steps to 1e-6, in micro-batches of at most 70 or 200 tokens, the last step
+    with fewer rows than 4 ranks can share; the clipping acts. Only the first rank writes, and transformers loads it."""
+    folder, histories = runs
+    alone, ours = folder / ("1 qwen2" if ranks == "tp 2" else "1"), folder / ranks
+    before = load_file(material / ("qwen2" if ranks == "tp 2" else "qwen3") / "model.safetensors")
+    assert max((w - before[key]).abs().max().item() for key, w in weights_of(alone).items()) > 0.05
+    assert gap(alone, ours) <= 1e-6
+    assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in alone.iterdir())
+    for history in histories[ranks]:
+        for found, wanted in zip(history, histories[alone.name], strict=True):
+            assert found["n_trained"] == wanted["n_trained"] and wanted["grad_norm"] > 1
+            for value in ("loss", "grad_norm"):
+                assert found[value] == pytest.approx(wanted[value], rel=1e-6)
+    assert [row["step"] for row in read_rows(ours / "log.jsonl")] == [1, 2, 3]
+    loaded = AutoModelForCausalLM.from_pretrained(ours)
+    assert all(torch.equal(p, weights_of(ours)[key]) for key, p in loaded.named_parameters())
+    assert AutoTokenizer.from_pretrained(ours).get_vocab() == TOKENIZER.get_vocab()
+    assert json.loads((ours / "config.json").read_text()) == json.loads((alone / "config.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["2 to 2", "2 to 1", "1 to 2", "2 to 4"])
+def test_a_checkpoint_continues_on_any_number_of_ranks(material, runs, name):
+    """Cut short after step 2 of AdamW, continued with the third by as many or another number of ranks (4: two by two):
+    the same ranks end in the same bytes, others as close to one process as Adam allows (1e-5 of the way moved)."""
+    folder, histories = runs
+    assert [[row["step"] for row in history] for history in histories[name]] == [[3]] * len(histories[name])
+    assert [row["step"] for row in read_rows(folder / name / "log.jsonl")] == [1, 2, 3]
+    assert not list((folder / name).glob("checkpoint*"))
+    if name == "2 to 2":
+        assert (folder / name / "model.safetensors").read_bytes() == (folder / "adam 2" / "model.safetensors").read_bytes()
+    before, wanted = load_file(material / "qwen3" / "model.safetensors"), weights_of(folder / "adam 1")
+    apart, moved = (math.sqrt(sum((wanted[key] - other[key]).square().sum().item() for key in wanted))
+                    for other in (weights_of(folder / name), before))
+    assert moved > 0.5 and apart <= 1e-5 * moved
+
+
+def test_bf16_recomputing_and_offloading_in_shards(material, runs):
+    """In bfloat16 the first loss is within 2% of float32 and not the same; with recomputed activations it is the same. A
+    model written in several files is read again, straight into shards in host memory, and by transformers: the first
+    loss is that of the whole model."""
+    folder, histories = runs
+    again = AutoModelForCausalLM.from_pretrained(folder / "recompute").eval()
+    assert len(list((folder / "recompute").glob("model-0000?-of-0000?.safetensors"))) > 3
+    assert not (folder / "recompute" / "model.safetensors").exists()
+    tokenizer, total, n = AutoTokenizer.from_pretrained(folder / "recompute"), 0.0, 0
+    texts = [sft.FORMATS["think"].training_ids(tokenizer, row)[0] for row in read_rows(material / "rows.jsonl")]
+    for i in sft.plan_steps([len(ids) for ids in texts], 1, 5, 0, 42)[0]:
+        with torch.no_grad():
+            logp = again(torch.tensor([texts[i]])).logits[0, :-1].log_softmax(1)
+        total -= logp[range(len(logp)), texts[i][1:]].sum().item()
+        n += len(logp)
+    for bf16, recomputed, continued in histories["others"]:
+        assert 1e-5 < abs(bf16["loss"] / histories["1"][0]["loss"] - 1) < 0.02
+        assert recomputed["loss"] == pytest.approx(histories["1 qwen2"][0]["loss"], rel=1e-6)
+        assert continued["loss"] == pytest.approx(total / n, rel=1e-5)
+
+
+def test_what_shards_refuse(runs):
+    """By every rank, in one line that names it: other settings, Muon, a --tp that does not divide, weights that lack one or
+    have another shape, no model at all."""
+    wanted = ["lr: 0.01 there, 0.5 here", "--muon-lr needs whole matrices", "--tp 3: does not divide 2 processes",
+              r"no head: the weights lack lm_head.weight", r"other shape: .* is \[149, 32\], not \[149, 64\]",
+              "no model: no such model directory"]
+    for refused in runs[1]["refused"]:
+        assert len(refused) == len(wanted)
+        for line, message in zip(refused, wanted):
+            assert re.search(message, line) and "\n" not in line
+
+
+def test_two_ranks_ended_at_any_moment(material, tmp_path):
+    """SIGTERM to both ranks, then twice SIGKILL, each at a moment of the clock's choosing after the first checkpoint of
+    its own; SIGTERM leaves a checkpoint of the last logged step. What ends undisturbed has the bytes and the log of a
+    run that nobody disturbed."""
+    settings = dict(lr=0.01, epochs=5, save_every=1)
+    whole = training(material, tmp_path / "whole", **settings)
+    cfg = training(material, tmp_path / "out", **settings)
+    undisturbed = start_ranks(sft.main, [whole])
+    for end in [signal.SIGTERM, *[signal.SIGKILL] * 2]:
+        before = max([0, *map(step_of, distributed.checkpoints(cfg.out))])
+        ranks, deadline = start_ranks(sft.main, [cfg]), time.monotonic() + 60
+        while max([0, *map(step_of, distributed.checkpoints(cfg.out))]) <= before and time.monotonic() < deadline \
+                and ranks[0][0].is_alive():
+            time.sleep(0.002)
+        time.sleep(time.time_ns() % 1000 / 20_000)
+        for process, _ in ranks:
+            if process.is_alive():
+                os.kill(process.pid, end)
+        if end == signal.SIGTERM:
+            assert all("SystemExit: 143" in str(answer.recv()) for _, answer in ranks)
+            (saved,) = distributed.checkpoints(cfg.out)
+            assert step_of(saved) == read_rows(tmp_path / "out" / "log.jsonl")[-1]["step"] < 15
+        kill(ranks)
+    assert 0 < step_of(distributed.checkpoints(cfg.out)[0]) < 15
+    ranks_run(sft.main, cfg)
+    assert all(answer.poll(60) for _, answer in undisturbed)
+    kill(undisturbed)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    speeds = ("tok_s", "memory_gb")
+    logs = [[{k: v for k, v in row.items() if k not in speeds} for row in read_rows(tmp_path / name / "log.jsonl")]
+            for name in ("out", "whole")]
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(1, 16))
+
+
+def step_of(checkpoint):
+    return int(checkpoint.name.partition("-")[2])

@@ -5,6 +5,7 @@ Everything is float32. Rounding decides no token: along all greedy texts the bes
 times what the two computations differ by. For each feature of a family there is a model without it (same
 weights): other log-probabilities, other texts. So a check that passes has seen the feature.
 """
+import copy
 import json
 from types import SimpleNamespace
 
@@ -80,9 +81,10 @@ def random_model(config, seed):
 
 
 def packed(config, weights):
-    """A model with our attention and these weights."""
+    """A model with our attention and norms, and these weights."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation="packed", dtype=torch.float32).eval()
     model.load_state_dict(weights)
+    models.fuse_norms(model)
     model.generation_config.eos_token_id = STOPS
     return model
 
@@ -166,6 +168,22 @@ def test_log_probabilities_and_gradients(family):
     with torch.no_grad():
         for name, other in family.others.items():
             assert (logp_packed(other, seqs) - found).abs().max() > 0.3, name
+
+
+def test_a_norm_is_replaced_where_it_is_plain(family):
+    """Each norm gives what transformers' gives, bit for bit where it is now PyTorch's, in both types and a mix of them;
+    those of Gemma, which scale by 1 + weight, are left as they were."""
+    n_replaced = 0
+    for ours, theirs in zip(family.ours.modules(), family.theirs.modules()):
+        if type(ours).__name__.endswith("RMSNorm"):
+            n_replaced += "forward" in vars(ours)
+            ours, theirs = copy.deepcopy(ours), copy.deepcopy(theirs)
+            x = torch.linspace(-3, 2, 10 * len(ours.weight)).view(10, -1)
+            assert torch.equal(ours(x), theirs(x)) and torch.equal(ours(x.bfloat16()), theirs(x.bfloat16()))
+            ours.weight = torch.nn.Parameter(2 * ours.weight)    # looked up at each call, not when it was replaced
+            assert torch.equal(ours(x), 2 * theirs(x)) or not n_replaced
+    per_layer = 4 if type(family.ours).__name__ in ("Qwen3ForCausalLM", "Olmo2ForCausalLM") else 2
+    assert n_replaced == (0 if "Gemma" in type(family.ours).__name__ else 3 * per_layer + 1)
 
 
 def test_the_cache_gives_what_scoring_gives(family):

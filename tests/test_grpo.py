@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+import distributed
 import grpo
 import model as models
 import rollouts
@@ -416,6 +417,7 @@ def base_models():
     for p in reference.parameters():
         p += 0.02 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
     oracle = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float64, attn_implementation="sdpa")
+    models.fuse_norms(oracle)                              # transformers' round to float32 on the way
     oracle_reference = copy.deepcopy(oracle)
     oracle_reference.load_state_dict(reference.state_dict())
     return policy, reference, oracle, oracle_reference
@@ -426,7 +428,8 @@ def config(**more):
 
 
 def running(cfg, model, reference=None, other=None, pool=None, problems=()):
-    return rollouts.Run(cfg, model, reference, other, tiny.tokenizer(), FORMATS[cfg.format], pool, problems)
+    return rollouts.Run(cfg, model, model, distributed.Ranks("cpu"), reference, other, tiny.tokenizer(),
+                        FORMATS[cfg.format], pool, problems)
 
 
 def rollout_of_six():
@@ -598,11 +601,11 @@ def test_effective_sample_size_by_hand(monkeypatch, weights, ess):
     assert values["ess"] == pytest.approx(ess, abs=1e-5)
 
 
-def test_old_logps_are_those_of_the_model():
+def test_logps_are_those_of_the_model():
     """At the sampling temperature, 0 where nothing is trained, in the rows' order although micro-batches mix them."""
     sequences, masks, _, _ = rollout_of_six()
     cfg = config(micro_batch_tokens=30)
-    found = grpo.old_logps_of(base_models()[0], sequences, masks, cfg)
+    found = grpo.logps_of(base_models()[0], sequences, masks, cfg)
     for ids, mask, values in zip(sequences, masks, found):
         with torch.no_grad():
             logp = (base_models()[2](torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
@@ -669,8 +672,8 @@ def test_a_prompt_is_computed_once_for_its_group(monkeypatch, reverse):
     found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg)
     assert deviation(found, expected) < 5e-6 and values["loss"] == pytest.approx(loss, rel=1e-6)
     assert (values["entropy"], values["kl"]) == pytest.approx((entropy, kl), abs=1e-5)
-    olds = grpo.old_logps_of(base_models()[0], sequences, masks, cfg)
-    alone = [grpo.old_logps_of(base_models()[0], [ids], [mask], cfg)[0] for ids, mask in zip(sequences, masks)]
+    olds = grpo.logps_of(base_models()[0], sequences, masks, cfg)
+    alone = [grpo.logps_of(base_models()[0], [ids], [mask], cfg)[0] for ids, mask in zip(sequences, masks)]
     assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(olds, alone))
 
 
@@ -1094,7 +1097,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
                           env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)})
     assert died.returncode == -9, died.stderr[-2000:]
     out = tmp_path / "out"
-    assert (out / "checkpoint.safetensors").is_file() and not (out / "model.safetensors").exists()
+    assert [p.name for p in distributed.checkpoints(out)] == ["checkpoint-2"] and not (out / "model.safetensors").exists()
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 4, "rewa')
     assert len(grpo.main(cfg)) == 3
@@ -1105,7 +1108,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
         return [{k: v for k, v in row.items() if not k.endswith(("tok_s", "seconds"))} for row in rows]
     assert timeless(out / "log.jsonl") == timeless(tmp_path / "whole" / "log.jsonl") and len(whole) == 5
     assert timeless(out / "samples.jsonl") == timeless(tmp_path / "whole" / "samples.jsonl")
-    assert not (out / "checkpoint.safetensors").exists()
+    assert not distributed.checkpoints(out)
     assert grpo.main(cfg) == []                                            # complete: nothing is done
     with pytest.raises(BadInput, match="lr: 0.0005 there, 0.1 here"):
         grpo.main(short(**flags | {"lr": 0.1}))
@@ -1124,7 +1127,7 @@ def test_another_model_samples_its_share(short):
     rows = [row for group in rollouts.rollout(running(cfg, policy, other=other), problems, ("rollout", 0)) for row in group]
     sequences, masks, sampled = rollouts.columns(rows, cfg)
     for model, mine in ((policy, (2, 3)), (other, (0, 1))):
-        for i, (values, olds) in enumerate(zip(grpo.old_logps_of(model, sequences, masks, cfg), sampled)):
+        for i, (values, olds) in enumerate(zip(grpo.logps_of(model, sequences, masks, cfg), sampled)):
             same = max(abs(a - b) for a, b in zip(values, olds)) < 1e-4
             assert same == (i % 4 in mine), (i, mine)
     assert [row["sample"] for row in rows] == [0, 1, 2, 3] * 3
@@ -1145,7 +1148,7 @@ def test_lag(short, spied, capsys):
     """--lag 2: the rollouts of steps 1 to 3 come from the base model, that of step 4 from the weights after step 1."""
     history = grpo.main(short(lag=2, steps=4, reward="random:0.5", lr=2e-3))
     cfg, base = short(), models.load(BASE)[0]
-    worst = [max(abs(a - b) for of_base, of_sampler in zip(grpo.old_logps_of(base, sequences, masks, cfg), olds)
+    worst = [max(abs(a - b) for of_base, of_sampler in zip(grpo.logps_of(base, sequences, masks, cfg), olds)
                  for a, b in zip(of_base, of_sampler)) for sequences, masks, olds, *_ in spied]
     assert max(worst[:3]) < 1e-4 and worst[3] > 1e-3
     assert [h["ratio_first"] > 1e-3 for h in history] == [False, True, True, True]
@@ -1200,12 +1203,12 @@ def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_pa
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(grpo, "train_on", stop)
         grpo.main(short(**flags))
-    assert [place.name for place in (tmp_path / "out").glob("aside-*")] == ["aside-4"]
+    checkpoint, = distributed.checkpoints(tmp_path / "out")
+    assert checkpoint.name == "checkpoint-4" and len(distributed.read_state(checkpoint)[2]["queue"]) == 1
     rest = grpo.main(short(**flags))
     assert [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in whole[4:]] == \
         [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in rest]
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
-    assert not list((tmp_path / "out").glob("aside-*"))
 
 
 def test_dynamic_sampling_fills_the_batch(short, spied):

@@ -254,9 +254,11 @@ def test_positions_restart():
 
 def test_fill_bins_by_hand():
     """Capacity 10, lengths 4 8 1 4 2 1. Longest first: 8 opens bin A (2 left); 4 (index 0) opens B (6 left); 4
-    (index 3) fits B (2 left); 2 fits A (0 left); 1 (index 2) and 1 (index 5) fit B (0 left).
-    A = {1, 4}, B = {0, 2, 3, 5}; bins are listed by their first member."""
-    assert models.fill_bins([4, 8, 1, 4, 2, 1], 10) == [[0, 2, 3, 5], [1, 4]]
+    (index 3) fits B (2 left); 2 fills either, the later first: B; the ones (index 2, 5) fill A.
+    A = {1, 2, 5}, B = {0, 3, 4}; bins are listed by their first member. Best fit, where first fit would err: 7, 6, 3
+    into 10 and 9: the 3 goes to the 7, which it fills."""
+    assert models.fill_bins([4, 8, 1, 4, 2, 1], 10) == [[0, 3, 4], [1, 2, 5]]
+    assert models.fill_bins([6, 7, 3, 4], 10) == [[0, 3], [1, 2]]
 
 
 def test_an_oversized_item_gets_its_own_bin():

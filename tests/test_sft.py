@@ -5,9 +5,12 @@ about 10 ms. Weights are compared after steps of plain SGD where an invariance o
 the gradient's size and so would turn rounding in a gradient of 1e-9 into a step of full length.
 """
 import dataclasses
+import itertools
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,12 +25,14 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM, get_cosine_schedule_with_warmup)
 
+import distributed
 import model as models
 import sft
-from data import tiny
+from data import prepare, tiny
 from data.format import FORMATS
 from data.rows import BadInput, write_rows
-from sft import Config, encode, lr_at, main, make_optimizers, plan_steps, update
+from data.traces import read_traces
+from sft import Config, checkpoints, encode, lr_at, main, make_optimizers, plan_steps, update
 
 ROOT = Path(__file__).resolve().parent.parent
 N_ROWS, BATCH = 13, 5                                                      # 3 steps an epoch: 5, 5 and 3 rows
@@ -49,7 +54,7 @@ def base(tmp_path_factory):
 
 
 def config(base, out, **more):
-    settings = dict(format="think", epochs=3, batch_rows=BATCH, lr=1e-2, print_every=0, save_every=1000)
+    settings = dict(format="think", epochs=3, batch_rows=BATCH, lr=1e-2, print_every=0, save_every=1000, plot=False)
     paths = dict(model=str(base / "model"), data=str(base / "rows.jsonl"), out=str(out))
     return Config(**{**paths, **settings, **more})
 
@@ -65,7 +70,7 @@ def weights(path):
 def log_of(path):
     """Lines of log.jsonl without the one value that is a speed."""
     rows = [json.loads(line) for line in (Path(path) / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "tok_s"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("tok_s", "memory_gb")} for row in rows]
 
 
 def plain_sgd(monkeypatch):
@@ -139,19 +144,78 @@ def test_plan_depends_on_the_seed_alone():
 
 
 def test_plan_by_tokens():
-    """At most 10 tokens a step; a row of 12 has a step of its own; a step ends only where the next row does not fit;
-    --batch-rows plays no part."""
+    """At most 10 tokens a step; a row of 12 has a step of its own; 3 epochs of 53 tokens need 7 steps (12, 10, 7+3, 6+4,
+    5+3+2, 1 by hand: 6) each at most; steps come in another order and rows in other company each epoch; --batch-rows
+    plays no part."""
     lengths = [3, 12, 4, 5, 10, 1, 6, 2, 7, 3]
     steps = plan_steps(lengths, epochs=3, batch_rows=2, batch_tokens=10, seed=0)
     assert sorted(i for step in steps for i in step) == sorted(3 * list(range(10)))
     sums = [sum(lengths[i] for i in step) for step in steps]
     assert all(total <= 10 or step == [1] for total, step in zip(sums, steps)) and [1] in steps
-    n_rows = 0
-    for total, following in zip(sums, steps[1:]):
-        n_rows += len(steps[steps.index(following) - 1])
-        if n_rows % 10:                                                    # not the end of an epoch
-            assert total + lengths[following[0]] > 10
-    assert max(map(len, steps)) > 2
+    assert len(steps) <= 3 * 7 and max(map(len, steps)) > 2
+    n = len(steps) // 3
+    assert sorted(i for step in steps[:n] for i in step) == list(range(10)) and steps[:n] != steps[n:2 * n]
+    assert steps == plan_steps(lengths, 3, 99, 10, seed=0) != plan_steps(lengths, 3, 2, 10, seed=1)
+
+
+def s1_lengths(n, seed=0):
+    """Tokens of n rows like s1's (§4.1, Table 8): three in four above 4,096, none past 32,768."""
+    normal = torch.empty(n).log_normal_(8.8, 0.7, generator=torch.Generator().manual_seed(seed))
+    return normal.clamp(300, 32768).int().tolist()
+
+
+def test_packing_is_98_percent_full_and_still_shuffled():
+    """1,000 rows into steps of 32,768 tokens: 98% full in every epoch, and of two rows that share a step in one epoch
+    hardly any share one in the next."""
+    lengths = s1_lengths(1000)
+    assert 0.6 < sum(n > 4096 for n in lengths) / 1000 < 0.9
+    pairs = []
+    steps = plan_steps(lengths, 3, 16, 32768, seed=42)
+    ends = [0]
+    for _ in range(3):
+        n_rows, at = 0, ends[-1]
+        while n_rows < 1000:
+            n_rows, at = n_rows + len(steps[at]), at + 1
+        ends.append(at)
+        epoch = steps[ends[-2]:at]
+        assert sorted(i for step in epoch for i in step) == list(range(1000))
+        assert sum(lengths) / len(epoch) / 32768 >= 0.98
+        pairs.append({pair for step in epoch for pair in itertools.combinations(sorted(step), 2)})
+        places = torch.tensor([[place, lengths[i]] for place, step in enumerate(epoch) for i in step], dtype=torch.float)
+        assert abs(torch.corrcoef(places.T)[0, 1]) < 0.2                   # long rows come at no particular time
+    assert len(pairs[0] & pairs[1]) < 0.2 * len(pairs[0]) and len(pairs[1] & pairs[2]) < 0.2 * len(pairs[1])
+
+
+def test_packing_takes_time_in_proportion():
+    """200,000 rows take at most 30 times the processor time of 20,000 (comparing all with all: 100 times)."""
+    times = []
+    for n in (20_000, 200_000):
+        lengths, began = s1_lengths(n), time.process_time()
+        plan_steps(lengths, 1, 16, 32768, seed=0)
+        times.append(time.process_time() - began)
+    assert times[1] <= 30 * times[0]
+
+
+def test_deal_by_hand():
+    """Rows of 6 5 4 3 2 tokens, at most 10 a pass. Alone: best fit decreasing, [6 4] [5 3 2]. Two ranks: one pass each,
+    the longest to the emptiest: 6, 5, then 4 to the 5, 3 to the 6, 2 to a 9: 11, too much; so two passes each, evenly."""
+    assert sft.deal([6, 5, 4, 3, 2], 10, 1) == [[[0, 2], [1, 3, 4]]]
+    first, second = sft.deal([6, 5, 4, 3, 2], 10, 2)
+    assert len(first) == len(second) == 2
+    assert sorted(i for group in first + second for i in group) == [0, 1, 2, 3, 4]
+    assert sft.deal([6, 5, 4, 3, 2], 11, 2) == [[[0, 3, 4]], [[1, 2]]]
+    assert sft.deal([7, 20], 10, 4) == [[[1]], [[0]], [[]], [[]]]          # two ranks have nothing to do, and take part
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3, 8])
+def test_deal_is_even_and_within_bounds(n_ranks):
+    """100 rows, at most 300 tokens a pass: as many passes for each rank, loads within a row of one another."""
+    lengths = torch.randint(1, 60, (100,), generator=torch.Generator().manual_seed(0)).tolist()
+    ranks = sft.deal(lengths, 300, n_ranks)
+    assert len(ranks) == n_ranks and len({len(groups) for groups in ranks}) == 1
+    assert sorted(i for groups in ranks for group in groups for i in group) == list(range(100))
+    loads = [sum(lengths[i] for i in group) for groups in ranks for group in groups]
+    assert max(loads) <= 300 and max(loads) - min(loads) < 60
 
 
 # ---- rows to tokens
@@ -165,8 +229,8 @@ def test_encode_counts_what_it_cuts_and_drops(base):
     examples, counts = encode(rows, tokenizer, cfg, context=128)
     assert [len(ids) for ids, _ in examples] == [15, 15, 12 + 1]
     assert counts == {"rows": 3, "cut": 1, "dropped": 0}
-    assert examples[1][0] == FORMATS["think"].training_ids(tokenizer, rows[1])[0][:15]
-    assert examples[1][1] == [False] * 8 + [True] * 7
+    assert list(examples[1][0]) == FORMATS["think"].training_ids(tokenizer, rows[1])[0][:15]
+    assert list(examples[1][1]) == [False] * 8 + [True] * 7
     examples, counts = encode(rows, tokenizer, dataclasses.replace(cfg, overlong="drop"), 128)
     assert [len(ids) for ids, _ in examples] == [15, 13] and counts == {"rows": 3, "cut": 0, "dropped": 1}
     examples, counts = encode(rows, tokenizer, dataclasses.replace(cfg, max_length=1000), context=14)
@@ -291,7 +355,7 @@ def test_prompt_tokens_take_no_part_in_the_loss(base, monkeypatch):
     trained = torch.zeros(len(batch.ids), dtype=torch.bool)
     at = 0
     for ids, mask in examples:
-        trained[torch.arange(len(ids) - 1)[torch.tensor(mask[1:])] + at] = True
+        trained[torch.arange(len(ids) - 1)[torch.tensor(list(mask[1:])).bool()] + at] = True
         at += len(ids)
     size = states[0].grad.abs().amax(1)
     assert (size[~trained] == 0).all() and size[trained].min() > 1e-4 and 0 < trained.sum() < len(trained) - 4
@@ -365,6 +429,208 @@ def test_the_first_step_takes_the_rate_of_step_zero(base, tmp_path):
     assert [row["step"] for row in history] == [1, 2, 3]
 
 
+def test_padding_changes_nothing_but_the_work(base, tmp_path, monkeypatch):
+    """--padded: every row of a pass has as many tokens as the longest of its step, at most 130 of them in a pass; weights
+    after 3 SGD steps are those of packing to 1e-6."""
+    plain_sgd(monkeypatch)
+    settings = dict(epochs=1, lr=0.5, warmup=0.0, clip=10.0, micro_batch_tokens=130)
+    packed = main(config(base, tmp_path / "packed", **settings))
+    seen, score = [], models.score
+    monkeypatch.setattr(models, "score", lambda model, batch: seen.append(batch.lengths) or score(model, batch))
+    padded = main(config(base, tmp_path / "padded", padded=True, **settings))
+    assert gap(tmp_path / "padded", tmp_path / "packed") <= 1e-6 < moved(base, tmp_path / "padded")
+    assert all(len(set(lengths)) == 1 and sum(lengths) <= 130 for lengths in seen[1:])     # the first checks the model
+    assert [row["n_trained"] for row in padded] == [row["n_trained"] for row in packed]
+
+
+def test_recomputed_activations_change_no_bit(base, tmp_path):
+    """--recompute: the same bytes after 3 steps, though each layer runs twice as often."""
+    for name in (False, True):
+        main(config(base, tmp_path / str(name), epochs=1, recompute=name))
+    assert (tmp_path / "True" / "model.safetensors").read_bytes() == (tmp_path / "False" / "model.safetensors").read_bytes()
+
+
+# ---- order and amount
+
+def rows_seen(monkeypatch):
+    """The questions of each row that reaches the model with a gradient, as training goes on."""
+    seen, score = [], models.score
+
+    def spy(model, batch):
+        if torch.is_grad_enabled():
+            texts = tiny.tokenizer().batch_decode([part.tolist() for part in batch.ids.split(batch.lengths)])
+            seen.append([text.split(" <bot>")[0].removeprefix("<user> ") for text in texts])
+        return score(model, batch)
+
+    monkeypatch.setattr(models, "score", spy)
+    return seen
+
+
+def test_easy_order(base, tmp_path, monkeypatch):
+    """--order easy: in each of 2 epochs the rows come by the mean log-probability of their completion under the base model,
+    computed here with transformers, highest first. Interrupted in the second epoch, the order is still the base
+    model's, not that of the weights by then; the ledger counts the pass that ranked them."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base / "model").eval(), tiny.tokenizer()
+    means = {}
+    for row in rows_of(base):
+        ids, trained = FORMATS["think"].training_ids(tokenizer, row)
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(1)[range(len(ids) - 1), ids[1:]]
+        means[row["question"]] = logp[torch.tensor(trained[1:])].mean().item()
+    easy = sorted(means, key=lambda question: -means[question])
+    assert len(easy) == N_ROWS and means[easy[0]] - means[easy[-1]] > 0.1
+    seen = rows_seen(monkeypatch)
+    cfg = config(base, tmp_path / "out", epochs=2, order="easy", save_every=1, warmup=0.0)
+    interrupted(cfg, monkeypatch, 4)
+    main(cfg)
+    assert [set(step) for step in seen[:4] + seen[5:]] == 2 * [set(easy[:5]), set(easy[5:10]), set(easy[10:])]
+    assert not (tmp_path / "out" / "order.json").exists()
+    order, train = [json.loads(line) for line in (tmp_path / "out" / "flops.jsonl").read_text().splitlines()]
+    assert (order["phase"], train["phase"]) == ("order", "train")
+    assert train["flops"] == 2 * 3 * order["flops"] and train["tokens"] == 2 * order["tokens"]
+
+
+def test_flops_by_hand(base):
+    """The base model: each layer has 1280 + 640 + 640 + 1280 weights of attention, 10 + 10 of norms of queries and keys, 3
+    times 1408 of the MLP and 64 of norms: 8148. Two layers, 149 · 32 of the head (= embedding), 32 of the last norm:
+    N = 21096. Forward, sequences of 10 and 4 tokens: 2 N 14 + 2 · 2 layers · 40 · (100 + 16). With a head of its own
+    the embedding does not count."""
+    model, _ = models.load(str(base / "model"))
+    assert models.forward_flops(model, [10, 4]) == 2 * 21096 * 14 + 4 * 40 * 116
+    config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
+                         num_key_value_heads=2, tie_word_embeddings=False, bos_token_id=None, eos_token_id=1)
+    # 4 · 64 and 3 biases of 8, MLP 3 · 96, norms 3 · 8, head 88
+    assert models.forward_flops(Qwen2ForCausalLM(config), [1]) == 2 * (256 + 24 + 288 + 24 + 88) + 2 * 8
+
+
+def test_match_flops(base, tmp_path):
+    """A run of 1 epoch writes what it computed: 3 forward passes' worth of its 490 tokens. A budget of its ledger makes
+    another run, whatever its --epochs, take the same 3 steps; two and a half times that, the first step that reaches it."""
+    main(config(base, tmp_path / "one", epochs=1))
+    model, tokenizer = models.load(str(base / "model"))
+    lengths = [len(ids) for ids, _ in encode(rows_of(base), tokenizer, config(base, "x"), 128)[0]]
+    total = 3 * models.forward_flops(model, lengths)
+    ledger = tmp_path / "one" / "flops.jsonl"
+    assert json.loads(ledger.read_text()) == {"phase": "train", "tokens": sum(lengths), "flops": total}
+    matched = main(config(base, tmp_path / "same", epochs=7, match_flops=str(ledger)))
+    assert [row["step"] for row in matched] == [1, 2, 3]
+    assert weights(tmp_path / "same").keys() and gap(tmp_path / "same", tmp_path / "one") == 0
+    write_rows(tmp_path / "more.jsonl", [{"phase": "sampling", "flops": total}, {"phase": "train", "flops": 1.5 * total}])
+    matched = main(config(base, tmp_path / "more", epochs=1, match_flops=str(tmp_path / "more.jsonl")))
+    flops = json.loads((tmp_path / "more" / "flops.jsonl").read_text())["flops"]
+    steps = plan_steps(lengths, 3, BATCH, 0, 42)[:len(matched)]
+    last = 3 * models.forward_flops(model, [lengths[i] for i in steps[-1]])
+    assert flops - last < 2.5 * total <= flops and len(matched) in (7, 8)
+    assert json.loads((tmp_path / "more" / "training.json").read_text())["n_tokens"] == sum(
+        lengths[i] for step in steps for i in step)
+
+
+@pytest.mark.parametrize("row, message", [({"phase": "train"}, "no field 'flops'"), ({"phase": "a", "flops": "x"}, "not a number"),
+                                          ({"phase": "a", "flops": -1}, "not a number"), ({"phase": "a", "flops": 0}, "nothing was")])
+def test_a_ledger_without_numbers_is_refused(base, tmp_path, row, message):
+    write_rows(tmp_path / "flops.jsonl", [row])
+    with pytest.raises(BadInput, match=message):
+        main(config(base, tmp_path / "out", match_flops=str(tmp_path / "flops.jsonl")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_is_one_line(base, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sft.distributed, "score", full)
+    with pytest.raises(BadInput, match="--micro-batch-tokens 32768: not enough memory; fewer tokens, --recompute"):
+        main(config(base, tmp_path / "out"))
+
+
+# ---- rows from elsewhere
+
+def test_several_responses_of_one_question(tmp_path):
+    """A list of responses becomes a row each, with its own thinking or the common one; other fields are kept."""
+    rows = [{"id": 1, "question": "a", "response": ["x", "y"], "thinking": ["s", "t"]},
+            {"id": 2, "question": "b", "response": "z"}, {"id": 3, "question": "c", "response": ["u", "v"], "thinking": "w"}]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert [(r["id"], r.get("thinking"), r["response"]) for r in read_traces(str(tmp_path / "rows.jsonl"))] == [
+        (1, "s", "x"), (1, "t", "y"), (2, None, "z"), (3, "w", "u"), (3, "w", "v")]
+    write_rows(tmp_path / "rows.jsonl", [rows[0] | {"thinking": ["s"]}])
+    with pytest.raises(BadInput, match=r"rows\.jsonl: row 1: 2 responses but 1 entries in 'thinking'"):
+        read_traces(str(tmp_path / "rows.jsonl"))
+
+
+def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
+    """The same rows from .jsonl files of a directory, a directory saved by `datasets`, a directory of parquet, and a data
+    set of data/prepare.py by its name; a missing column and a name that is nowhere cost one line."""
+    from datasets import Dataset
+    wanted = [{key: row[key] for key in ("question", "thinking", "response")} for row in rows_of(base)]
+    (tmp_path / "jsonl").mkdir()
+    write_rows(tmp_path / "jsonl" / "a.jsonl", wanted[:5])
+    write_rows(tmp_path / "jsonl" / "b.jsonl", wanted[5:])
+    Dataset.from_list(wanted).save_to_disk(tmp_path / "saved")
+    (tmp_path / "parquet").mkdir()
+    Dataset.from_list(wanted).to_parquet(tmp_path / "parquet" / "train.parquet")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in ("jsonl", "saved", "parquet"):
+        assert read_traces(str(tmp_path / name)) == wanted, name
+    raw = [{"question": "q", "solution": "s", "answer": "7"}]
+    monkeypatch.setattr(prepare, "load_source", lambda cfg: raw if cfg.name == "limo" else [{}])
+    assert read_traces("limo") == [{"question": "q", "answer": "7", "response": "s", "source": "LIMO"}]
+    with pytest.raises(BadInput, match="gsm8k: cannot be loaded"):
+        read_traces("gsm8k")
+    Dataset.from_list([{"question": "a", "text": "b"}]).save_to_disk(tmp_path / "other")
+    with pytest.raises(BadInput, match="other: row 1: no column 'response'"):
+        read_traces(str(tmp_path / "other"))
+    with pytest.raises(BadInput, match="no-one/has-this: cannot be loaded") as caught:
+        read_traces("no-one/has-this")
+    assert "\n" not in str(caught.value)
+
+
+TALK = [{"role": "user", "content": "make 3 from 1 2"}, {"role": "assistant", "content": "1 + 2"},
+        {"role": "user", "content": "sort 4 2"}, {"role": "assistant", "content": "2 4"}]
+
+
+def test_turns_by_hand(base):
+    """<user> make 3 from 1 2 <bot> 1 + 2 <user> sort 4 2 <bot> 2 4 <user> sort 9 8 <bot> and the completion: --turns 1 trains
+    the completion alone, 2 also `2 4`, 3 and more also `1 + 2`; ids are those of the decoder's prompt either way."""
+    row, tokenizer = {"question": "sort 9 8", "thinking": "8", "response": "8 9", "history": TALK}, tiny.tokenizer()
+    think = FORMATS["think"]
+    prompt = think.prompt_ids(tokenizer, "sort 9 8", TALK)
+    for turns, earlier in ((1, []), (2, ["2", "4"]), (3, ["1", "+", "2", "2", "4"]), (9, ["1", "+", "2", "2", "4"])):
+        ((ids, trained),), _ = encode([row], tokenizer, config(base, "x", turns=turns), 128)
+        assert list(ids[:len(prompt)]) == prompt
+        assert tokenizer.convert_ids_to_tokens([i for i, t in zip(ids, trained) if t]) == [
+            *earlier, "<think>", "8", "</think>", "8", "9", "<eos>"]
+    assert encode([row | {"history": None}], tokenizer, config(base, "x", turns=2), 128)[0][0][1].count(1) == 6
+
+
+def test_turns_with_a_real_chat_template(base):
+    """Qwen2.5: the trained part of an earlier turn is its text and <|im_end|>, not the line break behind it."""
+    path = ROOT.parent / "shared" / "data" / "tokenizers" / "qwen2.5"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.eos_token = "<|im_end|>"
+    ids, trained = FORMATS["s1"].training_ids(tokenizer, {"question": "and 3?", "response": "4", "history": TALK}, turns=2)
+    n = len(FORMATS["s1"].prompt_ids(tokenizer, "and 3?", TALK)) - 2                        # without <|im_start|>think
+    assert tokenizer.decode([i for i, t in zip(ids[:n], trained) if t]) == "2 4<|im_end|>"
+    assert ids[:n] == tokenizer.encode(FORMATS["s1"].prompt_text(tokenizer, "and 3?", TALK), add_special_tokens=False)
+
+
+def test_a_template_that_changes_earlier_turns_is_refused(base):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = ("{% for message in messages %}{% if loop.last or message.role == 'user' %}"
+                               "{{ '<user> ' + message.content + ' ' }}{% endif %}{% endfor %}"
+                               "{% if add_generation_prompt %}<bot>{% endif %}")
+    row = {"question": "sort 9 8", "response": "8 9", "history": TALK}
+    with pytest.raises(BadInput, match="--turns: the chat template changes earlier turns"):
+        encode([row], tokenizer, config(base, "x", turns=2), 128)
+
+
+@pytest.mark.parametrize("history", ["text", [1], [{"role": "user"}], [{"role": "user", "content": 3}]])
+def test_a_history_of_another_kind_is_refused(base, history):
+    with pytest.raises(BadInput, match="row 1: 'history' is not a list of messages"):
+        encode([{"question": "sort 9 8", "response": "8 9", "history": history}], tiny.tokenizer(), config(base, "x"), 128)
+
+
 # ---- optimizer
 
 def test_weight_decay_is_for_hidden_matrices_only(base):
@@ -397,6 +663,37 @@ def test_biases_are_not_decayed():
     free = {names[id(p)] for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
     assert {"lm_head.weight", "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.bias"} <= free
     assert len(free) == 2 + 3 + 3                                          # embeddings, biases, norms
+
+
+def test_bf16_adam_by_hand_and_against_torch():
+    """One step from 0: moments are (1-β) g and (1-β) g², both exact in bfloat16 here, so the step is lr · sign(g) after
+    decay: 1 · (1 - 0.1 · 0.5) - 0.1 = 0.85. Twenty steps of a noisy gradient stay within 2% of torch's AdamW."""
+    p = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    p.grad = torch.tensor([2.0, 0.5])
+    optimizer = sft.AdamWBf16([{"params": [p], "weight_decay": 0.5}], lr=0.1, betas=(0.5, 0.75))
+    optimizer.step()
+    assert p.tolist() == pytest.approx([0.85, -1.05]) and p.dtype == torch.float32
+    assert {k: (v.dtype, v.tolist()) for k, v in optimizer.state[p].items() if k != "step"} == {
+        "exp_avg": (torch.bfloat16, [1.0, 0.25]), "exp_avg_sq": (torch.bfloat16, [1.0, 0.0625])}
+    start = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for kind in (sft.AdamWBf16, torch.optim.AdamW):
+        p, noise = torch.nn.Parameter(start.clone()), torch.Generator().manual_seed(1)
+        optimizer = kind([{"params": [p], "weight_decay": 0.1}], lr=0.05, betas=(0.9, 0.95))
+        for _ in range(20):
+            p.grad = p.detach() + torch.randn(200, generator=noise)
+            optimizer.step()
+        ends.append(p.detach() - start)
+    assert 0 < (ends[0] - ends[1]).norm() < 0.02 * ends[1].norm()
+
+
+def test_bf16_adam_resumes_to_the_bit(base, tmp_path, monkeypatch):
+    cfg = config(base, tmp_path / "out", epochs=1, save_every=1, adam_dtype="bf16")
+    main(dataclasses.replace(cfg, out=str(tmp_path / "whole")))
+    interrupted(cfg, monkeypatch, 2)
+    saved = load_file(next(checkpoints(cfg.out)[0].glob("*.safetensors")))
+    assert {x.dtype for name, x in saved.items() if "exp_avg" in name} == {torch.bfloat16}
+    assert len(main(cfg)) == 1 and gap(tmp_path / "out", tmp_path / "whole") == 0
 
 
 class Two(torch.nn.Module):
@@ -494,6 +791,8 @@ def command(cfg):
     flags = [sys.executable, str(ROOT / "sft.py")]
     for name, value in dataclasses.asdict(cfg).items():
         flag = name.replace("_", "-")
+        if value is None:
+            continue
         flags += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return flags
 
@@ -506,13 +805,13 @@ def test_resume_after_kill_9(base, tmp_path):
     main(whole)
     cfg = dataclasses.replace(whole, out=str(tmp_path / "out"), save_every=1)
     child = subprocess.Popen(command(cfg), stdout=subprocess.DEVNULL)
-    checkpoint, deadline = tmp_path / "out" / "checkpoint.safetensors", time.time() + 60
-    while not checkpoint.exists() and child.poll() is None and time.time() < deadline:
+    deadline = time.time() + 60
+    while not checkpoints(cfg.out) and child.poll() is None and time.time() < deadline:
         time.sleep(0.001)
     time.sleep(time.time_ns() % 1000 / 10_000)
     child.kill()
     child.wait()
-    assert checkpoint.exists() or (tmp_path / "out" / "training.json").exists()
+    assert checkpoints(cfg.out) or (tmp_path / "out" / "training.json").exists()
     main(dataclasses.replace(cfg, save_every=3))
     same_end(cfg, whole)
 
@@ -539,10 +838,10 @@ def test_the_random_state_is_part_of_a_checkpoint(base, tmp_path):
     model, _ = models.load(str(base / "model"))
     optimizers = make_optimizers(model, 1e-2, (0.9, 0.95), 0.1)
     torch.manual_seed(7)
-    sft.save_checkpoint(tmp_path / "checkpoint.safetensors", model, optimizers, 3, {})
+    sft.save_checkpoint(tmp_path, model, optimizers, 3, {})
     expected = torch.rand(2)
     torch.manual_seed(8)
-    assert sft.load_checkpoint(tmp_path / "checkpoint.safetensors", model, optimizers) == 3
+    sft.load_checkpoint(tmp_path / "checkpoint-3", model, optimizers)
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -552,13 +851,13 @@ def test_another_config_is_refused_by_name(base, tmp_path, monkeypatch):
     cfg = config(base, tmp_path / "out", save_every=2)
     interrupted(cfg, monkeypatch, 3)
     for _ in range(2):
-        before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+        before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
         with pytest.raises(BadInput) as caught:
             main(dataclasses.replace(cfg, lr=2e-2, epochs=4))
         message = str(caught.value)
         assert "lr: 0.01 there, 0.02 here" in message and "epochs: 3 there, 4 here" in message
         assert "--overwrite" in message and "beta1" not in message and "\n" not in message
-        assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+        assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
         main(cfg)                                                          # second round: the run is complete
 
 
@@ -577,7 +876,8 @@ def test_overwrite_replaces(base, tmp_path, monkeypatch):
     the old run it continues or does nothing like any rerun."""
     cfg = config(base, tmp_path / "out", epochs=2, save_every=2)
     interrupted(cfg, monkeypatch, 3)
-    (tmp_path / "out" / "checkpoint.part").write_bytes(b"half")            # as kill -9 leaves it
+    (tmp_path / "out" / "checkpoint.part").mkdir()                         # as kill -9 leaves it
+    (tmp_path / "out" / "checkpoint.part" / "state.json").write_bytes(b"half")
     other = dataclasses.replace(cfg, epochs=1, seed=7, overwrite=True)
     assert [row["step"] for row in main(other)] == [1, 2, 3]
     assert [row["step"] for row in log_of(tmp_path / "out")] == [1, 2, 3]
@@ -599,26 +899,145 @@ def foreign(path):
     save_file({"x": torch.zeros(2)}, path)
 
 
+def only_some(path):
+    """The optimizer's part is lost."""
+    tensors = load_file(path)
+    save_file({name: x for name, x in tensors.items() if not name.startswith("optimizer")}, path)
+
+
 @pytest.mark.parametrize("damage", [
     lambda path: path.write_bytes(path.read_bytes()[:-100]), lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(b"\xff" * 300), foreign], ids=["cut", "empty", "noise", "foreign"])
+    lambda path: path.write_bytes(b"\xff" * 300), foreign, only_some, Path.unlink,
+    lambda path: (path.parent / "state.json").write_text("{"), lambda path: (path.parent / "state.json").write_text("[]")],
+    ids=["cut", "empty", "noise", "foreign", "a part", "gone", "state.json cut", "state.json foreign"])
 def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage):
     cfg = config(base, tmp_path / "out", save_every=2)
     interrupted(cfg, monkeypatch, 3)
-    damage(tmp_path / "out" / "checkpoint.safetensors")
+    (checkpoint,) = checkpoints(cfg.out)
+    (file,) = checkpoint.glob("*.safetensors")
+    damage(file)
     with pytest.raises(BadInput) as caught:
         main(cfg)
-    assert "checkpoint.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+    assert "checkpoint-2: unreadable" in str(caught.value) and "\n" not in str(caught.value)
     assert "delete it to start over" in str(caught.value)
-    (tmp_path / "out" / "checkpoint.safetensors").unlink()
+    shutil.rmtree(checkpoint)
     assert len(main(cfg)) == 9                                             # the advice works
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(base, tmp_path):
+    """The script with a limit of 100 kB for a file, as a full disk would set: one line that names the folder, nothing half
+    written; with room the same command goes on from step 2."""
+    cfg = config(base, tmp_path / "out", save_every=2)
+    wall = "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
+           "import distributed, sft; save = sft.save_checkpoint\n" \
+           "def full(*args):\n    if args[3] == 4: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n" \
+           "    save(*args)\n" \
+           "sft.save_checkpoint = full; sys.argv[0] = 'sft.py'; sft.run.cli(sft.main, sft.Config)"
+    done = subprocess.run([sys.executable, "-c", wall, *command(cfg)[2:]], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"{tmp_path}/out: the checkpoint of step 4 cannot be written" in done.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["checkpoint-2", "log.jsonl"]
+    assert [row["step"] for row in main(cfg)] == list(range(3, 10))
+
+
+def test_killed_in_the_middle_of_a_checkpoint(base, tmp_path, monkeypatch, uninterrupted):
+    """The process dies before each of the steps that make checkpoint 6 the checkpoint: at whichever, a good one is there and
+    the end is that of a run without a break."""
+    for place in ("dcp.save", "os.replace", "shutil.rmtree"):
+        cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / place))
+        owner, name = {"dcp": distributed.dcp, "os": os, "shutil": shutil}[place.split(".")[0]], place.split(".")[1]
+        original = getattr(owner, name)
+
+        def die(*args, **more):
+            n_there = len(checkpoints(cfg.out))
+            if n_there == 1 + (place == "shutil.rmtree") and (place != "os.replace" or "checkpoint" in str(args[0])):
+                raise KeyboardInterrupt
+            return original(*args, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, die)
+            with pytest.raises(KeyboardInterrupt):
+                main(cfg)
+        assert [row["step"] for row in main(cfg)] == list(range(7 if place == "shutil.rmtree" else 4, 10))
+        same_end(cfg, uninterrupted)
+
+
+def test_sigterm_saves_and_ends(base, tmp_path, monkeypatch, uninterrupted, capsys):
+    """The signal comes in step 4 (save_every is 3): the step is finished, saved and logged, the status is 143, and the same
+    command continues with step 5. The handler is gone afterwards."""
+    cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / "out"))
+    calls, handler = [], signal.getsignal(signal.SIGTERM)
+
+    def signalled(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "update", signalled)
+        with pytest.raises(SystemExit) as ended:
+            main(cfg)
+    assert ended.value.code == 143 and "stopped after step 4" in capsys.readouterr().out
+    assert [p.name for p in checkpoints(cfg.out)] == ["checkpoint-4"] and signal.getsignal(signal.SIGTERM) == handler
+    assert [row["step"] for row in main(cfg)] == list(range(5, 10))
+    same_end(cfg, uninterrupted)
+
+
+def poisoned(monkeypatch, steps):
+    """The loss of these steps (from 1) is NaN."""
+    score, calls = models.score, []
+
+    def spoilt(model, batch):
+        stats = score(model, batch)
+        if torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) in steps:
+                return stats._replace(logp=stats.logp * math.nan)
+        return stats
+
+    monkeypatch.setattr(models, "score", spoilt)
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(base, tmp_path, monkeypatch):
+    """Steps 2 and 3 of 9 give NaN: their log line has no loss, training.json counts 2, the other steps are as without
+    them: weights are finite."""
+    with monkeypatch.context() as patch:
+        poisoned(patch, (2, 3))
+        history = main(config(base, tmp_path / "out"))
+    assert [row["step"] for row in history if row["loss"] is None] == [2, 3] == [
+        row["step"] for row in history if row["grad_norm"] is None]
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["skipped"] == 2
+    assert all(w.isfinite().all() for w in weights(tmp_path / "out").values())
+    assert "NaN" not in (tmp_path / "out" / "log.jsonl").read_text()
+
+
+def test_a_loss_that_is_not_finite_counts_even_if_the_gradient_is(base, tmp_path):
+    """`update` with a rate of NaN, which is how an unusable loss is passed on: no weight changes, the gradient is gone."""
+    model = Two()
+    model.a.grad, model.b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    assert update(model, sgd(model, 1.0), clip=1.0, scale=math.nan) == pytest.approx(5)
+    assert model.a.tolist() == [1.0, 2.0] and model.b.item() == 3.0 and model.a.grad is None
+
+
+def test_several_bad_steps_in_a_row_end_the_run(base, tmp_path, monkeypatch):
+    """Steps 2, 4, 5 and 6 are bad, --bad-steps 3: the run ends at step 6 with the rows of that step in a file."""
+    cfg = config(base, tmp_path / "out", save_every=2)
+    poisoned(monkeypatch, (2, 4, 5, 6))
+    with pytest.raises(BadInput, match=r"step 6: .* 3 times in a row; .*bad_step\.jsonl"):
+        main(cfg)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "bad_step.jsonl").read_text().splitlines()]
+    lengths = [len(FORMATS["think"].training_ids(tiny.tokenizer(), row)[0]) for row in rows_of(base)]
+    wanted = [rows_of(base)[i]["question"] for i in plan_steps(lengths, 3, BATCH, 0, 42)[5]]
+    assert len(rows) == 3 and all(question in row["text"] for question, row in zip(wanted, rows, strict=True))
+    assert [p.name for p in checkpoints(cfg.out)] == ["checkpoint-4"]
 
 
 # ---- end to end
 
 def test_the_finished_directory(base, tmp_path):
     """transformers loads it, it has learned (loss lower by more than 1 after 9 steps), and training.json tells how."""
-    history = main(config(base, tmp_path / "out", warmup=0.0))
+    history = main(config(base, tmp_path / "out", warmup=0.0, plot=True))
     assert history[-1]["loss"] < history[0]["loss"] - 1
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -626,8 +1045,8 @@ def test_the_finished_directory(base, tmp_path):
     assert all(torch.equal(p, saved[name]) for name, p in model.named_parameters() if name in saved)
     assert tokenizer.chat_template == tiny.tokenizer().chat_template
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "chat_template.jinja", "config.json", "generation_config.json", "log.jsonl", "model.safetensors",
-        "tokenizer.json", "tokenizer_config.json", "training.json"]
+        "chat_template.jinja", "config.json", "flops.jsonl", "generation_config.json", "log.jsonl", "loss.png",
+        "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"]
     told = json.loads((tmp_path / "out" / "training.json").read_text())
     n_tokens = sum(len(row["question"].split()) + row["n_thinking_tokens"] + len(row["response"].split()) + 5
                    for row in rows_of(base))

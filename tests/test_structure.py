@@ -18,9 +18,10 @@ SOURCES = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py"), *RO
 # What each room may import from the others; the reading order of the README.
 ALLOWED = {
     "data": {"data"}, "kernels": {"kernels"}, "evaluate": {"data"}, "curate": {"data", "evaluate"},
-    "model": {"data", "kernels"}, "decoder": {"data", "model"}, "generate": {"data", "model", "decoder"}, "sft": {"data", "model", "kernels"},
-    "rollouts": {"data", "model", "kernels", "decoder", "generate"},
-    "grpo": {"data", "model", "kernels", "sft", "decoder", "rollouts"},
+    "model": {"data", "kernels"}, "distributed": {"data", "model", "kernels"}, "decoder": {"data", "model"},
+    "generate": {"data", "model", "distributed", "decoder"}, "sft": {"data", "model", "distributed"},
+    "rollouts": {"data", "model", "distributed", "kernels", "sft", "decoder", "generate"},
+    "grpo": {"data", "model", "distributed", "kernels", "sft", "decoder", "rollouts"},
     "report": {"data", "evaluate"}, "analyze": {"data", "model", "kernels", "evaluate", "report"},
 }
 
