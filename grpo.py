@@ -45,6 +45,7 @@ import torch
 import distributed
 import kernels
 import model as models
+import plan
 import sft
 from data import run
 from data.format import FORMATS, ask
@@ -117,12 +118,17 @@ class Config:
     device: str = "cpu"                  # or cuda
     tp: int = 1                          # torchrun: neighbouring ranks that share a copy of the model in rollouts
     offload_optimizer: bool = False      # Adam's moments wait in host memory while the device samples
+    offload: bool = False                # torchrun: shards and optimizer in host memory
+    recompute: bool = False              # activation checkpointing: 1/3 more compute, keeps one input per layer
+    adam_dtype: Literal["fp32", "bf16"] = "fp32"                   # of Adam's moments; bf16 saves 4 bytes a parameter
+    plan: str = ""                       # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
     dtype: Literal["fp32", "bf16"] = "fp32"                        # of the computation; weights stay float32
     overwrite: bool = False              # replace a run with other settings in --out instead of refusing
 
 
 SAMPLE = ("id", "question", "text", "reward", "right", "advantage", "n_tokens")       # fields in samples.jsonl
-FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every")
+FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every", "offload",
+        "recompute", "plan")
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -433,6 +439,9 @@ def load_beside(cfg, path, tokenizer, ranks, flag):
 def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     check(cfg)
+    if cfg.plan:
+        tokenizer, rows = models.load_tokenizer(cfg.model), read_rows(cfg.data, need=("id", "question"))
+        return plan.of_prompts(cfg, [len(FORMATS[cfg.format].prompt_ids(tokenizer, row["question"])) for row in rows])
     ranks, problems = distributed.join(cfg.device, shards=True), read_rows(cfg.data, need=("id", "question"))
     held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,
@@ -449,12 +458,12 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     """The run itself; see main. asked_to_end: filled by SIGTERM."""
     names, out, say = names_of(parse_reward(cfg.reward)), Path(cfg.out), print if ranks.leads else (lambda *_, **__: None)
     sampling = distributed.join(cfg.device, cfg.tp)
-    model, tokenizer = distributed.load(cfg.model, ranks, cfg.dtype == "bf16")
+    model, tokenizer = distributed.load(cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute)
     form = FORMATS[cfg.format]
     form.check(tokenizer)
     if "self_certainty" in names and models.softcap(model):
         raise BadInput(f"--reward {cfg.reward}: no self_certainty of a model that caps its logits ({cfg.model})")
-    optimizers = sft.make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay)
+    optimizers = sft.make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, adam_dtype=cfg.adam_dtype)
     reference = other = None
     if cfg.beta or cfg.kl_every:
         reference = load_beside(cfg, cfg.reference or cfg.model, tokenizer, ranks, "--reference")

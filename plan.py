@@ -278,7 +278,9 @@ def training_memory(cfg, config, n_gpus, lengths=None, on_gpu=True):
     shards, kept = n_gpus > 1 or cfg.offload, 0 if cfg.offload else 1 / n_gpus
     mine = split_config(config, cfg.tp) if cfg.tp > 1 and cfg.stage == "sft" else config
     n, part, size = count(config), count(mine), 2 if cfg.dtype == "bf16" else 4
-    lengths = lengths or [min(cfg.row_tokens, left) for left in range(cfg.micro_batch_tokens, 0, -cfg.row_tokens)]
+    if lengths is None:                                         # micro-batches as full as a step can make them
+        most = min(cfg.micro_batch_tokens, max(cfg.max_length, step_tokens(cfg) // data_parallel(cfg, n_gpus)))
+        lengths = [min(row_length(cfg), left) for left in range(most, 0, -row_length(cfg))]
     living = activations(mine, lengths, cfg.dtype, shards, cfg.recompute, on_gpu)
     several = step_tokens(cfg) / data_parallel(cfg, n_gpus) > sum(lengths)    # micro-batches: the first leaves gradients
     # Gradients that are whole already; of shards those of embedding and head come last, until then they are `reduced`.
@@ -355,6 +357,7 @@ def update_seconds(cfg, config, gpus):
     n, dp, tokens = count(config), data_parallel(cfg, gpus.n), step_tokens(cfg)
     tp = gpus.n // dp
     rate, link = gpus.n * gpus.tflops * 1e12 * cfg.utilisation, 0.7 * gpus.link * 1e9
+    rate /= 1 if cfg.dtype == "bf16" else 15                    # float32 without tensor cores, H100 and A100
     computing = tokens * flops_per_token(config, row_length(cfg), cfg.recompute) / rate
     n_micro = math.ceil(tokens / dp / cfg.micro_batch_tokens)
     sharing = n_micro * 8 * n.total / tp * (dp - 1) / dp / link                          # two gathers, one reduction
@@ -465,10 +468,24 @@ def show(cfg, found):
               + " are reached: planned, not measured")
 
 
-def of(cfg, stage, gpus, **more):
-    """The plan for a Config of sft.py or grpo.py, whose settings have the same names; more: what the data says."""
-    same = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(Config) if hasattr(cfg, f.name)}
-    return main(Config(**same | {"run": "", "stage": stage, "gpus": gpus} | more))
+def of_rows(cfg, lengths):
+    """The plan for a Config of sft.py, whose settings have the same names. lengths: of the traces in tokens."""
+    mean = math.ceil(sum(lengths) / len(lengths))
+    return main(Config(**same_settings(cfg) | {
+        "rows": len(lengths), "row_tokens": mean, "max_length": max(lengths),
+        "batch_rows": max(1, cfg.batch_tokens // mean) if cfg.batch_tokens else cfg.batch_rows}))
+
+
+def of_prompts(cfg, lengths):
+    """The same for grpo.py. lengths: of the prompts; completions are taken to be half as long as they can be."""
+    mean = math.ceil(sum(lengths) / len(lengths))
+    return main(Config(**same_settings(cfg) | {
+        "stage": "grpo", "prompt_tokens": mean, "answer_tokens": math.ceil(cfg.max_tokens / 2),
+        "max_length": max(lengths) + cfg.max_tokens, "with_reference": bool(cfg.beta or cfg.kl_every)}))
+
+
+def same_settings(cfg):
+    return {f.name: getattr(cfg, f.name) for f in dataclasses.fields(Config) if hasattr(cfg, f.name)} | {"gpus": cfg.plan}
 
 
 def main(cfg):

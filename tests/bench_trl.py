@@ -5,16 +5,17 @@
 
 Figures are processor time of whole steps on one thread: everything between two lines of the log, respectively two
 on_step_end of TRL's trainer, the first step of each run left out. Both sides train in float32 without activation
-checkpointing. TRL is given what is best for it: several cuts of a step into micro-batches are tried and the fastest
-counts. Its float-16 mode and its gradient checkpointing are defaults that would only cost it time here.
+checkpointing: TRL's bfloat16 and gradient checkpointing, its defaults, would only cost it time here. How TRL cuts a step
+into micro-batches was tried out: one packed row at a time is faster than two or four, a quarter of the completions faster
+than all of them. Padded rows come 8 at a time, its default; --padded-rows 3 is faster, 14 slower.
 
 sft     rows with lengths like s1K's (log-normal, cut at the longest), 4,096 tokens a step; TRL packs by best fit
-        ("bfd"), splitting nothing, or pads the rows of a micro-batch to the longest of them
+        ("bfd"), or by cutting where a row is full ("wrapped", which attends across documents), or pads the rows of a
+        micro-batch to the longest of them
 grpo    N prompts, G samples each, of lengths fixed beforehand: all as long as can be, or uneven as in
         bench_decoder.py. A completion is ended by its length on both sides, the same for the same place in the batch;
         the model never ends one by itself. No KL and no reference on either side; rewards are drawn at random
 """
-import copy
 import os
 import random
 import shutil
@@ -43,11 +44,11 @@ class Config:
     repeats: int = 3                                       # of each comparison, ours and theirs taking turns to begin
     steps: int = 6                                         # timed in each run, after a first one
     tokens: int = 4096                                     # of a step of fine-tuning
+    padded_rows: int = 8                                   # that TRL pads to the longest of them
     prompts: int = 8                                       # N
     group_size: int = 8                                    # G
     longest: int = 256                                     # tokens of a completion
     scratch: str = "out/trl-bench"                         # models and logs
-    profile: bool = False                                  # print what takes our time
 
 
 def enter(cfg):
@@ -95,7 +96,7 @@ class Clock:
     """Processor time at the end of each step."""
 
     def __init__(self):
-        self.times, self.losses, self.tokens = [], [], []
+        self.times, self.losses, self.trained = [], [], []
 
     def tick(self):
         self.times.append(time.process_time())
@@ -177,8 +178,7 @@ def their_sft(cfg, model, examples, packing, rows_at_once, n_batch, strategy="bf
     inner = trainer.compute_loss
 
     def counted(model, inputs, *args, **more):
-        clock.tokens[-1:] or clock.tokens.append([])
-        clock.tokens[-1].append((int((inputs["labels"] != -100).sum()), inputs["input_ids"].numel()))
+        clock.trained.append(int((inputs["labels"] != -100).sum()))
         return inner(model, inputs, *args, **more)
 
     trainer.compute_loss = counted
@@ -201,9 +201,9 @@ def compare_sft(cfg, model):
     lengths = [len(ids) for ids, _ in examples]
     print(f"sft: {len(rows)} rows, mean {statistics.fmean(lengths):.0f} tokens, longest {max(lengths)}; "
           f"{cfg.tokens} tokens a step")
-    n_rows = round(cfg.tokens / mean)
-    cuts = {"packing": [("bfd", 1, cfg.tokens // LONGEST), ("bfd", 2, cfg.tokens // LONGEST), ("wrapped", 1, 4)],
-            "padding": [(None, n_rows // 4, n_rows // 4 * 4), (None, n_rows // 2, n_rows // 2 * 2), (None, n_rows, n_rows)]}
+    n_padded = max(1, round(cfg.tokens / mean / cfg.padded_rows)) * cfg.padded_rows
+    kinds = {"packing": ("bfd", 1, cfg.tokens // LONGEST), "packing, cut": ("wrapped", 1, cfg.tokens // LONGEST),
+             "padding": (None, cfg.padded_rows, n_padded)}
 
     def ours():
         """Trained tokens per second: what is trained is the same everywhere, and pads do not count."""
@@ -212,30 +212,28 @@ def compare_sft(cfg, model):
         real = sum(lengths[i] for step in steps for i in step)
         return real / sum(clock.steps()), clock
 
-    def theirs(kind, cut):
-        strategy, rows_at_once, n_batch = cut
-        clock = their_sft(cfg, model, examples, kind == "packing", rows_at_once, n_batch, strategy or "bfd")
+    def theirs(strategy, rows_at_once, n_batch):
+        clock = their_sft(cfg, model, examples, strategy is not None, rows_at_once, n_batch, strategy or "bfd")
         share = sum(lengths) / sum(sum(t[1:]) for _, t in examples)        # of all tokens to trained ones
-        calls = clock.tokens[0]
-        per_step = n_batch // rows_at_once
-        real = share * sum(t for t, _ in calls[per_step:(cfg.steps + 1) * per_step])
-        return real / sum(clock.steps()), clock
+        each = n_batch // rows_at_once
+        return share * sum(clock.trained[each:(cfg.steps + 1) * each]) / sum(clock.steps()), clock
 
-    for kind in ("packing", "padding"):
-        first = {cut: theirs(kind, cut) for cut in cuts[kind]}
-        for cut, (speed, clock) in first.items():
-            seen = clock.tokens[0]
-            print(f"  TRL {kind} {cut}: {speed:.0f} tokens/s; {sum(n for _, n in seen) / len(seen):.0f} cells a "
-                  f"micro-batch, first losses {clock.losses[:2]}", flush=True)
-        best = max(cuts[kind], key=lambda cut: first[cut][0])
+    for kind, cut in kinds.items():
         pairs = []
         for repeat in range(cfg.repeats):
-            if repeat % 2:
-                b, a = theirs(kind, best)[0], ours()[0]
-            else:
-                a, b = ours()[0], theirs(kind, best)[0]
-            pairs.append((a, b))
+            a, b = in_turn(repeat, ours, lambda: theirs(*cut))
+            assert abs(a[1].losses[0] - b[1].losses[0]) < 0.2              # the same model and rows in another order
+            pairs.append((a[0], b[0]))
         report(f"sft against TRL with {kind}", pairs, "tokens/s")
+
+
+def in_turn(repeat, ours, theirs):
+    """Both results, ours measured first in even repeats and second in odd ones."""
+    if repeat % 2:
+        b = theirs()
+        return ours(), b
+    a = ours()
+    return a, theirs()
 
 
 def report(name, pairs, unit, invert=False):
@@ -259,9 +257,10 @@ def completion_lengths(n, kind, longest):
 
 def our_grpo(cfg, model, data, out, lengths):
     import grpo
+    import rollouts
     shutil.rmtree(out, ignore_errors=True)
     clock, restore = our_clock(grpo)
-    decode = grpo.decode
+    decode = rollouts.decode
 
     def decode_to_length(model, tokenizer, form, requests, *args, **more):
         """The i-th completion of a step ends at lengths[i]."""
@@ -269,14 +268,14 @@ def our_grpo(cfg, model, data, out, lengths):
         requests = [r._replace(max_tokens=n) for r, n in zip(requests, lengths)]
         return decode(model, tokenizer, form, requests, *args, **more)
 
-    grpo.decode = decode_to_length
+    rollouts.decode = decode_to_length
     try:
         grpo.main(grpo.Config(model=model, data=data, out=out, format="plain", reward="random:0.5", steps=cfg.steps + 1,
                               prompts_per_step=cfg.prompts, group_size=cfg.group_size, max_tokens=cfg.longest, lr=1e-4,
                               kl_every=0, micro_batch_tokens=4096, save_every=10**6))
     finally:
         restore()
-        grpo.decode = decode
+        rollouts.decode = decode
     return clock
 
 
@@ -307,7 +306,7 @@ def their_grpo(cfg, model, prompts, lengths, rows_at_once):
     total = len(lengths)
 
     def reward(completions, completion_ids, **more):
-        clock.tokens.append(sum(map(len, completion_ids)))
+        clock.trained.append(sum(map(len, completion_ids)))
         return [float(rng.random() < 0.5) for _ in completions]
 
     options = GRPOConfig(output_dir=cfg.scratch + "/trl", per_device_train_batch_size=rows_at_once,
@@ -317,7 +316,7 @@ def their_grpo(cfg, model, prompts, lengths, rows_at_once):
     trainer = GRPOTrainer(model=weights, reward_funcs=reward, args=options, processing_class=tokenizer, callbacks=[timer],
                           train_dataset=Dataset.from_list([{"prompt": p} for p in prompts]))
     trainer.train()
-    assert all(n == sum(lengths) for n in clock.tokens), (clock.tokens, sum(lengths))
+    assert all(n == sum(lengths) for n in clock.trained), (clock.trained, sum(lengths))
     return clock
 
 
@@ -331,23 +330,14 @@ def compare_grpo(cfg, model):
     for kind in ("even", "exponential", "few long"):
         lengths = completion_lengths(n, kind, cfg.longest)
 
-        def theirs(rows_at_once):
-            return statistics.fmean(their_grpo(cfg, model, prompts, lengths, rows_at_once).steps())
+        def theirs():
+            return statistics.fmean(their_grpo(cfg, model, prompts, lengths, max(cfg.group_size, n // 4)).steps())
 
         def ours():
             return statistics.fmean(our_grpo(cfg, model, data, str(Path(cfg.scratch) / "grpo"), lengths).steps())
 
-        first = {cut: theirs(cut) for cut in (n // 4, n)}
-        print(f"grpo, {kind}: {cfg.prompts} x {cfg.group_size} completions, mean {sum(lengths) / n:.0f} tokens; TRL by rows at "
-              f"once: {', '.join(f'{cut}: {s:.2f} s' for cut, s in first.items())} a step", flush=True)
-        best = min(first, key=first.get)
-        pairs = []
-        for repeat in range(cfg.repeats):
-            if repeat % 2:
-                b, a = theirs(best), ours()
-            else:
-                a, b = ours(), theirs(best)
-            pairs.append((a, b))
+        print(f"grpo, {kind}: {cfg.prompts} x {cfg.group_size} completions, mean {sum(lengths) / n:.0f} tokens")
+        pairs = [in_turn(repeat, ours, theirs) for repeat in range(cfg.repeats)]
         report(f"grpo against TRL, {kind} lengths", pairs, "s a step", invert=True)
 
 

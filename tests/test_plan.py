@@ -4,17 +4,20 @@ import dataclasses
 import functools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+import grpo
 import model as models
 import plan
 import sft
-from data.rows import BadInput
+from data.rows import BadInput, write_rows
 
 GIB = 2**30
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(vocab_size=1000, hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=4096, attn_implementation="packed")
 
@@ -225,10 +228,29 @@ def test_all_published_runs_are_printed(capsys):
 def test_plan_of_a_script_and_a_directory(tmp_path, capsys):
     """The settings of sft.py by the same names; a local config.json as the shape."""
     Qwen2Config(**SMALL).save_pretrained(tmp_path)
-    cfg = sft.Config(model=str(tmp_path), data="x", out="y", epochs=2, batch_rows=4, micro_batch_tokens=2048, recompute=True)
-    found = plan.of(cfg, "sft", "2xA100-40GB", rows=10, row_tokens=300)
-    assert found["steps"] == 6 and found["tokens_per_step"] == 1200 and found["fits"]
+    cfg = sft.Config(model=str(tmp_path), data="x", out="y", epochs=2, batch_rows=4, micro_batch_tokens=2048, recompute=True,
+                     plan="2xA100-40GB", dtype="bf16")
+    found = plan.of_rows(cfg, [200, 400] * 5)
+    assert found["steps"] == 6 and found["tokens_per_step"] == 1200 and found["fits"] and found["gpus"] == 2
     assert found["settings"]["recompute"] and found["settings"]["model"] == str(tmp_path)
+    assert found["memory"] == plan.of_rows(dataclasses.replace(cfg, micro_batch_tokens=600), [200, 400] * 5)["memory"]
+    assert plan.of_rows(dataclasses.replace(cfg, batch_tokens=900), [200, 400] * 5)["tokens_per_step"] == 900
+
+
+def test_plan_flag_of_the_scripts(tmp_path, capsys):
+    """--plan of sft.py and grpo.py measures the data, prints the table, and writes nothing."""
+    base, data, out = str(ROOT / "data/tiny_base"), tmp_path / "rows.jsonl", tmp_path / "out"
+    write_rows(data, [{"id": str(i), "question": "compare 1 2", "thinking": "hm", "response": "low", "answer": "low"}
+                      for i in range(10)])
+    found = sft.main(sft.Config(model=base, data=str(data), out=str(out), format="think", plan="1xL4-24GB", batch_rows=5))
+    assert found["steps"] == 10 and found["fits"] and not found["settings"]["recompute"]
+    tokens = found["tokens_per_step"]
+    assert tokens == 5 * found["settings"]["max_length"]                   # rows of one length
+    found = grpo.main(grpo.Config(model=base, data=str(data), out=str(out), plan="2xL4-24GB", steps=7, max_tokens=40))
+    settings = found["settings"]
+    assert found["steps"] == 7 and settings["answer_tokens"] == 20 and settings["with_reference"]
+    assert found["tokens_per_step"] == 16 * (settings["prompt_tokens"] + 8 * 20)
+    assert "GiB per GPU" in capsys.readouterr().out and not out.exists()
 
 
 @pytest.mark.parametrize("settings, words", [
