@@ -527,10 +527,10 @@ def test_match_flops(base, tmp_path):
         lengths[i] for step in steps for i in step)
 
 
-@pytest.mark.parametrize("row, message", [({"phase": "train"}, "no field 'flops'"), ({"phase": "a", "flops": "x"}, "not a number"),
-                                          ({"phase": "a", "flops": -1}, "not a number"), ({"phase": "a", "flops": 0}, "nothing was")])
-def test_a_ledger_without_numbers_is_refused(base, tmp_path, row, message):
-    write_rows(tmp_path / "flops.jsonl", [row])
+@pytest.mark.parametrize("more, message", [({}, "no field 'flops'"), ({"flops": "x"}, "not a number"),
+                                           ({"flops": -1}, "not a number"), ({"flops": 0}, "nothing was")])
+def test_a_ledger_without_numbers_is_refused(base, tmp_path, more, message):
+    write_rows(tmp_path / "flops.jsonl", [{"phase": "train", **more}])
     with pytest.raises(BadInput, match=message):
         main(config(base, tmp_path / "out", match_flops=str(tmp_path / "flops.jsonl")))
     assert not (tmp_path / "out").exists()
@@ -591,8 +591,8 @@ TALK = [{"role": "user", "content": "make 3 from 1 2"}, {"role": "assistant", "c
 
 
 def test_turns_by_hand(base):
-    """<user> make 3 from 1 2 <bot> 1 + 2 <user> sort 4 2 <bot> 2 4 <user> sort 9 8 <bot> and the completion: --turns 1 trains
-    the completion alone, 2 also `2 4`, 3 and more also `1 + 2`; ids are those of the decoder's prompt either way."""
+    """<user> make 3 from 1 2 <bot> 1 + 2 <user> sort 4 2 <bot> 2 4 <user> sort 9 8 <bot> and the completion: --turns 1
+    trains the completion alone, 2 also `2 4`, 3 and more also `1 + 2`; ids are those of the decoder's prompt either way."""
     row, tokenizer = {"question": "sort 9 8", "thinking": "8", "response": "8 9", "history": TALK}, tiny.tokenizer()
     think = FORMATS["think"]
     prompt = think.prompt_ids(tokenizer, "sort 9 8", TALK)
