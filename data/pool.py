@@ -72,7 +72,7 @@ def question_of(row):
 
 
 class Card:
-    """What selection looks at of a row, 0.3 KB where a row may have 20: the text stays in the file, at `at`."""
+    """What selection looks at of a row, under half a KB where a row may have 20: its text stays in the file, at `at`."""
     __slots__ = ("at", "id", "thinking", "source", "domain", "correct", "n_thinking_tokens", "question", "rank")
     response = ""
 
