@@ -97,6 +97,7 @@ def answer_of(row):
 # ---- Is an answer right? ----------------------------------------------------------------------------------------
 
 SCALES = r"million|billion|trillion|thousand|hundred|dozen|[ap]\.?m\b"     # these words are not units to be dropped
+UNITS = r"[cmkn]m|kg|mg|ml|ft|mi|lb|oz|[mn]s|hr|yr|[kM]?Hz|[kM]?eV|k?Pa|k[JNWV]|m[VW]|AU|pc"    # m alone may be a name
 POWER = r"\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*$"
 REWRITES = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})", ""),                            # 1{,}000 and 10,\!080
@@ -109,7 +110,8 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in (
     (r"\\text\{([^{}]*)\}", r" \1 "),
     (r"\^?\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\?%", " "),
     (rf"(?<=[\d}})])\s*(?:(?:degrees?|inch(?:es)?|feet|cm|mm|km|ft|kg|mg|ml|units?){POWER}"
-     rf"|(?:\s(?!\s*(?:{SCALES}))(?:[a-zA-Z]{{3,20}}|of|in|cm|mm|km|ft|kg|mg|ml)\.?)+{POWER})", ""),
+     rf"|(?:\s(?!\s*(?:{SCALES}))(?:[a-zA-Z]{{3,20}}|of|in|{UNITS})\.?)+{POWER}"
+     rf"|\s(?:{UNITS}|[mgJ])\s*/\s*(?:{UNITS}|[smhgLK]){POWER})", ""),                # 3 m/s^2
     (r"(?<![\\a-zA-Z])(sqrt|sin|cos|tan|ln|log|pi|infty)(?![a-zA-Z])", r"\\\1"),
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"\\(?:cdot|times|ast)(?![a-zA-Z])|\*\*", lambda found: "^" if found[0] == "**" else "*"),
@@ -131,6 +133,7 @@ GLUED = re.compile(r"\\(" + "|".join(sorted(LETTERS | {"pi"}, key=len, reverse=T
 THOUSANDS = re.compile(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 NAME = re.compile(r"\s*([a-zA-Z\\](?:[a-zA-Z\\_]|\{\w*\}){0,20}(?:\([a-z, ]{1,9}\))?)\s*"
                   r"(?:=|\\(?:in|approx)(?![a-zA-Z]))(?=.)")
+NAMED_TUPLE = re.compile(r"^\(\s*[a-zA-Z](?:_\w)?(?:\s*,\s*[a-zA-Z](?:_\w)?){1,9}\s*\)\s*=\s*(?=\()")
 WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\d [\d.]")                # or numbers side by side: no product
 RELATION = re.compile(r"[<>]=?|\\[lg](?:t|eq?(?:slant)?)(?![a-zA-Z])")
 VARIABLE = re.compile(rf"\s*(?![ei]\b)[a-zA-Z]{SUBSCRIPT}(?:\([a-zA-Z]\))?\s*")
@@ -176,6 +179,7 @@ def _parts(text):
     if len(names) > 1 and len(names) == len(_split(text, ",")):             # y = 2, x = 1
         return "named " + " ".join(sorted(names)), [value for _, value in sorted(names.items())]
     text = text[name.end():].strip() if (name := NAME.match(text)) else text        # x = 5, f(x) = 2x, x \in [0, 1]
+    text = NAMED_TUPLE.sub("", text)                                       # (x, y) = (1, 2)
     if matrix := re.fullmatch(r"\\begin\{([pbv]?matrix)\}(.*)\\end\{\1\}", text, re.DOTALL):
         rows = [row.split("&") for row in matrix[2].split("\\\\") if row.strip()]
         return f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row]
@@ -314,8 +318,8 @@ def _unread(*nodes):
 def _equal(one, other, until, depth=0):
     """Are two normalised texts the same, part by part, by the rules or else symbolically? No question after `until`."""
     (kind, parts), (kind_, parts_) = (_parts(text) if depth <= 4 else ("", [text]) for text in (one, other))
-    if "set" in (kind, kind_) and "named" in (kind[:5], kind_[:5]):        # x = 1, y = 2 for 1, 2
-        kind = kind_ = "set"
+    if "named" in (kind[:5], kind_[:5]):                                   # x = 1, y = 2 for 1, 2 or (1, 2)
+        kind = kind_ = next((other for other in ("set", "()") if other in (kind, kind_)), kind) if kind != kind_ else kind
     if kind != kind_ or len(parts) != len(parts_) or len(parts) > 50:
         return False
     if not kind:
