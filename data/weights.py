@@ -103,7 +103,8 @@ def weight_changes(base, tuned, rank_width=1024, device="cpu"):
     found, pairs = {name: Changes() for name in tuned}, {pair: [0, 0, 0, 0] for pair in itertools.combinations(tuned, 2)}
     for tensor in tqdm(sorted(where), desc="weights", disable=None):
         before = read_tensor(where[tensor], tensor, device)
-        after = {name: read_tensor(files[tensor], tensor, device) if tensor in files else None for name, files in there.items()}
+        after = {name: read_tensor(files[tensor], tensor, device) if tensor in files else None
+                 for name, files in there.items()}
         masks = {name: found[name].add(tensor, before, after[name], rank_width) for name in tuned}
         for (one, other), sums in pairs.items():
             a, b = masks[one], masks[other]
