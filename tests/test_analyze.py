@@ -279,13 +279,12 @@ def test_a_layer_that_is_not_finite_is_left_out(place, capsys):
 
 def test_unchanged_by_hand():
     """2505.11711: one of four changed; 5e-6 is equal at 1e-5 and 2e-5 is not; bfloat16 hides 1 + 0.003, not 1 + 0.005."""
-    base = torch.tensor([1., 2, 3, 4])
-    assert weights.changed(base, torch.tensor([1, 2, 3.5, 4]), torch.float32, 1e-5).float().mean() == 0.25
-    zero = torch.zeros(2)
-    assert weights.changed(zero, torch.tensor([5e-6, 2e-5]), torch.float32, 1e-5).tolist() == [False, True]
-    one = torch.ones(2)
-    assert weights.changed(one, torch.tensor([1.003, 1.005]), torch.bfloat16, 1e-5).tolist() == [False, True]
-    assert weights.changed(one, torch.tensor([1.003, 1.005]), torch.float32, 1e-5).tolist() == [True, True]
+    base, one = torch.tensor([1., 2, 3, 4]), torch.ones(2)
+    assert weights.difference(base, torch.tensor([1, 2, 3.5, 4]), torch.float32).tolist() == [0, 0, 0.5, 0]
+    small = weights.difference(torch.zeros(2), torch.tensor([5e-6, 2e-5]), torch.float32)
+    assert (small > weights.PUBLISHED).tolist() == [False, True]
+    assert weights.difference(one, torch.tensor([1.003, 1.005]), torch.bfloat16).tolist() == [0, 0.0078125]
+    assert (weights.difference(one, torch.tensor([1.003, 1.005]), torch.float32) > weights.PUBLISHED).all()
 
 
 def test_overlap_by_hand():
@@ -520,14 +519,14 @@ def test_contrasts_by_hand():
         return {"math": [{"question": q, "kl_forward": kl, "n_shifted": n} for q, kl, n in zip("aabc", kls, shifted)]}
 
     questions = {"s0/sft": answers([1, 3, 4, 6], [1, 1, 3, 5]), "s1/sft": answers([1, 3, 4, 6], [1, 1, 3, 5]),
-                 "s0/rl": answers([1, 1, 2, 4], [3, 3, 1, 5]), "s1/rl": answers([1, 1, 4, 4], [3, 3, 1, 5])}
+                 "s0/rl": answers([1, 1, 2, 4], [3, 3, 2, 5]), "s1/rl": answers([1, 1, 4, 4], [3, 3, 2, 5])}
     study = SimpleNamespace(pair=["s0/sft", "s0/rl"], tuned={name: name for name in questions}, questions=questions, runs=[],
                             results={name: {"groups": {"math": {}, "x": {}}} for name in questions})
     kl, shifted = contrasts(study)
     assert (kl["one"], kl["other"], kl["n"], kl["seeds"]) == ("sft", "rl", 3, ["s0", "s1"])
     assert kl["difference"] == pytest.approx(((1 - 2) + (3 - 4) + (4 - 6)) / 3) and kl["verdict"] == "less with rl"
     assert kl["per_seed"] == pytest.approx({"s0": (-1 - 2 - 2) / 3, "s1": (-1 + 0 - 2) / 3})
-    assert shifted["difference"] == pytest.approx(0) and shifted["verdict"] == "no significant difference"
+    assert shifted["difference"] == pytest.approx(1 / 3) and shifted["verdict"] == "no significant difference"
     assert contrasts(SimpleNamespace(pair=["s0/sft"])) == []
 
 
