@@ -153,8 +153,7 @@ def describe(cfg, tuned, runs):
 
 
 def choose_pairs(one, other):
-    """Problems that two models answered -> [(row, row)]: two of the first group, one of each other; differing grades
-    first."""
+    """Problems that two models answered -> [(row, row)]: two of the first group, one of the others; differing grades first."""
     others, groups = {key(row): row for row in other}, defaultdict(dict)
     for row in one:
         if key(row) in others and right(row) is not None:
@@ -167,8 +166,7 @@ def choose_waits(runs, model, n=3):
     """Completions with a forced Wait -> [(run, row)]: n whose answer it mended and one whose answer it spoilt."""
     found, mine = {True: [], False: []}, [r for r in runs if r.of(model)]    # by whether the answer is right in the end
     for forced in sorted(mine, key=lambda r: r.settings.get("waits") or 0):
-        free = [r for r in mine if r.seed == forced.seed and r.forcing() == "no forcing"]
-        before = {key(row): right(row) for r in free for row in r.rows}
+        before = {key(row): right(row) for r in mine if (r.seed, r.forcing()) == (forced.seed, "no forcing") for row in r.rows}
         for row in forced.rows:
             if row.get("n_waits") and row.get("ids") and {now := right(row), before.get(key(row))} == {True, False}:
                 found[now].append((forced, row))
@@ -179,8 +177,8 @@ def to_show(cfg, study, written):
     """Rows for the report -> {model: [(heading, title, row)]}: the pair's answers to some problems and the base's own, and
     completions with a forced Wait."""
     viewed = {name: [] for name in (study.base, *study.tuned)}
-    own = {key(row): row for r in study.runs if r.of(cfg.base) and r.forcing() == "no forcing"
-           for row in r.rows if row.get("ids")}
+    free = [r for r in study.runs if r.of(cfg.base) and r.forcing() == "no forcing"]
+    own = {key(row): row for r in free for row in r.rows if row.get("ids")}
     for pair in choose_pairs(*(written[name][0] for name in (study.pair * 2)[:2])):
         heading = f"{' / '.join(dict.fromkeys(scope(pair[0])))}, problem {pair[0]['id']}"
         if key(pair[0]) in own:
@@ -293,8 +291,8 @@ def contrasts(study):
                 low, high = found["low"], found["high"]
                 words = f"more with {other}" if low > 0 else f"less with {other}" if high < 0 else \
                     "the same" if low == high == 0 else "no significant difference"
-                result.append({"measure": measure, "group": group, "one": one, "other": other} | found
-                              | {"interval": f"{number(found['difference'])} [{number(low)}, {number(high)}]", "verdict": words})
+                found["interval"] = f"{number(found['difference'])} [{number(low)}, {number(high)}]"
+                result.append({"measure": measure, "group": group, "one": one, "other": other, "verdict": words} | found)
     return result
 
 
@@ -312,8 +310,6 @@ def traces(runs, judged):
                 found["variety"] = {k: statistics.fmean(v[k] for v in each) for k in each[0]}
     return result
 
-
-# ---------------------------------------------------------------- figures
 
 def measured(study, name, summary):
     """One of MEASURES of a summary, the published KL if that was asked for; (None, None, None) without a summary."""
@@ -348,11 +344,12 @@ def draw(study, out):
             ("budget", 3.9, figures.budget_curve, study.curves, "Thinking cut at a budget or prolonged by “Wait”."),
             ("accuracy", 3.4, figures.grouped, accuracy, "Every model, thinking as long as it wants.", "right answers, %"),
             ("kl", 3.4, figures.grouped, kl, "Distance to the base on a model's own answers.", "KL per token, nats", True),
-            ("rank_shift", 3.4, figures.grouped, shifted, "Tokens whose rank training has changed.", "shifted tokens per answer"),
+            ("rank_shift", 3.4, figures.grouped, shifted, "Tokens whose rank training changed.", "shifted tokens per answer"),
             ("along", 2.9, figures.along, results, f"Along the answers in {study.group}.", study.group),
             ("tokens", 3.2, figures.shifted_words, results, "The most shifted tokens: how often, and the mean shift."),
-            ("words", 1.6 * math.ceil(min(12, len(words)) / 3), figures.word_pictures, dict([*words.items()][:12]), "Shifted words, the larger the "
-             "oftener and farther: discourse words red, words of content blue, the rest grey.", 2.4, 1.5),
+            ("words", 1.6 * math.ceil(min(12, len(words)) / 3), figures.word_pictures, dict([*words.items()][:12]),
+             "Shifted words, the larger the oftener and farther: discourse words red, words of content blue, the rest grey.",
+             2.4, 1.5),
             ("pca", 0.8 + 1.75 * n_rows, figures.pca_panels, n_rows and points,
              "Mean hidden states of each task's problems, a segment per layer: circle base, triangle tuned."),
             ("weights", 3.2, figures.weight_panels, {m: study.weights[m] for m in study.shown if study.weights[m]["n"]},
@@ -493,7 +490,8 @@ def tables(study):
     pair = [study.contrasts[0][side] for side in ("one", "other")] if study.contrasts else []
     found = {"CONTRASTS": [["in", "what", *pair, "difference", "per seed", ""]] + [
         [c["group"], c["measure"], number(c["before"]), number(c["after"]), c["interval"],
-         ", ".join(map(number, c["per_seed"].values())) if len(c["per_seed"]) > 1 else "-", c["verdict"]] for c in study.contrasts]}
+         ", ".join(map(number, c["per_seed"].values())) if len(c["per_seed"]) > 1 else "-", c["verdict"]]
+        for c in study.contrasts]}
     found["WEIGHTS"] = [["model", "unchanged %, bf16, 1e-5", "fp32, 1e-5", "fp32, exact", "rank of updates, % of full"]] + [
         [m, *(number(w["unchanged"][d][t]) for d, t in (("bf16", "1e-05"), ("fp32", "1e-05"), ("fp32", "0"))),
          "-" if w["rank_share"] is None else number(w["rank_share"])] for m, w in study.weights.items() if w["n"]]

@@ -45,9 +45,9 @@ def read_tensor(file, name, device):
         return opened.get_tensor(name)
 
 
-def changed(before, after, dtype, tolerance):
-    """Which weights differ by more than the tolerance once both are rounded to dtype: a mask."""
-    return (after.to(dtype).float() - before.to(dtype).float()).abs() > tolerance
+def difference(before, after, dtype):
+    """By how much weights differ once both are rounded to dtype."""
+    return (after.to(dtype).float() - before.to(dtype).float()).abs()
 
 
 def overlap(one, other):
@@ -70,9 +70,11 @@ class Changes:
             self.unmatched += 1
             return None
         self.n += delta.numel()
-        for dtype, tolerance in itertools.product(DTYPES, TOLERANCES):
-            self.counts[dtype, tolerance] += changed(before, after, DTYPES[dtype], tolerance).sum().item()
-        mask = changed(before, after, torch.bfloat16, PUBLISHED)
+        for dtype, kind in DTYPES.items():
+            apart = difference(before, after, kind)
+            for tolerance in TOLERANCES:
+                self.counts[dtype, tolerance] += (apart > tolerance).sum().item()
+        mask = apart > PUBLISHED                                 # of the last dtype, bfloat16
         number = re.search(r"\.(\d+)\.", name)
         layer = self.layers[f"layer {number[1]}" if number else name]
         squares = (x.double().square().sum().item() for x in (before, delta))
@@ -103,7 +105,8 @@ def weight_changes(base, tuned, rank_width=1024, device="cpu"):
     found, pairs = {name: Changes() for name in tuned}, {pair: [0, 0, 0, 0] for pair in itertools.combinations(tuned, 2)}
     for tensor in tqdm(sorted(where), desc="weights", disable=None):
         before = read_tensor(where[tensor], tensor, device)
-        after = {name: read_tensor(files[tensor], tensor, device) if tensor in files else None for name, files in there.items()}
+        after = {name: read_tensor(files[tensor], tensor, device) if tensor in files else None
+                 for name, files in there.items()}
         masks = {name: found[name].add(tensor, before, after[name], rank_width) for name in tuned}
         for (one, other), sums in pairs.items():
             a, b = masks[one], masks[other]

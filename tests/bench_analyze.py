@@ -77,8 +77,8 @@ def main(cfg):
     """Print both times and their ratio -> the ratio."""
     base, tuned = make(cfg, 0), make(cfg, 1)
     generator = torch.Generator().manual_seed(2)
-    examples = [(torch.randint(0, cfg.vocabulary, (50,), generator=generator).tolist(),
-                 torch.randint(0, cfg.vocabulary, (cfg.length,), generator=generator).tolist()) for _ in range(cfg.responses)]
+    examples = [tuple(torch.randint(0, cfg.vocabulary, (n,), generator=generator).tolist() for n in (50, cfg.length))
+                for _ in range(cfg.responses)]
     size = cfg.length + 50                           # one response at a time fits the caches of a CPU
     if cfg.device == "cuda":
         size *= 16

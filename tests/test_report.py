@@ -20,8 +20,8 @@ class Browser:
         theirs_in, ours_out = os.pipe()
         # bash moves its ends to where Chromium looks for them.
         script = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        self.process = subprocess.Popen(["bash", "-c", script, "bash", program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-                                        pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
+        command = ["bash", "-c", script, "bash", program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        self.process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
         os.close(theirs_in)
         os.close(theirs_out)
         self.read, self.write = os.fdopen(ours_in, "rb"), os.fdopen(ours_out, "wb", buffering=0)
@@ -135,7 +135,8 @@ def test_hover_shows_the_numbers(page):
         shown = browser.run("document.getElementById('tip').textContent").split("\n")
         assert browser.run("document.getElementById('tip').hidden") is False
         assert shown[0] == text.strip() + (" (written by budget forcing)" if forced else "")
-        assert shown[1] == f"KL {kl:g} nats · rank {rank_base} under the base, {rank_tuned} under the model · entropy {entropy:g} nats"
+        assert shown[1] == (f"KL {kl:g} nats · rank {rank_base} under the base, {rank_tuned} under the model · "
+                            f"entropy {entropy:g} nats")
         assert shown[2].startswith("the base expected ") and len(likely) == 3
         for word, p in likely:
             assert f"{word.strip()} {100 * p:.1f}%" in shown[2]
@@ -171,12 +172,13 @@ def test_search_and_keyboard(page):
     assert browser.run("document.querySelector('.here').textContent").strip() == "4"
     assert browser.run("document.querySelectorAll('.found').length") >= 3 * n
     browser.key("Escape")
-    first = browser.run("[...document.querySelectorAll('.tokens span')].indexOf(document.querySelector('.here'))")
+    where = "[...document.querySelectorAll('.tokens span')].indexOf(document.querySelector('.here'))"
+    first = browser.run(where)
     browser.key("ArrowRight")
-    assert browser.run("[...document.querySelectorAll('.tokens span')].indexOf(document.querySelector('.here'))") == first + 1
+    assert browser.run(where) == first + 1
     assert browser.run("document.getElementById('tip').textContent").startswith("+")
     browser.key("ArrowLeft")
-    assert browser.run("[...document.querySelectorAll('.tokens span')].indexOf(document.querySelector('.here'))") == first
+    assert browser.run(where) == first
     assert not errors(browser)
 
 
@@ -198,8 +200,8 @@ def test_readable_everywhere(page, scheme, width, tmp_path):
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     assert browser.run("document.documentElement.scrollWidth") <= width
-    ink, card, back, dim, heat = (browser.run(f"""getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()""")
-                                  for name in ("ink", "card", "back", "dim", "heat"))
+    style = "getComputedStyle(document.documentElement).getPropertyValue('--{}').trim()"
+    ink, card, back, dim, heat = (browser.run(style.format(name)) for name in ("ink", "card", "back", "dim", "heat"))
 
     def rgb(text):
         text = "#" + "".join(2 * c for c in text[1:]) if len(text) == 4 else text
