@@ -395,42 +395,37 @@ def check(cfg):
     run.check_positive(cfg, "steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "updates_per_rollout",
                        "lr", "clip", "nft_eps", "micro_batch_tokens", "slots", "save_every", "max_rounds",
                        "reward_seconds", "reward_workers", "minibatches")
-    if cfg.group_size < 2 and cfg.loss != "rft":
-        raise BadInput("--group-size 1 has no others to compare with: all advantages would be 0 (--loss rft needs none)")
-    if cfg.loss == "nft" and (cfg.baseline, cfg.adv_std) not in (("group", "pop"), ("group", "none")):
-        raise BadInput("--loss nft needs --baseline group and --adv-std pop or none, its two weightings")
-    if (cfg.kl == "none") != (cfg.beta == 0):
-        raise BadInput(f"--kl {cfg.kl} with --beta {cfg.beta}: a KL term needs both")
-    if cfg.kl_in == "reward" and (cfg.kl == "none" or cfg.adv_std != "none"):
-        raise BadInput("--kl-in reward needs --kl, --beta, and --adv-std none: in a group of equal rewards the KL's noise "
-                       "would be all that the deviation measures")
-    if cfg.kl_in == "reward" and cfg.loss in ("nft", "rft"):
-        raise BadInput(f"--loss {cfg.loss} asks which answers are right; it does not go with --kl-in reward")
-    for name in ("reference", "ref_refresh"):
-        if getattr(cfg, name) and not (cfg.kl_every or cfg.beta):
-            raise BadInput(f"--{name.replace('_', '-')}: there is no KL to measure (--kl-every) or to train (--kl, --beta)")
-    if cfg.budgets and (len(cfg.budgets) != 2 or not 0 < cfg.budgets[0] <= cfg.budgets[1]):
-        raise BadInput("--budgets: two numbers of tokens, the least and the most")
-    if cfg.budgets and "lcpo" not in cfg.reward:
-        raise BadInput(f"--budgets: no lcpo in --reward {cfg.reward}")
-    if cfg.minibatches > cfg.prompts_per_step:
-        raise BadInput(f"--minibatches {cfg.minibatches}: more than --prompts-per-step, and groups stay whole")
-    if cfg.votes and cfg.votes < cfg.group_size:
-        raise BadInput(f"--votes {cfg.votes}: at least --group-size {cfg.group_size}, which are trained")
-    for name in ("lag", "ref_refresh", "tis", "show_every", "eval_every", "kl_every"):
-        if getattr(cfg, name) < 0:
-            raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: 0 or more")
-    if not 0 <= cfg.offpolicy_frac <= 1:
-        raise BadInput(f"--offpolicy-frac {cfg.offpolicy_frac}: a share, 0 to 1")
+    for bad, why in (
+            (cfg.group_size < 2 and cfg.loss != "rft",
+             "--group-size 1 has no others to compare with: all advantages would be 0 (--loss rft needs none)"),
+            (cfg.loss == "nft" and (cfg.baseline, cfg.adv_std) not in (("group", "pop"), ("group", "none")),
+             "--loss nft needs --baseline group and --adv-std pop or none, its two weightings"),
+            ((cfg.kl == "none") != (cfg.beta == 0), f"--kl {cfg.kl} with --beta {cfg.beta}: a KL needs both"),
+            (cfg.kl_in == "reward" and (cfg.kl == "none" or cfg.adv_std != "none"),
+             "--kl-in reward needs --kl, --beta, and --adv-std none: in a group of equal rewards the KL's noise would be "
+             "all that the deviation measures"),
+            (cfg.kl_in == "reward" and cfg.loss in ("nft", "rft"),
+             f"--loss {cfg.loss} asks which answers are right; it does not go with --kl-in reward"),
+            ((cfg.reference or cfg.ref_refresh) and not (cfg.kl_every or cfg.beta),
+             f"--{'reference' if cfg.reference else 'ref-refresh'}: there is no KL to measure (--kl-every) or train (--beta)"),
+            (cfg.budgets and (len(cfg.budgets) != 2 or not 0 < cfg.budgets[0] <= cfg.budgets[1]),
+             "--budgets: two numbers of tokens, the least and the most"),
+            (cfg.budgets and "lcpo" not in cfg.reward, f"--budgets: no lcpo in --reward {cfg.reward}"),
+            (cfg.minibatches > cfg.prompts_per_step,
+             f"--minibatches {cfg.minibatches}: more than --prompts-per-step, and groups stay whole"),
+            (0 < cfg.votes < cfg.group_size, f"--votes {cfg.votes}: at least --group-size {cfg.group_size}, the trained"),
+            (not 0 <= cfg.offpolicy_frac <= 1, f"--offpolicy-frac {cfg.offpolicy_frac}: a share, 0 to 1"),
+            *((getattr(cfg, name) < 0, f"--{name.replace('_', '-')} {getattr(cfg, name)}: 0 or more")
+              for name in ("votes", "lag", "ref_refresh", "tis", "show_every", "eval_every", "kl_every"))):
+        if bad:
+            raise BadInput(why)
 
 
 def load_beside(cfg, path, tokenizer, ranks, flag):
     """A model without gradients, in shards if ranks have a mesh. Raises BadInput if its tokenizer is not --model's: token
     ids would mean other texts."""
-    if ranks.mesh is not None:
-        model, own = distributed.load(path, ranks, cfg.dtype == "bf16")
-    else:
-        model, own = distributed.load_split(path, ranks, torch.float32)
+    model, own = distributed.load(path, ranks, cfg.dtype == "bf16") if ranks.mesh is not None \
+        else distributed.load_split(path, ranks, torch.float32)
     if own.get_vocab() != tokenizer.get_vocab():
         raise BadInput(f"{flag} {path}: another tokenizer than that of --model {cfg.model}")
     return model.requires_grad_(False)
