@@ -407,7 +407,7 @@ def check(cfg):
             (cfg.kl_in == "reward" and cfg.loss in ("nft", "rft"),
              f"--loss {cfg.loss} asks which answers are right; it does not go with --kl-in reward"),
             ((cfg.reference or cfg.ref_refresh) and not (cfg.kl_every or cfg.beta),
-             f"--{'reference' if cfg.reference else 'ref-refresh'}: there is no KL to measure (--kl-every) or train (--beta)"),
+             f"--{'reference' if cfg.reference else 'ref-refresh'}: no KL is measured (--kl-every) or trained (--beta)"),
             (cfg.budgets and (len(cfg.budgets) != 2 or not 0 < cfg.budgets[0] <= cfg.budgets[1]),
              "--budgets: two numbers of tokens, the least and the most"),
             (cfg.budgets and "lcpo" not in cfg.reward, f"--budgets: no lcpo in --reward {cfg.reward}"),
