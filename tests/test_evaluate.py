@@ -184,7 +184,7 @@ def test_without_math_verify_the_rules_are_left(monkeypatch):
 def test_broken_answers_are_no_gold():
     for gold in ("\\frac{q}{}", "^{6}", "=2", "\\frac{1}{2", "\\sqrt{}", "3^", "", "$$", "9" * 2001):
         assert not is_gradable(gold) and grade({"answer": gold}, gold) is None, gold
-    assert all(map(is_gradable, [*GOLDS, "\\{\\}", "\\emptyset", "no", 4, "x \\to 0^+", "-"]))
+    assert all(map(is_gradable, [*GOLDS, "\\{\\}", "\\emptyset", "no", 4, "x \\to 0^+", "-", ") } ]", "*"]))
 
 
 def test_a_choice_may_be_given_by_its_text():
