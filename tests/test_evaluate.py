@@ -680,7 +680,8 @@ def test_table_of_scores(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split("|")[1].strip() == "model" and set(printed[1]) == set("|-:")
     assert len(set(map(len, printed))) == 1 and len(printed) == 2 + 4
-    main(Config(scores=str(path), sigma="pooled", json=True))
+    main(Config(scores=str(path), sigma="pooled", json=True, out=str(tmp_path / "out.jsonl")))
+    assert list(read_rows(tmp_path / "out.jsonl")[0]) == ["base", "RL", "think", "no-think"]
     spread = {g: statistics.pstdev([x for t in (BASE, *TUNED.values()) for x in t[g].values()]) for g in BASE}
     expected = transferability(BASE, TUNED["RL"], "v2", spread)
     assert json.loads(capsys.readouterr().out)["RL"]["v2"] == pytest.approx(expected)
