@@ -165,7 +165,8 @@ def deal(lengths, capacity, n_ranks):
 
 
 def encode(rows, tokenizer, cfg, context):
-    """Trace rows -> (list of (array of ids, bytes 0 or 1 of whether trained), a dict of counts). Overlong rows are cut or dropped, and counted.
+    """Trace rows -> (list of (array of ids, bytes: 1 where trained), a dict of counts). Overlong rows are cut or dropped, and
+    counted.
 
     A row whose completion is cut away wholly is dropped: it would train nothing.
     """
@@ -333,7 +334,8 @@ def memory_gb(device):
 
 def save_batch(path, chosen, tokenizer):
     """Write the rows of a step as they were trained on."""
-    write_rows(path, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)} for ids, trained in chosen])
+    write_rows(path, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)}
+                      for ids, trained in chosen])
 
 
 def main(cfg):
