@@ -45,6 +45,7 @@ from tqdm import tqdm
 
 import distributed
 import model as models
+import plan
 from data import run
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
@@ -96,11 +97,12 @@ class Config:
     compile: bool = False                # torch.compile each layer
     offload: bool = False                # torchrun: shards and optimizer in host memory
     adam_dtype: Literal["fp32", "bf16"] = "fp32"                   # of Adam's moments; bf16 saves 4 bytes a parameter
+    plan: str = ""                       # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
 
 
 # Settings that may differ between a run and its continuation.
 FREE = ("out", "save_every", "print_every", "plot", "bad_steps", "overwrite", "micro_batch_tokens", "tp", "recompute",
-        "compile", "offload")
+        "compile", "offload", "plan")
 
 
 def lr_at(step, n_steps, peak, warmup, schedule="cosine", hold=0.0, floor=0.0):
@@ -342,6 +344,9 @@ def main(cfg):
     """Fine-tune and save. Returns the log rows of the steps taken now."""
     run.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
                        "bad_steps", "tp")
+    if cfg.plan:
+        examples, _ = encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)
+        return plan.of_rows(cfg, [len(ids) for ids, _ in examples])
     ranks = distributed.join(cfg.device, cfg.tp, shards=True)
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")
