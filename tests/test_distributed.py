@@ -467,7 +467,7 @@ def training(material, out, model="qwen3", **more):
                          "print_every": 0, "plot": False, **more})
 
 
-def plain_sgd(model, lr, *_):
+def plain_sgd(model, lr, *_, **__):
     """Gradient descent instead of AdamW, which turns rounding of a gradient near 0 into a step of full length."""
     optimizer = torch.optim.SGD(distributed.parts(model).values(), lr=lr)
     optimizer.param_groups[0]["peak"] = lr
