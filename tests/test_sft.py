@@ -30,7 +30,7 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, PreTrainedTokeniz
 import distributed
 import model as models
 import sft
-from data import prepare, tiny
+from data import tiny
 from data.format import FORMATS
 from data.rows import BadInput, write_rows
 from data.traces import read_traces
@@ -579,6 +579,7 @@ def test_several_responses_of_one_question(tmp_path):
 def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
     """The same rows from .jsonl files of a directory, a directory saved by `datasets`, a directory of parquet, and a data
     set of data/prepare.py by its name; a missing column and a name that is nowhere cost one line."""
+    import datasets
     from datasets import Dataset
     wanted = [{key: row[key] for key in ("question", "thinking", "response")} for row in rows_of(base)]
     (tmp_path / "jsonl").mkdir()
@@ -591,13 +592,14 @@ def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
     for name in ("jsonl", "saved", "parquet"):
         assert read_traces(str(tmp_path / name)) == wanted, name
     raw = [{"question": "q", "solution": "s", "answer": "7"}]
-    monkeypatch.setattr(prepare, "load_source", lambda cfg: raw if cfg.name == "limo" else [{}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *_, split: raw if name == "GAIR/LIMO" else [{}])
     assert read_traces("limo") == [{"question": "q", "answer": "7", "response": "s", "source": "LIMO"}]
     with pytest.raises(BadInput, match="gsm8k: cannot be loaded"):
         read_traces("gsm8k")
     Dataset.from_list([{"question": "a", "text": "b"}]).save_to_disk(tmp_path / "other")
     with pytest.raises(BadInput, match="other: row 1: no column 'response'"):
         read_traces(str(tmp_path / "other"))
+    monkeypatch.undo()
     with pytest.raises(BadInput, match="no-one/has-this: cannot be loaded") as caught:
         read_traces("no-one/has-this")
     assert "\n" not in str(caught.value)
