@@ -45,6 +45,7 @@ from tqdm import tqdm
 
 import distributed
 import model as models
+import plan
 from data import run
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
@@ -96,11 +97,12 @@ class Config:
     compile: bool = False                # torch.compile each layer
     offload: bool = False                # torchrun: shards and optimizer in host memory
     adam_dtype: Literal["fp32", "bf16"] = "fp32"                   # of Adam's moments; bf16 saves 4 bytes a parameter
+    plan: str = ""                       # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
 
 
 # Settings that may differ between a run and its continuation.
 FREE = ("out", "save_every", "print_every", "plot", "bad_steps", "overwrite", "micro_batch_tokens", "tp", "recompute",
-        "compile", "offload")
+        "compile", "offload", "plan")
 
 
 def lr_at(step, n_steps, peak, warmup, schedule="cosine", hold=0.0, floor=0.0):
@@ -176,6 +178,8 @@ def encode(rows, tokenizer, cfg, context):
         for field in ("question", "thinking", "response"):
             if not isinstance(row.get(field) or "", str):
                 raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a string")
+        if not ((row.get("thinking") or "") + row["response"]).strip():
+            raise BadInput(f"{cfg.data}: row {number}: empty completion")
         history = row.get("history") or []
         if not isinstance(history, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
                                                     and isinstance(m.get("content"), str) for m in history):
@@ -329,17 +333,18 @@ def memory_gb(device):
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)             # Linux counts in KiB
 
 
-def save_batch(out, chosen, tokenizer):
-    """The rows of a step, as they were trained on, into OUT/bad_step.jsonl -> its path."""
-    path = Path(out) / "bad_step.jsonl"
+def save_batch(path, chosen, tokenizer):
+    """Write the rows of a step as they were trained on."""
     write_rows(path, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)} for ids, trained in chosen])
-    return path
 
 
 def main(cfg):
     """Fine-tune and save. Returns the log rows of the steps taken now."""
     run.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
                        "bad_steps", "tp")
+    if cfg.plan:
+        examples, _ = encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)
+        return plan.of_rows(cfg, [len(ids) for ids, _ in examples])
     ranks = distributed.join(cfg.device, cfg.tp, shards=True)
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")
@@ -390,12 +395,12 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         began = time.perf_counter()
         chosen = [examples[i] for i in steps[number]]
         n_trained = sum(sum(trained[1:]) for _, trained in chosen)
-        longest = max(len(ids) for ids, _ in chosen)
+        shortest, longest = min(range(len(chosen)), key=lambda i: len(chosen[i][0])), max(len(ids) for ids, _ in chosen)
         if cfg.padded:
             chosen = [(ids + ids[-1:] * (longest - len(ids)), trained.ljust(longest, b"\0")) for ids, trained in chosen]
         loss = 0.0
         for group in deal([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
-            batch = models.pack(*zip(*(chosen[i] for i in group or [0])), device=ranks.device)
+            batch = models.pack(*zip(*(chosen[i] for i in group or [shortest])), device=ranks.device)
             with autocast(cfg, ranks.mesh is not None):
                 logp = distributed.score(model, batch)                       # (N,)
             part = -logp.sum() / n_trained
@@ -419,8 +424,11 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         if log:
             log(**history[-1])
         if n_bad == cfg.bad_steps:
+            bad_step = Path(cfg.out) / "bad_step.jsonl"
+            if ranks.leads:
+                save_batch(bad_step, chosen, tokenizer)
             raise BadInput(f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
-                           f"are in {save_batch(cfg.out, chosen, tokenizer)}")
+                           f"are in {bad_step}")
         n_asked = distributed.total(len(asked_to_end), ranks)            # so that all ranks end after the same step
         if number + 1 == len(steps):
             break

@@ -26,7 +26,7 @@ else                                         # §A.3.1-2; SFT: 1.5 epochs of 47K
   DEVICE=${DEVICE:-cuda}
   GENERATE=${GENERATE:---temperature 0.6 --top-p 0.95 --max-tokens 32768 --dtype bf16}
   SFT=${SFT:---epochs 2 --batch-rows 512 --lr 5e-5 --warmup 0.1 --max-length 16384 --dtype bf16}
-  RL=${RL:---steps 140 --prompts-per-step 512 --group-size 16 --updates-per-rollout 4 --max-tokens 16384 --lr 1e-6 --eps-low 0.22 --eps-high 0.28}
+  RL=${RL:---steps 140 --prompts-per-step 512 --group-size 16 --minibatches 4 --max-tokens 16384 --lr 1e-6 --eps-low 0.22 --eps-high 0.28}
   ANALYZE=${ANALYZE:---stream --dtype bf16}
   if [ -n "${TEACHER:-}" ] && [ -z "${TRACES:-}" ]; then
     TRACES=$OUT/teacher.jsonl
