@@ -4,20 +4,19 @@
     python plan.py --model qwen2.5-7b --gpus 1xH200-141GB --recompute    fine-tuning by sft.py
     python plan.py --stage grpo --model qwen2.5-7b --gpus 1xH100-80GB --offload
 
-No GPU and no weights are needed: one micro-batch of model.py's forward and backward pass runs at its full width, with
-as few layers as tell how memory grows with them, over fake tensors, which have shapes but no numbers (seconds). What is
-alive is counted at each operation; the peaks during the head, during the first layer that goes backward and during the
-last are continued in a straight line to all layers. Added to it, per GPU of W, with P parameters:
+Needs no GPU and no weights. One micro-batch goes through model.py forward and backward at full width over fake tensors,
+which have shapes but no numbers, with 2 and with 4 layers; what is alive at most, beyond weights and gradients, while the
+head, the first layer that goes backward and the last one compute is continued in a straight line to all layers. To that
+arithmetic adds, for P parameters on W GPUs:
 
-    weights      4P/W   float32 master shards              gradients  4P/W  float32, complete when the backward pass ends
-    optimizer    8P/W   Adam's two moments (4P/W in bf16)  update     4P/W  the copy that PyTorch's AdamW makes on a GPU
-    gathered     bf16 of embedding, head and two layers; reduced: gradients of a layer and of both, on their way to shards
+    weights    4P/W  float32 masters                       optimizer  8P/W  Adam's moments (4P/W in bf16)
+    gradients  4P/W  float32, complete after the backward  copy       4P/W  that PyTorch's AdamW makes on a GPU (update)
+    gathered   embedding, head and two layers in bf16      reduced    gradients of a layer and the head, not yet shards
+    sampler    grpo: a bf16 copy, over --tp GPUs           cache      grpo: keys and values of the slots
 
-so that the peak is the largest sum over the moments: head, first, last, update. In GRPO also the rollout: a bf16 copy of
-the weights split over --tp, and the cache of keys and values. Hours: tokens · (6P + attention) FLOPs, a third more with
---recompute, at --utilisation of the data sheet's bf16 rate; rollouts at --bandwidth-share of the bytes that must be read.
-Simulation and arithmetic are checked against the allocator of a small real run, and against FSDP2 under PyTorch's own
-tracker (tests/test_plan.py). Times rest on assumptions, which are printed, and no GPU has confirmed them yet.
+Hours: FLOPs at --utilisation of the data sheet's rate; in rollouts, bytes that a decoding step reads at --bandwidth-share.
+The memory is tested against the allocator of a real small step and against PyTorch's tracker of FSDP2. Times rest on
+the two shares, which are assumed and printed. No GPU has confirmed either yet.
 """
 import copy
 import dataclasses
@@ -39,6 +38,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 import model as models
 from data import run
+from data.published import GPUS, RUNS, SHAPES
 from data.rows import BadInput
 from kernels import reference
 
@@ -47,10 +47,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Config:
-    run: str = ""                        # a published run (RUNS below), whose settings stand for all those not given
+    run: str = ""                        # a published run (RUNS in data/published.py): its settings, where none are given
     stage: Literal["sft", "grpo"] = "sft"                              # which script is planned
-    model: str = "qwen2.5-32b"           # a shape (SHAPES below) or a directory with config.json
-    gpus: str = "8xH100-80GB"            # number and kind, see GPUS below
+    model: str = "qwen2.5-32b"           # a shape (SHAPES there) or a directory with config.json
+    gpus: str = "8xH100-80GB"            # number and kind, see GPUS there
 
     rows: int = 1000                     # traces; s1: 1000
     row_tokens: int = 5000               # mean length of a trace with its prompt
@@ -80,38 +80,7 @@ class Config:
     json: bool = False                   # print JSON instead of a table
 
 
-# width, inner width, layers, heads, key-value heads, vocabulary, tied head? (config.json on the hub)
-SHAPES = {
-    "qwen2.5-0.5b": ("qwen2", 896, 4864, 24, 14, 2, 151936, True),
-    "qwen2.5-1.5b": ("qwen2", 1536, 8960, 28, 12, 2, 151936, True),
-    "qwen2.5-3b": ("qwen2", 2048, 11008, 36, 16, 2, 151936, True),
-    "qwen2.5-7b": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False),
-    "qwen2.5-14b": ("qwen2", 5120, 13824, 48, 40, 8, 152064, False),
-    "qwen2.5-32b": ("qwen2", 5120, 27648, 64, 40, 8, 152064, False),
-    "qwen3-14b": ("qwen3", 5120, 17408, 40, 40, 8, 151936, False),
-}
-
-# Data sheets: GiB that PyTorch sees, bf16 TFLOP/s (dense), memory GB/s, GB/s to the other GPUs one way.
-GPUS = {
-    "H100-80GB": (79.1, 989, 3350, 450), "H200-141GB": (139.8, 989, 4800, 450), "B200-180GB": (178.0, 2250, 8000, 900),
-    "A100-80GB": (79.1, 312, 2039, 300), "A100-40GB": (39.4, 312, 1555, 300), "L40S-48GB": (44.4, 362, 864, 32),
-    "RTX4090-24GB": (23.5, 165, 1008, 32), "L4-24GB": (22.0, 121, 300, 32),
-}
 CONTEXT, FRAGMENTS = 1.0, 0.06           # GiB of CUDA and NCCL, share of the tensors that the allocator loses between them
-
-# Published hyper-parameters: s1 §D, LIMO's training configuration, UniReason §2.2 and A.3. 4.7M tokens of s1K are its
-# Table 6; mean lengths of the other data sets, and of UniReason's answers, are assumptions.
-RUNS = {
-    "s1-32b": dict(model="qwen2.5-32b", rows=1000, row_tokens=5000, epochs=5, batch_rows=16, micro_batch_tokens=32768,
-                   recompute=True),
-    "limo-32b": dict(model="qwen2.5-32b", rows=800, row_tokens=6500, epochs=15, batch_rows=64, max_length=16384,
-                     micro_batch_tokens=16384, recompute=True),
-    "unireason-14b-sft": dict(model="qwen3-14b", rows=47000, row_tokens=5000, epochs=1.5, batch_rows=512,
-                              max_length=16384, micro_batch_tokens=16384, recompute=True),
-    "unireason-14b-rl": dict(stage="grpo", model="qwen3-14b", steps=140, prompts_per_step=512, group_size=16,
-                             answer_tokens=4000, max_tokens=16384, max_length=16584, micro_batch_tokens=16584,
-                             recompute=True, tp=4),      # each rollout once, in four parts of 128 prompts
-}
 
 
 # ---------------------------------------------------------------- the model and the machine
@@ -315,8 +284,8 @@ def cache_bytes(config, dtype):
 
 
 def rollout_memory(cfg, config, gpus):
-    """-> ({part: bytes} of one GPU while it samples, sequences that --tp GPUs decode side by side). One plain model is rounded
-    to bfloat16 for the time; logits and what sampling makes of them take 12 bytes each."""
+    """-> ({part: bytes} of one GPU while it samples, sequences that --tp GPUs decode side by side). Logits and what sampling
+    makes of them take 12 bytes each."""
     n, kept = count(config), 0 if cfg.offload else 1 / gpus.n
     parts = states(cfg, n.total * kept) | {"sampler": (2 if cfg.dtype == "bf16" else 4 * (gpus.n > 1)) * n.total / cfg.tp}
     parts["optimizer"] *= not cfg.offload_optimizer
@@ -441,27 +410,28 @@ def show(cfg, found):
     def line(name, numbers):
         print(f"{name:<12}" + "".join(f"{x:>11}" if isinstance(x, str) else f"{x / GIB:>11.1f}" for x in numbers))
 
-    gpus, phases, hours = machine(cfg.gpus), found["memory"], found["hours"]
-    given = {k: getattr(cfg, k) for k in ("micro_batch_tokens", "recompute", "tp", "offload", "offload_optimizer", "adam_dtype")
-             if getattr(cfg, k) != getattr(Config, k)}
-    print(f"{cfg.run or cfg.stage}: {cfg.model}, {found['parameters'] / 1e9:.2f} billion parameters, on {gpus.n} x {gpus.kind} "
-          + flags(given))
+    gpus, phases, hours, short = machine(cfg.gpus), found["memory"], found["hours"], "{:.1f}".format
+    names = ("micro_batch_tokens", "recompute", "tp", "offload", "offload_optimizer", "adam_dtype")
+    print(f"{cfg.run or cfg.stage}: {cfg.model}, {found['parameters'] / 1e9:.2f} billion parameters, {gpus.n} x {gpus.kind}",
+          flags({k: getattr(cfg, k) for k in names if getattr(cfg, k) != getattr(Config, k)}))
     line("GiB per GPU", phases)
     for name in dict.fromkeys(part for parts in phases.values() for part in parts):
         if any(parts.get(name) for parts in phases.values()):
             line(name, [parts.get(name, 0) for parts in phases.values()])
     line("sum", [sum(parts.values()) for parts in phases.values()])
-    print(f"peak {found['peak'] / GIB:.1f} GiB ({found['peak_phase']}); {found['peak_with_margins'] / GIB:.1f} with {CONTEXT:.0f} "
-          f"for CUDA and {FRAGMENTS:.0%} between blocks, of {gpus.gib}: {'fits' if found['fits'] else 'does not fit'}"
-          + (f"; host memory {found['host_memory'] / GIB:.0f} GiB" if cfg.offload else ""))
+    print(f"peak {short(found['peak'] / GIB)} GiB ({found['peak_phase']}); {short(found['peak_with_margins'] / GIB)} with "
+          f"{CONTEXT:.0f} for CUDA and {FRAGMENTS:.0%} between blocks, of {gpus.gib}: "
+          + ("fits" if found["fits"] else "does not fit")
+          + (f"; host memory {short(found['host_memory'] / GIB)} GiB" if cfg.offload else ""))
     if not found["fits"]:
         better = advice(cfg)
         print(f"it fits with {better}" if better else "no flag makes it fit: take more or larger GPUs, or a smaller model")
     print(f"{found['steps']} steps of {found['tokens_per_step']:,} tokens: {found['flops_per_step']:.3g} FLOPs and "
           f"{found['update_seconds']:.1f} s each")
     if found.get("slots"):
-        print(f"rollouts: {found['rollout_seconds']:.0f} s a step, {found['rollout_tokens_per_second']:,.0f} tokens/s, {found['slots']} "
-              f"sequences at a time on {cfg.tp} GPU{'s' * (cfg.tp > 1)}; {found['hours_per_100_steps']:.1f} hours per 100 steps")
+        print(f"rollouts: {found['rollout_seconds']:.0f} s a step, {found['rollout_tokens_per_second']:,.0f} tokens/s, "
+              f"{found['slots']} sequences at a time on {cfg.tp} GPU{'s' * (cfg.tp > 1)}; "
+              f"{short(found['hours_per_100_steps'])} hours per 100 steps")
     if hours:
         print(f"{hours:.1f} hours, {hours * gpus.n:.0f} GPU hours, if {cfg.utilisation:.0%} of {gpus.tflops} TFLOP/s"
               + f" and {cfg.bandwidth_share:.0%} of {gpus.bandwidth} GB/s" * (cfg.stage == "grpo")

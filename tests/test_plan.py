@@ -56,8 +56,8 @@ def real_peak(model, lengths, adam_dtype="fp32"):
     return resident + most
 
 
-@pytest.mark.parametrize("recompute, lengths, tied, adam", [(False, [150, 100, 50], False, "fp32"),
-                                                            (True, [400, 300], True, "fp32"), (True, [20, 10], False, "bf16")])
+@pytest.mark.parametrize("recompute, lengths, tied, adam", [
+    (False, [150, 100, 50], False, "fp32"), (True, [400, 300], True, "fp32"), (True, [20, 10], False, "bf16")])
 def test_peak_of_a_real_step(recompute, lengths, tied, adam):
     """Within 10% of the allocator: where activations decide, with checkpointing, and where the states do."""
     config = Qwen2Config(**SMALL, tie_word_embeddings=tied)
