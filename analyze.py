@@ -4,40 +4,52 @@ For each token y that the tuned model G wrote, G and the base model B are asked 
     KL          Σ_v G(v) log G(v)/B(v) over the whole vocabulary, and the same with G and B exchanged
     rank shift  rank of y under B - rank of y under G (1 = the most likely token); a token with a shift ≠ 0 is "shifted"
     PCA shift   how far a layer's mean state on given problems moved along the two main directions of the base's states
-Source: UniReason (arXiv 2507.00432), §3 and §4.1. Departs from its scripts in: 1. Token ids come from the decoder; a text
-encoded again may split differently. 2. KL is exact; their estimate is `kl_estimate`. 3. They leave out the first token of
-a response by an off-by-one; --skip-first does, too. 4. Tokens that budget forcing wrote are not counted. 5. `pca_shift`
-is theirs: it pools pads, and layers cancel; `pca_shift_masked` pools tokens only and averages lengths, which cannot.
+    weights     which of them changed at all, in float32 and as bfloat16 shows them, and the rank of each matrix's change
+Source: UniReason (arXiv 2507.00432), §3 and §4.1; weights: 2505.11711; what traces do: data/behaviours.py. Departs from
+UniReason's scripts in: 1. Token ids come from the decoder; a text encoded again may split differently. 2. KL is exact;
+their estimate, of single tokens, in absolute value and without the first token, is `kl_estimate`, and --kl published
+shows it instead. 3. They leave out the first token of a response by an off-by-one; --skip-first does, too. 4. Tokens
+that budget forcing wrote are not counted. 5. `pca_shift` is theirs: it pools pads, and layers cancel; `pca_shift_masked`
+pools tokens only and averages lengths, which cannot. 6. Intervals are over questions: several samples of one are not
+independent.
 
 A laptop, seconds:   python analyze.py --base data/tiny_base --tuned out/tiny/seed0/sft-s1 out/tiny/seed0/grpo
                      --data out/tiny/seed0/runs/{sft-s1,grpo}.jsonl --runs out/tiny/seed0/runs --out out/tiny
 A 7B model:          python analyze.py --base Qwen/Qwen2.5-7B-Instruct --tuned simplescaling/s1.1-7B --data out/s1.jsonl
                      --runs out/runs --out out/analysis --device cuda --dtype bf16
+Too large for two:   the same with --stream: one model at a time, the base's states in shards on disk
 
-Reads model directories, completion rows (data/rows.py) and the headers beside them. evaluate.py grades --runs; a run is
-known by its file's name. Writes metrics.json, the figures as PNG, and report.html, one file that needs nothing else.
+Reads model directories, completion rows (data/rows.py) and the headers beside them, flops.jsonl of the trainings where
+there is one (rows of phase, tokens, flops). evaluate.py grades --runs; a run is known by its file's name. Writes
+metrics.json, the figures as PNG, and report.html, one file that needs nothing else. Killed, it continues from --out/work.
 """
 import itertools
 import json
 import math
+import os
 import random
+import shutil
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers import AutoConfig, AutoTokenizer
 
-import evaluate
 import kernels
 import model as models
 from data import run
-from data.format import FORMATS
+from data.behaviours import read_judged, word_class
 from data.rows import BadInput
-from report import (BASE_COLOUR, COLOURS, draw, forced_points, key, model_table, page, pooled, read_json, read_runs,
-                    right, scope, settle)
+from data.weights import ledger, matched, weight_changes
+from kernels import reference
+from report import (VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, model_table, page, piece,
+                    pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript)
 
 
 @dataclass(frozen=True)
@@ -47,24 +59,37 @@ class Config:
     tuned: tuple[str, ...] = ()          # models that were trained from it
     data: tuple[str, ...] = ()           # completions of the tuned models; their headers say whose
     runs: tuple[str, ...] = ()           # completions to grade: files, or directories with one replicate (seed) each
+    judged: tuple[str, ...] = ()         # what a judge model said about traces, see data/behaviours.py
     claims: str | None = None            # JSON list of {id, text, group, from, to, expect: higher | lower | same}
-    format: Literal["s1", "think", "r1", "plain"] | None = None    # of --data; default: what the headers say
+    format: Literal["s1", "s1-steps", "think", "r1", "plain"] | None = None    # of --data; default: what the headers say
     max_responses: int = 100             # responses per task and tuned model; UniReason: 100
     k_texts: int = 100                   # problems per task for the PCA shift; UniReason: 100
+    kl: Literal["exact", "published"] = "exact"    # which KL tables and figures show; metrics.json has both
     skip_first: bool = False             # leave out the first token of each response, as UniReason's scripts do
+    rank_width: int = 1024               # rank of each matrix's update up to this width; 0 = none (an SVD per matrix)
+    stream: bool = False                 # one model in memory at a time; the base's states wait in --out/work
     device: str = "cpu"                  # or cuda
-    dtype: Literal["fp32", "bf16"] = "fp32"    # of weights and computation
+    dtype: Literal["fp32", "bf16", "fp64"] = "fp32"    # of weights and computation; fp64 to check the others against
     micro_batch_tokens: int = 16384      # tokens per forward pass; changes memory and speed, not the result
 
 
-TEXT_TOKENS, VIEWED_TOKENS = 128, 800    # of a problem for the PCA shift, as in UniReason; of a transcript in the report
+TEXT_TOKENS = 128                        # of a problem for the PCA shift, as in UniReason
+N_BINS = 40                              # positions of the curves along a response
+CURVES = ("kl_forward", "kl_reverse", "rank_shift", "entropy_base", "entropy_tuned")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
+
+# ---------------------------------------------------------------- the mathematics
 
 def kl_estimator(logps_tuned, logps_base):
     """Log-probabilities of the sampled tokens, a list per response -> UniReason's |mean of means of log G/B|."""
-    means = [statistics.fmean(math.log((math.exp(g) + 1e-10) / (math.exp(b) + 1e-10)) for g, b in zip(*response))
-             for response in zip(logps_tuned, logps_base, strict=True)]
-    return abs(statistics.fmean(means))
+    return abs(statistics.fmean(map(log_ratio, logps_tuned, logps_base)))
+
+
+def log_ratio(tuned, base):
+    """Mean of log G/B over a response's tokens, with the 1e-10 that UniReason adds to probabilities."""
+    return statistics.fmean(math.log((math.exp(g) + 1e-10) / (math.exp(b) + 1e-10))
+                            for g, b in zip(tuned, base, strict=True))
 
 
 def rank_shifts(ranks_base, ranks_tuned):
@@ -73,18 +98,37 @@ def rank_shifts(ranks_base, ranks_tuned):
     return shift.mean().item(), int((shift != 0).sum())
 
 
+def clustered(sums, counts, questions):
+    """Σ sums / Σ counts over responses, and its 95% interval: (value, low, high), None, None for a single question.
+
+    Responses of one question vary together, so what each adds to the error of the ratio is summed per question first
+    (the linearised ratio of cluster totals; with counts of 1 and a response each it is mean ± 1.96 s/√n).
+    """
+    value, errors = sum(sums) / sum(counts), defaultdict(float)
+    for total, count, question in zip(sums, counts, questions, strict=True):
+        errors[question] += total - value * count
+    n = len(errors)
+    if n < 2:
+        return value, None, None
+    half = 1.959964 * math.sqrt(n / (n - 1) * sum(x * x for x in errors.values())) / sum(counts)
+    return value, value - half, value + half
+
+
 def pca_shift(base_layers, tuned_layers):
     """Lists of (K, H), one per layer -> (distance, points (layers, 2, 2)), as published. A point of base or tuned is the
     shift along PC1 and the place on PC2. The components belong to the base alone, projections are not centred, and a
-    component's largest loading is positive. The mean over layers keeps the signs; then the length is taken."""
+    component's largest loading is positive. The mean over layers keeps the signs; then the length is taken. A layer with
+    a number that is not finite is left out."""
     points = []
     for base, tuned in zip(base_layers, tuned_layers, strict=True):
         base, tuned = (torch.as_tensor(x, dtype=torch.float64) for x in (base, tuned))
+        if not (base.isfinite().all() and tuned.isfinite().all()):
+            continue
         components = torch.linalg.svd(base - base.mean(0), full_matrices=False).Vh[:2]               # (2, H)
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         before, after = (x.mean(0) @ (components * largest.sign()).T for x in (base, tuned))         # (2,)
         points.append([[0.0, before[1].item()], [(after[0] - before[0]).item(), after[1].item()]])
-    points = torch.tensor(points, dtype=torch.float64)
+    points = torch.tensor(points, dtype=torch.float64).view(-1, 2, 2)
     return (points[:, 1] - points[:, 0]).mean(0).norm().item(), points
 
 
@@ -94,58 +138,225 @@ def pca_shift_masked(base_layers, tuned_layers):
     return (points[:, 1] - points[:, 0]).norm(dim=1).mean().item(), points
 
 
-def summarise(responses, shifts):
-    """Measured responses and {task: PCA shifts} -> entry of metrics.json. KL in nats per token, macro: mean over responses,
+def token_numbers(tuned, base, target):
+    """(hidden (N, D), head (V, D), softcap) of two models, target (N,) -> {name: (N,)}: kl_forward (tuned‖base),
+    kl_reverse, and logp, rank, entropy of both as logp_base, logp_tuned, ... On a GPU by the kernels. On a CPU both
+    logits of a chunk of the vocabulary give all numbers at once, so that a head is multiplied with once, not thrice;
+    chunks come together as in kernels/reference.py."""
+    sides = {"tuned": tuned, "base": base}
+    if target.is_cuda:
+        numbers = {}
+        for name, (hidden, weight, cap) in sides.items():
+            stats = kernels.token_stats(hidden, weight, target, 1.0, cap, ("logp", "rank", "entropy"))
+            numbers |= {f"{what}_{name}": getattr(stats, what) for what in ("logp", "rank", "entropy")}
+        kl = kernels.token_kl(*tuned[:2], *base[:2], softcap_p=tuned[2], softcap_q=base[2])
+        return numbers | dict(zip(("kl_forward", "kl_reverse"), kl))
+    n, n_vocabulary = len(target), len(tuned[1])
+    size, parts = reference.columns(2 * n, n_vocabulary), []                 # two pairs of logits at a time
+    dtype = torch.promote_types(tuned[0].dtype, torch.float32)
+    room, own, above = torch.empty(4, n * size, dtype=dtype), [], [torch.zeros(n, dtype=torch.int64) for _ in sides]
+    for hidden, weight, cap in sides.values():
+        logit = (hidden * weight[target]).sum(1).to(dtype)
+        own.append(logit if cap is None else cap * torch.tanh(logit / cap))
+
+    def dot(a, b):                               # of each row
+        return torch.bmm(a[:, None], b[:, :, None])[:, 0, 0]
+
+    for start in range(0, n_vocabulary, size):
+        width = min(size, n_vocabulary - start)
+        z_p, z_q, e_p, e_q = (x[:n * width].view(n, width) for x in room)    # (N, C)
+        here = ((target >= start) & (target < start + width)).nonzero()[:, 0]
+        sums = []
+        for (hidden, weight, cap), z, e, logit, count in zip(sides.values(), (z_p, z_q), (e_p, e_q), own, above):
+            part = weight[start:start + width]
+            z = torch.mm(hidden, part.T, out=z) if z.dtype == hidden.dtype else z.copy_(hidden @ part.T)
+            if cap is not None:
+                z.div_(cap).tanh_().mul_(cap)
+            z[here, target[here] - start] = logit[here]      # a product with one row may round otherwise than with many
+            count += torch.gt(z, logit[:, None], out=e).sum(1).long()
+            top = z.amax(1)
+            total = torch.exp(z.sub_(top[:, None]), out=e).sum(1)
+            sums.append((top, total, dot(e, z) / total))     # of the chunk: Σ p z
+        (top_p, sum_p, mean_p), (top_q, sum_q, mean_q) = sums
+        entropies = sum_p.log() - mean_p, sum_q.log() - mean_q
+        gap, ratio = z_p.sub_(z_q), sum_q.log() - sum_p.log()                # log p/q in the chunk is their sum
+        parts.append((top_p + sum_p.log(), top_q + sum_q.log(), *entropies,
+                      dot(e_p, gap) / sum_p + ratio, -dot(e_q, gap) / sum_q - ratio))
+    sum_p, sum_q, entropy_p, entropy_q, forward, reverse = map(torch.stack, zip(*parts))
+    numbers = dict(zip(("kl_forward", "kl_reverse"), reference.merge_kl(sum_p, sum_q, forward, reverse)))
+    for name, sums, entropy, logit, count in zip(sides, (sum_p, sum_q), (entropy_p, entropy_q), own, above):
+        total, whole = reference.merge(sums, entropy)
+        numbers |= {f"logp_{name}": logit - total, f"rank_{name}": count + 1, f"entropy_{name}": whole}
+    return numbers
+
+
+# ---------------------------------------------------------------- what is kept of responses
+
+class Tally:
+    """Of the measured responses of a task: a few numbers each, sums per position, counts per token; no more, so that
+    memory hardly grows with the number of responses."""
+
+    def __init__(self, group, width):
+        self.group, self.width, self.responses, self.words, self.n_nan = group, width, [], {}, 0
+        self.sums = torch.zeros(len(CURVES) + 1, N_BINS, dtype=torch.float64)       # per `width` positions; last: count
+        self.tenths = torch.zeros(len(CURVES) + 1, 10, dtype=torch.float64)         # per tenth of the response
+
+    def add(self, question, ids, values, kept):
+        """values: {name: (N,)} of the tokens ids; kept: the indices that count (not injected, perhaps not the first)."""
+        if not all(column[kept].isfinite().all() for column in values.values()):
+            self.n_nan += 1
+            return
+        shift = values["rank_base"] - values["rank_tuned"]
+        columns = [*({**values, "rank_shift": shift}[name][kept] for name in CURVES), torch.ones(len(kept)).double()]
+        columns, at = torch.stack(columns), torch.tensor(kept)
+        self.sums.index_add_(1, (at // self.width).clamp(max=N_BINS - 1), columns)
+        self.tenths.index_add_(1, at * 10 // len(ids), columns)
+        for i in kept:
+            word = self.words.setdefault(ids[i], [0, 0, 0.0, 0.0])                  # seen, shifted, Σ shift, Σ |shift|
+            word[0] += 1
+            if x := shift[i].item():
+                word[1], word[2], word[3] = word[1] + 1, word[2] + x, word[3] + abs(x)
+        mean, n_shifted = rank_shifts(values["rank_base"][kept], values["rank_tuned"][kept])
+        later = [i for i in kept if i]                                              # the published estimate has no first
+        estimate = log_ratio(*(values[f"logp_{side}"][later].tolist() for side in ("tuned", "base"))) if later else None
+        self.responses.append({"question": question, "n": len(kept), "n_shifted": n_shifted, "shift": mean * len(kept),
+                               "estimate": estimate, "kl_forward": values["kl_forward"][kept].mean().item(),
+                               "kl_reverse": values["kl_reverse"][kept].mean().item()})
+
+
+def summarise(tallies, shifts):
+    """{task: Tally} and {task: PCA shifts} -> entry of metrics.json. KL in nats per token, macro: mean over responses,
     micro: over tokens. Rank and PCA shift of several tasks are the mean of the tasks' values, as published."""
-    tasks = defaultdict(list)
-    for response in responses:
-        tasks[response["task"]].append(response)
-    entry = {"kl_estimate": kl_estimator(*([r[k].tolist() for r in responses] for k in ("logp_tuned", "logp_base")))}
+    responses = [r for t in tallies.values() for r in t.responses]
+    questions = [(task, r["question"]) for task, t in tallies.items() for r in t.responses]
+    counts, ones = [r["n"] for r in responses], [1] * len(responses)
+    estimates = [r["estimate"] for r in responses if r["estimate"] is not None]
+    entry = {"kl_estimate": abs(statistics.fmean(estimates)) if estimates else None}
     for name in ("kl_forward", "kl_reverse"):
-        means = [r[name].mean().item() for r in responses]
-        macro = statistics.fmean(means)                  # one response has no interval
-        half = 1.959964 * statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
-        entry[name] = {"macro": macro, "micro": torch.cat([r[name] for r in responses]).mean().item(),
-                       **({"low": None, "high": None} if half is None else {"low": macro - half, "high": macro + half})}
-    counts = [rank_shifts(*(torch.cat([r[side] for r in inside]) for side in ("rank_base", "rank_tuned")))
-              for inside in tasks.values()]
-    known = [shifts[task] for task in tasks if task in shifts]
-    entry |= {k: statistics.fmean(s[k] for s in known) if known else None for k in ("pca_shift", "pca_shift_masked")}
-    n_shifted, n_tokens = sum(n for _, n in counts), sum(len(r["ids"]) for r in responses)
-    return entry | {"rank_shift_mean": statistics.fmean(mean for mean, _ in counts), "shifted_tokens": n_shifted,
-                    "shifted_share": n_shifted / n_tokens, "shifted_per_response": n_shifted / len(responses),
-                    "n_responses": len(responses), "n_tokens": n_tokens}
+        macro = clustered([r[name] for r in responses], ones, questions)
+        micro = clustered([r[name] * r["n"] for r in responses], counts, questions)
+        entry[name] = dict(zip(("macro", "low", "high", "micro", "micro_low", "micro_high"), (*macro, *micro)))
+    n_shifted, n_tokens = sum(r["n_shifted"] for r in responses), sum(counts)
+    known = [shifts[task] for task in tallies if task in shifts]
+    for name in ("pca_shift", "pca_shift_masked"):
+        found = [s[name] for s in known if s[name] is not None]
+        entry[name] = statistics.fmean(found) if found else None
+    means = [sum(r["shift"] for r in t.responses) / sum(r["n"] for r in t.responses) for t in tallies.values()]
+    per_response, low, high = clustered([r["n_shifted"] for r in responses], ones, questions)
+    width = max(t.width for t in tallies.values())
+    return entry | {"rank_shift_mean": statistics.fmean(means), "shifted_tokens": n_shifted,
+                    "shifted_share": n_shifted / n_tokens, "shifted_per_response": per_response, "shifted_low": low,
+                    "shifted_high": high, "n_responses": len(responses), "n_questions": len(set(questions)),
+                    "n_tokens": n_tokens, "nan_responses": sum(t.n_nan for t in tallies.values()),
+                    "by_position": {"width": width} | curves(sum(t.sums for t in tallies.values())),
+                    "by_tenth": curves(sum(t.tenths for t in tallies.values()))}
 
 
-def most_shifted(responses, n=30):
-    """Tokens by the summed size of their shifts, frequent or far: [{id, count, mean_shift, sum}] of the shifted ones."""
-    shifts = defaultdict(list)
-    for r in responses:
-        for token, shift in zip(r["ids"], (r["rank_base"] - r["rank_tuned"]).tolist()):
-            shifts[token] += [shift] * bool(shift)
-    return sorted(({"id": token, "count": len(s), "mean_shift": statistics.fmean(s), "sum": sum(map(abs, s))}
-                   for token, s in shifts.items() if s), key=lambda t: (-t["sum"], t["id"]))[:n]
+def curves(sums):
+    """(CURVES and a count, bins) -> {name: its mean in each bin, "n": tokens in it}, up to the last bin with a token."""
+    sums = sums[:, :int((sums[-1] > 0).nonzero().max()) + 1]
+    means = (sums[:-1] / sums[-1]).tolist()
+    return {"n": [int(n) for n in sums[-1]]} | {
+        name: [None if math.isnan(x) else float(f"{x:.6g}") for x in row] for name, row in zip(CURVES, means)}
+
+
+def most_shifted(tallies, name_of, n=30):
+    """Tokens by the summed size of their shifts, frequent or far: [{token, class, id, count, mean_shift, sum}], and the
+    percent of logical and content words among the shifted tokens and among all."""
+    words = defaultdict(lambda: [0, 0, 0.0, 0.0])
+    for tally in tallies:
+        for token, numbers in tally.words.items():
+            words[token] = [a + b for a, b in zip(words[token], numbers)]
+    order = sorted((t for t in words if words[t][1]), key=lambda t: (-words[t][3], t))[:n]
+    listed = [{"token": name_of(t), "class": word_class(name_of(t)), "id": t, "count": words[t][1], "seen": words[t][0],
+               "mean_shift": words[t][2] / words[t][1], "sum": words[t][3]} for t in order]
+    classes = [Counter(), Counter()]                                                # of all tokens, of the shifted ones
+    for token, (seen, shifted, *_) in words.items():
+        classes[0][word_class(name_of(token))] += seen
+        classes[1][word_class(name_of(token))] += shifted
+    shares = [{kind: 100 * count[kind] / max(1, count.total()) for kind in ("logical", "content", "sign")}
+              for count in classes]
+    return {"most_shifted": listed, "classes": {"all": shares[0], "shifted": shares[1]}}
+
+
+# ---------------------------------------------------------------- forward passes
+
+class Side(NamedTuple):
+    """A model as the comparison needs it: the head and, unless its states are all on disk, the model."""
+    weight: torch.Tensor                 # (V, D)
+    softcap: float | None
+    model: torch.nn.Module | None
+
+    @classmethod
+    def of(cls, model):
+        return cls(models.head(model), models.softcap(model), model)
+
+
+def batches(examples, micro_batch_tokens, device):
+    """(prompt ids, completion ids) each -> yields (number, indices of a micro-batch, its Batch: completions are scored)."""
+    for number, group in enumerate(models.fill_bins([len(p) + len(c) for p, c in examples], micro_batch_tokens)):
+        masks = [[False] * len(p) + [True] * len(c) for p, c in (examples[i] for i in group)]
+        yield number, group, models.pack([[*examples[i][0], *examples[i][1]] for i in group], masks, device)
+
+
+def save_shard(tensors, file):
+    """Whole or not at all: what a killed run leaves can be trusted."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: x.contiguous() for name, x in tensors.items()}, file.with_suffix(".part"))
+    os.replace(file.with_suffix(".part"), file)
+
+
+def states(side, batch, file=None):
+    """(N, D): the states that predict a batch's scored tokens; from `file` if they are there, else computed and, with a
+    `file`, kept in it."""
+    if file is not None and file.is_file():
+        return load_file(file, device=str(side.weight.device))["hidden"]
+    packed = models.Packed(batch.lengths, batch.ids.device)
+    hidden = models.hidden_states(side.model, batch.ids, batch.positions, packed)[batch.where]
+    if file is not None:
+        save_shard({"hidden": hidden}, file)
+    return hidden
 
 
 @torch.no_grad()
-def measure(base, tuned, examples, micro_batch_tokens=16384):
-    """(prompt ids, completion ids) each -> per example a dict of (N,) float64 over its completion's tokens:
-    kl_forward (tuned‖base), kl_reverse, and logp, rank, entropy of both models as logp_base, logp_tuned, ..."""
-    device, results = models.head(base).device, {}
-    for group in models.fill_bins([len(p) + len(c) for p, c in examples], micro_batch_tokens):
-        batch = models.pack([[*examples[i][0], *examples[i][1]] for i in group],
-                            [[False] * len(p) + [True] * len(c) for p, c in (examples[i] for i in group)], device)
-        packed, columns, sides = models.Packed(batch.lengths, device), {}, []
-        for name, m in (("tuned", tuned), ("base", base)):
-            hidden = models.hidden_states(m, batch.ids, batch.positions, packed)[batch.where]        # (N, D)
-            sides += [hidden, models.head(m)]
-            stats = kernels.token_stats(*sides[-2:], batch.target, 1.0, models.softcap(m), ("logp", "rank", "entropy"))
-            columns |= {f"{what}_{name}": getattr(stats, what) for what in ("logp", "rank", "entropy")}
-        columns["kl_forward"], columns["kl_reverse"] = kernels.token_kl(
-            *sides, softcap_p=models.softcap(tuned), softcap_q=models.softcap(base))
-        parts = [column.double().cpu().split([len(examples[i][1]) for i in group]) for column in columns.values()]
-        results |= {i: dict(zip(columns, values)) for i, *values in zip(group, *parts)}
-    return [results[i] for i in range(len(examples))]
+def store(side, examples, micro_batch_tokens, folder, desc):
+    """One pass of a model whose states `measure` will read from `folder`. What is there is not computed again."""
+    total = sum(len(p) + len(c) for p, c in examples)
+    with tqdm(total=total, desc=desc, unit="token", unit_scale=True, disable=None) as bar:
+        for number, _, batch in batches(examples, micro_batch_tokens, side.weight.device):
+            if not (folder / f"numbers-{number:05}.safetensors").is_file():
+                states(side, batch, folder / f"states-{number:05}.safetensors")
+            bar.update(len(batch.ids))
+
+
+@torch.no_grad()
+def measure(base, tuned, examples, micro_batch_tokens=16384, folder=None, top=0, desc=None):
+    """(prompt ids, completion ids) each -> yields (index, {name: (N,) float64 over its completion's tokens}), names as in
+    token_numbers; with top=k also the base's k likeliest tokens, likely_ids and likely_p (N, k).
+
+    folder: finished micro-batches are kept there, and so are, before that, states of a side without a model.
+    """
+    total = sum(len(p) + len(c) for p, c in examples)
+    with tqdm(total=total, desc=desc, unit="token", unit_scale=True, disable=None if desc else True) as bar:
+        for number, group, batch in batches(examples, micro_batch_tokens, base.weight.device):
+            kept, done = (folder and folder / f"{kind}-{number:05}.safetensors" for kind in ("states", "numbers"))
+            if done and done.is_file():
+                columns = load_file(done)
+            else:
+                hidden = [states(side, batch, None if side.model is not None else kept) for side in (tuned, base)]
+                columns = token_numbers((hidden[0], *tuned[:2]), (hidden[1], *base[:2]), batch.target)
+                for part in hidden[1].split(64) if top else ():          # a few rows of logits at a time
+                    z = (part @ base.weight.T).float()
+                    z = (z if base.softcap is None else base.softcap * torch.tanh(z / base.softcap)).softmax(1).topk(top)
+                    for name, x in (("likely_ids", z.indices), ("likely_p", z.values)):
+                        columns[name] = torch.cat([columns[name], x]) if name in columns else x
+                columns = {name: column.double().cpu() for name, column in columns.items()}
+                if done:
+                    save_shard(columns, done)
+                    kept.unlink(missing_ok=True)
+            parts = [column.split([len(examples[i][1]) for i in group]) for column in columns.values()]
+            yield from ((i, dict(zip(columns, values))) for i, *values in zip(group, *parts))
+            bar.update(len(batch.ids))
 
 
 @torch.no_grad()
@@ -170,174 +381,163 @@ def pooled_layers(model, tokenizer, texts, micro_batch_tokens=16384):
     return tuple([torch.cat(parts) for parts in zip(*pool)] for pool in pools)
 
 
-def task_shifts(cfg, base, tuned, tokenizer, rows, cache):
-    """{task: pca_shift, pca_shift_masked, points} on up to k_texts problems a task. cache: the base's states."""
-    texts, shifts = defaultdict(set), {}
+def problem_texts(cfg, rows):
+    """{task: up to k_texts of its problems, question and answer}, as UniReason draws them; tasks with fewer than three, of
+    which there are no two components, are left out."""
+    texts = defaultdict(set)
     for row in rows:
         texts[scope(row)[1]].add(f"{row['question']}  {row.get('answer') or ''}")
-    for task, found in texts.items():
-        chosen = tuple(random.Random(42).sample(sorted(found), min(cfg.k_texts, len(found))))
-        if len(chosen) > 2:                          # two components need three points
-            if chosen not in cache:
-                cache[chosen] = pooled_layers(base, tokenizer, chosen, cfg.micro_batch_tokens)
-            padded, masked = zip(cache[chosen], pooled_layers(tuned, tokenizer, chosen, cfg.micro_batch_tokens))
-            distance, points = pca_shift(*padded)
-            shifts[task] = {"pca_shift": distance, "pca_shift_masked": pca_shift_masked(*masked)[0], "points": points.tolist()}
+    return {task: tuple(random.Random(42).sample(sorted(found), min(cfg.k_texts, len(found))))
+            for task, found in texts.items() if len(found) > 2}
+
+
+def task_shifts(name, texts, before, after):
+    """{task: pca_shift, pca_shift_masked, nan_layers, points} from pooled_layers of base and tuned model, {texts: pools}."""
+    shifts = {}
+    for task, chosen in texts.items():
+        padded, masked = zip(before[chosen], after[chosen])
+        (distance, points), repaired = pca_shift(*padded), pca_shift_masked(*masked)[0]
+        n_nan = len(padded[0]) - len(points)
+        if n_nan:
+            print(f"warning: {name}: {n_nan} layers are not finite on problems of {task} and are left out")
+        found = {k: None if math.isnan(x) else x for k, x in (("pca_shift", distance), ("pca_shift_masked", repaired))}
+        shifts[task] = found | {"nan_layers": n_nan, "points": points.tolist()}
     return shifts
 
 
-def load(path, cfg, base=None, tokenizer=None):
-    """models.load; a tuned model must speak the base's vocabulary, else BadInput names the difference."""
-    model, own = models.load(path, cfg.device, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
-    theirs, ours = own.get_vocab(), (tokenizer or own).get_vocab()
-    if token := min((t for t in {*ours, *theirs} if ours.get(t) != theirs.get(t)), default=None):
-        raise BadInput(f"--tuned {path}: its tokenizer is not that of --base {cfg.base}, {token!r} has another id")
-    if len(models.head(model)) != len(models.head(base or model)):
-        raise BadInput(f"--tuned {path}: the size of its head is not that of --base {cfg.base}; KL needs one vocabulary")
-    return model, own
+# ---------------------------------------------------------------- inputs
+
+def check_vocabularies(cfg):
+    """Before anything is computed: each tuned model speaks the base's vocabulary, else BadInput names the difference."""
+    vocabularies, sizes = {}, {}
+    for path in (cfg.base, *cfg.tuned):
+        if Path(path).exists() and not (Path(path) / "config.json").is_file():
+            raise BadInput(f"{path}: not a model directory (no config.json)")
+        try:
+            vocabularies[path] = AutoTokenizer.from_pretrained(path).get_vocab()
+            sizes[path] = AutoConfig.from_pretrained(path).get_text_config().vocab_size
+        except Exception as error:                   # of whatever kind a broken directory or a strange family raises
+            why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            raise BadInput(f"{path}: cannot be loaded as a model ({why})") from error
+        theirs, ours = vocabularies[path], vocabularies[cfg.base]
+        if token := min((t for t in {*ours, *theirs} if ours.get(t) != theirs.get(t)), default=None):
+            raise BadInput(f"--tuned {path}: its tokenizer is not that of --base {cfg.base}, {token!r} has another id")
+        if sizes[path] != sizes[cfg.base]:
+            raise BadInput(f"--tuned {path}: the size of its head is not that of --base {cfg.base}; KL needs one vocabulary")
+    return sizes[cfg.base]
 
 
-def completions_of(path, files, cfg):
-    """What the model at `path` wrote, without forcing if there is such -> (rows, rows skipped, their format)."""
-    mine = [f for f in files if f.of(path)] or files[:len(files) == 1]
-    mine = [f for f in mine if f.forcing() == "no forcing"] or mine
-    if mine and not mine[0].of(path):
-        print(f"warning: --data {mine[0].name}: its header does not say that {path} wrote it; taken for that all the same")
-    form = cfg.format or next((f.settings.get("format") for f in mine), None)
-    if form not in FORMATS:
-        raise BadInput(f"--tuned {path}: no file of --data " + (
-            "names its format in its header; give --format" if mine else "says in its header that this model wrote it"))
-    rows = [row for f in mine for row in f.rows]
-    kept = [row for row in rows if row.get("ids") and row.get("question") is not None]
-    print(f"{path}: {len(kept)} completions, {len(rows) - len(kept)} without token ids or question skipped")
-    if not kept:
-        raise BadInput(f"--tuned {path}: none of its completions has a question and token ids (field 'ids')")
-    return kept, len(rows) - len(kept), FORMATS[form]
-
-
-def analyse(cfg, base, tuned, tokenizer, rows, form, cache):
-    """(entry of metrics.json, {task: layers' places in the PCA figure}) of one tuned model."""
-    n_seen, responses, n_vocabulary = defaultdict(itertools.count), [], len(models.head(tuned))
+def job_of(cfg, tokenizer, name, written, n_vocabulary, viewed):
+    """What a model is asked: its measured rows, and the rows that the report shows, [(heading, title, row)]."""
+    rows, n_skipped, form = written
+    n_seen = defaultdict(itertools.count)
     measured = [row for row in rows if next(n_seen[scope(row)]) < cfg.max_responses]
     if foreign := [row["id"] for row in measured if min(row["ids"]) < 0 or max(row["ids"]) >= n_vocabulary]:
         raise BadInput(f"--data: row '{foreign[0]}' has token ids outside the vocabulary of {n_vocabulary}")
+    shown = [(form.prompt_ids(tokenizer, row["question"]), row["ids"][:VIEWED_TOKENS]) for _, _, row in viewed]
     examples = [(form.prompt_ids(tokenizer, row["question"]), row["ids"]) for row in measured]
-    for row, values in zip(measured, measure(base, tuned, examples, cfg.micro_batch_tokens)):
-        injected, (group, task) = set(row.get("injected") or ()), scope(row)
-        if own := [i for i in range(cfg.skip_first, len(row["ids"])) if i not in injected]:
-            responses.append({name: value[own] for name, value in values.items()}
-                             | {"ids": [row["ids"][i] for i in own], "group": group, "task": task})
-    shifts = task_shifts(cfg, base, tuned, tokenizer, rows, cache)
-    entry = {part: {name: summarise([r for r in responses if r[field] == name], shifts)
-                    for name in dict.fromkeys(r[field] for r in responses)}
-             for part, field in (("tasks", "task"), ("groups", "group"))}
-    words = [{"token": piece(tokenizer, t["id"]).strip() or repr(piece(tokenizer, t["id"]))} | t
-             for t in most_shifted(responses)]
-    return (entry | {"all": summarise(responses, shifts), "most_shifted": words},
-            {task: shift["points"] for task, shift in shifts.items()})
+    return SimpleNamespace(name=name, rows=measured, examples=examples, skipped=n_skipped, viewed=viewed, shown=shown,
+                           texts=problem_texts(cfg, rows))
 
 
-def piece(tokenizer, *ids):
-    """Text of the last of one or two tokens, with the space that the tokenizer puts between them."""
-    exact = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    return tokenizer.decode(ids, **exact)[len(tokenizer.decode(ids[:-1], **exact)):]
+def analyse(cfg, base, tuned, job, folder=None):
+    """Measure the rows of a job -> {task: Tally}."""
+    longest, tallies = max((len(ids) for _, ids in job.examples), default=1), {}
+    for i, values in measure(base, tuned, job.examples, cfg.micro_batch_tokens, folder, desc=job.name):
+        row, (group, task) = job.rows[i], scope(job.rows[i])
+        injected = set(row.get("injected") or ())
+        if kept := [k for k in range(cfg.skip_first, len(row["ids"])) if k not in injected]:
+            tallies.setdefault(task, Tally(group, math.ceil(longest / N_BINS))).add(str(row["id"]), row["ids"], values, kept)
+    if n_nan := sum(t.n_nan for t in tallies.values()):
+        print(f"warning: {job.name}: {n_nan} responses have numbers that are not finite and are left out")
+    tallies = {task: tally for task, tally in tallies.items() if tally.responses}
+    if job.rows and not tallies:
+        raise BadInput(f"--tuned {job.name}: no response gives finite numbers")
+    return tallies
 
 
-def choose_pairs(one, other):
-    """Problems that two models answered -> [(row, row)]: two of the first group, one of each other; differing grades first."""
-    others, groups = {key(row): row for row in other}, defaultdict(dict)
-    for row in one:
-        if key(row) in others and right(row) is not None:
-            groups[scope(row)[0]].setdefault((right(row), right(others[key(row)])), (row, others[key(row)]))
-    order = ((False, True), (True, False), (True, True), (False, False))
-    return [pair for i, by in enumerate(groups.values()) for pair in [by[o] for o in order if o in by][:1 + (i == 0)]]
+def entry_of(tallies, shifts, tokenizer):
+    """Tallies and PCA shifts of one tuned model -> its entry of metrics.json."""
+    names, tasks = {}, defaultdict(dict)
+    for task, tally in tallies.items():
+        tasks[tally.group][task] = tally
+
+    def name_of(token):
+        if token not in names:
+            names[token] = piece(tokenizer, token).strip() or repr(piece(tokenizer, token))
+        return names[token]
+
+    parts = {"tasks": {task: {task: tally} for task, tally in tallies.items()}, "groups": tasks}
+    entry = {part: {name: summarise(inside, shifts) | most_shifted(inside.values(), name_of) for name, inside in by.items()}
+             for part, by in parts.items()}
+    return entry | {"all": summarise(tallies, shifts)} | most_shifted(tallies.values(), name_of)
 
 
-def choose_waits(runs, model, n=3):
-    """Completions with a forced Wait -> [(run, row)]: n whose answer it mended and one whose answer it spoilt."""
-    found, mine = {True: [], False: []}, [r for r in runs if r.of(model)]    # by whether the answer is right in the end
-    for forced in sorted(mine, key=lambda r: r.settings.get("waits") or 0):
-        before = {key(row): right(row) for r in mine if r.seed == forced.seed and r.forcing() == "no forcing" for row in r.rows}
-        for row in forced.rows:
-            if row.get("n_waits") and row.get("ids") and {now := right(row), before.get(key(row))} == {True, False}:
-                found[now].append((forced, row))
-    return found[True][:n] + found[False][-1:]
-
-
-@torch.no_grad()
-def transcript(base, tuned, tokenizer, row, form, title):
-    """What the viewer shows of a completion: at most VIEWED_TOKENS tokens, each as the page's script takes it apart."""
-    prompt, ids = form.prompt_ids(tokenizer, row["question"]), row["ids"][:VIEWED_TOKENS]
-    values, injected = measure(base, tuned, [(prompt, ids)])[0], set(row.get("injected") or ())
-    batch = models.pack([prompt + ids], [[False] * len(prompt) + [True] * len(ids)], models.head(base).device)
-    hidden = models.hidden_states(base, batch.ids, batch.positions, models.Packed(batch.lengths, batch.ids.device))
-    tokens, columns = [], [values[name].tolist() for name in ("kl_forward", "rank_base", "rank_tuned", "entropy_tuned")]
-    for i, (at, kl, rank_base, rank_tuned, entropy) in enumerate(zip(batch.where.tolist(), *columns)):
-        top = models.next_token_logits(base, hidden[at:at + 1])[0].softmax(0).topk(3)
-        likely = [[piece(tokenizer, t), round(p, 3)] for p, t in zip(top.values.tolist(), top.indices.tolist())]
-        tokens.append([piece(tokenizer, *ids[max(0, i - 1):i + 1]), round(kl, 4), int(rank_base), int(rank_tuned),
-                       round(entropy, 4), int(i in injected), likely])
-    return {"title": title, "question": str(row["question"]), "answer": str(row.get("answer", "not given")),
-            "said": str(evaluate.answer_of(row) or "nothing"), "right": right(row), "tokens": tokens}
-
-
-def describe(cfg, tuned, runs):
-    """What can be said before a model is loaded: training settings, accuracy, transferability. tuned: {name: path}.
-
-    Returns the study, what the report speaks about; the keys of its dicts are names of models.
-    """
-    study = SimpleNamespace(base=Path(cfg.base).name, base_path=cfg.base, tuned=tuned, runs=runs, training={}, kinds={}, accuracy={},
-                            transfer={}, results={}, points={})
-    colours = dict(zip(dict.fromkeys(Path(name).name for name in tuned), itertools.cycle(COLOURS)))
-    study.colours = {study.base: BASE_COLOUR} | {name: colours[Path(name).name] for name in tuned}
-    for name, path in {study.base: cfg.base, **tuned}.items():
-        if free := [r for r in runs if r.of(path) and r.forcing() == "no forcing"]:
-            summary = pooled(free, name if name in {r.name for r in free} else free[0].name)
-            study.accuracy[name] = {g: s for g, s in summary["groups"].items() if s["n_questions"]}
-    scores = {name: {g: {task: t["accuracy"] for task, t in s["tasks"].items() if t["n_questions"]}
-                     for g, s in by_group.items()} for name, by_group in study.accuracy.items()}
-    for name, path in tuned.items():
-        settings = read_json(f"{path}/training.json") if Path(path, "training.json").is_file() else {}
-        study.training[name] = settings
-        study.kinds[name] = "RL" if "reward" in settings else "SFT" if "train_on" in settings else "tuned"
-        if settings.get("identity", {}).get("contents of --model") not in (None, run.fingerprint(cfg.base)):
-            print(f"warning: {path} was not trained from {cfg.base} as it is now (training.json)")
-        before, after = scores.get(study.base, {}), scores.get(name, {})
-        if "math" in before and all(set(before[g]) == set(after.get(g, ())) for g in before):
-            study.transfer[name] = {}
-            for version in ("v1", "v2"):
-                index = evaluate.transferability(before, after, version=version)
-                study.transfer[name][version] = {g: None if math.isnan(ti) else ti for g, ti in index.items()}
-    first = {kind: name for name, kind in [*study.kinds.items()][::-1]}
-    study.pair = [first["SFT"], first["RL"]] if {"SFT", "RL"} <= set(first) else [*tuned][:2]
-    # Of models trained with several seeds ("seed1/grpo") the figures show the first; the table has mean and deviation.
-    study.shown = study.pair if any("/" in name for name in tuned) else [*tuned]
-    return study
+def workplace(cfg):
+    """--out/work, where an interrupted analysis continues; emptied when settings, models or completions are others."""
+    folder = Path(cfg.out) / "work"
+    inputs = {path: run.fingerprint(path) for path in (cfg.base, *cfg.tuned, *cfg.data, *cfg.runs)}
+    identity = run.identity(cfg, ("claims", "judged", "kl", "rank_width", "k_texts")) | inputs
+    header = folder / "identity.json"
+    if header.is_file() and read_json(header) != identity:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    header.write_text(json.dumps(identity))
+    return folder
 
 
 def compare(cfg, study, files):
-    """Load the base and one tuned model after the other, fill in the study -> transcripts, [heading, side by side]."""
-    written, cache = {name: completions_of(path, files, cfg) for name, path in study.tuned.items()}, {}
-    pairs = choose_pairs(*(written[name][0] for name in (study.pair * 2)[:2]))
-    viewed = [[" / ".join(dict.fromkeys(scope(row))), []] for row, _ in pairs]
-    base, tokenizer = load(cfg.base, cfg)
-    for name, path in study.tuned.items():
-        model, _ = load(path, cfg, base, tokenizer)
-        rows, n_skipped, form = written[name]
-        entry, study.points[name] = analyse(cfg, base, model, tokenizer, rows, form, cache)
-        study.results[name] = entry | {"skipped_rows": n_skipped}
-        if name in study.pair:
-            for (_, beside), pair in zip(viewed, pairs):
-                row = pair[study.pair.index(name)]
-                beside.append(transcript(base, model, tokenizer, row, form, f"{name} ({study.kinds[name]})"))
-        for r, row in choose_waits(study.runs, path) if name in study.shown else ():
-            was = "wrong" if right(row) else "right"
-            heading = f"{' / '.join(dict.fromkeys(scope(row)))}, {r.forcing()}: {was} without it"
-            viewed.append([heading, [transcript(base, model, tokenizer, row, form, r.name)]])
+    """The base against one tuned model after the other, into the study -> transcripts, [heading, side by side]."""
+    n_vocabulary = check_vocabularies(cfg)
+    written = {name: completions_of(path, files, cfg) for name, path in study.tuned.items()}
+    viewed, dtype = to_show(cfg, study, written), DTYPES[cfg.dtype]
+    model, tokenizer = models.load(cfg.base, cfg.device, dtype)
+    written = {study.base: ([], 0, next(iter(written.values()))[2])} | written
+    jobs = [job_of(cfg, tokenizer, name, parts, n_vocabulary, viewed[name]) for name, parts in written.items()]
+    work = workplace(cfg)
+
+    def pools(jobs):                                 # of the model that is loaded
+        return {chosen: pooled_layers(model, tokenizer, chosen, cfg.micro_batch_tokens)
+                for chosen in dict.fromkeys(chosen for job in jobs for chosen in job.texts.values())}
+
+    base, before, shown = Side.of(model), pools(jobs), []
+    if cfg.stream:                                   # its states go to disk, its head stays
+        for k, job in enumerate(jobs):
+            store(base, job.examples, cfg.micro_batch_tokens, work / f"{k}", f"{study.base} on {job.name}")
+            store(base, job.shown, cfg.micro_batch_tokens, work / f"{k}-shown", f"{study.base} on {job.name}")
+        base = base._replace(weight=base.weight.detach().clone(), model=None)
+    model = None
+    for k, job in enumerate(jobs):
+        tuned = base
+        if job.name != study.base:
+            try:
+                model = models.load(study.tuned[job.name], cfg.device, dtype)[0]
+            except BadInput as error:                # weights that are not numbers, a layer that model.py does not compute
+                print(f"warning: {error}; the other models are analysed")
+                study.refused[job.name] = str(error)
+                continue
+            tuned = Side.of(model)
+            tallies = analyse(cfg, base, tuned, job, work / f"{k}")
+            shifts = task_shifts(job.name, job.texts, before, pools([job]))
+            study.results[job.name] = entry_of(tallies, shifts, tokenizer) | {"skipped_rows": job.skipped}
+            study.points[job.name] = {task: shift["points"] for task, shift in shifts.items()}
+            study.questions[job.name] = {t.group: [] for t in tallies.values()}
+            for t in tallies.values():
+                study.questions[job.name][t.group] += t.responses
+        for i, values in measure(base, tuned, job.shown, cfg.micro_batch_tokens, work / f"{k}-shown", top=3):
+            heading, title, row = job.viewed[i]
+            shown.append((heading, transcript(tokenizer, row, values, title)))
+        model = tuned = None                         # before the next one is loaded
+    for name in study.refused:
+        del study.tuned[name]
+    study.pair, study.shown = ([n for n in names if n in study.tuned] for names in (study.pair, study.shown))
+    if not study.tuned:
+        raise BadInput(next(iter(study.refused.values())))
+    order = list(dict.fromkeys(heading for job in jobs[1:] for heading, _, _ in job.viewed))
     groups = [g for r in study.results.values() for g in r["groups"]]
     study.group = "math" if "math" in groups else groups[0]              # what training was for
     study.curves = forced_points(study.runs, study.group)
-    return viewed
+    return [[heading, [t for h, t in shown if h == heading]] for heading in order]
 
 
 def main(cfg):
@@ -346,13 +546,22 @@ def main(cfg):
         raise BadInput("--tuned and --data are needed: which models, and what they wrote")
     files, runs, names = read_runs(cfg.data), read_runs(cfg.runs), [Path(path).name for path in cfg.tuned]
     claims = [settle(claim, runs, cfg.claims) for claim in (read_json(cfg.claims) if cfg.claims else ())]
-    tuned = {n if names.count(n) == 1 else f"{Path(path).parent.name}/{n}": path for n, path in zip(names, cfg.tuned)}
+    alike = [Path(cfg.base).name, *names]
+    tuned = {n if alike.count(n) == 1 else f"{Path(path).parent.name}/{n}": path for n, path in zip(names, cfg.tuned)}
     study = describe(cfg, tuned, runs)
-    viewed = compare(cfg, study, files)
-
+    study.compute = {name: found for name, path in tuned.items() if (found := ledger(path))}
+    judged = {k: v for path in cfg.judged for k, v in read_judged(path).items()}
     out = Path(cfg.out)
-    out.mkdir(parents=True, exist_ok=True)
-    metrics = study.results | {"claims": claims, "transferability": study.transfer, "runs": {}}
+    viewed = compare(cfg, study, files)
+    study.weights, study.overlaps = weight_changes(cfg.base, study.tuned, cfg.rank_width, cfg.device)
+    study.traces, study.contrasts = traces(runs or files, judged), contrasts(study)
+    study.matched = matched(*(study.compute[n] for n in study.pair), study.training[study.pair[0]]) \
+        if len(study.pair) == 2 and set(study.pair) <= set(study.compute) else {}
+
+    metrics = {name: result | {"weights": study.weights[name]} for name, result in study.results.items()}
+    metrics |= {"refused": study.refused, "claims": claims, "transferability": study.transfer, "contrasts": study.contrasts,
+                "overlaps": study.overlaps, "behaviours": study.traces,
+                "compute": {"ledgers": study.compute, "matched": study.matched}, "runs": {}}
     for name in dict.fromkeys(r.name for r in runs):
         summary = metrics["runs"][name] = pooled(runs, name) | {"seeds": [r.seed for r in runs if r.name == name]}
         for of_group in summary["groups"].values():
@@ -365,10 +574,12 @@ def main(cfg):
     rows += [[c["id"], c["text"], f"{c['group']}: {c['from']} → {c['to']}", c["verdict"]] for c in claims]
     text = page(study, rows, viewed, draw(study, out), f"python analyze.py {' '.join(flags)}")
     (out / "report.html").write_text(text, encoding="utf-8")
-    for title, lines in (("claims", rows), ("SFT against RL", [*zip(*model_table(study))])):
+    for title, lines in (("claims", rows), ("SFT against RL", [*zip(*model_table(study))]),
+                         ("differences", tables(study).get("CONTRASTS"))):
         if lines:
             widths = [max(map(len, column)) for column in zip(*lines)]
             print(f"\n{title}", *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines), sep="\n")
+    shutil.rmtree(out / "work")
     print(f"\n{out / 'report.html'}: {len(text) / 1e6:.1f} MB")
     return metrics
 

@@ -1,4 +1,4 @@
-"""Which rows are worth training on? Trace rows in, the chosen trace rows out; no torch anywhere.
+"""Which rows are worth training on? Rows in, the chosen rows out; no torch anywhere.
 
 s1 (arXiv 2501.19393, §2.2 and Algorithm 1) filters by quality, then by difficulty, then samples for diversity:
     difficulty   a question that any attempt of a student model solves is dropped
@@ -7,248 +7,98 @@ s1 (arXiv 2501.19393, §2.2 and Algorithm 1) filters by quality, then by difficu
 LIMO (arXiv 2502.03387 v3, §3.1) scores each trace and takes the k best, one per problem:
     score = .30 length + .20 verifying + .25 exploring + .25 connecting     each term / its maximum in the pool
     verifying, exploring, connecting = words of that kind / words of the trace
-Controls: random, diverse, longest, full (s1, §5.1) and limo-low, the lowest LIMO scores.
---method full --keep-correct is rejection sampling, the teacher data of UniReason (arXiv 2507.00432, §2.2).
+Controls: random, diverse, longest, full (s1, §5.1); limo-low, the lowest scores, and limo-band, one of five (LIMO, §6.3).
+--method full --keep-correct is rejection sampling, the teacher data of UniReason (arXiv 2507.00432, §2.2) and STaR's
+filter (2203.14465); --hint asks again with the answer shown, and the hint is gone when such rows are read. --corrupt,
+--budget and --format change what is written (data/transform.py), --layers finds copies (data/dedup.py).
 
 Departs from the papers in:
 1. Right and wrong are decided by evaluate.py's rules; s1 asked Claude. A row's own `correct` counts where the rules
-   cannot judge its gold answer. Domains are read from the row (domain, subject or task), not asked from a model.
+   cannot judge its gold answer.
 2. Trace length is the row's n_thinking_tokens, and without one its number of words.
-3. A question shorter than --ngram words, invisible to the n-gram test, is dropped when it equals a held-out one.
+3. A question shorter than an n-gram, invisible to that test, is dropped when it equals a held-out one.
 4. s1's quality rule reads the question only. Here the trace is read too: a part missing, no answer, unfinished, a
    delimiter inside the text, an arithmetic slip left standing, a passage repeated over and over.
 5. s1 removes repeated questions at the start. Here the pool may hold several traces of a question; of those that
-   survive the filters s1 and its controls keep the first, LIMO the best, full all.
-6. LIMO published neither how its terms are brought to one scale nor all of its words: --words, --length-cap.
+   survive the filters s1 and its controls keep the first, LIMO the best, full all (or --per-question).
+6. LIMO published neither how its terms are brought to one scale nor all of its words: --words, --length-cap; nor how its
+   bands are cut: fifths of a question's right traces by score, the middle one of each fifth.
 
 A laptop, a second (after recipes/tiny.sh; keeps 400 of 4000, 63% of them right against 41%):
     python curate.py --data out/tiny/seed0/data/pool.jsonl --against out/tiny/seed0/data/held_out.jsonl
                      --attempts out/tiny/seed0/attempts.jsonl --k 400 --out out/s1.jsonl
 LIMO: python curate.py --data pool.jsonl --out limo.jsonl --method limo --k 800 --keep-correct     minutes for 1M rows
 
-Reads the trace rows of --data, the completions of --attempts, the questions of --against. Writes the chosen rows to OUT
-with correct, n_thinking_tokens, domain (and LIMO's score) filled in; settings and funnel to OUT.config.json.
+Reads rows with a trace (or problems, where nothing asks for a trace), completions of --attempts, questions of --against.
+The pool is read once for the filters and once more for the chosen rows, a line in memory at a time. Writes the chosen rows
+to OUT with correct, n_thinking_tokens, domain (and LIMO's score) filled in; settings and funnel to OUT.config.json.
 """
-import hashlib
 import random
-import re
-import string
+import statistics
+from array import array
 from collections import Counter
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import evaluate
-from data import run
-from data.format import FORMATS
+from data import run, transform
+from data.dedup import Overlap, Seen, parse_layers
+from data.pool import (Card, Funnel, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, judge, level_of,
+                       n_tokens, pass_rates, preparation, question_of, read_attempts, stream, summary, trace_of)
+from data.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
 from data.rows import BadInput, read_rows, write_rows
+
+
+CONTROLS = ("random", "diverse", "longest")
+Method = Literal["s1", "limo", "limo-low", "limo-band", "random", "diverse", "longest", "variance", "full"]
 
 
 @dataclass(frozen=True)
 class Config:
-    data: str                     # pool of trace rows: a .jsonl file or a directory of them
+    data: str                     # pool of rows: a .jsonl file or a directory of them
     out: str                      # where the chosen rows go (.jsonl)
-    method: Literal["s1", "limo", "limo-low", "random", "diverse", "longest", "full"] = "s1"  # how to choose
+    method: Method = "s1"         # how to choose
     k: int = 1000                 # rows to keep: 1000 in s1, 800 in LIMO; `full` keeps all
-    seed: int = 0                 # of the random draws (s1, random, diverse)
+    seed: int = 0                 # of the random draws (s1, random, diverse, --corrupt, --budget, --order)
 
     against: tuple[str, ...] = ()  # files of held-out questions that must not be trained on
+    layers: tuple[str, ...] = ("exact", "ngram")  # to search --against; also minhash:0.6, masked:0.7, answer, embedding
+    dedup: tuple[str, ...] = ()   # layers that compare the pool with itself, the first row stays; ngram: across sources
     ngram: int = 8                # words in a row shared with a held-out question that drop a row (s1: 8)
-    quality: bool | None = None   # run the quality filter; if unset as in the papers: not for limo, limo-low, full
+    audit: str | None = None      # file for the pairs that --layers and --dedup found
+    subset: Literal["", "easy", "medium", "hard", "simple", "complex", "advanced"] = ""  # SimpleRL-Zoo, LIMO: data/pool.py
+    quality: bool | None = None   # run the quality filter; if unset as in the papers: for s1, random, diverse, longest
     repetition: float = 0.3       # largest share of repeated 8-grams; 99% of finished R1-like traces stay below 0.2
     keep_correct: bool = False    # only traces whose own answer is right (UniReason, STaR, LIMO)
+    keep_wrong: bool = False      # only those whose answer is wrong: a corruption, or what --hint is for
     attempts: tuple[str, ...] = ()  # completions of student models on the pool's questions, for the difficulty filter
-    difficulty: Literal["s1", "limo"] = "s1"  # s1: no attempt right; limo: in file 1 none, in file 2 one to three
+    difficulty: Literal["s1", "limo", "rate", "none"] = "s1"  # s1: no attempt right; limo: in file 1 none, in 2 one to three
+    pass_rate: tuple[float, ...] = (0.2, 0.8)  # --difficulty rate: lowest and highest share of right attempts
+    per_question: int | None = None  # traces of a question, in file order; if unset 1 for s1 and its controls, else all
+    max_same_answer: int | None = None  # traces of a question that give the same answer (OpenThoughts, 2506.04178)
+    match_flops: tuple[str, ...] = ()  # STRONG=27e9 WEAK=9e9, by `model`: --per-question of one, the same FLOPs of the other
 
+    domain_field: str = ""        # row field that holds the domain; if empty: domain, subject or task
+    taxonomy: str | None = None   # JSON {domain: [keywords]}, or s1's list; domains by keywords where --domains has none
+    domains: str | None = None    # completions whose replies end in a code of --taxonomy (questions by --ask-domain)
     variant: Literal["paper", "notebook"] = "paper"  # s1: the released notebook draws the last 30% of k by benchmark
     words: Literal["strict", "extended"] = "strict"  # LIMO's words: the two that the paper names, or our longer lists
     length_cap: int | None = None  # tokens from which LIMO's length term is 1; the pool's longest trace if unset
     best_per_problem: bool = True  # limo: one trace per problem (limo-low: its worst)
+    band: int = 5                 # limo-band: 1 is the fifth with the lowest scores of each question, 5 the highest
+    copies: int = 1               # write each row so often; 128 with --method variance --k 1 is 1-shot RLVR (2504.20571)
+
+    order: Literal["chosen", "random", "easy", "nll"] = "chosen"  # of the rows written; easy: pass rate, level or length
+    corrupt: str = ""             # digits, keywords, shuffle, delete or insert, with :SHARE (2502.07374)
+    budget: str = ""              # name a budget in the question: tokens, steps (s1, §E.1), l1:LOW:HIGH:SHARE (2503.04697)
+    hint: str = ""                # problems again with a hint, as " ({answer})"; `choices` marks the right one (STaR)
+    ask_domain: bool = False      # write questions about each row's domain in --taxonomy, for generate.py
+    format: Literal["", "s1", "s1-steps", "think", "r1", "plain"] = ""  # also write the text trained on, as `completion`
+    figure: str | None = None     # draw the funnel into this PNG file
 
 
-BENCHMARKS = {name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])") for name, pattern in
-              (("GPQA", "(?i:gpqa)"), ("AIME", "(?i:aime)"), ("MATH", "MATH|(?i:openaimath)"))}
-DELIMITERS = sorted({text.strip() for f in FORMATS.values() for text in (f.open, f.end) if text})
-PUNCTUATION = string.punctuation + "…“”‘’–—"
-VERIFY = {"strict": ("check", "verify"),
-          "extended": ("check", "verify", "validate", "confirm", "double-check", "recheck")}
-EXPLORE = {"strict": ("perhaps", "might"),
-           "extended": ("perhaps", "might", "maybe", "alternatively", "wait", "consider", "suppose", "possibly",
-                        "let me try")}
-CONNECT = {"strict": ("therefore", "since"),
-           "extended": ("therefore", "since", "thus", "hence", "because", "so", "then", "consequently", "however")}
-
-
-# ---- What a row is ----------------------------------------------------------------------------------------------
-
-def domain_of(row):
-    return str(row.get("domain") or row.get("subject") or row.get("task") or "unknown")
-
-
-def n_tokens(row):
-    """Length of the trace in tokens; in words when nobody counted tokens."""
-    n = row.get("n_thinking_tokens")
-    return len(row["thinking"].split()) if n is None else n
-
-
-def question_id(question):
-    """Name of a question in s1: 16 hex digits of its SHA-256."""
-    return hashlib.sha256(question.encode("utf-8")).hexdigest()[:16]
-
-
-def benchmark_of(row):
-    """"GPQA", "AIME", "MATH" or None, from the source. NuminaMath, which copies from all of them, is none of them."""
-    source = str(row.get("source") or "")
-    if "numina" in source.lower():
-        return None
-    return next((name for name, pattern in BENCHMARKS.items() if re.search(pattern, source)), None)
-
-
-# ---- Filters: rows -> (rows left, Counter of the reasons for dropping the others) ---------------------------------
-
-def sift(rows, problem):
-    """Keep the rows for which problem(row) is None; anything else is the reason to drop the row."""
-    kept, reasons = [], Counter()
-    for row in rows:
-        reason = problem(row)
-        if reason is None:
-            kept.append(row)
-        else:
-            reasons[reason] += 1
-    return kept, reasons
-
-
-def first_of_each(rows, key, reason):
-    """Keep the first row of each key(row)."""
-    first = {}
-    for row in rows:
-        first.setdefault(key(row), row)
-    return list(first.values()), Counter({reason: len(rows) - len(first)} if len(rows) > len(first) else {})
-
-
-def normalised(text):
-    """Lower case, one space between words; punctuation stays attached (s1's decontamination)."""
-    return " ".join(text.lower().split())
-
-
-def ngrams(text, n):
-    """Set of the n-word tuples of a text; empty when it has fewer than n words."""
-    words = text.lower().split()
-    return set(zip(*(words[i:] for i in range(n))))
-
-
-def is_contaminated(question, grams, texts, n):
-    """Why a question may not be trained on, or None. One n-gram in common is enough (s1, §C.5).
-
-    grams, texts: the n-grams and the normalised texts of the held-out questions.
-    """
-    if normalised(question) in texts:
-        return "same question"
-    return None if grams.isdisjoint(ngrams(question, n)) else f"shared {n}-gram"
-
-
-def decontaminate(rows, questions, n=8):
-    grams, texts = {gram for q in questions for gram in ngrams(q, n)}, {normalised(q) for q in questions}
-    return sift(rows, lambda row: is_contaminated(row["question"], grams, texts, n))
-
-
-def quality_ok(row):
-    """s1's string rule on the question (filter.ipynb): no figure, no sub-question `p3.`, no numbered bold text."""
-    question = row["question"]
-    if "[asy]" in question:                                                # an AIME figure excuses everything else
-        return "AIME" in str(row.get("source") or "")
-    return ("![Image]" not in question
-            and not re.search(r"p[1-9][0-9]{0,2}\.", question)             # anywhere: `step3.` counts as well
-            and not re.search(r"\*\*(?=.*\d)[^\s\]]*\*\*", question))
-
-
-def quality_problem(row, max_repetition=0.3):
-    """Why a row is not worth training on, however hard its question; or None."""
-    thinking, response = row["thinking"], row["response"]
-    if not quality_ok(row):
-        return "question string"
-    if not thinking.strip():
-        return "no thinking"
-    if row.get("finish") == "length":
-        return "unfinished"
-    if not response.strip() or evaluate.answer_of(row) is None and evaluate.grade(row, None) is not None:
-        return "no answer"                                                 # a proof, which has no gold, needs none
-    if any(delimiter in thinking or delimiter in response for delimiter in DELIMITERS):
-        return "delimiter in text"
-    if standing_slips(thinking):
-        return "false equation"
-    # Who checks, repeats: four checks of one solution reach a share of 0.8, a trace caught in a loop exceeds 0.85.
-    share = repetition(thinking)
-    if share <= max_repetition or share <= 0.8 and not set(words_of(thinking)).isdisjoint(VERIFY["extended"]):
-        return None
-    return "repetition"
-
-
-def repetition(text, n=8):
-    """Share of a text's n-grams that occurred before in it: 0 for most prose, close to 1 for a loop."""
-    words = text.split()
-    total = len(words) - n + 1
-    return 1 - len(set(zip(*(words[i:] for i in range(n))))) / total if total > 0 else 0.0
-
-
-# A chain such as `4 * 1 = 4 - 2 = 2` of plain integers. What stands before must not make its first number a part of
-# something larger (`x + 3 = 5`, `2^3 + 1 = 9`, `20% of 5 + 5 = 2`), nor what stands behind the last (`3 * 4 = 12x`).
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,15})"
-_PIECE = rf"{_NUMBER}(?: ?[-+*/] ?{_NUMBER})*"
-_CHAIN = re.compile(rf"(?<![\w.,:^_)}}\]\\+*/-])(?<![-+*/^)}}\]\\\d] )(?<!of )(?<!mod ){_PIECE}(?: ?= ?-?{_PIECE})+"
-                    r"(?![\w^(!%√]|[.,:]\d| ?[-+/]| ?\*(?!\*)| ?\\[A-Za-z]| \(?(?:mod|remainder|R)\b)")
-
-
-def equations(text):
-    """(left, right, whether they are equal) for each `=` behind plain integer arithmetic, in order.
-
-    Read as people write: the left value must equal the first number on the right, from which the next piece goes on
-    (`7 + 5 = 12 - 2 = 10`), or all of the right (`2 + 4 = 3 * 2`). Doubtful context is skipped, not judged.
-    """
-    if "=" not in text:
-        return
-    text = text.translate({0xD7: "*", 0xB7: "*", 0xF7: "/", 0x2212: "-"})  # × · ÷ −
-    text = re.sub(r"\\times|\\cdot|(?<=\d) ?x(?= ?\d)", "*", re.sub(r"[ \t]+", " ", text))
-    for chain in _CHAIN.findall(text):
-        pieces = [piece.strip() for piece in chain.split("=")]
-        for left, right in zip(pieces, pieces[1:]):
-            if not re.search(r"\d ?[-+*/]", left):                         # `3 = 4` computes nothing
-                continue
-            try:
-                yield left, right, not readings(left).isdisjoint(
-                    readings(right) | readings(re.match(r"-?[\d,]+", right)[0]))
-            except ZeroDivisionError:
-                continue
-
-
-@lru_cache(maxsize=100_000)                                               # traces repeat themselves and each other
-def readings(piece):
-    """Values of `a op b op c`: worked from left to right, and with * and / before + and -."""
-    first, *rest = re.findall(r"(?:^-|[-+*/])?\d+", re.sub("[ ,]", "", piece))
-    running = int(first)
-    terms = [running]
-    for item in rest:
-        if item[0] in "+-":
-            running += int(item)
-            terms.append(int(item))
-        else:
-            factor = int(item[1:]) if item[0] == "*" else Fraction(1, int(item[1:]))
-            running *= factor
-            terms[-1] *= factor
-    return frozenset((running, sum(terms)))
-
-
-def false_equations(text):
-    """Integer equations of a text that are wrong: 'so 7 + 5 = 11 .' -> ['7 + 5 = 11']."""
-    return [f"{left} = {right}" for left, right, equal in equations(text) if not equal]
-
-
-def standing_slips(text):
-    """The false equations that no later right one with the same left side takes back."""
-    last = {left.replace(" ", ""): (equal, f"{left} = {right}") for left, right, equal in equations(text)}
-    return [shown for equal, shown in last.values() if not equal]
-
+# ---- Filters: what speaks against a row, or None -----------------------------------------------------------------
 
 def solve_filter(solved_in_4, solved_in_32):
     """LIMO, §3.1.1: a problem stays if 4 tries of a weak model all fail and 1 to 3 of a strong one's 32 succeed."""
@@ -266,10 +116,28 @@ def difficulty_problem(row, solved, rule="s1"):
     return "solved too often" if strong else "never solved"
 
 
+def rate_problem(row, rates, low, high):
+    """Why a question is outside the window of pass rates, or None; rates: {id: share of right attempts}."""
+    rate = rates.get(str(row["id"]))
+    return "never attempted" if rate is None else "too hard" if rate < low else "too easy" if rate > high else None
+
+
 # ---- Selections: rows -> at most k of them; ids decide where lengths or scores tie, never the order of the rows ----
 
 def in_order(rows, key=lambda row: 0):
-    return sorted(rows, key=lambda row: (key(row), str(row["id"]), row["thinking"], row["response"]))
+    return sorted(rows, key=lambda row: (key(row), str(row["id"]), row.get("thinking") or "", row.get("response") or ""))
+
+
+def longest(rows, k=None):
+    return in_order(rows, key=lambda row: -n_tokens(row))[:k]
+
+
+def first_of_each(rows, key):
+    """The first row of each key(row)."""
+    first = {}
+    for row in rows:
+        first.setdefault(key(row), row)
+    return list(first.values())
 
 
 def length_weights(lengths):
@@ -286,14 +154,29 @@ def benchmark_weights(gpqa, aime):
     return {domain: n / counts.total() for domain, n in counts.items()}
 
 
+def s1_outright(rows, k):
+    """Step A of Algorithm 1: the rows taken before any draw."""
+    return in_order(row for row in rows if row.get("correct") is True and (
+        benchmark_of(row) in ("GPQA", "AIME") or benchmark_of(row) == "MATH" and n_tokens(row) > 5600))[:k]
+
+
 def s1_select(rows, k, seed=0, variant="paper"):
     """Algorithm 1 of s1, steps A and B."""
-    outright = [row for row in rows if row.get("correct") is True and benchmark_of(row)
-                and (benchmark_of(row) != "MATH" or n_tokens(row) > 5600)]
-    counts = {name: Counter(domain_of(row) for row in rows if benchmark_of(row) == name) for name in ("GPQA", "AIME")}
-    shape = benchmark_weights(counts["GPQA"], counts["AIME"]) if variant == "notebook" else {}
-    shortest_first = in_order(rows, key=lambda row: -n_tokens(row))[::-1]
-    return draw_by_domain(shortest_first, k, random.Random(seed), in_order(outright)[:k], 64, shape)
+    shape = {} if variant == "paper" else benchmark_weights(*(
+        Counter(domain_of(row) for row in rows if benchmark_of(row) == name) for name in ("GPQA", "AIME")))
+    return draw_by_domain(longest(rows)[::-1], k, random.Random(seed), s1_outright(rows, k), 64, shape)
+
+
+def s1_candidates(rows, k):
+    """The rows that s1_select can reach. With n rows taken outright it draws k - n more, and at most n times in vain,
+    among the 64 longest of a domain: the k + 64 longest of each."""
+    kept, n = [], Counter()
+    outright = {id(row) for row in s1_outright(rows, k)}
+    for row in longest(rows):
+        n[domain_of(row)] += 1
+        if n[domain_of(row)] <= k + 64 or id(row) in outright:
+            kept.append(row)
+    return kept
 
 
 def diverse_select(rows, k, seed=0):
@@ -325,140 +208,292 @@ def draw_by_domain(rows, k, rng, chosen=(), window=1, shape=None):
     return chosen
 
 
-def words_of(text):
-    return [word.strip(PUNCTUATION).lower() for word in text.split()]
+def limo_terms(row, words="strict"):
+    """(length, words of checking, of exploring, of connecting), these three per word of the trace."""
+    text = words_of(trace_of(row))
+    return n_tokens(row), *(count_words(text, kind[words]) / max(1, len(text)) for kind in (VERIFY, EXPLORE, CONNECT))
 
 
-def count_words(words, wanted):
-    """How often the wanted words or phrases occur among words; whole words only."""
-    text = f" {'  '.join(words)} "                                         # two spaces: neighbours share none
-    return sum(text.count(f" {'  '.join(item.split())} ") for item in wanted)
-
-
-def limo_score(rows, words="strict", length_cap=None):
-    """LIMO's score of each row, 0 to 1; relative to these rows, since the terms' maxima are taken over them."""
-    texts, lengths = [words_of(row["thinking"]) for row in rows], [n_tokens(row) for row in rows]
-    cap = length_cap or max(lengths, default=0) or 1
-    scores = [0.30 * min(1, length / cap) for length in lengths]
-    for weight, kind in ((0.20, VERIFY), (0.25, EXPLORE), (0.25, CONNECT)):
-        rates = [count_words(text, kind[words]) / max(1, len(text)) for text in texts]
-        best = max(rates, default=0) or 1
-        scores = [score + weight * rate / best for score, rate in zip(scores, rates)]
+def limo_scores(columns, length_cap=None):
+    """LIMO's score of each row, 0 to 1, from the columns of limo_terms; relative to these rows, since the terms' maxima
+    are taken over them."""
+    length, *rates = columns
+    cap = length_cap or max(length, default=0) or 1
+    scores = [0.30 * min(1, n / cap) for n in length]
+    for weight, rate in zip((0.20, 0.25, 0.25), rates):
+        best = max(rate, default=0) or 1
+        scores = [score + weight * r / best for score, r in zip(scores, rate)]
     return scores
 
 
+def limo_score(rows, words="strict", length_cap=None):
+    return limo_scores(list(zip(*[limo_terms(row, words) for row in rows])) or [()] * 4, length_cap)
+
+
+def ranked(rows, scores, best_per_problem=True, lowest=False):
+    """[(row, score)], best first; of equal scores the longer, then by id."""
+    sign, score = 1 if lowest else -1, {id(row): score for row, score in zip(rows, scores)}
+    order = in_order(rows, key=lambda row: (sign * score[id(row)], sign * n_tokens(row)))
+    return [(row, score[id(row)]) for row in (first_of_each(order, question_of) if best_per_problem else order)]
+
+
+def within_reach(rows, scores, k, lowest=False):
+    """Places of the rows that can be among the k best: from the best down to that of the k-th question, ties included."""
+    order, questions = sorted(range(len(rows)), key=scores.__getitem__, reverse=not lowest), set()
+    for n, i in enumerate(order):
+        if len(questions) >= k and scores[i] != scores[order[n - 1]]:
+            return order[:n]
+        questions.add(question_of(rows[i]))
+    return order
+
+
 def limo_select(rows, k, words="strict", length_cap=None, best_per_problem=True, lowest=False):
-    """The k best rows by LIMO's score as copies with `score`, best first; of equal scores the longer, then by id."""
-    sign = 1 if lowest else -1
-    scored = [row | {"score": score} for row, score in zip(rows, limo_score(rows, words, length_cap))]
-    ranked = in_order(scored, key=lambda row: (sign * row["score"], sign * n_tokens(row)))
-    if best_per_problem:
-        ranked, _ = first_of_each(ranked, lambda row: normalised(row["question"]), "")
-    return ranked[:k]
+    """The k best rows by LIMO's score as copies with `score`, best first."""
+    best = ranked(rows, limo_score(rows, words, length_cap), best_per_problem, lowest)[:k]
+    return [row | {"score": score} for row, score in best]
 
 
-def select(rows, cfg):
-    if cfg.method == "s1":
-        return s1_select(rows, cfg.k, cfg.seed, cfg.variant)
-    if cfg.method in ("limo", "limo-low"):
-        return limo_select(rows, cfg.k, cfg.words, cfg.length_cap, cfg.best_per_problem, cfg.method == "limo-low")
-    if cfg.method == "diverse":
-        return diverse_select(rows, cfg.k, cfg.seed)
-    if cfg.method == "random":
-        return random.Random(cfg.seed).sample(in_order(rows), min(cfg.k, len(rows)))
-    return in_order(rows, key=lambda row: -n_tokens(row))[:cfg.k] if cfg.method == "longest" else list(rows)
+def limo_band(rows, scores, band, n_bands=5):
+    """[(row, score)]: of each question with n_bands right traces or more the middle one of the band-th part by score,
+    1 = lowest; questions by their best score, so that the k first are the same in every band (LIMO, §6.3.1)."""
+    groups = {}
+    for row, score in ranked(rows, scores, best_per_problem=False):
+        if row.get("correct") is True:
+            groups.setdefault(question_of(row), []).append((row, score))
+    groups = [group[::-1] for group in groups.values() if len(group) >= n_bands]                   # lowest first
+    return [group[((band - 1) * len(group) // n_bands + (band * len(group) // n_bands) - 1) // 2] for group in groups]
+
+
+def select(rows, cfg, scores):
+    """[(row, fields to add)]; scores: LIMO's, or the standard deviations for `variance`."""
+    if cfg.method in ("limo", "limo-low", "variance"):
+        lowest = cfg.method == "limo-low"
+        places = within_reach(rows, scores, cfg.k, lowest)
+        best = ranked([rows[i] for i in places], [scores[i] for i in places],
+                      cfg.best_per_problem and cfg.method != "variance", lowest)
+        return [(row, {"score": score}) for row, score in best[:cfg.k]]
+    if cfg.method == "limo-band":
+        return [(row, {"score": score, "band": cfg.band}) for row, score in limo_band(rows, scores, cfg.band)[:cfg.k]]
+    chosen = {"s1": lambda: s1_select(rows, cfg.k, cfg.seed, cfg.variant),
+              "diverse": lambda: diverse_select(rows, cfg.k, cfg.seed),
+              "random": lambda: random.Random(cfg.seed).sample(in_order(rows), min(cfg.k, len(rows))),
+              "longest": lambda: longest(rows, cfg.k),
+              "full": lambda: list(rows)}[cfg.method]()
+    return [(row, {}) for row in chosen]
 
 
 # ---- Files ------------------------------------------------------------------------------------------------------
 
-def read_pool(path):
-    """Rows of the pool as copies with `domain`, `n_thinking_tokens` and, where missing, s1's id filled in."""
-    rows = read_rows(path, need=("question", "thinking", "response"))
-    for row in rows:
-        for field in ("question", "thinking", "response"):
-            if not isinstance(row[field], str):
-                raise BadInput(f"{path}: {field} {row[field]!r:.60} is not text")
-        if not isinstance(n_tokens(row), (int, float)):
-            raise BadInput(f"{path}: n_thinking_tokens {n_tokens(row)!r:.60} is not a number")
-    return [{"id": question_id(row["question"])} | row | {"domain": domain_of(row), "n_thinking_tokens": n_tokens(row)}
-            for row in rows]
+def needed(cfg):
+    """Fields that every row must hold for these settings."""
+    if wants_quality(cfg) or cfg.method in ("s1", "longest") or cfg.corrupt or cfg.budget in ("tokens", "steps"):
+        return "question", "thinking", "response"
+    reads_answer = cfg.method.startswith("limo") or cfg.keep_correct or cfg.keep_wrong or cfg.max_same_answer
+    return ("question", "response") if reads_answer or cfg.format else ("question",)
 
 
-def graded(row):
-    verdict = evaluate.grade(row, evaluate.answer_of(row))
-    return row | {"correct": row.get("correct") if verdict is None else verdict}
+def wants_quality(cfg):
+    return cfg.method in ("s1", *CONTROLS) if cfg.quality is None else cfg.quality
 
 
-def read_attempts(path):
-    """Completions -> {id: how many are right}."""
-    solved = Counter()
-    for row in read_rows(path, need=("id",)):
-        solved[str(row["id"])] += evaluate.grade(row, evaluate.answer_of(row)) is True
-    return solved
+def overlap_filter(layers, note, rows=None):
+    """A filter that drops what repeats one of these rows, or with rows=None an earlier row of the pool; another trace of
+    an earlier question is a copy for the layer `exact` alone. note: called with what is known of each pair."""
+    seen, questions = Overlap(layers, growing=rows is None), Seen()
+    for row in rows or ():
+        seen.add(row)
+
+    def problem(row):
+        name = digest(question_of(row))
+        if rows is None and "exact" not in layers and name in questions:
+            return None
+        if found := seen.find(row):
+            reason, layer, other, similarity = found
+            note({"layer": layer, "similarity": round(similarity, 4), "id": row["id"], "question": row["question"],
+                  "other_id": seen.names[other], "other": seen.questions[other]})
+            return reason
+        if rows is None:
+            seen.add(row)
+            questions.add(name)
+    return problem
 
 
-def summary(rows):
-    """The numbers that tell two selections apart."""
-    verdicts = [row["correct"] for row in rows if row["correct"] is not None]
-    return {"rows": len(rows), "correct": sum(verdicts) / len(verdicts) if verdicts else None,
-            "mean_thinking_tokens": sum(row["n_thinking_tokens"] for row in rows) / len(rows),
-            "domains": dict(Counter(row["domain"] for row in rows).most_common())}
+def at_most(limit, key, reason):
+    """A filter that lets `limit` rows of each key(row) pass, a list of texts."""
+    seen, counts = Seen(), Counter()
+
+    def problem(row):
+        name = digest(*key(row))
+        if limit > 1:                                                      # a Counter takes five times the memory
+            counts[name] += 1
+        return None if (seen.add(name) if limit == 1 else counts[name] <= limit) else reason
+    return problem
 
 
-def main(cfg):
-    if min(cfg.k, cfg.ngram, 1 if cfg.length_cap is None else cfg.length_cap) < 1:
-        raise BadInput("--k, --ngram and --length-cap must be at least 1")
-    if cfg.attempts and cfg.difficulty == "limo" and len(cfg.attempts) != 2:
-        raise BadInput("--difficulty limo needs two files of --attempts: the weak model's, then the strong model's")
-    one_per_question = cfg.method in ("s1", "random", "diverse", "longest")
-    rows = read_pool(cfg.data)
-    funnel = [{"stage": "pool", "kept": len(rows)}]
-    print(f"{'pool':<12} {len(rows):>7} rows")
-
-    def passed(stage, kept, reasons):
-        """Print and remember one filter's result, and hand on what it left."""
-        why = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
-        print(f"{stage:<12} {len(kept):>7} kept  (-{reasons.total()}{': ' * bool(why)}{why})")
-        funnel.append({"stage": stage, "kept": len(kept), "dropped": dict(reasons)})
-        if not kept:
-            raise BadInput(f"no row is left after the filter '{stage}' ({why})")
-        return kept
-
-    rows = passed("copies", *first_of_each(
-        rows, lambda row: (normalised(row["question"]), row["thinking"], row["response"]), "same question and trace"))
+def filters(cfg, attempts, funnel):
+    """[(stage, filter)] in the order in which a row meets them. They tell the funnel of pairs and of untried rows."""
+    stages = [("copies", at_most(1, lambda row: (question_of(row), row.get("thinking") or "", row.get("response") or ""),
+                                 "same question and trace"))]
+    if cfg.subset:
+        stages.append(("subset", lambda row: None if in_subset(row, cfg.subset) else f"not {cfg.subset}"))
     if cfg.against:
-        questions = [row["question"] for path in cfg.against for row in read_rows(path, need=("question",))]
-        rows = passed("held out", *decontaminate(rows, questions, cfg.ngram))
-    if one_per_question if cfg.quality is None else cfg.quality:
-        rows = passed("quality", *sift(rows, lambda row: quality_problem(row, cfg.repetition)))
-    rows = [graded(row) for row in rows]
-    if cfg.keep_correct:
-        why = {True: None, False: "wrong", None: "cannot be graded"}
-        rows = passed("correct", *sift(rows, lambda row: why[row["correct"]]))
-    if cfg.attempts:
-        solved = [read_attempts(path) for path in cfg.attempts]
-        untried = sum(all(str(row["id"]) not in file for file in solved) for row in rows)
-        if untried == len(rows):
-            raise BadInput(f"--attempts {' '.join(cfg.attempts)}: none of their ids is the id of a row of {cfg.data}")
-        rows = passed("difficulty", *sift(rows, lambda row: difficulty_problem(row, solved, cfg.difficulty)))
-        funnel[-1]["without_attempt"] = untried
-        print(f"{'':<12} {untried:>7} of them were never attempted")
-    if one_per_question:
-        rows = passed("questions", *first_of_each(rows, lambda row: normalised(row["question"]), "later trace"))
+        held_out = [row for path in cfg.against for _, row in stream(path, need=("question",))]
+        layers = parse_layers("--layers", cfg.layers, cfg.ngram)
+        stages.append(("held out", overlap_filter(layers, lambda pair: funnel.note("held out", pair), held_out)))
+    if cfg.dedup:
+        layers = parse_layers("--dedup", cfg.dedup, cfg.ngram)
+        stages.append(("near copies", overlap_filter(layers, lambda pair: funnel.note("near copies", pair))))
+    if wants_quality(cfg):
+        stages.append(("quality", lambda row: quality_problem(row, cfg.repetition)))
+    if cfg.format:
+        stages.append(("format", lambda row: "delimiter in text" if any(
+            text in trace_of(row) + row["response"] for text in DELIMITERS) else None))
+    stages.append(("", judge))
+    if cfg.keep_correct or cfg.keep_wrong:
+        why = {cfg.keep_correct: None, cfg.keep_wrong: "wrong" if cfg.keep_correct else "right", None: "cannot be graded"}
+        stages.append(("correct" if cfg.keep_correct else "wrong", lambda row: why[row["correct"]]))
+    if cfg.attempts and cfg.difficulty != "none" and cfg.method != "variance":                     # there: a history
+        solved, rates = [right for right, _ in attempts], pass_rates(attempts)
 
-    chosen = select(rows, cfg)
-    if len(chosen) < cfg.k and cfg.method != "full":
-        print(f"only {len(chosen)} rows are left to choose, fewer than --k {cfg.k}: all of them are taken")
-    totals = {"left": summary(rows), cfg.method: summary(chosen)}
+        def difficulty(row):
+            funnel.untried += str(row["id"]) not in rates
+            return rate_problem(row, rates, *cfg.pass_rate) if cfg.difficulty == "rate" else \
+                difficulty_problem(row, solved, cfg.difficulty)
+        stages.append(("difficulty", difficulty))
+    per_question = cfg.per_question or (1 if cfg.method in ("s1", *CONTROLS) else None)
+    if cfg.match_flops:
+        samples = matched(cfg)
+        teachers = {name: at_most(n, lambda row: (question_of(row), row["model"]), f"more than {n} of {name}")
+                    for name, n in samples.items()}
+        stages.append(("flops", lambda row: teachers.get(row.get("model"), lambda row: "other teacher")(row)))
+    elif per_question:
+        stages.append(("questions", at_most(per_question, lambda row: (question_of(row),), "later trace")))
+    if cfg.max_same_answer:
+        stages.append(("answers", at_most(cfg.max_same_answer, lambda row: (
+            question_of(row), repr(evaluate.canonical(row, evaluate.answer_of(row)))), "same answer again")))
+    return stages
+
+
+def matched(cfg):
+    """{teacher: samples per question} of --match-flops. Raises BadInput."""
+    try:
+        (strong, p), (weak, q) = (text.rsplit("=", 1) for text in cfg.match_flops)
+        return {strong: cfg.per_question, weak: transform.matched_samples(cfg.per_question, float(p), float(q))}
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise BadInput(f"--match-flops {' '.join(cfg.match_flops)}: not STRONG=PARAMETERS WEAK=PARAMETERS with "
+                       "--per-question, the samples of the first") from None
+
+
+def rank_of(row, cfg, rates):
+    """What --order sorts by."""
+    if cfg.order == "nll":
+        logp = row.get("logp")
+        if not isinstance(logp, list) or not logp:
+            raise BadInput(f"--order nll: row {row['id']} has no `logp`, which generate.py --score writes")
+        return -statistics.fmean(logp)
+    if cfg.order == "easy":
+        return -rates.get(str(row["id"]), 0.0) if rates else level_of(row) or n_tokens(row)
+    return random.Random(f"{cfg.seed} {row['id']}").random() if cfg.order == "random" else 0
+
+
+def spread(row, attempts):
+    """1-shot RLVR's historical variance: the population standard deviation of a question's accuracy over the epochs of
+    an earlier training, from its `history` or from one file of attempts per epoch (2504.20571, §2)."""
+    name = str(row["id"])
+    history = row.get("history") or [right[name] / tries[name] for right, tries in attempts if tries[name]]
+    if not isinstance(history, list) or not all(isinstance(x, (int, float)) for x in history) or not history:
+        raise BadInput(f"--method variance: row {name} has neither a `history` of accuracies nor --attempts")
+    return statistics.pstdev(history)
+
+
+def check(cfg):
+    """Raise BadInput for settings out of range or that do not go together."""
+    wrong = [name for name in ("k", "ngram", "length_cap", "per_question", "max_same_answer", "copies")
+             if getattr(cfg, name) is not None and getattr(cfg, name) < 1]
+    if wrong:
+        raise BadInput(", ".join("--" + name.replace("_", "-") for name in wrong) + " must be at least 1")
+    if len(cfg.pass_rate) != 2 or not 0 <= cfg.pass_rate[0] <= cfg.pass_rate[1] <= 1:
+        raise BadInput("--pass-rate takes two shares, LOW HIGH, from 0 to 1")
+    for sure, message in (
+            (1 <= cfg.band <= 5, f"--band {cfg.band}: there are five, 1 to 5"),
+            (not (cfg.keep_correct and cfg.keep_wrong), "--keep-correct and --keep-wrong together leave nothing"),
+            (not cfg.attempts or cfg.difficulty != "limo" or len(cfg.attempts) == 2,
+             "--difficulty limo needs two files of --attempts: the weak model's, then the strong model's"),
+            (cfg.attempts or cfg.difficulty != "rate", "--difficulty rate needs --attempts"),
+            (cfg.taxonomy or not (cfg.domains or cfg.ask_domain), "--domains and --ask-domain need a --taxonomy"),
+            (not cfg.audit or cfg.against or cfg.dedup, "--audit needs --against or --dedup, which find the pairs"),
+            (not cfg.hint or cfg.hint == "choices" or "{answer}" in cfg.hint, f"--hint '{cfg.hint}' holds no {{answer}}")):
+        if not sure:
+            raise BadInput(message)
+    for parse, text in ((transform.parse_corruption, cfg.corrupt), (transform.parse_budget, cfg.budget)):
+        if text:
+            parse(text)
+    if cfg.match_flops:
+        matched(cfg)
+
+
+def chosen(rows, cfg, attempts, prepare):
+    """Chosen rows out of (place, row): the rows that come are looked at once, and those chosen are read again."""
+    if cfg.method == "full" and cfg.order == "chosen":                     # nothing to choose: one pass, no cards
+        yield from (row for _, row in rows)
+        return
+    rates, is_limo = pass_rates(attempts), cfg.method.startswith("limo")
+    cards, columns, limit = [], [array("d") for _ in range(4)], 50_000
+    for place, row in rows:
+        cards.append(Card(place, row, rank_of(row, cfg, rates)))
+        terms = limo_terms(row, cfg.words) if is_limo else [spread(row, attempts)] if cfg.method == "variance" else ()
+        for column, term in zip(columns, terms):
+            column.append(term)
+        if len(cards) >= limit and (cfg.method == "longest" or (cfg.method, cfg.variant) == ("s1", "paper")):
+            cards = s1_candidates(cards, cfg.k) if cfg.method == "s1" else longest(cards, cfg.k)
+            limit = max(limit, 2 * len(cards))
+    picks = select(cards, cfg, limo_scores(columns, cfg.length_cap) if is_limo else columns[0])
+    if not picks:
+        raise BadInput("--method limo-band: no question has five right traces to divide into bands")
+    if len(picks) < cfg.k and cfg.method != "full":
+        print(f"only {len(picks)} rows are left to choose, fewer than --k {cfg.k}: all of them are taken")
+    if cfg.order != "chosen":
+        picks.sort(key=lambda pick: pick[0].rank)
+    more = {card.at: fields for card, fields in picks}
+    for place, row in stream(cfg.data, places=[card.at for card, _ in picks]):
+        row = prepare(row)
+        judge(row)
+        yield row | more[place]
+
+
+def curate(cfg):
+    """Filter, choose, write; settings, funnel and totals go beside the rows."""
+    check(cfg)
+    attempts = [read_attempts(path) for path in cfg.attempts]
+    taxonomy = transform.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
+    funnel, taken = Funnel(with_pairs=bool(cfg.audit)), Counter()
+    prepare = preparation(taxonomy, cfg.domain_field, cfg.domains)
+    funnel.stages = filters(cfg, attempts, funnel)
+    left = funnel.survivors((place, prepare(row)) for place, row in stream(cfg.data, needed(cfg)))
+    counted = (count(taken, row) for row in chosen(left, cfg, attempts, prepare))
+    try:
+        write_rows(cfg.out, transform.finished(counted, cfg.hint, cfg.corrupt, cfg.budget, taxonomy if cfg.ask_domain
+                                               else None, cfg.format, cfg.copies, cfg.seed))
+    finally:
+        Path(cfg.out + ".part").unlink(missing_ok=True)
+    totals = {"left": summary(funnel.left), cfg.method: summary(taken)}
+    if cfg.audit:
+        write_rows(cfg.audit, funnel.pairs)
+    if cfg.figure:
+        draw_funnel([*funnel.table, {"stage": cfg.method, "kept": taken["rows"]}], cfg.figure)
+    run.save_config(cfg, run.header_of(cfg.out), funnel=funnel.table, totals=totals)
     for name, total in totals.items():
         correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
         domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
         print(f"{name:<12} {total['rows']:>7} rows  correct {correct}  "
               f"thinking tokens {total['mean_thinking_tokens']:.1f}  domains {domains}")
-    write_rows(cfg.out, chosen)
-    run.save_config(cfg, run.header_of(cfg.out), funnel=funnel, totals=totals)
-    return chosen
+
+
+def main(cfg):
+    """curate(), and the rows that it wrote."""
+    curate(cfg)
+    return read_rows(cfg.out)
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    run.cli(curate, Config)

@@ -127,8 +127,8 @@ class Config:
 
 
 SAMPLE = ("id", "question", "text", "reward", "right", "advantage", "n_tokens")       # fields in samples.jsonl
-FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every", "offload",
-        "recompute", "plan")
+FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every",
+        "offload", "recompute")
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -240,8 +240,9 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     right_share (B,): mean reward of a row's group, for --loss nft alone; sampled_logps: of the sampler, where it is not
     the old policy (--tis); token_rewards: lists like old_logps, added to the advantage of each token.
     Masked tokens (prompt, injected, truncated) are in neither numerator nor denominator; a row of nothing else is no
-    row. Rows of advantage 0 have no gradient: unless a KL or an entropy bonus is asked for their forward pass is left
-    out, but their tokens stay in the normaliser. If no row has a gradient the weights stay, whatever the momentum.
+    row. Rows of advantage 0 have no gradient unless the loss has a KL or an entropy bonus: their tokens stay in the
+    normaliser, but they only pass forward, and that only to measure the KL. If no row has a gradient the weights stay,
+    whatever the momentum.
     """
     def of_tokens(values, rows):                          # (N,) of the trained tokens of these rows
         return torch.tensor([x for i in rows for x, m in zip(values[i], masks[i]) if m], device=ranks.device)
@@ -252,14 +253,17 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     weights = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens).split([sum(mask) for mask in masks])
     use_kl = cfg.kl != "none" and cfg.beta > 0 and cfg.kl_in == "loss"
     everywhere = use_kl or cfg.entropy != 0               # a gradient in every row
-    steered = [bool(advantage[i] != 0) or (token_rewards is not None and any(token_rewards[i]))
-               for i in range(len(sequences))]
-    active = [i for i in range(len(sequences)) if any(masks[i]) and (everywhere or measure_kl or steered[i])]
-    has_gradient = any(everywhere or steered[i] for i in active)
+    has_gradient = [everywhere or bool(advantage[i] != 0) or (token_rewards is not None and any(token_rewards[i]))
+                    for i in range(len(sequences))]
+    trained = [i for i, mask in enumerate(masks) if any(mask) and has_gradient[i]]
+    measured = [i for i, mask in enumerate(masks) if any(mask) and not has_gradient[i] and measure_kl]
     total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "dlogp", "w", "w²", "n"), 0.0)
     furthest = 0.0
-    for group in sft.deal([len(sequences[i]) for i in active], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
-        chosen = [active[i] for i in group or [0]]        # nothing left for this rank, but the others need its shards
+    bins = [(rows, group) for rows in (trained, measured)
+            for group in sft.deal([len(sequences[i]) for i in rows], cfg.micro_batch_tokens, ranks.n)[ranks.index]]
+    for rows, group in bins:
+        learns = rows is trained
+        chosen = [rows[i] for i in group or [0]]          # nothing left for this rank, but the others need its shards
         batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
         old_logp = of_tokens(old_logps, chosen)
         sampled_logp = old_logp if sampled_logps is None else of_tokens(sampled_logps, chosen)
@@ -297,9 +301,10 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                 loss = loss - cfg.entropy * stats.entropy
             return (loss * token_weight).sum(), stats, clipped, kl
 
-        with sft.autocast(cfg, ranks.mesh is not None):
+        with torch.set_grad_enabled(learns), sft.autocast(cfg, ranks.mesh is not None):
             loss, stats, clipped, kl = distributed.compute(model, micro_batch)
-        (loss * (ranks.n if group else 0)).backward()     # FSDP takes the mean over ranks
+        if learns:
+            (loss * (ranks.n if group else 0)).backward()            # FSDP takes the mean over ranks
         if not group:
             continue
         with torch.no_grad():
@@ -313,7 +318,7 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     parts = distributed.gather([furthest, total], ranks)
     furthest, total = max(most for most, _ in parts), {name: sum(part[name] for _, part in parts) for name in total}
     n = total["n"] or math.nan                            # nothing trained, nothing measured
-    norm = sft.update(model, optimizers, cfg.clip, scale) if has_gradient else 0.0
+    norm = sft.update(model, optimizers, cfg.clip, scale) if trained else 0.0
     model.zero_grad(set_to_none=True)
     values = {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else math.nan,
               "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm,
@@ -435,8 +440,7 @@ def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     check(cfg)
     if cfg.plan:
-        tokenizer, rows = models.load_tokenizer(cfg.model), read_rows(cfg.data, need=("id", "question"))
-        return plan.of_prompts(cfg, [len(FORMATS[cfg.format].prompt_ids(tokenizer, row["question"])) for row in rows])
+        return plan.of_problems(cfg, FORMATS[cfg.format], models.load_tokenizer(cfg.model), read_rows(cfg.data, ("question",)))
     ranks, problems = distributed.join(cfg.device, shards=True), read_rows(cfg.data, need=("id", "question"))
     held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,

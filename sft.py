@@ -178,6 +178,8 @@ def encode(rows, tokenizer, cfg, context):
         for field in ("question", "thinking", "response"):
             if not isinstance(row.get(field) or "", str):
                 raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a string")
+        if not ((row.get("thinking") or "") + row["response"]).strip():
+            raise BadInput(f"{cfg.data}: row {number}: empty completion")
         history = row.get("history") or []
         if not isinstance(history, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
                                                     and isinstance(m.get("content"), str) for m in history):
@@ -331,11 +333,9 @@ def memory_gb(device):
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)             # Linux counts in KiB
 
 
-def save_batch(out, chosen, tokenizer):
-    """The rows of a step, as they were trained on, into OUT/bad_step.jsonl -> its path."""
-    path = Path(out) / "bad_step.jsonl"
+def save_batch(path, chosen, tokenizer):
+    """Write the rows of a step as they were trained on."""
     write_rows(path, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)} for ids, trained in chosen])
-    return path
 
 
 def main(cfg):
@@ -343,8 +343,7 @@ def main(cfg):
     run.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
                        "bad_steps", "tp")
     if cfg.plan:
-        examples, _ = encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)
-        return plan.of_rows(cfg, [len(ids) for ids, _ in examples])
+        return plan.of_rows(cfg, encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])
     ranks = distributed.join(cfg.device, cfg.tp, shards=True)
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")
@@ -395,12 +394,12 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         began = time.perf_counter()
         chosen = [examples[i] for i in steps[number]]
         n_trained = sum(sum(trained[1:]) for _, trained in chosen)
-        longest = max(len(ids) for ids, _ in chosen)
+        shortest, longest = min(range(len(chosen)), key=lambda i: len(chosen[i][0])), max(len(ids) for ids, _ in chosen)
         if cfg.padded:
             chosen = [(ids + ids[-1:] * (longest - len(ids)), trained.ljust(longest, b"\0")) for ids, trained in chosen]
         loss = 0.0
         for group in deal([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
-            batch = models.pack(*zip(*(chosen[i] for i in group or [0])), device=ranks.device)
+            batch = models.pack(*zip(*(chosen[i] for i in group or [shortest])), device=ranks.device)
             with autocast(cfg, ranks.mesh is not None):
                 logp = distributed.score(model, batch)                       # (N,)
             part = -logp.sum() / n_trained
@@ -424,8 +423,11 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         if log:
             log(**history[-1])
         if n_bad == cfg.bad_steps:
+            bad_step = Path(cfg.out) / "bad_step.jsonl"
+            if ranks.leads:
+                save_batch(bad_step, chosen, tokenizer)
             raise BadInput(f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
-                           f"are in {save_batch(cfg.out, chosen, tokenizer)}")
+                           f"are in {bad_step}")
         n_asked = distributed.total(len(asked_to_end), ranks)            # so that all ranks end after the same step
         if number + 1 == len(steps):
             break

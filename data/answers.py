@@ -1,26 +1,29 @@
-"""What is a right answer? Extraction, equality and the Countdown checker; curation, reward and test all grade here.
+"""What is a right answer? Extraction and equality; curation, reward and test all grade here.
 
 Nothing that a model wrote is ever executed, and every string is graded in bounded time: texts are cut to a length,
 regular expressions are linear, nesting and powers are limited. An answer is parsed into a value that is the same for
 every equivalent spelling (a Fraction, a formula's value at two points, a tuple with its brackets, ...), and two answers
-are equal when these values are.
+are equal when these values are. What the rules cannot read is compared symbolically (data/symbolic.py).
 """
 import cmath
-import math
-import operator
-import random
 import re
-from collections import Counter
+import time
 from fractions import Fraction
 from functools import lru_cache
 
 from data.format import FORMATS
+from data.formulas import LETTERS, LONGEST_FORMULA, LOOKALIKES, SUBSCRIPT, Expression, check_expression, expression_value
+from data.ifeval import follows
+from data.symbolic import equal
 
 
 # ---- Which part of a text is the answer? ------------------------------------------------------------------------
 
-LONGEST_TEXT, LONGEST_ANSWER, LONGEST_FORMULA = 200_000, 2_000, 400        # characters; beyond it nothing is right
-ANSWER_LINE = re.compile(r"\banswer\b[*_ \t]{0,9}(?::|is\b:?)[*_ \t]{0,9}([^\n]*)(?=(\n\s{0,9}[^\n]*)?)", re.IGNORECASE)
+LONGEST_TEXT, LONGEST_ANSWER = 200_000, 2_000              # characters; beyond it nothing is right
+ANSWER_LINE = re.compile(r"\b(?:answer|correct (?:option|choice))\b[*_ \t]{0,9}(?::|is\b:?)[*_ \t]{0,9}([^\n]*)"
+                         r"(?=(\n\s{0,9}[^\n]*)?)", re.IGNORECASE)
+LETTER_LINE = re.compile(r"[\s*_]{0,9}\(?([A-J])(?:[).:][^\n]*)?[\s*_]{0,9}")
+BETWEEN_BOXES = re.compile(r"(?=.{1,40}$)(?=.*(?:[,;]|\b(?:and|or)\b))(?:[ $,;}]|\\q?quad|\\text\{|and|or)+")
 
 
 def extract_answer(text, format=""):
@@ -28,35 +31,45 @@ def extract_answer(text, format=""):
 
     First of: last \\boxed (one without its closing brace: the text was cut, None), last <answer>, last "Answer:" or
     "the answer is" line (if nothing follows on it, the line after), "#### 42", the whole text if it is a short line.
+    Of several boxes the last counts; with only a comma or "and" between them on one line they are one list.
     """
     text = FORMATS[format].split(text)[1] if format else text
     text = text[-LONGEST_TEXT:].strip()
-    *_, box = [None, *re.finditer(r"\\(?:boxed|fbox)(?=\s*\{| )", text)]
-    if box:
-        return _box(text[box.end():].lstrip())
+    boxes = [*re.finditer(r"\\(?:boxed|fbox)(?=\s*\{| )", text)][-9:]
+    if boxes:
+        answer, _ = _box(text, boxes[-1].end())
+        for box, following in zip(boxes[-2::-1], boxes[:0:-1]) if answer else ():
+            before, end = _box(text, box.end())
+            if not before or not BETWEEN_BOXES.fullmatch(text[end:following.start()]):
+                break
+            answer = f"{before}, {answer}"
+        return answer
     closed = text.rfind("</answer>")
     opened = text.rfind("<answer>", 0, max(closed, 0))
     if opened >= 0:
         return _clean(text[opened + len("<answer>"):closed])
     *_, line = [None, *ANSWER_LINE.finditer(text)]
     if line:
-        return _clean(line[1]) or _clean(line[2] or "")
+        bold = text[text.rfind("\n", 0, line.start()) + 1:line.start(1)].count("**") % 2     # **Answer: B** because ...
+        return _clean(line[1].partition("**")[0] if bold else line[1]) or _clean(line[1]) or _clean(line[2] or "")
     last = text.rpartition("####")[2].partition("\n")[0].strip()
     if "####" in text and re.fullmatch(r"(?=\D*\d)\S{1,40}", last):
         return _clean(last)
     return _clean(text) if len(text) <= 100 and "\n" not in text else None
 
 
-def _box(rest):
-    """What stands in the box that begins with `rest`: {...} with inner braces, or `42$`."""
-    if not rest.startswith("{"):
-        return _clean(re.match(r"[^$\n]*", rest)[0])
+def _box(text, begin):
+    """(what stands in the box at text[begin:], where it ends): {...} with inner braces, or `42$`; None if it has no end."""
+    begin += len(text[begin:]) - len(text[begin:].lstrip())
+    if not text.startswith("{", begin):
+        end = re.compile(r"[^$\n]*").match(text, begin).end()
+        return _clean(text[begin:end]), end
     depth = 0
-    for brace in re.finditer(r"\\.|[{}]", rest, re.DOTALL):                # \{ and \} are characters, not groups
+    for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, begin):    # \{ and \} are characters, not groups
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0 and brace[0] == "}":
-            return _clean(rest[1:brace.start()])
-    return None
+            return _clean(text[begin + 1:brace.start()]), brace.end()
+    return None, len(text)
 
 
 def _clean(answer):
@@ -64,153 +77,28 @@ def _clean(answer):
 
 
 def answer_of(row):
-    """Extracted answer of a completion row; None for one that was cut while it was thinking."""
-    return extract_answer(row.get("response" if "response" in row else "text") or "")
+    """Extracted answer of a completion row; None for one that was cut while it was thinking.
 
-
-# ---- Arithmetic without eval ------------------------------------------------------------------------------------
-
-SUBSCRIPT = r"(?:_(?:\w|\{\w{1,9}\}))?"
-TOKEN = re.compile(rf"\\[a-zA-Z]+{SUBSCRIPT}|[0-9]+\.?[0-9]*|\.[0-9]+|[a-zA-Z]{SUBSCRIPT}|\S")
-OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-BRACKETS = {"(": ")", "{": "}"}
-CONSTANTS = {"e": math.e, "i": 1j, "\\pi": math.pi}
-FUNCTIONS = {"\\" + name: getattr(cmath, name.replace("arc", "a")) for name in
-             "sin cos tan sinh cosh tanh arcsin arccos arctan exp log".split()}
-FUNCTIONS |= {"\\ln": cmath.log, "\\cot": lambda x: 1 / cmath.tan(x),
-              "\\sec": lambda x: 1 / cmath.cos(x), "\\csc": lambda x: 1 / cmath.sin(x)}
-LETTERS = set("""alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi
-                 psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega hbar ell infty""".split())
-
-
-class Expression:
-    """Recursive descent over + - * / ^ ( ) and LaTeX's \\frac, \\sqrt, functions and names; sum() is the whole value.
-
-    It is a Fraction as long as everything is rational, else a float or complex number. A name stands for a number
-    between 1 and 2 that depends on the name and on `point`: formulas that agree at two points are taken as the same.
-    Raises ValueError or ArithmeticError for anything else, for deep nesting and for huge powers.
+    A row without a `response`, as other engines write them, has it in `text` behind the format's delimiter.
     """
-
-    def __init__(self, text, point=0, implicit=True, left_to_right=False):
-        self.tokens, self.at, self.depth = [*TOKEN.findall(text), ""], 0, 0
-        self.point, self.implicit, self.left_to_right = point, implicit, left_to_right
-
-    def take(self, *wanted):
-        """The next token if it is one of these, else ''."""
-        token = self.tokens[self.at]
-        self.at += token in wanted
-        return token if token in wanted else ""
-
-    def sum(self, end=""):
-        total = self.product()
-        while sign := self.take("+", "-", *("*/" if self.left_to_right else "")):
-            total = OPERATORS[sign](total, self.product())
-        if self.tokens[self.at] != end:
-            raise ValueError(f"unexpected {self.tokens[self.at]}")
-        self.at += 1
-        return total
-
-    def product(self):
-        total = self.signed()
-        while not self.left_to_right:
-            if sign := self.take("*", "/"):
-                total = OPERATORS[sign](total, self.signed())
-            elif self.implicit and re.match(r"[\w\\({.]", self.tokens[self.at]):
-                total = total * self.power()                               # 2x, 3\sqrt{5}, (a+5)(b+2)
-            else:
-                break
-        return total
-
-    def signed(self):
-        sign = 1
-        while found := self.take("+", "-"):
-            sign = -sign if found == "-" else sign
-        return sign * self.power()                                         # -3^2 = -9
-
-    def power(self):
-        self.depth += 1
-        if self.depth > 50:                                                # every recursion passes here
-            raise ValueError("nested too deeply")
-        value = self.atom()
-        if self.take("!"):
-            if value not in range(171):
-                raise ValueError("no such factorial")
-            value = Fraction(math.factorial(int(value.real)))
-        value = _power(value, self.group()) if self.take("^") else value
-        self.depth -= 1
-        return value
-
-    def group(self):
-        return self.sum("}") if self.take("{") else self.signed()
-
-    def atom(self):
-        token = self.tokens[self.at]
-        self.at += bool(token)
-        if re.match(r"[0-9.]", token):
-            return Fraction(token)
-        if token in BRACKETS:
-            return self.sum(BRACKETS[token])
-        if token == "\\frac":
-            return self.group() / self.group()
-        if token == "\\sqrt":
-            degree = self.sum("]") if self.take("[") else Fraction(2)
-            return _power(self.group(), 1 / degree)
-        if token in FUNCTIONS:
-            exponent = self.group() if self.take("^") else Fraction(1)
-            bracketed, argument = self.tokens[self.at] in BRACKETS, self.power()
-            while not bracketed and re.match(r"\w|\\pi", self.tokens[self.at]):
-                argument = argument * self.power()                         # \cos 2t
-            return _power(FUNCTIONS[token](argument), exponent)
-        if token in CONSTANTS:
-            return CONSTANTS[token]
-        if re.match(r"[a-zA-Z]", token) or token[1:].partition("_")[0] in LETTERS:
-            return random.Random(f"{token} {self.point}").uniform(1, 2)
-        raise ValueError(f"unexpected {token}")
-
-
-def _power(base, exponent):
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-        if max(abs(base.numerator), base.denominator).bit_length() * abs(exponent) > 4096:
-            raise ValueError("power too large")
-        if base < 0 and exponent.denominator > 1 and exponent.denominator % 2:
-            return (-1) ** exponent.numerator * float(-base) ** float(exponent)     # the real root
-    return base ** exponent
-
-
-def check_expression(text, nums, target, n_used=None, left_to_right=False):
-    """Countdown and Game-24: does `text` reach `target` with + - * / ( ) and every number of `nums` exactly once?
-
-    n_used: with exactly that many of them instead. left_to_right: without precedence, as on a simple calculator.
-    The whole text must be the expression; `= target` may follow. A sign before a number or bracket is allowed.
-    """
-    found = _expression_value(text, left_to_right)
-    if found is None or found[1] != Fraction(target):
-        return False
-    used, given = Counter(found[0]), Counter(int(n) for n in nums)
-    return used == given if n_used is None else sum(used.values()) == n_used and not used - given
-
-
-def _expression_value(text, left_to_right=False):
-    """(numbers used, value) of an arithmetic expression over integers, or None."""
-    if not isinstance(text, str) or len(text) > LONGEST_FORMULA:
-        return None
-    text = re.sub(r"\\(?:times|cdot)", "*", text.translate(LOOKALIKES)).replace("\\div", "/")
-    found = re.fullmatch(r"([0-9+\-*/() ]+)(?:=\s*(-?[0-9]{1,50}))?", text.strip().strip("$").strip())
-    try:
-        value = Expression(found[1], implicit=False, left_to_right=left_to_right).sum() if found else None
-    except (ValueError, ArithmeticError):
-        return None
-    if value is None or (found[2] and Fraction(found[2]) != value):
-        return None
-    return sorted(int(n) for n in re.findall(r"[0-9]+", found[1])), value
+    text = row.get("response" if "response" in row else "text") or ""
+    if "response" not in row:
+        for form in (FORMATS["s1"], FORMATS["think"]):
+            if form.open in text or form.end in text:
+                text = text.rpartition(form.end)[2] if form.end in text else ""
+    if row.get("instruction_id_list") is not None:                         # IFEval looks at all of it
+        return text or None
+    answer = extract_answer(text)
+    if answer is None and row.get("choices") and (line := LETTER_LINE.fullmatch(text.rstrip().rpartition("\n")[2][:200])):
+        return line[1]                                                     # the last line is a letter: "B", "**(B)**"
+    return answer
 
 
 # ---- Is an answer right? ----------------------------------------------------------------------------------------
 
 SCALES = r"million|billion|trillion|thousand|hundred|dozen|[ap]\.?m\b"     # these words are not units to be dropped
+UNITS = r"[cmkn]m|kg|mg|ml|ft|mi|lb|oz|[mn]s|hr|yr|[kM]?Hz|[kM]?eV|k?Pa|k[JNWV]|m[VW]|AU|pc"    # m alone may be a name
 POWER = r"\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*$"
-LOOKALIKES = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "π": "\\pi ", "∞": "\\infty ", "°": "",
-                            "√": "\\sqrt", "∪": "\\cup ", "±": "\\pm ", "€": "", "£": "", "²": "^2", "³": "^3"})
 REWRITES = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})", ""),                            # 1{,}000 and 10,\!080
     (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
@@ -218,11 +106,12 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![a-zA-Z])", " "),
     (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
     (r"\\(?:text|mbox|mathrm|mathbf|mathit|operatorname|(?:text|math)(?:bf|it|rm|sf|tt|normal))\s*\{", r"\\text{"),
-    (rf"(?<=[\d}})])\s*\\text\{{(?!\s*(?:{SCALES}))[^{{}}]*\}}{POWER}", ""),       # 15\text{ cm}^2
+    (rf"(?:(?<=[\d}})])|(?<=\\pi))\s*\\text\{{(?!\s*(?:{SCALES}))[^{{}}]*\}}{POWER}", ""),       # 15\text{ cm}^2
     (r"\\text\{([^{}]*)\}", r" \1 "),
     (r"\^?\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\?%", " "),
     (rf"(?<=[\d}})])\s*(?:(?:degrees?|inch(?:es)?|feet|cm|mm|km|ft|kg|mg|ml|units?){POWER}"
-     rf"|(?:\s(?!\s*(?:{SCALES}))(?:[a-zA-Z]{{3,20}}|of|in|cm|mm|km|ft|kg|mg|ml)\.?)+{POWER})", ""),
+     rf"|(?:\s(?!\s*(?:{SCALES}))(?:[a-zA-Z]{{3,20}}|of|in|{UNITS})\.?)+{POWER}"
+     rf"|\s(?:{UNITS}|[mgJ])\s*/\s*(?:{UNITS}|[smhgLK]){POWER})", ""),                # 3 m/s^2
     (r"(?<![\\a-zA-Z])(sqrt|sin|cos|tan|ln|log|pi|infty)(?![a-zA-Z])", r"\\\1"),
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"\\(?:cdot|times|ast)(?![a-zA-Z])|\*\*", lambda found: "^" if found[0] == "**" else "*"),
@@ -233,11 +122,22 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<![\w}.^/])(\d+)\s+(\d+)\s*/\s*(\d+)", r"(\1+\\frac{\2}{\3})"),                    # mixed: 1 4/5
     (r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,4})(?![\w.])", r"(\1*10^{\2})"),
     (r"([_^])\{(\w)\}", r"\1\2"),
+    (r"\^\s*\{?\s*(\\prime\s*)+\}?", lambda found: "'" * found[0].count("p")),
+    (r"(?<=\d)\s*([apAP])\.?\s?[mM](?![a-zA-Z])\.?", lambda found: found[1].lower() + "m"),      # 5 p.m., 1:58 AM
+    (r"(?<![\d:.])0(?=\d\s*:\s*\d\d)", ""),                              # 05:00
+    (r"^\\approx(?![a-zA-Z])", ""),
+    (r"\\\{\s*\\\}|\\varnothing(?![a-zA-Z])|∅", r"\\emptyset"),
     (r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*", ", "),
 )]
+GLUED = re.compile(r"\\(" + "|".join(sorted(LETTERS | {"pi"}, key=len, reverse=True)) + r")([a-zA-Z]+)")
 THOUSANDS = re.compile(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d|,\d)")
-NAME = re.compile(r"\s*[a-zA-Z\\][a-zA-Z\\_{}]{0,20}(?:\([a-z, ]{1,9}\))?\s*(?:=|\\(?:in|approx)(?![a-zA-Z]))(?=.)")
+NAME = re.compile(r"\s*([a-zA-Z\\](?:[a-zA-Z\\_]|\{\w*\}){0,20}(?:\([a-z, ]{1,9}\))?)\s*"
+                  r"(?:=|\\(?:in|approx)(?![a-zA-Z]))(?=.)")
+NAMED_TUPLE = re.compile(r"^\(\s*[a-zA-Z](?:_\w)?(?:\s*,\s*[a-zA-Z](?:_\w)?){1,9}\s*\)\s*=\s*(?=\()")
 WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\d [\d.]")                # or numbers side by side: no product
+RELATION = re.compile(r"[<>]=?|\\[lg](?:t|eq?(?:slant)?)(?![a-zA-Z])")
+VARIABLE = re.compile(rf"\s*(?![ei]\b)[a-zA-Z]{SUBSCRIPT}(?:\([a-zA-Z]\))?\s*")
+UNORDERED = ("set", "union")
 
 
 @lru_cache(4096)
@@ -247,41 +147,72 @@ def parse(text, thousands=True):
 
     thousands=False reads 1,234 as two numbers.
     """
+    return _node(_normalised(text, thousands), 0)
+
+
+def _normalised(text, thousands=True):
     text = " ".join(text[:LONGEST_ANSWER].translate(LOOKALIKES).split()).rstrip(" .$")
     for pattern, new in REWRITES:
         text = pattern.sub(new, text)
+    text = GLUED.sub(r"\\\1 \2", text)                                      # \lambdakT
     if thousands and not re.search(r"[(\[]|\\\{", text):                   # inside brackets a comma separates
         text = THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
-    return _node(text, 0)
+    return text
 
 
 def _node(text, depth):
+    kind, parts = _parts(text) if depth <= 4 else ("", [text])
+    if kind:
+        nodes = [_node(part, depth + 1) for part in parts]
+        return (kind, *(sorted(nodes, key=repr) if kind in UNORDERED else nodes))
+    try:
+        return _formula(parts[0])
+    except (ValueError, ArithmeticError):
+        return _words(parts[0])
+
+
+def _parts(text):
+    """(kind, texts of the parts). The kind says what holds them together: "set" and "union", in which order does not
+    count, "()" and its like, a matrix with the lengths of its rows, "<" and its like; "" for one formula or some words."""
     text = text.strip().rstrip(".,;: ")
+    names = {name[1]: part[name.end():] for part in _split(text, ",") if (name := NAME.match(part))}
+    if len(names) > 1 and len(names) == len(_split(text, ",")):             # y = 2, x = 1
+        return "named " + " ".join(sorted(names)), [value for _, value in sorted(names.items())]
     text = text[name.end():].strip() if (name := NAME.match(text)) else text        # x = 5, f(x) = 2x, x \in [0, 1]
-    if depth > 4:
-        return _words(text)
+    text = NAMED_TUPLE.sub("", text)                                       # (x, y) = (1, 2)
     if matrix := re.fullmatch(r"\\begin\{([pbv]?matrix)\}(.*)\\end\{\1\}", text, re.DOTALL):
-        rows = [row for row in matrix[2].split("\\\\") if row.strip()]
-        return ("matrix", *(tuple(_node(cell, depth + 1) for cell in row.split("&")) for row in rows))
+        rows = [row.split("&") for row in matrix[2].split("\\\\") if row.strip()]
+        return f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row]
     if len(parts := _split(text, "\\cup")) > 1:
-        return ("union", *_multiset(parts, depth))
+        return "union", parts
     if text[:1] in tuple("([") and text[-1:] in tuple(")]") and len(parts := _split(text[1:-1], ",")) > 1:
-        return (text[0], *(_node(part, depth + 1) for part in parts), text[-1])     # order and kind of bracket count
+        return text[0] + text[-1], parts                                   # order and kind of bracket count
     braces = re.fullmatch(r"\\?\{(.*?)\\?\}", text, re.DOTALL)
     if braces and len(_split(braces[1] + ",", ",")) > 1:                    # brackets match inside: one pair around all
-        text = braces[1]
-    if len(parts := _split(text, ",")) > 1:
-        return ("set", *_multiset(parts, depth))
-    if "\\pm" in text:
-        return ("set", *_multiset([text.replace("\\pm", sign) for sign in "+-"], depth))
-    try:
-        return _formula(text)
-    except (ValueError, ArithmeticError):
-        return _words(text)
+        text = re.sub(r"^\s*[a-zA-Z]\s*(?:\\mid(?![a-zA-Z])|[|:])", "", braces[1])
+    parts = [part.replace("\\pm", sign) for part in _split(text.replace(";", ","), ",")
+             for sign in ("+-" if "\\pm" in part else "+")]
+    if len(parts) > 1:
+        return "union" if all(map(RELATION.search, parts)) else "set", parts
+    return _relation(text)
 
 
-def _multiset(parts, depth):
-    return sorted((_node(part, depth + 1) for part in parts), key=repr)
+def _relation(text):
+    r"""_parts of x > 2, which is (2, \infty), of 0 \le x < 1, which is [0, 1), and of other chains, with < for >."""
+    signs, sides = RELATION.findall(text), RELATION.split(text)
+    loose = ["=" in sign or "e" in sign for sign in signs]
+    if not signs or len({sign.lstrip("\\")[0] in "<l" for sign in signs}) > 1 or not all(map(str.strip, sides)):
+        return "", [text]
+    if signs[0].lstrip("\\")[0] in ">g":
+        loose, sides = loose[::-1], sides[::-1]
+    variable = [bool(VARIABLE.fullmatch(side)) for side in sides]
+    if variable == [False, True]:
+        return ("[" if loose[0] else "(") + ")", [sides[0], "\\infty"]
+    if variable == [True, False]:
+        return "(" + ("]" if loose[0] else ")"), ["-\\infty", sides[1]]
+    if variable == [False, True, False]:
+        return ("[" if loose[0] else "(") + ("]" if loose[1] else ")"), sides[::2]
+    return " ".join("<=" if same else "<" for same in loose), sides
 
 
 def _words(text):
@@ -309,6 +240,8 @@ def _formula(text):
     if len(text) > LONGEST_FORMULA or WORD.search(text):
         raise ValueError("words, not a formula")
     left, equals, right = text.partition("=")
+    if equals and not re.search("[a-zA-Z]", text):
+        raise ValueError("0.5 = 50 says nothing")
     text = f"({left})-({right})" if equals else text
     values = [Expression(text, point).sum() for point in range(2 if equals or re.search("[a-zA-Z]", text) else 1)]
     if equals:
@@ -334,14 +267,17 @@ def _rounded(value):
 
 
 def is_correct(prediction, answer):
-    """Are two answers the same? Never raises, never executes anything.
+    """Are two answers the same? Never raises, never executes anything, answers within two seconds.
 
     Exact, with these exceptions: a decimal may stand for a number without finite decimals if it is within 1e-6 of it;
-    50% is 50 as well as 1/2; 1,234 may be a list where the answer is one; a choice may be followed by its text.
+    50% is 50 as well as 1/2; 1,234 may be a list where the answer is one; a choice may be followed by its text; c may
+    be written C; names (x = 1) and a.m. may be left out or added.
     """
     prediction, answer = str(prediction), str(answer)
     if not answer.strip() or not prediction.strip() or max(len(prediction), len(answer)) > LONGEST_ANSWER:
         return False
+    if prediction.strip() == answer.strip():
+        return True
     powers = [re.findall(r"(?:\}|[a-z]{2})\s*\^\s*\{?([23])\}?\W*$", side) for side in (prediction, answer)]
     if all(powers) and powers[0] != powers[1]:                             # 5 cm^2 is not 5 cm^3; both may be just 5
         return False
@@ -359,7 +295,9 @@ def is_correct(prediction, answer):
         value = _endless(other)
         if "." in written and value is not None and abs(one - value) * 10**6 <= abs(value):
             return True
-    return False
+    if re.fullmatch(r"\d{1,2}:\d\d", str(gold)):                           # 1:58 a.m. for 1:58
+        return str(said) in (f"{gold}am", f"{gold}pm")
+    return _unread(said, gold) and _equal(_normalised(prediction), _normalised(answer), time.monotonic() + 0.5)
 
 
 def _endless(node):
@@ -371,20 +309,83 @@ def _endless(node):
     return Fraction(node[1]) if constant else None
 
 
+def _unread(*nodes):
+    """Do these nodes hold a part that the rules could not read, or names, which may be left out?"""
+    return any(node[0].startswith("named") or (node[0] not in ("at", "equation") and _unread(*node[1:]))
+               if isinstance(node, tuple) else isinstance(node, str) for node in nodes)
+
+
+def _equal(one, other, until, depth=0):
+    """Are two normalised texts the same, part by part, by the rules or else symbolically? No question after `until`."""
+    (kind, parts), (kind_, parts_) = (_parts(text) if depth <= 4 else ("", [text]) for text in (one, other))
+    if "named" in (kind[:5], kind_[:5]):                                   # x = 1, y = 2 for 1, 2 or (1, 2)
+        kind = kind_ = next((other for other in ("set", "()") if other in (kind, kind_)), kind) if kind != kind_ else kind
+    if kind != kind_ or len(parts) != len(parts_) or len(parts) > 50:
+        return False
+    if not kind:
+        nodes = _node(parts[0], 5), _node(parts_[0], 5)
+        return nodes[0] == nodes[1] or _unread(*nodes) and time.monotonic() < until and equal(*sorted((parts[0], parts_[0])))
+    if kind not in UNORDERED:
+        return all(_equal(part, part_, until, depth + 1) for part, part_ in zip(parts, parts_))
+    left, right = ([(_node(part, depth + 1), part) for part in side] for side in (parts, parts_))
+    for same in (lambda x, y: x[0] == y[0], lambda x, y: _equal(x[1], y[1], until, depth + 1)):       # cheap ones first
+        for x in list(left):
+            if y := next((y for y in right if same(x, y)), None):
+                left.remove(x), right.remove(y)
+    return not left
+
+
+def is_gradable(answer):
+    """Can an answer be compared with anything? Not if it is empty, too long, or broken LaTeX such as \\frac{1}{}."""
+    if answer is None or len(answer := str(answer)) > LONGEST_ANSWER or parse(answer) == "":
+        return False
+    text = _normalised(answer)
+    braces = re.findall(r"(?<!\\)[{}]", text)
+    return (braces.count("{") == braces.count("}")
+            and not re.search(r"^\s*[\^_*/=]|[\^_*/=]\s*$|\\frac\s*\{[^{}]*\}\s*\{\s*\}|\\sqrt\s*\{\s*\}", text))
+
+
 def grade(row, prediction):
-    """Is the prediction right for this row? None if it has no answer: such a row is skipped, never rewarded."""
+    """Is the prediction right for this row? None if it has no answer: such a row is skipped, never rewarded.
+
+    Looks at `nums` and `target` (Countdown), `instruction_id_list` (IFEval), else `answer` and, beside it, `choices` (whose
+    text may stand for the letter) and `accept` (other right answers).
+    """
     if row.get("nums") is not None and row.get("target") is not None:
         return check_expression(prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right"))
-    gold = row.get("answer")
-    if gold is None or len(str(gold)) > LONGEST_ANSWER or parse(str(gold)) == "":
+    if row.get("instruction_id_list") is not None:
+        return prediction is not None and all(follows(row, prediction))
+    gold, choices = row.get("answer"), row.get("choices")
+    if not is_gradable(gold):
         return None
-    return prediction is not None and is_correct(prediction, gold)
+    if prediction is None:
+        return False
+    said = prediction.strip().casefold()
+    if choices and len(said) > 1 and said in (texts := [str(choice).strip().casefold() for choice in choices]):
+        prediction = prediction if str(gold).strip().casefold() in texts else chr(ord("A") + texts.index(said))
+    others = row["accept"] if isinstance(row.get("accept"), list) else []
+    return any(is_correct(prediction, right) for right in [gold, *others])
 
 
 def canonical(row, answer):
     """Hashable name of an answer's equivalence class, for voting. Expressions are the same if they use the same
     numbers and have the same value, in whatever order they are written; other answers, if they are spelled alike."""
     if row.get("nums") is not None and isinstance(answer, str):
-        found = _expression_value(answer, row.get("left_to_right", False))
+        found = expression_value(answer, row.get("left_to_right", False))
         return (tuple(found[0]), found[1]) if found else answer.strip()
     return parse(answer) if isinstance(answer, str) else None
+
+
+def classes(row, answers):
+    """A number for each answer (None for None) that is the same for answers which the grader takes as the same: they
+    have one canonical name, or one is right where the first answer of the other's class is the solution."""
+    names, leaders, found = {}, [], []
+    for answer in answers:
+        name = None if answer is None else canonical(row, answer)
+        if answer is not None and name not in names:
+            same = () if row.get("nums") is not None else (
+                i for i, leader in enumerate(leaders) if is_correct(answer, leader) or is_correct(leader, answer))
+            names[name] = next(iter(same), len(leaders)) if row.get("nums") is None else len(leaders)
+            leaders += [answer] if names[name] == len(leaders) else []
+        found.append(None if answer is None else names[name])
+    return found

@@ -1,28 +1,38 @@
-"""Real data sets as JSONL rows, from the hub or from a local copy.
+"""Real data sets as JSONL rows, from the hub or from a local copy: to train on (--name) and to measure with (--benchmark).
 
     python -m data.prepare --name gsm8k --split train --out out/gsm8k.jsonl
     python -m data.prepare --name s1k --source my_copy.parquet --out out/s1k.jsonl
+    python -m data.prepare --benchmark math500,aime24,gpqa --paper s1 --out out/benchmarks
 
 Each entry of DATASETS is a hub name, its default split, and a function from one of its rows to one of ours. A row
 that lacks what the function needs is reported by number and the run stops: a hub data set that changed its columns
-should not turn into empty questions.
+should not turn into empty questions. Rows that already have our fields are taken as they are.
+
+A benchmark becomes OUT/NAME.jsonl, its questions worded as --paper words them and with `task` and `group`, which is how
+evaluate.py tells them apart, and NAME.config.json with the paper's sampling, format and the citation. The command that
+answers it is printed. Not here, because they need other machinery: LiveCodeBench (runs code), CoQA (conversations).
 """
+import dataclasses
 import hashlib
+import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from data import run
-from data.answers import extract_answer
+from data.answers import extract_answer, grade
 from data.rows import BadInput, read_rows, write_rows
 
 
 @dataclass(frozen=True)
 class Config:
-    name: str                    # which data set, see DATASETS
-    out: str                     # rows to write (.jsonl)
+    out: str                     # rows to write (.jsonl); of --benchmark: a directory
+    name: str = ""               # which data set, see DATASETS
+    benchmark: str = ""          # which benchmarks, with commas between them, see BENCHMARKS
+    paper: Literal["s1", "limo", "unireason", "simplerl"] = "s1"    # whose wording and sampling, of --benchmark
     split: str = ""              # the data set's own default if empty
-    source: str | None = None    # a local .jsonl, .json or .parquet file, or a data set directory, instead of the hub
+    source: str | None = None    # a local .jsonl, .json or .parquet file, or a directory (a data set, or NAME.jsonl ...)
     limit: int = 0               # only the first so many rows; 0 = all
 
 
@@ -41,8 +51,57 @@ def math(row):
 
 
 def aime(row):
-    return {"question": row["problem"], "answer": str(row["answer"]).lstrip("0") or "0",
-            "solution": row.get("solution") or "", "source": "AIME"}
+    """A whole number; AMC's are written 27.0."""
+    answer = str(row["answer"]).removesuffix(".0").lstrip("0") or "0"
+    return {"question": row["problem"] if "problem" in row else row["question"], "answer": answer,
+            "solution": row.get("solution") or "", "source": "AMC" if "question" in row else "AIME"}
+
+
+def minerva(row):
+    """Lewkowycz et al. 2022, §3.1, OCWCourses."""
+    return {"question": row["question"], "answer": str(row["answer"]), "source": "OCWCourses"}
+
+
+def olympiad(row):
+    """He et al. 2024; every answer of final_answer is required."""
+    return {"question": "\n".join(filter(None, [(row.get("context") or "").strip(), row["question"]])),
+            "answer": ", ".join(row["final_answer"]), "solution": "\n\n".join(row.get("solution") or ()),
+            "subject": row.get("subfield"), "source": "OlympiadBench"}
+
+
+def gpqa(row):
+    """Rein et al. 2023. The order of the choices is drawn from the question, so that it is the same for everyone."""
+    choices = [row["Correct Answer"].strip(), *(row[f"Incorrect Answer {i}"].strip() for i in (1, 2, 3))]
+    random.Random(row["Question"]).shuffle(choices)
+    return {"question": row["Question"].strip(), "choices": choices, "solution": row.get("Explanation") or "",
+            "answer": "ABCD"[choices.index(row["Correct Answer"].strip())], "subject": row.get("Subdomain"),
+            "source": "GPQA"}
+
+
+def mmlu_pro(row):
+    """Wang et al. 2024: up to ten choices."""
+    return {"question": row["question"], "choices": list(row["options"]), "answer": row["answer"],
+            "subject": row.get("category"), "source": "MMLU-Pro"}
+
+
+def commonsenseqa(row):
+    """Talmor et al. 2019, as STaR uses it."""
+    return {"question": row["question"], "choices": list(row["choices"]["text"]), "answer": row["answerKey"],
+            "source": "CommonsenseQA"}
+
+
+def headqa(row):
+    """Vilares & Gómez-Rodríguez 2019, in English; answers are numbered from 1."""
+    choices = [answer["atext"].strip() for answer in row["answers"]]
+    return {"question": row["qtext"], "choices": choices, "answer": "ABCDEFGHIJ"[int(row["ra"]) - 1],
+            "subject": row.get("category"), "source": "HeadQA"}
+
+
+def ifeval(row):
+    """Zhou et al. 2023: no answer, but instructions that data/ifeval.py checks."""
+    return {"question": row["prompt"], "instruction_id_list": list(row["instruction_id_list"]),
+            "kwargs": [{key: value for key, value in settings.items() if value is not None} for settings in row["kwargs"]],
+            "source": "IFEval"}
 
 
 def s1k(row):
@@ -90,22 +149,58 @@ DATASETS = {  # name: (hub name, configuration, default split, function)
 }
 
 
-def load_source(cfg):
-    """The raw rows, from a local file or directory or from the hub."""
-    hub_name, configuration, split, _ = DATASETS[cfg.name]
-    split = cfg.split or split
+# Benchmarks: (hub name, configuration, split, function, group of UniReason's Table 1, how to answer, citation).
+BENCHMARKS = {
+    "math500": ("HuggingFaceH4/MATH-500", None, "test", math, "math", "box",
+                "Hendrycks 2021 (2103.03874), Lightman 2023 (2305.20050)"),
+    "aime24": ("HuggingFaceH4/aime_2024", None, "train", aime, "math", "box", "AIME 2024, (c) MAA"),
+    "aime25": ("math-ai/aime25", None, "test", aime, "math", "box", "AIME 2025, (c) MAA"),
+    "amc23": ("math-ai/amc23", None, "test", aime, "math", "box", "AMC 2023, (c) MAA"),
+    "gsm8k": ("openai/gsm8k", "main", "test", gsm8k, "math", "box", "Cobbe 2021 (2110.14168)"),
+    "minerva": ("math-ai/minervamath", None, "test", minerva, "math", "box", "Lewkowycz 2022 (2206.14858)"),
+    "olympiad": ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", olympiad, "math", "box", "He 2024 (2402.14008)"),
+    "gpqa": ("Idavidrein/gpqa", "gpqa_diamond", "train", gpqa, "other", "letter", "Rein 2023 (2311.12022)"),
+    "mmlu-pro": ("TIGER-Lab/MMLU-Pro", None, "test", mmlu_pro, "other", "letter", "Wang 2024 (2406.01574)"),
+    "headqa": ("dvilares/head_qa", "en", "test", headqa, "other", "letter", "Vilares 2019 (1906.04701)"),
+    "acpbench": (None, None, "test", rows_as_they_are, "other", "letter", "Kokel 2024 (2410.05669)"),
+    "commonsenseqa": ("tau/commonsense_qa", None, "validation", commonsenseqa, "other", "letter",
+                      "Talmor 2019 (1811.00937)"),
+    "countdown": ("Jiayi-Pan/Countdown-Tasks-3to4", None, "train", countdown, "other", "box", "Gandhi 2024 (2404.03683)"),
+    "ifeval": ("google/IFEval", None, "train", ifeval, "non", "", "Zhou 2023 (2311.07911)"),
+}
+REQUESTS = {"box": "\n\nPlease reason step by step, and put your final answer within \\boxed{}.", "": "",
+            "letter": "\n\nPlease reason step by step, and put the letter of your choice within \\boxed{}."}
+
+
+def protocol(name, paper):
+    """How a paper answers a benchmark -> settings of generate.py, and whether it adds a request for a box."""
+    settings = {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 32768}
+    if paper == "s1":                                                      # §4.1: greedy, the bare question
+        return settings | {"format": "s1"}, False
+    if paper == "limo":                                                    # §5; the request stands in its system prompt
+        small = {"n": 4, "temperature": 0.6} if name in ("aime24", "aime25", "amc23") else {}
+        return settings | {"format": "plain"} | small, True
+    if paper == "unireason":                                               # §A.3.4: means of 10 or 3 runs, else greedy
+        n = {"aime24": 10, "aime25": 10, "math500": 3, "gpqa": 3}.get(name)
+        return settings | {"format": "think"} | ({"n": n, "temperature": 0.6, "top_p": 0.95} if n else {}), True
+    return settings | {"format": "plain", "temperature": 1.0, "top_p": 0.95, "max_tokens": 16384,       # SimpleRL-Zoo, §2.2
+                       "n": 32 if name.startswith("aime") else 1}, True
+
+
+def load_source(cfg, hub_name, configuration, split):
+    """The raw rows, from a local file or directory or from the hub. Raises BadInput."""
     if cfg.source is None and hub_name is None:
-        raise BadInput(f"--name {cfg.name} needs --source")
+        raise BadInput(f"{cfg.name or cfg.benchmark} needs --source")
     if cfg.source and cfg.source.endswith(".jsonl"):
         return read_rows(cfg.source)
+    if cfg.source and not Path(cfg.source).exists():
+        raise BadInput(f"--source {cfg.source}: no such file or directory")
     from datasets import load_dataset
     try:
         if cfg.source is None:
-            return load_dataset(hub_name, configuration, split=split)
-        if not Path(cfg.source).exists():
-            raise BadInput(f"--source {cfg.source}: no such file or directory")
+            return load_dataset(hub_name, configuration, split=cfg.split or split)
         if Path(cfg.source).is_dir():
-            return load_dataset(cfg.source, split=split)
+            return load_dataset(cfg.source, split=cfg.split or split)
         kind = {".json": "json", ".parquet": "parquet"}.get(Path(cfg.source).suffix)
         if kind is None:
             raise BadInput(f"--source {cfg.source}: not a .jsonl, .json or .parquet file")
@@ -117,22 +212,65 @@ def load_source(cfg):
         raise BadInput(f"{cfg.source or hub_name}: cannot be loaded ({message})") from error
 
 
-def main(cfg):
-    """Write the rows; returns them."""
-    if cfg.name not in DATASETS:
-        raise BadInput(f"--name {cfg.name}: not among {', '.join(DATASETS)}")
-    convert, rows = DATASETS[cfg.name][3], []
-    for number, raw in enumerate(load_source(cfg), 1):
+def converted(cfg, name, raw_rows, convert):
+    """Our rows of the raw ones, one per question, with ids. Raises BadInput naming the row that does not fit."""
+    rows = {}
+    for number, raw in enumerate(raw_rows, 1):
         if cfg.limit and number > cfg.limit:
             break
         try:
             row = convert(raw)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise BadInput(f"{cfg.source or cfg.name}: row {number} does not look like {cfg.name} "
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise BadInput(f"{cfg.source or name}: row {number} does not look like {name} "
                            f"({type(error).__name__}: {error})") from error
         digest = hashlib.sha256(row["question"].encode("utf-8")).hexdigest()[:16]
-        rows.append({"id": raw.get("id", digest) if cfg.name == "rows" else digest, **row})
-    rows = list({row["id"]: row for row in reversed(rows)}.values())[::-1]      # one row per question, the first
+        row = {"id": raw.get("id", digest) if convert is rows_as_they_are else digest, **row}
+        rows.setdefault(row["id"], row)
+    return list(rows.values())
+
+
+def prepare_benchmark(cfg, name):
+    """Write OUT/NAME.jsonl and OUT/NAME.config.json; returns the rows."""
+    hub_name, configuration, split, convert, group, kind, citation = BENCHMARKS[name]
+    if cfg.source and Path(cfg.source).is_dir():                           # of ours, or of local copies: NAME.jsonl ...
+        found = [file for ending in (".jsonl", ".parquet", ".json") if (file := Path(cfg.source) / (name + ending)).exists()]
+        cfg = dataclasses.replace(cfg, source=str(found[0])) if found else cfg
+    raw_rows = load_source(cfg, hub_name, configuration, split)
+    first = next(iter(raw_rows), {})
+    ours = "question" in first and ("answer" in first or "instruction_id_list" in first) and "id" in first
+    rows = converted(cfg, name, raw_rows, rows_as_they_are if ours else convert)
+    settings, asks = protocol(name, cfg.paper)
+    for row in rows:
+        if row.get("choices"):
+            row["question"] += "\n\n" + "\n".join(f"{chr(65 + i)}) {choice}" for i, choice in enumerate(row["choices"]))
+        row["question"] += REQUESTS[kind if row.get("choices") or kind != "letter" else "box"] if asks else ""
+        row |= {"task": name, "group": group}
+    path = Path(cfg.out) / f"{name}.jsonl"
+    write_rows(path, rows)
+    run.save_config(cfg, run.header_of(path), hub=hub_name, sampling=settings, citation=citation, n_questions=len(rows))
+    no_gold = sum(grade(row, "0") is None for row in rows)
+    flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in settings.items())
+    print(f"{path}: {len(rows)} questions" + f", {no_gold} without an answer" * bool(no_gold) + f"; {citation}\n"
+          f"    python generate.py --model MODEL --data {path} --out RUN.jsonl{flags}")
+    return rows
+
+
+def main(cfg):
+    """Write the rows; returns them."""
+    if bool(cfg.name) == bool(cfg.benchmark):
+        raise BadInput("one of --name and --benchmark is needed")
+    if cfg.benchmark:
+        names = cfg.benchmark.split(",")
+        for name in names:
+            if name not in BENCHMARKS:
+                raise BadInput(f"--benchmark {name}: not among {', '.join(BENCHMARKS)}")
+        if len(names) > 1 and cfg.source and not Path(cfg.source).is_dir():
+            raise BadInput(f"--source {cfg.source}: several benchmarks need a directory that holds NAME.jsonl for each")
+        return {name: prepare_benchmark(cfg, name) for name in names}
+    if cfg.name not in DATASETS:
+        raise BadInput(f"--name {cfg.name}: not among {', '.join(DATASETS)}")
+    *place, convert = DATASETS[cfg.name]
+    rows = converted(cfg, cfg.name, load_source(cfg, *place), convert)
     write_rows(cfg.out, rows)
     print(f"{cfg.out}: {len(rows)} rows of {cfg.name}")
     return rows

@@ -1,16 +1,19 @@
 """curate.py: published rules by hand, the draws by statistics, and the whole script on small files."""
 import copy
+import dataclasses
 import json
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import curate
-from data import run
+from data import dedup, pool, quality, run, transform
+from data.format import FORMATS
 from data.rows import BadInput, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,21 +42,33 @@ def write(path, rows):
     return str(path)
 
 
+def decontaminate(rows, questions, n=8, layers=("exact", "ngram")):
+    """(rows kept, Counter of the reasons for dropping the others)."""
+    held_out, kept, reasons = dedup.Overlap(dedup.parse_layers("--layers", layers, n)), [], Counter()
+    for i, question in enumerate(questions):
+        held_out.add({"id": i, "question": question})
+    for row in rows:
+        found = held_out.find(row)
+        kept += [] if found else [row]
+        reasons.update(found[:1] if found else ())
+    return kept, reasons
+
+
 # ---- Identity, overlap, copies ----------------------------------------------------------------------------------
 
 def test_question_id_is_that_of_s1():
-    assert curate.question_id("What is 1+1?") == "31adf3e245f99d7b"
-    assert curate.question_id("How many r in raspberry?") == "466c23bcad372163"
+    assert pool.question_id("What is 1+1?") == "31adf3e245f99d7b"
+    assert pool.question_id("How many r in raspberry?") == "466c23bcad372163"
 
 
 TRAIN = "Find the number of positive integers n less than or equal to 2024"   # 13 words: 13 - 8 + 1 = 6 n-grams
 
 
 def test_ngrams_by_hand():
-    assert len(curate.ngrams(TRAIN, 8)) == 6
-    assert len(curate.ngrams(TRAIN, 13)) == 1 and curate.ngrams(TRAIN, 14) == set()
-    assert curate.ngrams("A  b\nC", 2) == {("a", "b"), ("b", "c")}
-    shared = curate.ngrams(TRAIN, 8) & curate.ngrams("FIND the  number of positive\nintegers n less than 5", 8)
+    assert len(dedup.ngrams(TRAIN, 8)) == 6
+    assert len(dedup.ngrams(TRAIN, 13)) == 1 and dedup.ngrams(TRAIN, 14) == set()
+    assert dedup.ngrams("A  b\nC", 2) == {("a", "b"), ("b", "c")}
+    shared = dedup.ngrams(TRAIN, 8) & dedup.ngrams("FIND the  number of positive\nintegers n less than 5", 8)
     assert len(shared) == 2
 
 
@@ -64,21 +79,19 @@ def test_ngrams_by_hand():
     ("of positive integers n less than or equal", "shared 8-gram"),
 ])
 def test_contamination_needs_eight_words_in_a_row(test_question, reason):
-    kept, reasons = curate.decontaminate([trace(1, TRAIN)], [test_question], 8)
+    kept, reasons = decontaminate([trace(1, TRAIN)], [test_question], 8)
     assert (len(kept), dict(reasons)) == ((0, {reason: 1}) if reason else (1, {}))
 
 
 def test_short_questions_are_caught_when_equal_and_only_then():
     rows = [trace(1, "make 20 from 7 5 8"), trace(2, "make 20 from 7 5 9"), trace(3, "Make 20  from 7 5 8 ")]
-    kept, reasons = curate.decontaminate(rows, ["make 20 from 7 5 8", "make 20 from 7"], 8)
+    kept, reasons = decontaminate(rows, ["make 20 from 7 5 8", "make 20 from 7"], 8)
     assert ids(kept) == ["r002"] and reasons == {"same question": 2}
 
 
 def test_first_of_each_keeps_file_order():
     rows = [trace(3, "b"), trace(1, "a"), trace(2, "B ")]
-    kept, reasons = curate.first_of_each(rows, lambda row: curate.normalised(row["question"]), "again")
-    assert ids(kept) == ["r003", "r001"] and reasons == {"again": 1}
-    assert curate.first_of_each(kept, lambda row: row["id"], "again")[1] == {}
+    assert ids(curate.first_of_each(rows, pool.question_of)) == ["r003", "r001"]
 
 
 # ---- Quality ----------------------------------------------------------------------------------------------------
@@ -99,9 +112,9 @@ def test_first_of_each_keeps_file_order():
     ("![Image] p1.", "qq8933/AIME_1983_2024", True),                       # AIME excuses figures, not the rest
 ])
 def test_string_rule_of_s1(question, source, dropped):
-    assert curate.quality_ok({"question": question, "source": source}) is not dropped
+    assert quality.quality_ok({"question": question, "source": source}) is not dropped
     if not source:
-        assert curate.quality_ok({"question": question}) is not dropped
+        assert quality.quality_ok({"question": question}) is not dropped
 
 
 @pytest.mark.parametrize("text, false", [
@@ -126,27 +139,27 @@ def test_string_rule_of_s1(question, source, dropped):
     ("1 + 2 = 4 - x", []), ("4 / 0 = 4", []), ("3 = 4", []), ("1 + 1 = ?", []),
 ])
 def test_false_equations(text, false):
-    assert curate.false_equations(text) == false
+    assert quality.false_equations(text) == false
 
 
 def test_false_equations_survives_hostile_text():
     long = "9" * 5000                                                      # int() of it would raise
-    assert curate.false_equations(f"{long} + 1 = 2 and " + "1 + " * 20_000 + "1 = 3") == \
+    assert quality.false_equations(f"{long} + 1 = 2 and " + "1 + " * 20_000 + "1 = 3") == \
         [" + ".join(["1"] * 20_001) + " = 3"]
 
 
 def test_a_slip_counts_until_it_is_taken_back():
-    assert curate.standing_slips("7 + 5 = 11 no wait , check 7 + 5 = 12 yes") == []
-    assert curate.standing_slips("7+5 = 11 no wait , check 7 + 5 = 12 yes") == []
-    assert curate.standing_slips("7+5 = 12 yes . check 7 + 5 = 11 no") == ["7 + 5 = 11"]
-    assert curate.standing_slips("7 + 5 = 11 wait , 5 + 7 = 12") == ["7 + 5 = 11"]
+    assert quality.standing_slips("7 + 5 = 11 no wait , check 7 + 5 = 12 yes") == []
+    assert quality.standing_slips("7+5 = 11 no wait , check 7 + 5 = 12 yes") == []
+    assert quality.standing_slips("7+5 = 12 yes . check 7 + 5 = 11 no") == ["7 + 5 = 11"]
+    assert quality.standing_slips("7 + 5 = 11 wait , 5 + 7 = 12") == ["7 + 5 = 11"]
 
 
 def test_repetition_by_hand():
-    assert curate.repetition("a b c d e f g h") == 0
+    assert quality.repetition("a b c d e f g h") == 0
     # 8 words three times: 17 8-grams, of which the first 8 are new and the other 9 were there before
-    assert curate.repetition("a b c d e f g h " * 3) == pytest.approx(9 / 17)
-    assert curate.repetition("too short") == 0
+    assert quality.repetition("a b c d e f g h " * 3) == pytest.approx(9 / 17)
+    assert quality.repetition("too short") == 0
 
 
 LOOP = "okay so . then " + "7 + 9 = 16 - 4 = 12 hmm . then " * 4
@@ -167,14 +180,14 @@ LOOP = "okay so . then " + "7 + 9 = 16 - 4 = 12 hmm . then " * 4
     ({"thinking": "check 1 + 4 = 5 * 2 = 10 vs 10 yes . " * 9}, "repetition"),           # share 0.89, checks or not
 ])
 def test_quality_problem(changes, problem):
-    assert curate.quality_problem(trace(1) | changes) == problem
+    assert quality.quality_problem(trace(1) | changes) == problem
 
 
 def test_repetition_limit_is_a_setting():
-    share = curate.repetition(LOOP)
+    share = quality.repetition(LOOP)
     assert 0.3 < share < 0.8
-    assert curate.quality_problem(trace(1, thinking=LOOP), share + 0.01) is None
-    assert curate.quality_problem(trace(1, thinking=LOOP), share - 0.01) == "repetition"
+    assert quality.quality_problem(trace(1, thinking=LOOP), share + 0.01) is None
+    assert quality.quality_problem(trace(1, thinking=LOOP), share - 0.01) == "repetition"
 
 
 @pytest.mark.parametrize("weak, strong, keep",
@@ -207,7 +220,7 @@ def test_length_weights_by_hand():
     ("hendrycks/MATH", "MATH"), ("AI-MO/NuminaMath-CoT/amc_aime", None), ("olympiadbench/maths", None),
     ("MATHEMATICA", None), (None, None)])
 def test_benchmark_of_a_source(source, benchmark):
-    assert curate.benchmark_of({"source": source}) == benchmark
+    assert pool.benchmark_of({"source": source}) == benchmark
 
 
 def test_outright_picks_by_hand():
@@ -302,17 +315,17 @@ def test_limo_score_of_extremes():
     one_kind = [trace(i, thinking=f"{word} x y z") for i, word in enumerate(("check", "might", "since", "w"))]
     assert curate.limo_score(one_kind) == pytest.approx([0.50, 0.55, 0.55, 0.30])
     assert curate.limo_score([]) == []
-    assert curate.limo_score([trace(1, thinking="")]) == [0]
+    assert curate.limo_score([trace(1, thinking="", response="")]) == [0]
     assert curate.limo_score([trace(1, thinking="x y")]) == [0.3]          # no hit at all: 0, not a division by zero
     assert curate.limo_score([trace(1, thinking="check might since")]) == pytest.approx([1.0])
 
 
 def test_words_are_whole_words():
-    words = curate.words_of("Check, check checks (verify) double-check… LET me try; let me try me “perhaps”")
-    assert curate.count_words(words, curate.VERIFY["strict"]) == 3
-    assert curate.count_words(words, curate.VERIFY["extended"]) == 4
-    assert curate.count_words(words, ("let me try",)) == 2
-    assert curate.count_words(words, curate.EXPLORE["strict"]) == 1
+    words = quality.words_of("Check, check checks (verify) double-check… LET me try; let me try me “perhaps”")
+    assert quality.count_words(words, quality.VERIFY["strict"]) == 3
+    assert quality.count_words(words, quality.VERIFY["extended"]) == 4
+    assert quality.count_words(words, ("let me try",)) == 2
+    assert quality.count_words(words, quality.EXPLORE["strict"]) == 1
 
 
 def test_limo_select_order_ties_and_best_per_problem():
@@ -473,6 +486,523 @@ def test_help_explains_every_setting(capsys):
     assert "as in the papers" in shown and run.parse(curate.Config, ["--data", "a", "--out", "b"]).quality is None
 
 
+# ---- Copies in other words --------------------------------------------------------------------------------------
+
+def test_jaccard_of_shingles_by_hand():
+    """Seven 3-word runs each; `jumps` stands in three of them, so 4 of 4 + 3 + 3 are shared."""
+    fox = "the quick brown fox {} over the lazy dog"
+    a, b = dedup.shingles(fox.format("jumps")), dedup.shingles(fox.format("leaps"))
+    assert (len(a), len(b), len(a & b)) == (7, 7, 4) and dedup.jaccard(a, b) == pytest.approx(0.4)
+    rest = "the sum of all positive integers n less than 100"
+    assert dedup.jaccard(dedup.shingles("What is " + rest), dedup.shingles("Find " + rest)) == pytest.approx(8 / 11)
+    assert dedup.shingles("Compute 5^2 - 4^2", True) != dedup.shingles("Compute 9^2 + 9 + 1", True)
+    assert len(dedup.shingles("求 x 的值是多少")) == 5                         # seven words, one of them x
+    assert dedup.shingles("Two, words?") == dedup.shingles("two words") and len(dedup.shingles("x")) == 1
+    assert dedup.shingles("add 12 and 3.5", masked=True) == dedup.shingles("add 1,000 and 7", masked=True)
+
+
+def test_collision_probabilities():
+    """Banding of FineWeb (14 bands of 8) and two others; 1 - (1 - s^r)^b."""
+    for (b, r), expected in {(14, 8): {.5: .0533, .6: .2111, .7: .5645, .75: .7716, .8: .9235, .9: .9996},
+                             (20, 5): {.5: .4701, .7: .9748}, (16, 8): {.8: .9470}}.items():
+        assert {s: round(dedup.collision(s, b, r), 4) for s in expected} == expected
+    for threshold in (0.4, 0.6, 0.8, 1.0):
+        b, r = dedup.bands_for(threshold)
+        assert b * r <= 128 and dedup.collision(threshold, b, r) >= 0.95
+        assert dedup.collision(threshold, 128 // (r + 1), r + 1) < 0.95 or r == 128       # one row more would miss pairs
+
+
+def test_signatures_estimate_jaccard():
+    """At J = 1/2 the share of equal minima of 128 has standard deviation sqrt(.25 / 128) = .0442, mean 1/2."""
+    rng, errors = random.Random(3), []
+    for _ in range(60):
+        both, a, b = ({rng.getrandbits(32) for _ in range(n)} for n in (24, 12, 12))
+        pairs = list(zip(dedup.signature(both | a), dedup.signature(both | b)))
+        errors.append(sum(x == y for x, y in pairs) / len(pairs) - 0.5)
+    assert abs(sum(errors) / 60) < 5 * 0.0442 / 60 ** 0.5
+    assert 0.030 < (sum(e * e for e in errors) / 60) ** 0.5 < 0.060
+
+
+def reworded(text, share, rng):
+    return " ".join(rng.choice("alpha beta gamma delta epsilon zeta".split()) if rng.random() < share else word
+                    for word in text.split())
+
+
+@pytest.mark.parametrize("threshold, masked", [(0.6, False), (0.8, True)])
+def test_minhash_finds_what_comparing_all_pairs_finds(threshold, masked):
+    rng = random.Random(5)
+    texts = [" ".join(rng.choice("abcdefghijklmnopqrst") + str(rng.randrange(9)) for _ in range(30)) for _ in range(40)]
+    asked = [reworded(text, share, rng) for text in texts for share in (0, 0.03, 0.08, 0.3)]
+    index = [dedup.Minima(threshold, masked, prefilter) for prefilter in (True, False)]
+    for minima in index:
+        for text in texts:
+            minima.add(text)
+    missed, n = 0, 0
+    for text in asked:
+        hashes = dedup.shingles(text, masked)
+        pairs = [(dedup.jaccard(hashes, dedup.shingles(other, masked)), -i) for i, other in enumerate(texts)]
+        best, place = max(pairs)
+        found = index[0].find(text)
+        assert found == index[1].find(text)                                # the prefilter loses nothing
+        assert found is None or found == (-place, best) and best >= threshold
+        missed, n = missed + (found is None and best >= threshold), n + (best >= threshold)
+    assert 60 < n < len(asked) and missed <= 0.05 * n
+
+
+TRAIN_RIDE = "A train leaves the station at {} and travels {} miles in {} hours. What is its average speed in miles an hour?"
+
+
+@pytest.mark.parametrize("layers, question, reason", [
+    (("exact",), TRAIN_RIDE.format(5, 120, 2), None),
+    (("exact", "ngram"), TRAIN_RIDE.format(5, 120, 2), "shared 8-gram"),   # of the constant words at the end
+    (("ngram:13",), TRAIN_RIDE.format(5, 120, 2), None),
+    (("minhash:0.6",), TRAIN_RIDE.format(5, 120, 2), None),                # 18 runs of three words, 8 hold a number
+    (("minhash:0.3",), TRAIN_RIDE.format(5, 120, 2), "minhash 0.3"),
+    (("masked:0.9",), TRAIN_RIDE.format(5, 120, 2.5), "masked 0.9"),
+    (("exact", "masked:0.9"), TRAIN_RIDE.format(9, 300, 4), "same question"),
+    (("minhash:0.6",), "of What is the speed?", None),
+])
+def test_layers_on_one_question(layers, question, reason):
+    kept, reasons = decontaminate([trace(1, question)], [TRAIN_RIDE.format(9, 300, 4)], layers=layers)
+    assert (len(kept), dict(reasons)) == ((0, {reason: 1}) if reason else (1, {}))
+
+
+def test_layers_answer_and_embedding():
+    seen = dedup.Overlap(dedup.parse_layers("--layers", ("answer:0.4", "embedding:0.9")))
+    seen.add({"id": "t", "question": TRAIN_RIDE.format(9, 300, 4), "answer": "1/2", "embedding": [3, 4]})
+    near = {"id": "x", "question": TRAIN_RIDE.format(5, 120, 2), "answer": "0.5", "embedding": [4, -3]}
+    assert seen.find(near)[:3] == ("answer 0.4", "answer", 0)
+    assert seen.find(near | {"answer": "0.6"}) is None
+    *found, cosine = seen.find(near | {"answer": None, "embedding": [30, 41]})
+    assert found == ["embedding 0.9", "embedding", 0] and cosine == pytest.approx(254 / (30 ** 2 + 41 ** 2) ** 0.5 / 5)
+    with pytest.raises(BadInput, match="row x: `embedding` is not a list of numbers"):
+        seen.find(near | {"answer": None, "embedding": "no"})
+
+
+@pytest.mark.parametrize("layer", ["minhsh", "minhash:2", "ngram:2.5", "ngram:0", "exact:1", "masked:x", "masked:0"])
+def test_bad_layers_are_named(layer):
+    with pytest.raises(BadInput, match=f"--layers {layer}: not one of exact, ngram:8, minhash:0.6"):
+        dedup.parse_layers("--layers", ["exact", layer])
+
+
+def test_ngrams_compare_sources_as_s1_does():
+    """Within a source overlaps stay; what is dropped is not added, so that it cannot drop others."""
+    rows = [trace(1, TRAIN, source="a"), trace(2, TRAIN + " or so", source="a"), trace(3, TRAIN + " or more", source="b"),
+            trace(4, "more or less so " + TRAIN[-30:], source="b"), trace(5, TRAIN, source=None)]
+    pairs = []
+    drop = curate.overlap_filter(dedup.parse_layers("--dedup", ("ngram",)), pairs.append)
+    assert [drop(row) for row in rows] == [None, None, "shared 8-gram", None, None]       # 5 asks what 1 asks
+    assert [(pair["id"], pair["other_id"]) for pair in pairs] == [("r003", "r001")]
+
+
+def test_seen_is_a_set():
+    rng, seen, plain = random.Random(1), dedup.Seen(), set()
+    for _ in range(5000):
+        digest = rng.choice((0, 1 << 63, rng.randrange(4000), rng.getrandbits(64), rng.randrange(9) << 20))
+        assert (digest or 1) in plain or digest not in seen
+        assert seen.add(digest) == ((digest or 1) not in plain)
+        plain.add(digest or 1)
+        assert digest in seen
+    assert seen.n == len(plain) and 2 * seen.n <= len(seen.table) <= 4096 * 4
+
+
+def test_audit_file_and_near_copies(tmp_path, capsys):
+    rows = [trace(1, TRAIN_RIDE.format(9, 300, 4)), trace(2, TRAIN_RIDE.format(9, 300, 4), thinking="another trace"),
+            trace(3, TRAIN_RIDE.format(5, 120, 2)), trace(4, "something else entirely , is it not ?"),
+            trace(5, "How many primes are below 100 ?")]
+    against = write(tmp_path / "test.jsonl", [{"id": "t", "question": "How many primes are there below 50 ?"},
+                                              {"id": "u", "question": "Nothing like the others"}])
+    cfg = curate.Config(data=write(tmp_path / "pool.jsonl", rows), out=str(tmp_path / "out.jsonl"), method="full",
+                        against=(against,), layers=("exact", "masked:0.2"), dedup=("masked:0.9",),
+                        audit=str(tmp_path / "audit.jsonl"))
+    assert ids(curate.main(cfg)) == ["r001", "r002", "r004"]               # 2 is another trace, not another question
+    near, held = sorted(read_rows(cfg.audit), key=lambda pair: pair["id"])
+    assert near == {"stage": "near copies", "layer": "masked", "similarity": 1.0, "id": "r003",
+                    "question": rows[2]["question"], "other_id": "r001", "other": rows[0]["question"]}
+    # "how many primes", "many primes are" of 4 and 5 runs: 2 of 7; "below 0" is too short for a third
+    assert (held["layer"], held["id"], held["other_id"], held["similarity"]) == ("masked", "r005", "t", round(2 / 7, 4))
+    funnel = {stage["stage"]: stage for stage in json.loads((tmp_path / "out.config.json").read_text())["funnel"]}
+    assert funnel["held out"]["similarity"] == {"masked 0.2": 1} and funnel["near copies"]["similarity"] == {"masked 1.0": 1}
+
+
+# ---- What is done to traces and prompts -------------------------------------------------------------------------
+
+STEPS = "\n\n".join(f"step {i} is {i * 7}" for i in range(9))
+
+
+def corrupted(how, share, thinking=STEPS, donor=(), seed=0):
+    return transform.corrupted(trace(1, thinking=thinking, n_thinking_tokens=99), how, share, seed, donor)["thinking"]
+
+
+def test_corruptions_keep_what_they_should():
+    steps = transform.split_steps(STEPS)[0]
+    assert len(steps) == 9
+    changed = corrupted("digits", 1)
+    assert all(a != b if a.isdigit() else a == b for a, b in zip(STEPS, changed, strict=True))
+    half = sum(a != b for a, b in zip("1" * 2000, corrupted("digits", 0.5, "1" * 2000)))
+    assert 880 < half < 1120                                               # 1000 ± 5 · 22
+    shuffled = corrupted("shuffle", 1)
+    assert sorted(shuffled.split("\n\n")) == sorted(steps) and shuffled != STEPS
+    assert sum(a != b for a, b in zip(corrupted("shuffle", 0.4).split("\n\n"), steps)) <= 4
+    assert len(corrupted("delete", 0.67).split("\n\n")) == 3
+    assert [step for step in steps if step in corrupted("delete", 0.67)] == corrupted("delete", 0.67).split("\n\n")
+    inserted = corrupted("insert", 0.67, donor=["foreign"]).split("\n\n")
+    assert inserted.count("foreign") == 6 and [step for step in inserted if step != "foreign"] == steps
+    for how in transform.CORRUPTIONS:
+        assert corrupted(how, 0, donor=["foreign"]) == STEPS
+        assert corrupted(how, 0.5, donor=["foreign"]) == corrupted(how, 0.5, donor=["foreign"])
+    row = trace(1, thinking=STEPS, n_thinking_tokens=99)
+    made = transform.corrupted(row, "delete", 0.67)
+    assert made["corrupted"] == "delete:0.67" and "n_thinking_tokens" not in made and row["thinking"] == STEPS
+
+
+def test_steps_without_blank_lines_begin_with_a_second_thought():
+    text = "try 7 + 8 = 15 low wait , maybe 9 + 8 = 17 but Waiting helps. Hmm, yes"
+    assert transform.split_steps(text) == (
+        ["try 7 + 8 = 15 low", "wait , maybe 9 + 8 = 17", "but Waiting helps.", "Hmm, yes"], " ")
+    assert corrupted("keywords", 1, "a wait, b. Wait , maybe c; await it") == "a b. c; await it"
+
+
+def test_insert_takes_steps_of_the_next_row():
+    rows = [trace(i, thinking="\n\n".join([f"own {i}"] * 4)) for i in range(3)]
+    for i, row in enumerate(transform.finished(iter(rows), corrupt="insert:0.5")):
+        assert Counter(row["thinking"].split("\n\n")) == {f"own {i}": 4, f"own {(i + 1) % 3}": 2}
+    assert list(transform.finished(iter([]))) == [] and list(transform.finished(rows)) == rows
+
+
+@pytest.mark.parametrize("flag, text", [
+    ("corrupt", "shufle"), ("corrupt", "digits:2"), ("corrupt", "digits:x"), ("budget", "l1:5"), ("budget", "l1:9:5"),
+    ("budget", "tokens:9"), ("budget", "l1:1:2:3"), ("hint", "no gold here")])
+def test_bad_transformations_are_named(tmp_path, flag, text):
+    with pytest.raises(BadInput, match=f"--{flag} .?{text}"):
+        curate.main(config(tmp_path, **{flag: text}))
+
+
+def test_buckets_of_s1():
+    assert [transform.bucket(n) for n in (1, 2, 3, 1023, 1024, 1025, 2048, 2049)] == \
+        [1, 2, 4, 1024, 1024, 2048, 2048, 4096]
+
+
+def test_budgets_in_prompts():
+    made = transform.with_budget(trace(1, "How many?", n_thinking_tokens=1025), "tokens")
+    assert made["question"] == "How many?\n\nThink for up to 2048 tokens." and made["budget"] == 2048
+    made = transform.with_budget(trace(1, "How many?", thinking="add\n\n carry\n \nsum"), "steps")
+    assert made["question"] == "How many?\n\nThink for up to 4 steps." and made["budget"] == 4
+    assert made["thinking"] == "4 steps left\nadd\n<|im_start|>3 steps left\ncarry\n<|im_start|>2 steps left\nsum"
+    text = transform.trained_text(made, "s1-steps")
+    assert text == f"<|im_start|>{made['thinking']}\n<|im_start|>answer\n4"
+    assert FORMATS["s1-steps"].split(text.removeprefix("<|im_start|>")) == (made["thinking"], "4")
+
+
+def test_budgets_of_l1_are_uniform():
+    """U{100..4000}: mean 2050, standard error of 4000 draws 1126 / sqrt(4000) = 17.8; half are maxima, ± .0079."""
+    name, numbers = transform.parse_budget("l1:100:4000:0.5")
+    rows = [transform.with_budget(trace(i, "Q"), name, numbers, seed=1) for i in range(4000)]
+    budgets = [row["budget"] for row in rows]
+    assert 100 <= min(budgets) < 120 and 3980 < max(budgets) <= 4000 and abs(sum(budgets) / 4000 - 2050) < 5 * 17.8
+    assert abs(sum("budget_is_maximum" in row for row in rows) / 4000 - 0.5) < 5 * 0.0079
+    for row in rows[:9]:
+        kind = "maximum " if "budget_is_maximum" in row else ""
+        assert row["question"] == ("Q Let's think step by step and output the final answer within \\boxed{}. "
+                                   f"Think for {kind}{row['budget']} tokens.")
+    assert rows[7] == transform.with_budget(trace(7, "Q"), name, numbers, seed=1) \
+        != transform.with_budget(trace(7, "Q"), name, numbers, seed=2)
+    exact = transform.parse_budget("l1:5:5")
+    assert not any("budget_is_maximum" in transform.with_budget(trace(i), *exact) for i in range(99))
+
+
+def test_star_hints_the_failures_and_forgets_the_hints(tmp_path):
+    """Right without a hint: 0 and 2; with one: 1. Trained on are 0, 2 and 1, and no hint is in their text."""
+    rows = [trace(i, f"question {i}", response=response) for i, response in enumerate("4554")]
+    rows[3]["response"] = "7"
+    rows[2]["response"] = "4"
+    first = write(tmp_path / "first.jsonl", rows)
+    hinted = curate.main(curate.Config(data=first, out=str(tmp_path / "hinted.jsonl"), method="full", keep_wrong=True,
+                                       hint=" ( {answer} )"))
+    assert [row["question"] for row in hinted] == ["question 1 ( 4 )", "question 3 ( 4 )"]
+    assert not any({"thinking", "response", "correct"} & row.keys() for row in hinted)
+    (tmp_path / "both").mkdir()
+    write(tmp_path / "both/a.jsonl", rows)
+    write(tmp_path / "both/b.jsonl", [row | {"thinking": "t", "response": r} for row, r in zip(hinted, "49")])
+    kept = curate.main(curate.Config(data=str(tmp_path / "both"), out=str(tmp_path / "traces.jsonl"), method="full",
+                                     keep_correct=True))
+    assert ids(kept) == ["r000", "r002", "r001"] and [row.get("hint") for row in kept] == [None, None, True]
+    assert all(row["question"] == f"question {row['id'][-1]}" and "unhinted" not in row for row in kept)
+
+
+def test_hint_at_a_choice():
+    row = {"id": 1, "question": "Where? (a) here (b) there", "choices": ["here", "there"], "answer_index": 1, "answer": "b"}
+    assert transform.hinted(row, "choices")["question"] == "Where? (a) here (b) there (CORRECT)"
+    with pytest.raises(BadInput, match="does not list its right choice"):
+        transform.hinted(row | {"choices": ["here", "nowhere"]}, "choices")
+    with pytest.raises(BadInput, match="row 1 has no answer"):
+        transform.hinted(row | {"answer": None}, " ({answer})")
+
+
+def test_samples_for_the_same_flops():
+    assert [transform.matched_samples(1, strong, weak) for strong, weak in ((27e9, 9e9), (8, 1), (70, 8))] == [3, 8, 8]
+    assert transform.matched_samples(10, 27, 9) == 30 and transform.matched_samples(1, 27, 9, 1000, 1500) == 2
+
+
+def test_several_teachers_at_the_same_flops(tmp_path, capsys):
+    rows = [trace(10 * q + i, f"question {q}", thinking=f"t {i}", model=model) for q in range(2)
+            for i, model in enumerate(["big"] * 3 + ["small"] * 5 + ["other"])]
+    cfg = curate.Config(data=write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "o.jsonl"), method="full", per_question=1,
+                        match_flops=("big=27e9", "small=9e9"))
+    assert Counter((row["question"][-1], row["model"]) for row in curate.main(cfg)) == {
+        ("0", "big"): 1, ("0", "small"): 3, ("1", "big"): 1, ("1", "small"): 3}
+    for wrong in (("big=27e9",), ("big=27e9", "small=x"), ("big=27e9", "small=0")):
+        with pytest.raises(BadInput, match="--match-flops big=27e9.*: not STRONG=PARAMETERS"):
+            curate.main(dataclasses.replace(cfg, match_flops=wrong))
+
+
+def test_domains_by_column_keywords_and_replies(tmp_path, capsys):
+    taxonomy = write(tmp_path / "t.json", [])
+    Path(taxonomy).write_text(json.dumps({"Geometry": ["triangle", "right angle"], "Number theory": ["prime"]}))
+    rows = [trace(1, "Is the triangle of a prime , right-angle ? Triangle!"), trace(2, "a prime"),
+            trace(3, "primes", topic="x"), trace(4, "nothing", topic="y")]
+    replies = write(tmp_path / "r.jsonl", [{"id": "r004", "response": "It is geometry. 00"},
+                                           {"id": "r001", "response": "About numbers, so\n**01**"},
+                                           {"id": "r002", "response": "?"}])
+
+    def domains(**settings):
+        cfg = curate.Config(data=write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "o.jsonl"), method="full", **settings)
+        return [row["domain"] for row in curate.main(cfg)]
+    assert domains(domain_field="topic") == ["unknown", "unknown", "x", "y"]
+    assert domains(taxonomy=taxonomy) == ["Geometry", "Number theory", "unknown", "unknown"]
+    assert domains(taxonomy=taxonomy, domains=replies) == ["Number theory", "Number theory", "unknown", "Geometry"]
+    asked = curate.main(curate.Config(data=str(tmp_path / "p.jsonl"), out=str(tmp_path / "q.jsonl"), method="full",
+                                      taxonomy=taxonomy, ask_domain=True))
+    assert ids(asked) == ids(rows) and all("00 Geometry\n01 Number theory" in row["question"] for row in asked)
+    assert asked[1]["question"].endswith("\n\na prime")
+    Path(taxonomy).write_text('{"a": 5}')
+    with pytest.raises(BadInput, match="--taxonomy .*t.json: cannot be used"):
+        domains(taxonomy=taxonomy)
+
+
+# ---- Difficulty, ablation sets, order ---------------------------------------------------------------------------
+
+def problems(tmp_path, n, **more):
+    return write(tmp_path / "problems.jsonl", [{"id": f"p{i}", "question": f"question {i}", "answer": "4", **{
+        name: values[i] for name, values in more.items()}} for i in range(n)])
+
+
+def tries(tmp_path, rights, n=8, name="tries.jsonl"):
+    """Completions of which rights[i] of n are right for problem i."""
+    return write(tmp_path / name, [{"id": f"p{i}", "answer": "4", "response": "4" if j < right else "5"}
+                                   for i, right in enumerate(rights) for j in range(n)])
+
+
+def test_pass_rate_window_on_problems(tmp_path, capsys):
+    cfg = curate.Config(data=problems(tmp_path, 6), out=str(tmp_path / "o.jsonl"), method="full", difficulty="rate",
+                        attempts=(tries(tmp_path, [0, 1, 4, 7, 8]),))
+    assert ids(curate.main(cfg)) == ["p2"]                                 # 0, .125, .5, .875, 1 and never attempted
+    assert "too hard 2, too easy 2, never attempted 1" in capsys.readouterr().out
+    assert ids(curate.main(dataclasses.replace(cfg, pass_rate=(0.125, 0.875)))) == ["p1", "p2", "p3"]
+    assert "thinking" not in curate.main(cfg)[0] and "correct" not in curate.main(cfg)[0]
+    for wrong in ((0.5,), (0.8, 0.2), (0.2, 2.0)):
+        with pytest.raises(BadInput, match="--pass-rate takes two shares"):
+            curate.main(dataclasses.replace(cfg, pass_rate=wrong))
+
+
+def test_attempts_without_gold_do_not_count(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [{"id": "a", "answer": "4", "response": "4"}, {"id": "b", "response": "4"},
+                                        {"id": "a", "answer": "", "response": "4"}])
+    assert pool.read_attempts(path) == ({"a": 1}, {"a": 1})
+    assert "a.jsonl: 2 attempts have no answer to grade them by" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, kept", [("easy", "gm1"), ("medium", "m1m2m4"), ("hard", "m4m5"), ("simple", "m1m2"),
+                                        ("complex", "m4m5"), ("advanced", "a")])
+def test_sets_by_source_and_level(name, kept):
+    rows = {"g": {"source": "gsm8k"}, "m1": {"source": "MATH", "level": "Level 1"}, "m2": {"source": "MATH", "level": 2},
+            "m4": {"source": "hendrycks/MATH", "level": "4"}, "m5": {"source": "MATH", "level": 5},
+            "a": {"source": "AIME", "level": None}, "o": {"source": "olympiad", "level": 1}, "m": {"source": "MATH"}}
+    assert "".join(key for key, row in rows.items() if pool.in_subset(row, name)) == kept
+
+
+def test_one_shot_by_historical_variance(tmp_path, capsys):
+    """Standard deviations 1/2, 0 and .353553: problem 0 first, then 2."""
+    history = [[0, 1, 0, 1], [0.5] * 4, [0, 0.25, 0.5, 0.75, 1]]
+    cfg = curate.Config(data=problems(tmp_path, 3, history=history), out=str(tmp_path / "o.jsonl"), method="variance", k=3)
+    best = curate.main(cfg)
+    assert ids(best) == ["p0", "p2", "p1"] and [row["score"] for row in best] == pytest.approx([0.5, 0.353553, 0], abs=1e-6)
+    one = curate.main(dataclasses.replace(cfg, k=1, copies=128))
+    assert len({row["id"] for row in one}) == 128 and {row["question"] for row in one} == {"question 0"}
+    epochs = tuple(tries(tmp_path, rights, 2, f"epoch{i}.jsonl") for i, rights in enumerate([[0, 1, 2], [1, 1, 0]]))
+    bare = dataclasses.replace(cfg, data=problems(tmp_path, 3), attempts=epochs)
+    assert [(row["id"], row["score"]) for row in curate.main(bare)] == [("p2", 0.5), ("p0", 0.25), ("p1", 0)]
+    with pytest.raises(BadInput, match="row p0 has neither a `history`"):
+        curate.main(dataclasses.replace(bare, attempts=()))
+
+
+def test_limo_bands_by_hand(tmp_path, capsys):
+    """Right traces of question a score 0 to 6, of b 10 to 19; c has four and drops out, wrong traces do not count."""
+    rows, scores = [], []
+    for name, n, first in (("a", 7, 0), ("b", 10, 10), ("c", 4, 90)):
+        for i in range(n):
+            rows += [trace(len(rows), name, correct=True), trace(len(rows) + 1, name, correct=False)]
+            scores += [first + i, 50]
+    def banded(band):
+        return [(row["question"], score) for row, score in curate.limo_band(rows, scores, band)]
+    assert [banded(band) for band in range(1, 6)] == [
+        [("b", 10), ("a", 0)], [("b", 12), ("a", 1)], [("b", 14), ("a", 2)], [("b", 16), ("a", 4)], [("b", 18), ("a", 5)]]
+    many = [trace(i, f"q{i % 3}", thinking="x " * i + "y") for i in range(24)]
+    cfg = curate.Config(data=write(tmp_path / "p.jsonl", many), out=str(tmp_path / "o.jsonl"), method="limo-band", k=2)
+    low, high = (curate.main(dataclasses.replace(cfg, band=band)) for band in (1, 5))
+    assert [row["question"] for row in low] == [row["question"] for row in high] and len(low) == 2
+    assert all(a["score"] < b["score"] for a, b in zip(low, high)) and {row["band"] for row in high} == {5}
+    write(tmp_path / "p.jsonl", many[:12])
+    with pytest.raises(BadInput, match="no question has five right traces"):
+        curate.main(cfg)
+
+
+def test_sizes_of_the_data_ablation_are_nested(tmp_path, capsys):
+    rows = [trace(i, thinking=" ".join(["check", "so"] * (i * 7 % 30))) for i in range(60)]
+    cfg = curate.Config(data=write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "o.jsonl"), method="limo")
+    sets = [ids(curate.main(dataclasses.replace(cfg, k=k))) for k in (4, 8, 12, 16, 20)]
+    assert all(small == large[:len(small)] for small, large in zip(sets, sets[1:])) and len(sets[-1]) == 20
+
+
+def test_order_of_the_rows_written(tmp_path, capsys):
+    rows = [trace(i, level=level, thinking="w " * (9 - i), logp=logp)
+            for i, (level, logp) in enumerate([("Level 3", [-1, -3]), ("Level 1", [-1]), ("Level 2", [-9, 0, 0])])]
+    cfg = curate.Config(data=write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "o.jsonl"), method="full")
+
+    def order(**settings):
+        return "".join(row["id"][-1] for row in curate.main(dataclasses.replace(cfg, **settings)))
+    assert order() == "012" and order(order="easy") == "120" and order(order="nll") == "102"      # nll 2, 1, 3
+    attempts = write(tmp_path / "a.jsonl", [{"id": f"r00{i}", "answer": "4", "response": str(r)} for i, r in
+                                            ((0, 5), (0, 4), (1, 5), (2, 4))])
+    assert order(order="easy", attempts=(attempts,), difficulty="none") == "201"                 # pass rates .5, 0, 1
+    assert {order(order="random", seed=seed) for seed in range(30)} == {"012", "021", "102", "120", "201", "210"}
+    assert order(order="random", seed=4, method="longest", k=3, quality=False) == order(order="random", seed=4)
+    write(tmp_path / "p.jsonl", [trace(1)])
+    with pytest.raises(BadInput, match="--order nll: row r001 has no `logp`"):
+        order(order="nll")
+
+
+def test_responses_per_question_and_same_answers(tmp_path, capsys):
+    rows = [trace(16 * q + i, f"question {q}", thinking=f"try {i}", response=str(4 if q and i % 3 else i % 2))
+            for q in range(10) for i in range(16)]
+    cfg = curate.Config(data=write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "o.jsonl"), method="full")
+    four = curate.main(dataclasses.replace(cfg, per_question=4))
+    assert Counter(row["question"] for row in four) == {f"question {q}": 4 for q in range(10)}
+    assert [row["thinking"] for row in four[:4]] == [f"try {i}" for i in range(4)]
+    right = curate.main(dataclasses.replace(cfg, per_question=4, keep_correct=True))
+    assert len(right) == 36 and len({row["question"] for row in right}) == 9                     # question 0 is never right
+    varied = curate.main(dataclasses.replace(cfg, max_same_answer=2))
+    assert Counter((row["question"], row["response"]) for row in varied) == {
+        (f"question {q}", answer): 2 for q in range(10) for answer in ("0", "1", "4") if q or answer != "4"}
+
+
+# ---- Large pools ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("seed", range(4))
+def test_early_pruning_changes_no_selection(seed):
+    rng = random.Random(seed)
+    rows = [trace(i, domain=rng.choice("aaaabc"), n_thinking_tokens=rng.randrange(60), correct=rng.random() < 0.5,
+                  source="AIME" if rng.random() < 0.1 else "omni") for i in range(900)]
+    fewer = []
+    for i in range(0, 900, 90):
+        fewer = curate.s1_candidates(fewer + rows[i:i + 90], 300)
+    assert len(fewer) < 750 and curate.s1_select(fewer, 300, seed) == curate.s1_select(rows, 300, seed)
+    scores = [rng.randrange(40) / 40 for _ in rows]
+    for row in rows:
+        row["question"] = f"q{rng.randrange(300)}"
+    for lowest in (False, True):
+        places = curate.within_reach(rows, scores, 20, lowest)
+        some = curate.ranked([rows[i] for i in places], [scores[i] for i in places], True, lowest)
+        assert len(places) < 200 and some[:20] == curate.ranked(rows, scores, True, lowest)[:20]
+
+
+def test_text_does_not_stay_in_memory(tmp_path, capsys):
+    """150 rows of 40 kB are 6 MB; the rows of one moment are a few."""
+    path = tmp_path / "p.jsonl"
+    with open(path, "w") as file:
+        for i in range(150):
+            file.write(json.dumps(trace(i, thinking=f"{i} " + "eightlong" * 4_400, n_thinking_tokens=i)) + "\n")
+    cfg = curate.Config(data=str(path), out=str(tmp_path / "o.jsonl"), method="longest", quality=False, k=3)
+    for method in ("longest", "limo", "random", "full"):
+        tracemalloc.start()
+        curate.curate(dataclasses.replace(cfg, method=method))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1.5e6, (method, peak)
+    assert len(read_rows(cfg.out)) == 150
+
+
+def test_rows_of_a_directory_are_found_again(tmp_path, capsys):
+    (tmp_path / "pool").mkdir()
+    rows = [trace(i, question=f"frage {i} ü\u2028 ?", n_thinking_tokens=10 + i) for i in range(6)]
+    write(tmp_path / "pool/b.jsonl", rows[:2])
+    (tmp_path / "pool/a.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows[2:]))
+    best = curate.main(curate.Config(data=str(tmp_path / "pool"), out=str(tmp_path / "o.jsonl"), method="longest", k=5))
+    assert ids(best) == ["r005", "r004", "r003", "r002", "r001"] and best[4]["question"] == rows[1]["question"]
+
+
+def test_nothing_heavy_is_imported():
+    code = "import sys, curate; print(*{'torch', 'numpy', 'transformers', 'matplotlib', 'datasets'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "\n", done
+
+
+def test_funnel_as_a_picture(tmp_path, capsys):
+    curate.main(config(tmp_path, k=5, figure=str(tmp_path / "funnel.png")))
+    assert (tmp_path / "funnel.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize("name, text", [
+    ("s1", "<|im_start|>think\nfirst a then b\n<|im_start|>answer\nAnswer: 4"),
+    ("think", "<think>\nfirst a then b\n</think>\n\n4"),
+    ("r1", " <think> first a then b </think> <answer> 4 </answer>"),
+    ("plain", "first a then b\n\n4")])
+def test_text_of_each_format(tmp_path, capsys, name, text):
+    rows = [trace(1), trace(2, thinking="a </think> b")]
+    kept = curate.main(curate.Config(data=write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "o.jsonl"), method="full",
+                                     format=name))
+    assert [row["completion"] for row in kept] == [text] and "delimiter in text 1" in capsys.readouterr().out
+    assert kept[0]["thinking"] == "first a then b"                         # what sft.py reads stays as it is
+
+
+# ---- Bad input --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("line, message", [
+    (b'{"id": 1, "question": "q\xff"', "p.jsonl:2: not a JSON object .UnicodeDecodeError"),
+    (b'{"id": 1, "question": "a", "thinki', "p.jsonl:2: not a JSON object .JSONDecodeError"),
+    (b'{"id": 1, "question": "a", "response": "x", "thinking": "\\ud83d"}', "p.jsonl:2: holds half a character"),
+    (b'{"id": 1, "question": "a", "response": "x", "thinking": "t", "n_thinking_tokens": NaN}', "nan is not a number"),
+    (b'{"id": 1, "question": "a", "response": "x"}', "p.jsonl:2: no field 'thinking'"),
+    (b"[" * 200_000, "p.jsonl:2: not a JSON object .RecursionError"),
+])
+def test_a_bad_line_costs_nothing_that_was_there(tmp_path, capsys, line, message):
+    path, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    out.write_text("an earlier result\n")
+    path.write_bytes(json.dumps(trace(0)).encode() + b"\n" + line + b"\n" + json.dumps(trace(2)).encode() + b"\n")
+    with pytest.raises(BadInput, match=message):
+        curate.main(curate.Config(data=str(path), out=str(out), method="full", quality=True))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "p.jsonl"]
+    assert out.read_text() == "an earlier result\n"
+
+
+def test_a_line_of_ten_megabytes(tmp_path, capsys):
+    rows = [trace(1, thinking="so" * 5_200_000 + " end" * 40), trace(2), trace(3, response="")]
+    path = write(tmp_path / "p.jsonl", rows)
+    assert Path(path).stat().st_size > 10e6
+    kept = curate.main(curate.Config(data=path, out=str(tmp_path / "o.jsonl"), method="full", quality=True))
+    assert ids(kept) == ["r002"] and "repetition 1, no answer 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"copies": 0, "per_question": 0}, "--per-question, --copies must be at least 1"), ({"band": 6}, "--band 6"),
+    ({"keep_correct": True, "keep_wrong": True}, "leave nothing"), ({"difficulty": "rate"}, "needs --attempts"),
+    ({"domains": "x"}, "need a --taxonomy"), ({"audit": "x"}, "--audit needs"), ({"dedup": ("x",)}, "--dedup x: not one of"),
+])
+def test_settings_that_do_not_go_together(tmp_path, settings, message):
+    with pytest.raises(BadInput, match=message):
+        curate.main(config(tmp_path, **settings))
+
+
 # ---- Real data --------------------------------------------------------------------------------------------------
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: real traces are not read")
@@ -480,10 +1010,16 @@ def test_real_traces():
     """Healthy traces of Qwen3-8B and of a UniReason model must pass; a set made of MATH-500 must be found out."""
     rows = [row for name in ("qwen3_8b_thinking_on_200", "unireason_sft_math500_traces_100")
             for row in read_rows(SHARED / "traces" / f"{name}.jsonl")]
-    slips = [row["id"] for row in rows if curate.standing_slips(row["thinking"])]
+    slips = [row["id"] for row in rows if quality.standing_slips(row["thinking"])]
     assert len(slips) <= 3, slips                                          # of 723 equations; one slip is a real one
-    share = Counter(curate.repetition(row["thinking"]) > 0.3 for row in rows)
+    share = Counter(quality.repetition(row["thinking"]) > 0.3 for row in rows)
     assert share[True] <= 12                                               # traces cut in a loop
     held_out = [row["question"] for row in read_rows(SHARED / "math" / "math500.jsonl")]
-    kept, _ = curate.decontaminate(rows, held_out)
+    kept, _ = decontaminate(rows, held_out)
     assert not any(row["id"].startswith("unireason") for row in kept) and len(kept) == 200
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: s1's taxonomy is not read")
+def test_taxonomy_of_s1():
+    taxonomy = transform.load_taxonomy(SHARED / "traces" / "s1_msc_taxonomy.json")
+    assert len(taxonomy) == 61 and transform.domain_of_reply("It counts things, so 05.", taxonomy) == "Combinatorics"

@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from test_families import FAMILIES, LENGTHS, LIMITS, SEED, SMALL, logp_packed, random_model, sequences, texts_of_slots
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config, Qwen2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM)
 
@@ -487,6 +488,66 @@ def gap(one, other):
     a, b = weights_of(one), weights_of(other)
     assert a.keys() == b.keys()
     return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_one_step_of_two_ranks(material, tmp_path, tp):
+    """The shortest of the tests below: all 13 rows in one step."""
+    settings = dict(batch_rows=13, tp=tp)
+    (((alone,),),) = [by_sgd([training(material, tmp_path / "alone", batch_rows=13)])]
+    for ((found,),) in ranks_run(by_sgd, [training(material, tmp_path / "out", **settings)]):
+        assert found["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-6)
+    assert gap(tmp_path / "alone", tmp_path / "out") <= 1e-6
+
+
+SHARDED = {"gemma 3": (1, 2), "llama, biases in every layer": (2,)}
+TEXTS = [sequences([n], seed=n)[0] for n in (30, 17, 50, 8)]
+
+
+def gradients_in_shards(folder):
+    """-> {(family, tp): (norm, share of the weights that this rank holds, {weight: whole gradient})}."""
+    found = {}
+    for name, ways in SHARDED.items():
+        for tp in ways:
+            model, _ = distributed.load(str(folder / name), distributed.join(tp=tp, shards=True))
+            (-distributed.score(model, models.pack(TEXTS)).sum() / 100).backward()
+            norm = distributed.clip_gradients(model, 1e9)
+            share = sum(part.numel() for part in model.shards.parts.values()) / sum(p.numel() for p in model.parameters())
+            found[name, tp] = norm, share, {
+                key: DTensor.from_local(model.shards.parts[key].grad, p.device_mesh, p.placements, run_check=False,
+                                        shape=p.shape, stride=p.stride()).full_tensor().tolist()
+                for key, p in model.named_parameters()}
+    return found
+
+
+def test_a_model_to_be_sharded_is_made_without_weights():
+    """Matrices have a shape and no memory; what is in no file, the rotary frequencies, has its numbers."""
+    model, folder = distributed._without_weights(BASE)
+    assert folder == Path(BASE) and all(p.is_meta for p in model.parameters() if p.ndim > 1)
+    whole, _ = models.load(BASE)
+    for (name, ours), (_, theirs) in zip(model.named_buffers(), whole.named_buffers(), strict=True):
+        assert torch.equal(ours, theirs) and len(ours) > 1, name
+
+
+def test_families_in_shards(tmp_path):
+    """Scaled embeddings, two rotary embeddings and windows of Gemma 3; biases on both sides of every cut of a Llama. All
+    gradients are those of one process: to the bit over data parallel ranks (here with the same rows), to 1e-5 of the
+    largest with split matrices. A rank holds half of the weights."""
+    wanted = {}
+    for name in SHARDED:
+        config, own = PLAN[name]
+        models.save(random_model(config(**{**SMALL, **own}), SEED), TOKENIZER, tmp_path / name)
+        model, _ = models.load(str(tmp_path / name))
+        (-models.score(model, models.pack(TEXTS)).logp.sum() / 100).backward()
+        wanted[name] = {key: p.grad for key, p in model.named_parameters()}
+    for answer in ranks_run(gradients_in_shards, tmp_path):
+        for (name, tp), (norm, share, gradients) in answer.items():
+            assert 0.49 <= share <= 0.52                                   # one token of 149 more or less; norms
+            largest = max(g.abs().max().item() for g in wanted[name].values())
+            assert gradients.keys() == wanted[name].keys() and largest > 0.1
+            assert norm == pytest.approx(math.sqrt(sum(g.square().sum().item() for g in wanted[name].values())), rel=1e-5)
+            for key, gradient in gradients.items():
+                assert (torch.tensor(gradient) - wanted[name][key]).abs().max() <= (0 if tp == 1 else 1e-5 * largest), key
 
 
 def cut_short(cfg, at=2):

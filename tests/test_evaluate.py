@@ -1,6 +1,7 @@
 """evaluate.py: by hand (numbers worked in the docstrings), published numbers, brute force, fuzz, end to end."""
 import itertools
 import json
+import math
 import random
 import re
 import statistics
@@ -11,10 +12,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from bench_grader import attack, hostile
 
 import evaluate
-from data import run
+from data import run, symbolic
+from data.answers import classes, is_gradable, parse
 from data.rows import BadInput, read_rows, write_rows
+from data.workers import Workers
 from evaluate import (Config, answer_of, canonical, check_expression, control, extract_answer, grade, is_correct, main,
                       majority, mean_interval, metrics, paired_bootstrap, pass_at_k, performance, scaling,
                       transferability, wilson)
@@ -44,11 +48,15 @@ def shared(name):
     ("\\fbox{9}", "9"), ("\\boxed {9}", "9"),
     ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
     ("\\boxed{\\frac{1}{2}} then \\boxed{5", None),                        # T17
+    ("$$\\boxed{-2}, \\boxed{1}$$", "-2, 1"), ("$\\boxed{1}$ and $\\boxed{2}$", "1, 2"), ("\\boxed{1},\n\\boxed{2}", "2"),
+    ("\\boxed{1} \\quad \\text{or} \\quad \\boxed{2}", "1, 2"), ("\\boxed{1}, \\boxed{2}; \\boxed{3}", "1, 2, 3"),
+    ("\\boxed{1} \\boxed{2}", "2"), ("\\boxed{\\boxed{5}}", "5"), ("\\boxed{1}, \\boxed{2", None),
     ("\\boxed{\\left\\{ 1, 2 \\right.}", "\\left\\{ 1, 2 \\right."),
     ("\\boxed{}", None),
     ("Answer: 12\nAnswer: 13", "13"),                                      # s1 gives "12\nAnswer: 13"
     ("**Final Answer:** 12", "12"),
-    ("### Final Answer:\n\nAnswer: Dan", "Dan"),
+    ("### Final Answer:\n\nAnswer: Dan", "Dan"), ("so\n**Answer: Eve** (second)", "Eve"), ("Answer: 2**3", "2**3"),
+    ("The correct option is **(B)** here", "(B)"), ("correct choice: C", "C"), ("**The answer is:** 2**3", "2**3"),
     ("**Answer**:\n\n$42$\n", "$42$"),
     ("The answer is 7.", "7."),
     ("Answer: 3 <answer> 4 </answer>", "4"),
@@ -96,6 +104,15 @@ def test_answer_of():
     ("Evelyn", "\\text{Evelyn}"),
     ("\\begin{bmatrix} 1 \\\\ 0.5 \\end{bmatrix}", "\\begin{pmatrix} 1 \\\\ 1/2 \\end{pmatrix}"),
     ("7y - 5x = 4", "5x - 7y + 4 = 0"), ("\\frac{e^{t}}{3}", "\\frac{1}{3}e^t"), ("6 - 5i", "-5i + 6"),
+    ("x > 2", "(2, \\infty)"), ("2 \\le x", "[2,\\infty)"), ("0≤x<1", "[0, 1)"), ("1 > x > 0", "(0,1)"),
+    ("x < -1 or x > 3", "(-\\infty,-1) \\cup (3,\\infty)"), ("\\{x \\mid -3<x<4\\}", "(-3, 4)"), ("a<b<c", "c>b>a"),
+    ("y = 2, x = 1", "x = 1, y = 2"), ("x = 1, y = 2", "1, 2"), ("\\pm 1, \\pm 7", "1,-1,7,-7"),
+    ("(x, y) = (1, 2)", "(1,2)"), ("y = 2, x = 1", "(1, 2)"), ("(1, 2)", "x=1, y=2"), ("(x,y)=(1,2)", "x=1, y=2"),
+    ("3 m/s^2", "3"), ("3e8 m/s", "3 \\times 10^8"), ("2.5 kHz", "2.5"), ("7.5\\,\\mathrm{kg/m^3}", "7.5"),
+    ("(-4, 27); (2, 15)", "(2,15),(-4,27)"),
+    ("1:58 a.m.", "1:58"), ("1:58 PM", "1:58\\text{ p.m.}"), ("5\\text{ am}", "5am"), ("5:00", "05:00"),
+    ("C e^{-t} + 2", "2 + ce^{-t}"), ("\\frac{\\dot{x}_0}{\\omega}", "\\dot{x}_{0}/\\omega"), ("\\lambda k T", "k\\lambdaT"),
+    ("y'+y", "y^{\\prime} + y"), ("2\\pi\\text{ square feet}", "2\\pi"), ("\\left[(a+b)^2\\right]c", "c(a+b)^2"),
 ])
 def test_right(prediction, answer):
     assert is_correct(prediction, answer)
@@ -110,11 +127,92 @@ def test_right(prediction, answer):
     ("r^2", "R^2"),
     ("x^2+1", "x^2-1"), ("\\sqrt{3}", "\\sqrt{2}"), ("5 \\text{ million}", "5"), ("500%", "50"), ("-9", "9"),
     ("1,2", "12"),
+    ("x \\ge 2", "(2,\\infty)"), ("x < 2", "(2, \\infty)"), ("a<b<c", "c<b<a"), ("2<x, x<3", "2<x<3"),
+    ("x = 1, y = 2", "x = 2, y = 1"), ("x = 1, y = 2", "1, 3"), ("f(x)=x", "f(x)=x, f(x)=-x"), ("\\pm 1, 7", "1,-1,7,-7"),
+    ("east, west", "east, west, up"), ("(x, y) = (2, 1)", "(1,2)"), ("x = 2, y = 1", "(1, 2)"), ("x=1,y=2", "z=1,y=2"),
+    ("5 m", "5 s"), ("5 a/b", "5"), ("5m/s", "5"),
+    ("1:58 PM", "1:58 am"), ("1:58 pm", "1:59"), ("3 = 4", "5 = 6"), ("y' + y", "2y"), ("c + C", "2c"), ("[x+1]", "(x+1)"),
     ("None", "9"), ("25%", "2500%"), ("2(x+1)", "2x+1"), ("", ""), ("1 2", "2"), ("6 7", "42"), ("\\boxed", "9"),
 ])
 def test_wrong(prediction, answer):
     assert not is_correct(prediction, answer)
     assert not grade({"answer": answer}, prediction)
+
+
+SYMBOLIC = [("\\binom{5}{2}", "10"), ("\\lfloor\\log_2 n\\rfloor + 1", "1+\\lfloor \\log_{2}n \\rfloor"), ("|x-1|", "|1-x|"),
+            ("\\frac{n!}{2}", "\\frac{n (n-1)!}{2}"), ("(4, \\log_2 8)", "(4, 3)"), ("\\sum_{k=1}^{10} k, 2", "2, 55")]
+NOT_EQUAL = [("\\binom{5}{2}", "11"), ("R!", "r!"), ("|x|", "x"), ("\\binom{5}{2}, 3", "10"), ("y'!", "y!"),
+             ("52_8!", "52_9!"), ("1 + 1 = \\binom{5}{1}", "5"), ("(4, \\log_2 8)", "4, 3"), ("\\overline{AB}!", "AB!"),
+             ("\\log_2 8 +", "3")]
+
+
+def test_what_the_rules_cannot_read_is_compared_symbolically(monkeypatch):
+    """With more time than LIMIT, so that a busy machine changes nothing."""
+    pytest.importorskip("math_verify")
+    symbolic.equal.cache_clear()
+    with Workers("data.simplify:same", n=1, limit=30) as patient:
+        monkeypatch.setattr(symbolic, "_workers", lambda: patient)
+        for pairs, right in ((SYMBOLIC, True), (NOT_EQUAL, False)):
+            for one, other in pairs:
+                assert is_correct(one, other) is right and is_correct(other, one) is right, one
+
+
+def test_what_math_verify_is_not_asked():
+    """It drops primes and subscripts of numbers, takes words for products, 1 2 for 12 and 3!! for (3!)!."""
+    assert all(map(symbolic.readable, ("\\log_2 8", "\\sum_{k=1}^{n} k", "|x_1|", "\\lfloor\\log_{2}n\\rfloor", "n!/2")))
+    assert not any(map(symbolic.readable, ("y'!", "52_8!", "(5)_8", "\\overline{AB}!", "east!", "1 2!", "3!!", "{3!")))
+
+
+def test_a_symbolic_comparison_ends_in_time(monkeypatch):
+    """9^{9^{9}} fills the memory and holds the interpreter; its process is ended, counted, and the next has a new one."""
+    pytest.importorskip("math_verify")
+    symbolic._workers().map([["1", "1"]])                                   # the process is there
+    symbolic.FAILURES.clear(), symbolic.equal.cache_clear()
+    start = time.perf_counter()
+    assert not is_correct("9^{9^{9}}!", "|3|") and time.perf_counter() - start < 2
+    assert symbolic.FAILURES == {"timeout": 1} and symbolic._workers().map([["1", "1"]]) == [True]
+    monkeypatch.setattr(symbolic, "_workers", None)                        # what was asked once is not asked again
+    assert not is_correct("9^{9^{9}}!", "|3|") and symbolic.FAILURES == {"timeout": 1}
+
+
+def test_without_math_verify_the_rules_are_left(monkeypatch):
+    monkeypatch.setattr(symbolic.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(symbolic, "_workers", None)
+    assert not is_correct("\\binom{7}{2}", "21") and is_correct("\\frac{42}{2}", "21")
+
+
+def test_broken_answers_are_no_gold():
+    for gold in ("\\frac{q}{}", "^{6}", "=2", "\\frac{1}{2", "\\sqrt{}", "3^", "", "$$", "9" * 2001):
+        assert not is_gradable(gold) and grade({"answer": gold}, gold) is None, gold
+    assert all(map(is_gradable, [*GOLDS, "\\{\\}", "\\emptyset", "no", 4, "x \\to 0^+", "-"]))
+
+
+def test_a_choice_may_be_given_by_its_text():
+    row = {"answer": "B", "choices": ["red", "Green", "A", "C"]}
+    assert [grade(row, said) for said in ("green", "B", "(B) green", "red", "A", "C", "D")] == [True] * 3 + [False] * 4
+    assert grade({"answer": "green", "choices": ["red", "green"]}, "Green")
+    assert grade({"answer": "Yen", "accept": ["Japanese yen"]}, "japanese yen.") is True
+    assert grade({"answer": "Yen", "accept": "xyz"}, "x") is False and grade({"answer": "4", "accept": True}, "4") is True
+
+
+def test_a_letter_on_the_last_line_answers_a_choice():
+    """Only where there are choices: s1 takes any text without a letter for A, here it has no answer."""
+    for said, letter in (("Because.\n\n**B**", "B"), ("Because.\n(C)", "C"), ("Because.\nD) 45 degrees", "D"),
+                         ("Because.\nA dog", None), ("Because.\nI am sure", None), ("Because.\nb", None)):
+        assert answer_of({"response": said, "choices": ["w", "x", "y", "z"]}) == letter, said
+        assert answer_of({"response": said}) is None
+
+
+def test_text_without_a_response_is_split_by_its_delimiters():
+    assert answer_of({"text": "<think>\\boxed{1}</think> so \\boxed{2}"}) == "2"
+    assert answer_of({"text": "<think> \\boxed{1}"}) is None
+    assert answer_of({"text": "<|im_start|>think\n\\boxed{1}\n<|im_start|>answer\nAnswer: 2"}) == "2"
+
+
+def test_classes():
+    """Equal values are a class, and so is what the grader takes for equal: 50% for 50, 0.333333 for 1/3."""
+    assert classes({}, ["1/3", "50", None, "0.333333", "50\\%", "\\frac13", "0.3", "fifty"]) == [0, 1, None, 0, 1, 0, 2, 3]
+    assert classes({"nums": [1, 2], "target": 3}, ["1+2", "2 + 1", "3", "1*2"]) == [0, 0, 1, 2]
 
 
 def test_rows_without_an_answer_are_skipped():
@@ -123,46 +221,96 @@ def test_rows_without_an_answer_are_skipped():
 
 
 def perturb(gold):
-    """(what was done, prediction, should be accepted) for one gold answer; the table of spec/pitfalls.md."""
+    """(what was done, prediction, should be accepted) for one gold answer; the table of spec/pitfalls.md and more."""
+    bare, kind = gold.strip("$ ").rstrip("$. "), parse(gold)[0] if isinstance(parse(gold), tuple) else ""
     yield "identity", gold, True
     yield "period", gold + ".", True
-    yield "dollars", f"${gold}$", True
-    if "=" not in gold and "\\in " not in gold:
+    yield "dollars", f"${bare}$", True
+    yield "boxed", extract_answer(f"so \\boxed{{{gold}}}."), True
+    yield "spaces", "  " + gold + " ", True
+    yield "big fractions", gold.replace("\\frac", "\\dfrac"), True
+    if not re.search(r"=|\\in |\\approx", gold):
         yield "x =", "x = " + gold, True
+    if re.fullmatch(r"-?\d+", bare):
+        yield "units", bare + "\\text{ cm}", True
+        yield "decimals", bare + ".00", True
+        yield "near miss", bare + ".0000001", False
+        yield "thousands", re.sub(r"(?<=\d)(?=(\d{3})+$)", "{,}", bare), True
+        yield "thousands", f"{int(bare):,}", True
+    if re.fullmatch(r"\\frac\{\d+\}\{\d+\}", bare):
+        yield "a/b", "/".join(re.findall(r"\d+", bare)), True
+    if re.fullmatch(r"\\text\{[a-zA-Z]+\}", bare):
+        yield "words", bare[6:-1].upper() + ".", True
     *_, last = [None, *re.finditer(r"\d+", gold)]
     if last:
         yield "last number + 1", gold[:last.start()] + str(int(last[0]) + 1) + gold[last.end():], False
+    if isinstance(parse(gold), Fraction) and parse(gold):
+        yield "sign", "-" + bare if bare[0] != "-" else bare[1:], False
     if re.fullmatch(r"-?[1-9]\d*", gold):
         yield "times 100", gold + "00", False
         yield "one hundredth", f"\\frac{{{gold}}}{{100}}", False
     swapped = gold.translate(str.maketrans("()[]", "[]()"))
-    if swapped != gold:
+    if kind in ("()", "(]", "[)", "[]", "union") and swapped != gold:
         yield "() and [] swapped", swapped, False
+    parts = bare.replace("\\left", "").replace("\\right", "").split(",")
+    simple = not re.search(r"[\[\]{}]|.[()]|[()].|and|or|\\!", "".join(parts).strip("()"))
+    if kind in ("()", "set") and simple:
+        inside = [part.strip("( )") for part in parts]
+        left, right = ("(", ")") if kind == "()" else ("", "")
+        yield "a part missing", ", ".join(inside[1:]).join((left, right)), False
+        yield "a part too many", ", ".join([*inside, "77"]).join((left, right)), False
+        if inside[::-1] != inside:
+            yield "parts reversed", ", ".join(inside[::-1]).join((left, right)), kind == "set"
+        if kind == "set" and "\\pm" not in gold:
+            yield "braces", "\\{" + ", ".join(inside) + "\\}", True
 
 
-@pytest.mark.parametrize("golds", ["own list", "math/math500.jsonl"])
+SETS = ("math/math500.jsonl", "math/aime24.jsonl", "math/aime25.jsonl", "math/minerva_108.jsonl",
+        "math/olympiadbench_202.jsonl")
+
+
+@pytest.mark.parametrize("golds", ["own list", *SETS])
 def test_perturbations(golds):
-    golds = GOLDS if golds == "own list" else [row["answer"] for row in shared(golds)]
+    own = golds == "own list"
+    golds = GOLDS if own else [row["answer"] for row in shared(golds)]
     wrong = [(what, prediction, gold) for gold in golds for what, prediction, accept in perturb(gold)
              if is_correct(prediction, gold) != accept]
     assert not wrong
-    assert len({what for gold in golds for what, *_ in perturb(gold)}) == 8
+    assert not own or len({what for gold in golds for what, *_ in perturb(gold)}) == 22
+
+
+# Of math_qwen25_3b_judged, outputs whose judge is plainly wrong, by the end of their id and why.
+JUDGE_IS_WRONG = {
+    "same number, 10^{-5} for 1e-5": "m10 m44 m129 m136 m166 m175 m194 m223 m263 m265", "1.8 for 1\\frac{4}{5}": "g274 g297",
+    "a list in another order": "o151 o160 o185 o203 o207", "'5 and 9' for 5, 9": "g185 o148 o187 o216 o226 o237",
+    "\\pm 1, \\pm 7 for 1, -1, 7, -7": "o154", "the same formula": "g237 m72 m81 m85", "f(x) = left out or added": "m86 o91",
+    "an interval as an inequality": "g70 o132", "5 am for 5am": "g370", "C for c, a constant of integration": "m63 m80 m96",
+    "accepts (1, \\infty) for [1, \\infty)": "g74", "accepts 1 for 100": "o78", "accepts one of two functions": "o68 o114"}
+NO_GOLD = "g83 g167 g172 g192 g366 o157"                                   # empty, or \frac{q}{}, ^{6}, =2
 
 
 def test_agreement_with_judged_answers():
-    """Share of 1,600 + 400 + 977 judged outputs on which we agree, measured 1.000, 1.000, 0.960. In the last set the
-    judge itself rejects reordered lists, "5 and 9" and 10^{-8} for 1e-8, which are most of the difference."""
-    agree = {}
+    """1,600 + 400 + 977 judged outputs: all of the first two, 933 of the last as judged (95.5%), 100% where the judge's
+    40 plain mistakes are put right and the 6 without a gold answer left out. All verdicts were also compared with
+    math-verify's, 19 differences looked at one by one."""
+    agree, skipped = {}, []
+    wrong = {name: why for why, names in JUDGE_IS_WRONG.items() for name in names.split()}
     for name in ("gsm8k_openai_400q_x4", "math_8samples_rm_50q", "math_qwen25_3b_judged"):
-        hits = []
+        raw, corrected = [], []
         for row in shared(f"graded/{name}.jsonl"):
             texts, judged = row.get("responses") or [row["response"]], row["judged_correct"]
+            short = "".join(re.findall(r"-([a-z])\w*?-(\d+)$", row["id"])[0]) if "qwen" in name else ""
             for text, right in zip(texts, judged if isinstance(judged, list) else [judged]):
                 answer = text.rpartition("A:")[2] if name.startswith("gsm8k") else extract_answer(text)
-                hits.append(bool(grade({"answer": row["gold"]}, answer)) == right)
-        agree[name] = statistics.fmean(hits)
-    assert agree["gsm8k_openai_400q_x4"] == 1 and agree["math_8samples_rm_50q"] == 1
-    assert agree["math_qwen25_3b_judged"] > 0.955
+                ours = grade({"answer": row["gold"]}, answer)
+                raw.append(bool(ours) == right)
+                skipped += [short] if ours is None else []
+                if ours is not None:
+                    corrected.append(ours == (right != (short in wrong)))
+        agree[name] = sum(raw), len(raw), statistics.fmean(corrected)
+    assert agree == {"gsm8k_openai_400q_x4": (1600, 1600, 1), "math_8samples_rm_50q": (400, 400, 1),
+                     "math_qwen25_3b_judged": (933, 977, 1)}
+    assert sorted(skipped) == sorted(NO_GOLD.split()) and len(wrong) == 40
 
 
 HOSTILE = ["9**9**9", "9^9^9^9", "9^{9^{9^{9}}}", "__import__('os').system('echo')", "{" * 5000, "(" * 5000, "-" * 5000,
@@ -173,24 +321,19 @@ HOSTILE = ["9**9**9", "9^9^9^9", "9^{9^{9^{9}}}", "__import__('os').system('echo
            "\\begin{pmatrix}" * 100, "," * 2000, "(" + "1," * 990 + ")", "\\pm" * 600, "\\text{" * 300, "^" * 999,
            "(" * 390, "-(" * 190,
            "\ud800",
-           "1,000" * 300, "\0", "²³¼٣", "\\log" * 90, "e^{e^{e^{e^9}}}", "9^{999}" * 50 + ",1", "=" * 500, "x=" * 800]
+           "1,000" * 300, "\0", "\\boxed{1}" + "\\quad\\text{" * 9000 + "\\boxed{7}",
+           "\\boxed{1}" + " ," * 9000 + "\\boxed{2}", "²³¼٣", "\\log" * 90, "e^{e^{e^{e^9}}}",
+           "9^{999}" * 50 + ",1", "=" * 500, "x=" * 800]
 
 
-def test_hostile_strings():
-    """Every string gets an answer; the chosen and 3,000 random ones together within seconds."""
-    rng, start = random.Random(0), time.perf_counter()
-    pieces = ["\\frac", "{", "}", "(", ")", "[", "]", "^", "_", "\\sqrt", "1", "9", "0", ".", ",", "-", "+", "*",
-              "/", " ", "x", "e",
-              "i", "\\pi", "\\text{", "%", "!", "=", "\\pm", "\\boxed{", "\\\\", "&", "\\cup", "\\{", "$", "\n",
-              "é", "and", "sin"]
-    fuzz = ["".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(3000)]
-    for text in HOSTILE + fuzz:
-        assert extract_answer(text) is None or isinstance(extract_answer(text), str)
-        assert is_correct(text, "7") in (True, False) and is_correct("7", text) in (True, False)
-        assert grade({"answer": "7"}, text) in (True, False) and grade({"answer": text}, text) in (True, False, None)
-        assert check_expression(text, [9, 9, 9], 24) is False
-        hash(canonical({}, text)), hash(canonical({"nums": [9]}, text))
-    assert time.perf_counter() - start < 10
+def test_hostile_strings(tmp_path, monkeypatch):
+    """Every string gets an answer and none is executed; the chosen and 1,000 random ones together within seconds.
+    `python tests/bench_grader.py --fuzz 100000` does the same for many more."""
+    monkeypatch.chdir(tmp_path)
+    start = time.process_time()
+    for text in [*HOSTILE, *hostile(1000)]:
+        attack(text)
+    assert time.process_time() - start < 10 and not list(tmp_path.iterdir())
     assert not any(is_correct(text, "7") for text in HOSTILE)
     assert not is_correct("a" * 2001 + "b", "a" * 2001 + "c")
 
@@ -288,17 +431,35 @@ def test_wilson():
 
 
 def test_mean_interval():
-    """Shares 0, 1/2, 1, 1/2 over 4 questions: mean 1/2, s = √(1/6) = 0.40825, half width 1.96 · 0.40825/2 = 0.40008."""
-    assert mean_interval([0, 0.5, 1, 0.5]) == pytest.approx((0.5, 0.5 - 0.40008, 0.5 + 0.40008), abs=1e-4)
-    assert mean_interval([1, 0, 1, 1]) == (0.75, *wilson(3, 4))
-    assert mean_interval([0.5] * 4) == (0.5, *wilson(2, 4))                # no spread seen is not certainty
+    """Shares 0, 1/2, 1, 1/2 of 4 questions vary by 1/8 around 1/2, which is what 4 · (1/4) / (1/8) = 8 independent
+    samples would do. Were there only 6 samples, they would be 6; questions that agree in all samples count once."""
+    assert mean_interval([0, 0.5, 1, 0.5], 8) == pytest.approx((0.5, *wilson(4, 8)))
+    assert mean_interval([0, 0.5, 1, 0.5], 6) == pytest.approx((0.5, *wilson(3, 6)))
+    assert mean_interval([0, 0.5, 1, 0.5]) == pytest.approx((0.5, *wilson(2, 4)))
+    assert mean_interval([1, 0, 1, 1]) == mean_interval([1, 0, 1, 1], 40) == pytest.approx((0.75, *wilson(3, 4)))
+    assert mean_interval([0.5] * 4, 16) == pytest.approx((0.5, *wilson(8, 16)))      # no spread seen is not certainty
+    assert mean_interval([1] * 4, 16) == pytest.approx((1, *wilson(4, 4)))
     assert mean_interval([])[1:] == (0, 1)
+
+
+def test_the_interval_covers_what_it_promises():
+    """1,000 made-up studies of 40 questions with 4 samples: chances of a question from a U-shaped law with mean 1/3 (so
+    samples of a question agree often). 95% ± 2 of the intervals hold 1/3; counting samples as independent, far fewer do."""
+    rng, held, naive = random.Random(0), 0, 0
+    for _ in range(1000):
+        values = [sum(rng.random() < chance for _ in range(4)) / 4
+                  for chance in (rng.betavariate(0.3, 0.6) for _ in range(40))]
+        _, low, high = mean_interval(values, 160)
+        held += low <= 1 / 3 <= high
+        low, high = wilson(4 * sum(values), 160)
+        naive += low <= 1 / 3 <= high
+    assert 930 <= held <= 970 and naive < 850
 
 
 def test_samples_of_one_question_are_not_independent():
     """20 questions, each with 50 samples that all agree but one: the interval is that of 20 questions, not of 1,000."""
     values = [0.98] * 10 + [0.02] * 10
-    mean, low, high = mean_interval(values)
+    mean, low, high = mean_interval(values, 1000)
     assert high - low > 5 * (wilson(500, 1000)[1] - wilson(500, 1000)[0])
 
 
@@ -330,6 +491,8 @@ def test_control():
     assert control([7252, 6277, 5396, 5552, 7551], steps) == 60
     assert control([1517, 2963, 4636, 5409, 7551], steps) == 100 == control([(5, 40.0)], [(1, 9)])
     assert control([(5, 40.0)], [(6, 9)]) == 0
+    # Class-conditional control against the 6,109 tokens of no instruction: "short" has to be below, "long" above it.
+    assert control([8033, 9651], [(0, 6109), (6109, math.inf)]) == 50
     with pytest.raises(ValueError):
         control([1, 2], [3])
 
@@ -447,6 +610,177 @@ def test_metrics():
     assert metrics(shuffled, k=(1,))["all"]["accuracy"] == pytest.approx(everything["accuracy"])
 
 
+def test_what_more_samples_and_tokens_buy():
+    """Two questions, three samples. q1: 5, 4, 0.5·8 with scores 1, 2, 3; q2: 9, 8, 4 with 3, 1, 2 (the gold is 4).
+    avg@2 (1/2 + 0)/2; bon@2 picks q1's second, q2's first: 1/2; bon@3 q1's third, q2's first: 1/2; maj@3 takes
+    8/2 for 4: q1 right, q2 a tie that 9 wins. Tokens 10 20 30 and 1 2 6: sums 60 and 9, the longest 30 and 6; of the
+    first two 30 and 3, 20 and 2. q2's longest sample was cut: the mean of the others is (10 + 20 + 30 + 1 + 2)/5."""
+    rows = [completion("q1", a, sample=i, n_tokens=10 * i + 10, score=i + 1) for i, a in enumerate(["5", "4", "8/2"])]
+    rows += [completion("q2", a, sample=i, n_tokens=n, score=s, finish="length" if n == 6 else "stop")
+             for i, (a, n, s) in enumerate(zip("984", (1, 2, 6), ([4, 2], [1], [2])))]
+    found = metrics(rows, (1, 2, 3), best_by="score")["all"]
+    assert [found[f"avg@{k}"] for k in (1, 2, 3)] == pytest.approx([0, 25, 50])
+    assert [found[f"bon@{k}"] for k in (1, 2, 3)] == [0, 50, 50] and [found[f"maj@{k}"] for k in (1, 2, 3)] == [0, 0, 50]
+    assert found["tokens@2"] == [16.5, 11] and found["tokens@3"] == [34.5, 18]
+    assert (found["total_tokens"], found["sequential_tokens"], found["stopped_tokens"]) == (34.5, 18, 12.6)
+    assert found["truncated"] == pytest.approx(100 / 6)
+    rows[1].pop("n_tokens"), rows[2].pop("score")
+    found = metrics(rows, (1, 2, 3), best_by="score")["all"]
+    assert "bon@2" not in found and "tokens@2" not in found and found["total_tokens"] is None
+
+
+def test_clip_ratio_and_stopped_length_of_simplerl():
+    """Lengths 100, 200, 8192, the last one cut: clip ratio 1/3, stopped length 150, mean length 2830.67."""
+    rows = [completion(f"q{n}", "4", n_tokens=n, finish="length" if n > 999 else "stop") for n in (100, 200, 8192)]
+    found = metrics(rows)["all"]
+    assert (found["truncated"], found["stopped_tokens"]) == (pytest.approx(100 / 3), 150)
+    assert found["n_tokens"] == pytest.approx(2830.67, abs=0.01)
+
+
+def test_weighted_votes():
+    """8 has two votes that weigh .3 and .4, 7 one that weighs .9; equal sums go to the first."""
+    assert majority([7, 8, 8], weights=[.9, .3, .4]) == 7 and majority([7, 8, 8]) == 8
+    assert majority([7, 8, 8, None], weights=[.5, .25, .25, 9]) == 7
+
+
+def test_ifeval_run(tmp_path, capsys):
+    """Three responses, two instructions each. Strict: both; no comma only; none. Loose: without its first line the second
+    ends as it should, too, and the third has no comma any more."""
+    checks = {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}], "answer": None}
+    rows = [completion(f"q{i}", text, group="plain", **checks) for i, text in enumerate(
+        ('"quoted"', 'Sure:\n"quoted"', "Well, now\nyes"))]
+    found = metrics(rows)["all"]
+    assert found["accuracy"] == pytest.approx(100 / 3) and found["skipped"] == 0
+    assert found["ifeval"] == {"prompt_strict": pytest.approx(100 / 3), "prompt_loose": pytest.approx(200 / 3),
+                               "instruction_strict": pytest.approx(50), "instruction_loose": pytest.approx(500 / 6)}
+    base = [completion(f"q{i}", "no", group="plain", **checks) for i in range(3)]
+    for name, rows, right in (("base", base, "1"), ("tuned", rows, "4")):
+        write_rows(tmp_path / f"{name}.jsonl",
+                   rows + [completion("m1", "4", group="math"), completion("m2", right, group="math")])
+    names = [str(tmp_path / f"{name}.jsonl") for name in ("tuned", "base")]
+    report = main(Config(runs=(names[0],), base=names[1], ti="v1"))
+    assert report["runs"][names[0]]["compared"]["transferability"] == {"plain": pytest.approx(0)}, "50% of instructions each"
+    assert "IFEval: prompt strict 33.3" in capsys.readouterr().out
+
+
+def test_table_of_scores(tmp_path, capsys):
+    """UniReason's Table 1 as rows: group averages recomputed from the cells (27.65 and 53.8 in maths, 44.1 and 51.0 where
+    45.2 and 60.0 are printed) and both indices, as test_transferability_reproduces_the_paper has them."""
+    rows = [{"model": model, "group": group, "benchmark": name, "score": score}
+            for model, table in ({"base": BASE} | TUNED).items()
+            for group, scores in table.items() for name, score in scores.items()]
+    path = tmp_path / "scores.jsonl"
+    write_rows(path, rows)
+    report = main(Config(scores=str(path), base="base", markdown=True))
+    means = [report[model]["average"][group] for model, group in
+             (("base", "math"), ("RL", "math"), ("no-think", "other"), ("RL", "other"))]
+    assert means == pytest.approx([27.65, 53.825, 44.125, 50.975])
+    assert report["RL"]["v1"] == pytest.approx({"other": 83.90, "non": 29.35}, abs=0.05)
+    assert report["RL"]["v2"] == pytest.approx({"other": 87.68, "non": 58.96}, abs=0.01)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split("|")[1].strip() == "model" and set(printed[1]) == set("|-:")
+    assert len(set(map(len, printed))) == 1 and len(printed) == 2 + 4
+    main(Config(scores=str(path), sigma="pooled", json=True))
+    spread = {g: statistics.pstdev([x for t in (BASE, *TUNED.values()) for x in t[g].values()]) for g in BASE}
+    expected = transferability(BASE, TUNED["RL"], "v2", spread)
+    assert json.loads(capsys.readouterr().out)["RL"]["v2"] == pytest.approx(expected)
+    for extra, words in ((rows[0], "scores.jsonl:49: base math AIME24 is on line 1 too"),
+                         ({**rows[0], "score": "9", "benchmark": "x"}, "49: score '9'"),
+                         ({"model": "new"}, "49: no field 'group'"), ({**rows[0], "model": "new"}, "new: base and tuned")):
+        write_rows(path, rows + [extra])
+        with pytest.raises(BadInput, match=words):
+            main(Config(scores=str(path), base="base"))
+    with pytest.raises(BadInput, match="--base nobody: not among the models"):
+        main(Config(scores=str(path), base="nobody"))
+
+
+MORE = {  # UniReason, Tables 9-11 and 5: base, tuned, published TI v2 of other and non-reasoning
+    "S1.1-7B": ((12.0, 9.7, 72.8, 29.6, 23.4, 32.9, 57.5, 33.7, 8.1, 74.6, 80.0, 64.6),
+                (23.3, 13.3, 75.8, 28.7, 41.4, 10.7, 36.7, 31.4, 1.1, 70.0, 40.2, 14.3), -65.5, -213.3),
+    "LIMO-32B": ((16.7, 16.7, 80.0, 30.1, 40.4, 49.0, 72.1, 38.6, 9.4, 75.3, 79.1, 77.5),
+                 (56.7, 46.0, 86.4, 42.2, 62.3, 58.7, 77.9, 37.0, 7.9, 73.0, 75.9, 71.2), 40.5, -27.3),
+    "S1.1-32B": ((16.7, 16.7, 80.0, 30.1, 40.4, 49.0, 72.1, 38.6, 9.4, 75.3, 79.1, 77.5),
+                 (59.0, 44.0, 92.8, 41.6, 59.9, 58.2, 74.3, 36.0, 0.2, 69.4, 52.8, 50.8), 33.8, -62.2),
+    "SimpleRL-7B": ((3.3, 1.6, 59.1, 11.6, 37.5, 7.8, 26.8, 38.4, 0.9, 61.7, 47.4, 17.2),
+                    (15.7, 7.6, 69.8, 24.1, 29.3, 14.7, 35.4, 34.1, 1.2, 59.7, 48.4, 28.9), 15.4, 34.4)}
+
+
+@pytest.mark.parametrize("model", MORE)
+def test_transferability_of_other_models(model):
+    """T25: the same two constants that fit the controlled study."""
+    base, tuned, other, non = MORE[model]
+    index = transferability(scores(*base), scores(*tuned), "v2", {"math": 1, "other": 0.9386 ** -2, "non": 0.8856 ** -2})
+    assert index == {"other": pytest.approx(other, abs=0.15), "non": pytest.approx(non, abs=0.15)}
+
+
+def test_averages_of_limo():
+    """T23: LIMO's Table 1, ten benchmarks: 78.1 against 32.3 for as many traces from NuminaMath, 45.8 points."""
+    limo = statistics.fmean([63.3, 95.6, 96.3, 67.6, 84.2, 91.1, 83.9, 76.2, 52.2, 70.7])
+    numina = statistics.fmean([6.5, 59.2, 40.6, 36.7, 11.2, 49.4, 32.7, 36.2, 24.6, 25.8])
+    assert limo == pytest.approx(78.11) and numina == pytest.approx(32.29) and round(limo - numina, 1) == 45.8
+
+
+def test_figure(tmp_path):
+    """Two runs of a model make a curve, from 0% to 100%; one run makes none."""
+    for name, tokens, said in (("a", 100, "5"), ("b", 400, "4")):
+        write_rows(tmp_path / f"{name}.jsonl", [completion(f"q{i}", said, n_thinking_tokens=tokens) for i in range(7)])
+    a, b, png = (str(tmp_path / name) for name in ("a.jsonl", "b.jsonl", "new/curve.png"))
+    main(Config(runs=(a, b), figure=png))
+    assert Path(png).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(BadInput, match="--figure"):
+        main(Config(runs=(a,), figure=png))
+
+
+def test_a_folder_of_runs(tmp_path, capsys):
+    """Its completion files are the runs, in name order; logs and problems are not."""
+    for name in ("long", "base"):
+        write_rows(tmp_path / f"{name}.jsonl", [completion("q", "4")])
+    write_rows(tmp_path / "log.jsonl", [{"step": 1}])
+    write_rows(tmp_path / "problems.jsonl", [{"id": "q", "question": "2+2"}])
+    main(Config(runs=(str(tmp_path),), markdown=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[:4]] == ["run", lines[1].split("|")[1], "base", "long"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(BadInput, match="none: no completions in this directory"):
+        main(Config(runs=(str(tmp_path / "none"),)))
+
+
+@pytest.mark.parametrize("content, words", [
+    (b'{"id": "q", "response": "4", "answer": "4"}\n{"id": "p", "resp', ":2: .* the file ends within a line: the run"),
+    (b'{"id": "q", "response": "4", "answer": "4"}\n{"id": "p", "text": "4", "answer": "4"}\n',
+     "one of lines 1 and 2 has a response and the other has not: two formats in one file"),
+    (b'{"id": "q", "response": "4", "answer": "4"}\n{"id": "q", "sample": 1, "response": "4", "answer": "5"}\n',
+     "lines 1 and 2 have different answers to question 'q'"),
+    (b'{"id": "q", "response": "4\xff", "answer": "4"}\n', ":1: not a JSON object .UnicodeDecodeError"),
+    (b'{"id": "q", "response": 4, "answer": "4"}\n', "line 1: cannot be graded"),
+    (b'{"id": "q", "response": "4", "nums": ["a"], "target": "b"}\n', "line 1: cannot be graded"),
+    (b'{"id": "q", "response": "4", "instruction_id_list": ["x:y"], "kwargs": [{}]}\n', "line 1: .* .'x:y' is not an"),
+    (b'{"response": "4"}\n', ":1: no field 'id'"), (b"", ":1: empty line"),
+])
+def test_bad_runs_are_refused_with_file_and_line(tmp_path, content, words):
+    (tmp_path / "run.jsonl").write_bytes(content)
+    with pytest.raises(BadInput, match="run.jsonl.*" + words):
+        main(Config(runs=(str(tmp_path / "run.jsonl"),)))
+
+
+def test_what_is_odd_but_usable_is_said(tmp_path, capsys):
+    """A gold that is empty or broken, fewer samples of one question, a 10 MB line: graded, counted and named."""
+    path = str(tmp_path / "run.jsonl")
+    big = completion("big", "x" * 10_000_000 + " \\boxed{4}")
+    write_rows(path, [completion("q", "4"), completion("q", "5", sample=1), big, completion("e", "4", answer=""),
+                      completion("b", "4", answer="\\frac{4}{}")])
+    start = time.perf_counter()
+    summary = main(Config(runs=(path,)))["runs"][path]["all"]
+    assert time.perf_counter() - start < 2
+    assert (summary["n_questions"], summary["skipped"], summary["accuracy"]) == (2, 2, 75)
+    said = capsys.readouterr().err
+    assert "1 to 2 samples per question" in said
+    assert "2 questions without an answer that can be compared with: skipped" in said
+    for k in ((1, 2), (0,)):
+        with pytest.raises(BadInput, match=rf"--k {k[-1]} with 1 samples of question 'big'"):
+            main(Config(runs=(path,), k=k))
+
+
 def test_repeated_sample_is_refused(tmp_path):
     write_rows(tmp_path / "run.jsonl", [completion("q1", "4"), completion("q2", "4"), completion("q1", "5")])
     with pytest.raises(BadInput, match=r"run.jsonl: lines 1 and 3 are both sample 0 of question 'q1'"):
@@ -477,14 +811,16 @@ def test_main(tmp_path, capsys):
     short, long, same, out = (str(tmp_path / name) for name in ("short.jsonl", "long.jsonl", "same.jsonl", "out.json"))
     report = main(Config(runs=(long, same), base=short, out=out, resamples=500))
     assert report["study"][""] == {"n_runs": 2, "n_questions": 40, "n_limited": 1, "control": 0,
-                                   "scaling": pytest.approx(47.5 / 2), "performance": 75}
+                                   "scaling": pytest.approx(47.5 / 2), "performance": 75,
+                                   "points": [(100, pytest.approx(27.5), *(pytest.approx(100 * x) for x in wilson(11, 40))),
+                                              (400, 75, *(pytest.approx(100 * x) for x in wilson(30, 40)))]}
     assert report["runs"][long]["compared"]["difference"]["all"][0] == 50
-    assert set(report["runs"][short]) == {"all", "groups", "settings"}, "the base is not compared with itself"
+    assert set(report["runs"][short]) == {"all", "groups", "settings", "undecided"}, "the base is not compared with itself"
     assert report["runs"][long]["compared"]["transferability"]["other"] == pytest.approx(100)
     printed = capsys.readouterr().out.splitlines()
     assert len({len(line) for line in printed[:10]}) == 1 and len(printed[0].split()) == len(printed[1].split())
     gain, none = (next(p for p in printed if p.startswith(f"{path} - ") and ", all:" in p) for path in (long, same))
-    assert "+50.0" in gain and "not significant" not in gain and "not significant" in none
+    assert gain.endswith(", 40 questions, significant") and "+50.0" in gain and "not significant" in none
     saved = read_rows(out)[0]
     assert saved["config"]["base"] == short and saved["runs"][short]["all"]["accuracy"] == 25
     main(Config(runs=(long,), json=True))
@@ -503,5 +839,6 @@ def test_wrong_use_ends_in_one_line(tmp_path):
 
 
 def test_needs_neither_torch_nor_transformers():
-    code = "import sys, evaluate; assert not {'torch', 'transformers', 'numpy', 'sympy'} & set(sys.modules)"
+    heavy = {"torch", "transformers", "numpy", "sympy", "math_verify", "matplotlib"}
+    code = f"import sys, evaluate; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(evaluate.__file__).parent, check=True)

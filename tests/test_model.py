@@ -255,10 +255,10 @@ def test_positions_restart():
 def test_fill_bins_by_hand():
     """Capacity 10, lengths 4 8 1 4 2 1. Longest first: 8 opens bin A (2 left); 4 (index 0) opens B (6 left); 4
     (index 3) fits B (2 left); 2 fills either, the later first: B; the ones (index 2, 5) fill A.
-    A = {1, 2, 5}, B = {0, 3, 4}; bins are listed by their first member. Best fit, where first fit would err: 7, 6, 3
-    into 10 and 9: the 3 goes to the 7, which it fills."""
+    A = {1, 2, 5}, B = {0, 3, 4}; bins are listed by their first member. Best fit: of 7, 5, 3, 2 the 3 goes to the 7, which it
+    fills, though there is more room beside the 5."""
     assert models.fill_bins([4, 8, 1, 4, 2, 1], 10) == [[0, 3, 4], [1, 2, 5]]
-    assert models.fill_bins([6, 7, 3, 4], 10) == [[0, 3], [1, 2]]
+    assert models.fill_bins([5, 7, 3, 2], 10) == [[0, 3], [1, 2]]
 
 
 def test_an_oversized_item_gets_its_own_bin():

@@ -8,7 +8,9 @@ import dataclasses
 import itertools
 import json
 import math
+import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -187,9 +189,9 @@ def test_packing_is_98_percent_full_and_still_shuffled():
 
 
 def test_packing_takes_time_in_proportion():
-    """200,000 rows take at most 30 times the processor time of 20,000 (comparing all with all: 100 times)."""
+    """60,000 rows take at most 30 times the processor time of 6,000 (comparing all with all: 100 times)."""
     times = []
-    for n in (20_000, 200_000):
+    for n in (6_000, 60_000):
         lengths, began = s1_lengths(n), time.process_time()
         plan_steps(lengths, 1, 16, 32768, seed=0)
         times.append(time.process_time() - began)
@@ -525,10 +527,10 @@ def test_match_flops(base, tmp_path):
         lengths[i] for step in steps for i in step)
 
 
-@pytest.mark.parametrize("row, message", [({"phase": "train"}, "no field 'flops'"), ({"phase": "a", "flops": "x"}, "not a number"),
-                                          ({"phase": "a", "flops": -1}, "not a number"), ({"phase": "a", "flops": 0}, "nothing was")])
-def test_a_ledger_without_numbers_is_refused(base, tmp_path, row, message):
-    write_rows(tmp_path / "flops.jsonl", [row])
+@pytest.mark.parametrize("more, message", [({}, "no field 'flops'"), ({"flops": "x"}, "not a number"),
+                                           ({"flops": -1}, "not a number"), ({"flops": 0}, "nothing was")])
+def test_a_ledger_without_numbers_is_refused(base, tmp_path, more, message):
+    write_rows(tmp_path / "flops.jsonl", [{"phase": "train", **more}])
     with pytest.raises(BadInput, match=message):
         main(config(base, tmp_path / "out", match_flops=str(tmp_path / "flops.jsonl")))
     assert not (tmp_path / "out").exists()
@@ -589,8 +591,8 @@ TALK = [{"role": "user", "content": "make 3 from 1 2"}, {"role": "assistant", "c
 
 
 def test_turns_by_hand(base):
-    """<user> make 3 from 1 2 <bot> 1 + 2 <user> sort 4 2 <bot> 2 4 <user> sort 9 8 <bot> and the completion: --turns 1 trains
-    the completion alone, 2 also `2 4`, 3 and more also `1 + 2`; ids are those of the decoder's prompt either way."""
+    """<user> make 3 from 1 2 <bot> 1 + 2 <user> sort 4 2 <bot> 2 4 <user> sort 9 8 <bot> and the completion: --turns 1
+    trains the completion alone, 2 also `2 4`, 3 and more also `1 + 2`; ids are those of the decoder's prompt either way."""
     row, tokenizer = {"question": "sort 9 8", "thinking": "8", "response": "8 9", "history": TALK}, tiny.tokenizer()
     think = FORMATS["think"]
     prompt = think.prompt_ids(tokenizer, "sort 9 8", TALK)
@@ -924,18 +926,33 @@ def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage
     assert len(main(cfg)) == 9                                             # the advice works
 
 
+def fill_the_disk(cfg, answer):
+    """In a process of its own: from the checkpoint of step 4 on a file may have 100 kB."""
+    save = sft.save_checkpoint
+
+    def full(*args):
+        if args[3] == 4:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        save(*args)
+
+    sft.save_checkpoint = full
+    try:
+        main(cfg)
+    except BaseException as error:
+        answer.send((type(error).__name__, str(error)))
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(base, tmp_path):
-    """The script with a limit of 100 kB for a file, as a full disk would set: one line that names the folder, nothing half
-    written; with room the same command goes on from step 2."""
+    """One line that names the folder, nothing half written; with room the same command goes on from step 2."""
     cfg = config(base, tmp_path / "out", save_every=2)
-    wall = "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
-           "import distributed, sft; save = sft.save_checkpoint\n" \
-           "def full(*args):\n    if args[3] == 4: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n" \
-           "    save(*args)\n" \
-           "sft.save_checkpoint = full; sys.argv[0] = 'sft.py'; sft.run.cli(sft.main, sft.Config)"
-    done = subprocess.run([sys.executable, "-c", wall, *command(cfg)[2:]], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
-    assert f"{tmp_path}/out: the checkpoint of step 4 cannot be written" in done.stderr
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=fill_the_disk, args=(cfg, theirs))
+    child.start()
+    kind, message = ours.recv()
+    child.join()
+    assert kind == "BadInput" and "\n" not in message
+    assert message.startswith(f"{tmp_path}/out: the checkpoint of step 4 cannot be written (")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["checkpoint-2", "log.jsonl"]
     assert [row["step"] for row in main(cfg)] == list(range(3, 10))
 
@@ -943,7 +960,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(base, tmp_path):
 def test_killed_in_the_middle_of_a_checkpoint(base, tmp_path, monkeypatch, uninterrupted):
     """The process dies before each of the steps that make checkpoint 6 the checkpoint: at whichever, a good one is there and
     the end is that of a run without a break."""
-    for place in ("dcp.save", "os.replace", "shutil.rmtree"):
+    for place in ("os.replace",) if uninterrupted.muon_lr else ("dcp.save", "os.replace", "shutil.rmtree"):
         cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / place))
         owner, name = {"dcp": distributed.dcp, "os": os, "shutil": shutil}[place.split(".")[0]], place.split(".")[1]
         original = getattr(owner, name)
@@ -1052,6 +1069,14 @@ def test_the_finished_directory(base, tmp_path):
                    for row in rows_of(base))
     assert (told["n_steps"], told["rows"], told["cut"], told["dropped"]) == (9, N_ROWS, 0, 0)
     assert told["n_tokens"] == 3 * n_tokens and told["lr"] == 0.01 and told["identity"]["contents of --data"]
+
+
+def test_an_empty_completion_is_refused(base):
+    """Nothing to learn but to stop: most likely a field of another name."""
+    for row in ({"question": "sort 2 1", "response": " "}, {"question": "sort 2 1", "response": "", "thinking": ""}):
+        with pytest.raises(BadInput, match="row 2: empty completion"):
+            encode([rows_of(base)[0], row], tiny.tokenizer(), config(base, "x"), 128)
+    assert encode([{"question": "a", "response": "", "thinking": "b"}], tiny.tokenizer(), config(base, "x"), 128)
 
 
 def test_rows_of_the_wrong_kind_are_refused(base, tmp_path):

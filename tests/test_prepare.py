@@ -1,0 +1,83 @@
+"""data/prepare.py: benchmarks by name, from rows as they are on the hub; what papers do with them; wrong use."""
+import json
+
+import pytest
+
+from data import prepare
+from data.answers import grade
+from data.rows import BadInput, read_rows, write_rows
+
+RAW = {  # one row of each, as it is on the hub, and its answer in ours
+    "math500": ({"problem": "x?", "solution": r"\boxed{\frac12}", "answer": r"\frac12", "level": 1}, r"\frac12"),
+    "aime24": ({"problem": "y?", "answer": "025", "solution": ""}, "25"), "aime25": ({"problem": "y?", "answer": 70}, "70"),
+    "amc23": ({"question": "z?", "answer": 27.0}, "27"), "gsm8k": ({"question": "2+2?", "answer": "4. #### 1,004"}, "1004"),
+    "minerva": ({"question": "m?", "answer": "1e-5"}, "1e-5"),
+    "olympiad": ({"context": None, "question": "o?", "final_answer": ["$2$", "$-2$"], "solution": ["s"]}, "$2$, $-2$"),
+    "gpqa": ({"Question": "g?", "Correct Answer": "yes\n", "Incorrect Answer 1": "no", "Incorrect Answer 2": "maybe",
+              "Incorrect Answer 3": "never", "Subdomain": "Physics"}, None),
+    "mmlu-pro": ({"question": "p?", "options": ["a", "b", "c"], "answer": "C", "answer_index": 2, "category": "law"}, "C"),
+    "headqa": ({"qtext": "h?", "ra": 2, "answers": [{"aid": 1, "atext": "a "}, {"aid": 2, "atext": "b"}]}, "B"),
+    "commonsenseqa": ({"question": "c?", "choices": {"label": ["A", "B"], "text": ["a", "b"]}, "answerKey": "B"}, "B"),
+    "acpbench": ({"id": "a1", "question": "a?", "choices": ["u", "v"], "answer": "A"}, "A"),
+    "countdown": ({"nums": [3, 5], "target": 8}, "8"),
+    "ifeval": ({"key": 1, "prompt": "i?", "instruction_id_list": ["keywords:existence"],
+                "kwargs": [{"keywords": ["a"], "num_words": None}]}, None)}
+
+
+def test_every_benchmark_from_a_row_of_the_hub(tmp_path, capsys):
+    """Answers by hand; the letters that GPQA's order gives the right choice; nulls dropped from IFEval's settings."""
+    assert set(RAW) == set(prepare.BENCHMARKS)
+    for name, (raw, answer) in RAW.items():
+        write_rows(tmp_path / f"{name}.jsonl", [raw])
+        source, out = str(tmp_path / f"{name}.jsonl"), str(tmp_path / "out")
+        row, = prepare.main(prepare.Config(benchmark=name, source=source, out=out))[name]
+        assert row["task"] == name and row["group"] == prepare.BENCHMARKS[name][4] and row["id"]
+        if name == "gpqa":
+            answer = "ABCD"[row["choices"].index("yes")]
+            assert sorted(row["choices"]) == ["maybe", "never", "no", "yes"]
+            assert "\n\nA) " + row["choices"][0] + "\nB) " in row["question"]
+        assert row.get("answer") == answer and grade(row, "3 + 5" if name == "countdown" else answer or "a b") is True, name
+    assert row["kwargs"] == [{"keywords": ["a"]}] and row["question"] == "i?"
+    said = capsys.readouterr().out
+    assert "ifeval.jsonl: 1 questions; Zhou 2023" in said
+    assert "--n 1 --temperature 0.0 --top-p 1.0 --max-tokens 32768 --format s1" in said
+
+
+def test_the_order_of_choices_is_drawn_from_the_question():
+    """Each letter is right for some of 30 questions, and always the same one."""
+    letters = [[prepare.gpqa(RAW["gpqa"][0] | {"Question": f"question {i}"})["answer"] for i in range(30)] for _ in range(2)]
+    assert letters[0] == letters[1] and set(letters[0]) == set("ABCD")
+
+
+def test_protocols_of_the_papers(tmp_path):
+    """s1 asks greedily and adds nothing; LIMO and UniReason sample small benchmarks several times and ask for a box."""
+    wanted = {("s1", "aime24"): (1, 0, "s1"), ("limo", "aime24"): (4, 0.6, "plain"), ("limo", "math500"): (1, 0, "plain"),
+              ("unireason", "aime24"): (10, 0.6, "think"), ("unireason", "math500"): (3, 0.6, "think"),
+              ("unireason", "ifeval"): (1, 0, "think"), ("simplerl", "aime25"): (32, 1, "plain"),
+              ("simplerl", "gsm8k"): (1, 1, "plain")}
+    for (paper, name), expected in wanted.items():
+        settings, asks = prepare.protocol(name, paper)
+        assert (settings["n"], settings["temperature"], settings["format"]) == expected and asks == (paper != "s1")
+    for name in ("gsm8k", "mmlu-pro"):
+        write_rows(tmp_path / f"{name}.jsonl", [RAW[name][0]])
+    rows = prepare.main(prepare.Config(benchmark="gsm8k,mmlu-pro", source=str(tmp_path), out=str(tmp_path / "out"),
+                                       paper="limo"))
+    assert rows["gsm8k"][0]["question"] == "2+2?" + prepare.REQUESTS["box"]
+    assert rows["mmlu-pro"][0]["question"] == "p?\n\nA) a\nB) b\nC) c" + prepare.REQUESTS["letter"]
+    header = json.loads((tmp_path / "out/gsm8k.config.json").read_text())
+    assert header["sampling"]["max_tokens"] == 32768 and header["citation"].startswith("Cobbe") and header["paper"] == "limo"
+    assert read_rows(tmp_path / "out/gsm8k.jsonl") == rows["gsm8k"]
+
+
+def test_wrong_benchmarks_are_refused(tmp_path):
+    write_rows(tmp_path / "x.jsonl", [{"question": "q"}])
+    file = str(tmp_path / "x.jsonl")
+    for given, words in ((dict(benchmark="math501"), "--benchmark math501: not among math500, aime24"),
+                         ({}, "one of --name and --benchmark"), (dict(benchmark="gsm8k", name="gsm8k"), "one of"),
+                         (dict(benchmark="acpbench"), "acpbench needs --source"),
+                         (dict(benchmark="gsm8k,math500", source=file), "several benchmarks need a directory"),
+                         (dict(benchmark="gsm8k", source=file), "x.jsonl: row 1 does not look like gsm8k"),
+                         (dict(benchmark="headqa", source=str(tmp_path / "none.parquet")), "none.parquet: no such file")):
+        with pytest.raises(BadInput, match=words):
+            prepare.main(prepare.Config(out=str(tmp_path / "out"), **given))
+    assert not (tmp_path / "out").exists()
