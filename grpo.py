@@ -127,8 +127,7 @@ class Config:
 
 
 SAMPLE = ("id", "question", "text", "reward", "right", "advantage", "n_tokens")       # fields in samples.jsonl
-FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every",
-        "offload", "recompute")
+FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every", "recompute")
 
 
 # ---------------------------------------------------------------- the mathematics
