@@ -43,7 +43,7 @@ import kernels
 import model as models
 from data.rows import BadInput
 
-FILE_BYTES = 5e9                                 # of one safetensors file of a large model
+FILE_BYTES = 5e9                                 # of one safetensors file of a large model or, of all ranks, a checkpoint
 warnings.filterwarnings("ignore", "torch.distributed is disabled")                 # one process needs none: no news
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # 2-D shards take two gathers: known
 
@@ -156,7 +156,8 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
         return model, tokenizer
 
     buffers = dict(model.named_buffers())
-    options = dict(mesh=ranks.mesh["dp"], offload_policy=CPUOffloadPolicy(torch.cuda.is_available()) if offload else OffloadPolicy(),
+    options = dict(mesh=ranks.mesh["dp"],
+                   offload_policy=CPUOffloadPolicy(torch.cuda.is_available()) if offload else OffloadPolicy(),
                    mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy())
     for layer in models.layers(model):
         fully_shard(layer, **options)
@@ -361,8 +362,12 @@ def save_checkpoint(out, model, optimizers, step, identity, reference=None, **mo
             part.mkdir(parents=True)
         if shards is not None:
             barrier(shards.ranks)
-        dcp.save(_state(model, optimizers, reference), no_dist=shards is None,
-                 storage_writer=HuggingFaceStorageWriter(part, save_distributed=True))
+        state, n_bytes, files = _state(model, optimizers, reference), 0, {}
+        for key, tensor in state.items():                # a rank copies a file at a time to host memory, so not all of it
+            n_bytes += tensor.nbytes
+            files[key] = 1 + int(n_bytes // FILE_BYTES)
+        dcp.save(state, no_dist=shards is None,
+                 storage_writer=HuggingFaceStorageWriter(part, files, save_distributed=True))
         if leads:
             (part / "state.json").write_text(json.dumps({"step": step, "identity": identity, "files": _sizes(part), **more}))
             older = checkpoints(out)

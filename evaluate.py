@@ -27,6 +27,7 @@ import json
 import math
 import statistics
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from os.path import commonpath, dirname
 from pathlib import Path
@@ -164,11 +165,8 @@ def load(path, k=(), best_by="logp"):
         rows = read_rows(path, need=("id",))
     except BadInput as error:
         cut = Path(path).is_file() and not Path(path).read_bytes().endswith(b"\n")
-        raise BadInput(f"{error}" + cut * "; the file ends within a line: the run was cut, start it again to complete it"
-                       ) from error
-    counts = {}
-    for row in rows:
-        counts[str(row["id"])] = counts.get(str(row["id"]), 0) + 1
+        raise BadInput(f"{error}{cut * '; the file ends within a line: the run was cut, start it again'}") from error
+    counts = Counter(str(row["id"]) for row in rows)
     fewest, most = min(counts.values()), max(counts.values())
     if too_large := [size for size in k if not 1 <= size <= fewest]:
         raise BadInput(f"{path}: --k {too_large[0]} with {fewest} samples of question '{min(counts, key=counts.get)}'")
@@ -195,14 +193,11 @@ def load(path, k=(), best_by="logp"):
 def runs_of(paths):
     """The completion files that are named, and those in the folders that are named; other .jsonl files there are not."""
     for path in paths:
-        if not Path(path).is_dir():
-            yield path
-            continue
-        files = sorted(Path(path).glob("*.jsonl"))
+        files = sorted(Path(path).glob("*.jsonl")) if Path(path).is_dir() else []
         found = [str(file) for file in files if b'"response"' in (head := file.open("rb").readline()) or b'"text"' in head]
-        if not found:
+        if Path(path).is_dir() and not found:
             raise BadInput(f"{path}: no completions in this directory")
-        yield from found
+        yield from found or [path]
 
 
 def tasks_of(result):
@@ -328,6 +323,8 @@ def scores_report(cfg):
     result = {name: {"average": {group: statistics.fmean(x.values()) for group, x in scores.items()}} | {
         version: index_of(models[base], scores, f"{cfg.scores}: {name}", version, sigma)
         for version in ("v1", "v2") if name != base} for name, scores in models.items()}
+    if cfg.out:
+        write_rows(cfg.out, [result])
     if cfg.json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
         return result
@@ -342,10 +339,7 @@ def scores_report(cfg):
 
 def main(cfg):
     if cfg.scores:
-        report = scores_report(cfg)
-        if cfg.out:
-            write_rows(cfg.out, [report])
-        return report
+        return scores_report(cfg)
     if not cfg.runs:
         raise BadInput("no completions given: evaluate.py RUN.jsonl [RUN.jsonl ...]")
     results = {path: load(path, cfg.k, cfg.best_by) for path in runs_of(cfg.runs)}

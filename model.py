@@ -488,15 +488,6 @@ def head_is_apart(model):
     return model.get_output_embeddings().weight is not model.get_input_embeddings().weight
 
 
-PEAK = {"B200": 2.25e15, "H200": 0.989e15, "H100": 0.989e15, "A100": 0.312e15, "L40S": 0.362e15}   # dense bfloat16
-
-
-def peak_flops(device):
-    """Floating-point operations per second that the maker of a GPU states, or None."""
-    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else ""
-    return next((peak for kind, peak in PEAK.items() if kind in name), None)
-
-
 def save(model, tokenizer, path):
     """Write a Hugging Face directory (safetensors, config, tokenizer) into `path`, beside what is already there.
 

@@ -239,7 +239,7 @@ def self_certainty(here, rows):
     sequences = [row["prompt"] + row["ids"] for row in rows]
     masks = [[False] * len(row["prompt"]) + [True] * len(row["ids"]) for row in rows]
     values = token_values(here.sampler, sequences, masks, here.cfg, measure)
-    return torch.tensor([sum(row) / len(row) for row in values])
+    return torch.tensor([sum(row) / max(1, len(row)) for row in values])
 
 
 def held_out_accuracy(here, problems):

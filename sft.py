@@ -167,7 +167,7 @@ def deal(lengths, capacity, n_ranks):
 
 
 def encode(rows, tokenizer, cfg, context):
-    """Trace rows -> (list of (array of ids, bytes 0 or 1 of whether trained), a dict of counts). Overlong rows are cut or dropped, and counted.
+    """Trace rows -> (list of (array of ids, bytes: 1 where trained), a dict of counts). Overlong rows are cut or dropped.
 
     A row whose completion is cut away wholly is dropped: it would train nothing.
     """
@@ -333,9 +333,10 @@ def memory_gb(device):
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)             # Linux counts in KiB
 
 
-def save_batch(path, chosen, tokenizer):
-    """Write the rows of a step as they were trained on."""
-    write_rows(path, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)} for ids, trained in chosen])
+def peak_flops(device):
+    """Floating-point operations per second that the maker of a GPU states for bfloat16, or None."""
+    name = torch.cuda.get_device_name(device).replace(" ", "") if torch.device(device).type == "cuda" else ""
+    return next((1e12 * gpu[1] for kind, gpu in plan.GPUS.items() if kind.split("-")[0] in name), None)
 
 
 def main(cfg):
@@ -388,7 +389,7 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
            if cfg.batch_tokens else ""))
 
     log = run.Log(Path(cfg.out) / "log.jsonl", start, len(steps), cfg.print_every) if ranks.leads else None
-    history, n_bad, peak = [], 0, models.peak_flops(ranks.device)
+    history, n_bad, peak = [], 0, peak_flops(ranks.device)
     bar = tqdm(range(start, len(steps)), initial=start, total=len(steps), disable=None if ranks.leads else True)
     for number in bar:
         began = time.perf_counter()
@@ -425,7 +426,8 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         if n_bad == cfg.bad_steps:
             bad_step = Path(cfg.out) / "bad_step.jsonl"
             if ranks.leads:
-                save_batch(bad_step, chosen, tokenizer)
+                write_rows(bad_step, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)}
+                                      for ids, trained in chosen])
             raise BadInput(f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
                            f"are in {bad_step}")
         n_asked = distributed.total(len(asked_to_end), ranks)            # so that all ranks end after the same step

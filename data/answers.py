@@ -340,9 +340,9 @@ def is_gradable(answer):
     if answer is None or len(answer := str(answer)) > LONGEST_ANSWER or parse(answer) == "":
         return False
     text = _normalised(answer)
-    braces = re.findall(r"(?<!\\)[{}]", text)
-    return (braces.count("{") == braces.count("}")
-            and not re.search(r"^\s*[\^_*/=]|[\^_*/=]\s*$|\\frac\s*\{[^{}]*\}\s*\{\s*\}|\\sqrt\s*\{\s*\}", text))
+    braces = re.findall(r"(?<!\\)[{}]", text)                               # without a command they may be the answer: ) } ]
+    return ((braces.count("{") == braces.count("}") or not re.search(r"\\[a-zA-Z]|[\^_]", text))
+            and not re.search(r"^\s*[\^_*/=]\s*\S|\S\s*[\^_*/=]\s*$|\\frac\s*\{[^{}]*\}\s*\{\s*\}|\\sqrt\s*\{\s*\}", text))
 
 
 def grade(row, prediction):

@@ -41,9 +41,10 @@ def read_traces(path):
 def _data_set(path):
     """Rows of data that the `datasets` library reads. Raises BadInput."""
     try:
-        if path in prepare.DATASETS:
-            return [prepare.DATASETS[path][3](row) for row in prepare.load_source(prepare.Config(path, ""))]
         import datasets
+        if path in prepare.DATASETS:
+            name, configuration, split, convert = prepare.DATASETS[path]
+            return [convert(row) for row in datasets.load_dataset(name, configuration, split=split)]
         saved = (Path(path) / "state.json").is_file()                      # by save_to_disk
         found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, split="train")
         return [dict(row) for row in found]

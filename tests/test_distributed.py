@@ -467,7 +467,7 @@ def training(material, out, model="qwen3", **more):
                          "print_every": 0, "plot": False, **more})
 
 
-def plain_sgd(model, lr, *_):
+def plain_sgd(model, lr, *_, **__):
     """Gradient descent instead of AdamW, which turns rounding of a gradient near 0 into a step of full length."""
     optimizer = torch.optim.SGD(distributed.parts(model).values(), lr=lr)
     optimizer.param_groups[0]["peak"] = lr
@@ -572,8 +572,12 @@ def on_two_ranks(sgd, adam, others):
     (history,) = by_sgd([sgd])
     whole, broken, left, also_left, from_one = adam
     sft.main(whole)
-    for cfg in (broken, left, also_left):
+    cut_short(broken)
+    distributed.FILE_BYTES = 20_000                                        # checkpoints in several files per rank
+    for cfg in (left, also_left):
         cut_short(cfg)
+        assert len(list(distributed.checkpoints(cfg.out)[0].glob("*.safetensors"))) > 4
+    distributed.FILE_BYTES = 5e9
     again, taken_over, refused = sft.main(broken), sft.main(from_one), []
     material = Path(left.model).parent
     for cfg in (dataclasses.replace(left, lr=0.5), dataclasses.replace(left, muon_lr=0.01), dataclasses.replace(left, tp=3),

@@ -184,7 +184,7 @@ def test_without_math_verify_the_rules_are_left(monkeypatch):
 def test_broken_answers_are_no_gold():
     for gold in ("\\frac{q}{}", "^{6}", "=2", "\\frac{1}{2", "\\sqrt{}", "3^", "", "$$", "9" * 2001):
         assert not is_gradable(gold) and grade({"answer": gold}, gold) is None, gold
-    assert all(map(is_gradable, [*GOLDS, "\\{\\}", "\\emptyset", "no", 4, "x \\to 0^+", "-"]))
+    assert all(map(is_gradable, [*GOLDS, "\\{\\}", "\\emptyset", "no", 4, "x \\to 0^+", "-", ") } ]", "*"]))
 
 
 def test_a_choice_may_be_given_by_its_text():
@@ -680,7 +680,8 @@ def test_table_of_scores(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split("|")[1].strip() == "model" and set(printed[1]) == set("|-:")
     assert len(set(map(len, printed))) == 1 and len(printed) == 2 + 4
-    main(Config(scores=str(path), sigma="pooled", json=True))
+    main(Config(scores=str(path), sigma="pooled", json=True, out=str(tmp_path / "out.jsonl")))
+    assert list(read_rows(tmp_path / "out.jsonl")[0]) == ["base", "RL", "think", "no-think"]
     spread = {g: statistics.pstdev([x for t in (BASE, *TUNED.values()) for x in t[g].values()]) for g in BASE}
     expected = transferability(BASE, TUNED["RL"], "v2", spread)
     assert json.loads(capsys.readouterr().out)["RL"]["v2"] == pytest.approx(expected)

@@ -30,7 +30,7 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, PreTrainedTokeniz
 import distributed
 import model as models
 import sft
-from data import prepare, tiny
+from data import tiny
 from data.format import FORMATS
 from data.rows import BadInput, write_rows
 from data.traces import read_traces
@@ -505,6 +505,23 @@ def test_flops_by_hand(base):
     assert models.forward_flops(Qwen2ForCausalLM(config), [1]) == 2 * (256 + 24 + 288 + 24 + 88) + 2 * 8
 
 
+def test_mfu_where_the_device_is_known(base, tmp_path, monkeypatch):
+    """A device of 10^9 operations a second, no recomputation counted: 3 forward passes per second and 10^9, in the log; on a
+    CPU, whose peak nobody knows, no such number. Names of real devices are told apart."""
+    assert "mfu" not in main(config(base, tmp_path / "cpu", epochs=1))[0] and sft.peak_flops("cpu") is None
+    names = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA L40S": 362e12,
+             "NVIDIA L4": 121e12, "NVIDIA GeForce RTX 4090": 165e12, "Tesla V100": None}
+    for name, peak in names.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        assert sft.peak_flops("cuda") == peak, name
+    monkeypatch.setattr(sft, "peak_flops", lambda device: 1e9)
+    model, tokenizer = models.load(str(base / "model"))
+    lengths = [len(ids) for ids, _ in encode(rows_of(base), tokenizer, config(base, "x"), 128)[0]]
+    (row,) = main(config(base, tmp_path / "gpu", epochs=1, batch_rows=N_ROWS, recompute=True))
+    seconds = sum(lengths) / row["tok_s"]
+    assert row["mfu"] == pytest.approx(3 * models.forward_flops(model, lengths) / seconds / 1e9)
+
+
 def test_match_flops(base, tmp_path):
     """A run of 1 epoch writes what it computed: 3 forward passes' worth of its 490 tokens. A budget of its ledger makes
     another run, whatever its --epochs, take the same 3 steps; two and a half times that, the first step that reaches it."""
@@ -562,6 +579,7 @@ def test_several_responses_of_one_question(tmp_path):
 def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
     """The same rows from .jsonl files of a directory, a directory saved by `datasets`, a directory of parquet, and a data
     set of data/prepare.py by its name; a missing column and a name that is nowhere cost one line."""
+    import datasets
     from datasets import Dataset
     wanted = [{key: row[key] for key in ("question", "thinking", "response")} for row in rows_of(base)]
     (tmp_path / "jsonl").mkdir()
@@ -574,13 +592,14 @@ def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
     for name in ("jsonl", "saved", "parquet"):
         assert read_traces(str(tmp_path / name)) == wanted, name
     raw = [{"question": "q", "solution": "s", "answer": "7"}]
-    monkeypatch.setattr(prepare, "load_source", lambda cfg: raw if cfg.name == "limo" else [{}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *_, split: raw if name == "GAIR/LIMO" else [{}])
     assert read_traces("limo") == [{"question": "q", "answer": "7", "response": "s", "source": "LIMO"}]
     with pytest.raises(BadInput, match="gsm8k: cannot be loaded"):
         read_traces("gsm8k")
     Dataset.from_list([{"question": "a", "text": "b"}]).save_to_disk(tmp_path / "other")
     with pytest.raises(BadInput, match="other: row 1: no column 'response'"):
         read_traces(str(tmp_path / "other"))
+    monkeypatch.undo()
     with pytest.raises(BadInput, match="no-one/has-this: cannot be loaded") as caught:
         read_traces("no-one/has-this")
     assert "\n" not in str(caught.value)
