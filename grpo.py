@@ -127,8 +127,7 @@ class Config:
 
 
 SAMPLE = ("id", "question", "text", "reward", "right", "advantage", "n_tokens")       # fields in samples.jsonl
-FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every", "offload",
-        "recompute", "plan")
+FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every", "recompute")
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -435,8 +434,7 @@ def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     check(cfg)
     if cfg.plan:
-        tokenizer, rows = models.load_tokenizer(cfg.model), read_rows(cfg.data, need=("id", "question"))
-        return plan.of_prompts(cfg, [len(FORMATS[cfg.format].prompt_ids(tokenizer, row["question"])) for row in rows])
+        return plan.of_problems(cfg, FORMATS[cfg.format], models.load_tokenizer(cfg.model), read_rows(cfg.data, ("question",)))
     ranks, problems = distributed.join(cfg.device, shards=True), read_rows(cfg.data, need=("id", "question"))
     held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,

@@ -438,16 +438,18 @@ def show(cfg, found):
               + " are reached: planned, not measured")
 
 
-def of_rows(cfg, lengths):
-    """The plan for a Config of sft.py, whose settings have the same names. lengths: of the traces in tokens."""
+def of_rows(cfg, examples):
+    """The plan for a Config of sft.py, whose settings have the same names. examples: (ids, trained) of each trace."""
+    lengths = [len(ids) for ids, _ in examples]
     mean = math.ceil(sum(lengths) / len(lengths))
     return main(Config(**same_settings(cfg) | {
         "rows": len(lengths), "row_tokens": mean, "max_length": max(lengths),
         "batch_rows": max(1, cfg.batch_tokens // mean) if cfg.batch_tokens else cfg.batch_rows}))
 
 
-def of_prompts(cfg, lengths):
-    """The same for grpo.py. lengths: of the prompts; completions are taken to be half as long as they can be."""
+def of_problems(cfg, form, tokenizer, rows):
+    """The same for grpo.py and its problems; completions are taken to be half as long as they can be."""
+    lengths = [len(form.prompt_ids(tokenizer, row["question"])) for row in rows]
     mean = math.ceil(sum(lengths) / len(lengths))
     return main(Config(**same_settings(cfg) | {
         "stage": "grpo", "prompt_tokens": mean, "answer_tokens": math.ceil(cfg.max_tokens / 2),

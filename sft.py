@@ -344,8 +344,7 @@ def main(cfg):
     run.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
                        "bad_steps", "tp")
     if cfg.plan:
-        examples, _ = encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)
-        return plan.of_rows(cfg, [len(ids) for ids, _ in examples])
+        return plan.of_rows(cfg, encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])
     ranks = distributed.join(cfg.device, cfg.tp, shards=True)
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from data import run  # noqa: E402
 
-PINNED = ("torch==2.13.0", "transformers==5.23.0", "trl==1.16.0")
+PINNED = ("torch==2.13.0", "transformers==5.23.0", "trl==1.16.0", "matplotlib")
 V, LONGEST = 4096, 1024
 
 

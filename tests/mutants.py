@@ -744,8 +744,8 @@ MUTANTS = [
      'the smaller step at the end of an epoch is forgotten',
      'test_plan.py::test_steps_and_hours_by_hand'),
     ('sft.py',
-     'return plan.of_rows(cfg, [len(ids) for ids, _ in examples])',
-     'plan.of_rows(cfg, [len(ids) for ids, _ in examples])',
+     'return plan.of_rows(cfg, encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])',
+     'plan.of_rows(cfg, encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])',
      '--plan says what it says and trains all the same',
      'test_plan.py::test_plan_flag_of_the_scripts'),
 ]

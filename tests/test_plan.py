@@ -191,14 +191,14 @@ def test_rollouts_by_hand():
     dict(run="s1-32b"), dict(model="qwen2.5-0.5b", gpus="1xRTX4090-24GB"),
     dict(stage="grpo", model="qwen2.5-7b", gpus="1xH100-80GB")])
 def test_advice_makes_it_fit(settings, capsys):
-    """What does not fit comes with flags; with them it fits, and without any one of them it does not."""
+    """What does not fit comes with flags; with them it fits."""
     found = plan.main(plan.Config(**settings))
     assert not found["fits"]
     text = capsys.readouterr().out
     flags = text.split("it fits with ")[1].split("\n")[0].split()
-    changed = plan.run.parse(plan.Config, [x for k, v in found["settings"].items() if k not in ("json", "run") and v is not True
-                                           and v is not False for x in (f"--{k.replace('_', '-')}", str(v))]
-                             + [f"--{k}" for k, v in found["settings"].items() if v is True] + flags)
+    given = [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in found["settings"].items()
+             if k != "run" and v is not False]
+    changed = plan.run.parse(plan.Config, given + flags)
     assert plan.main(changed)["fits"]
     capsys.readouterr()
 
@@ -230,11 +230,12 @@ def test_plan_of_a_script_and_a_directory(tmp_path, capsys):
     Qwen2Config(**SMALL).save_pretrained(tmp_path)
     cfg = sft.Config(model=str(tmp_path), data="x", out="y", epochs=2, batch_rows=4, micro_batch_tokens=2048, recompute=True,
                      plan="2xA100-40GB", dtype="bf16")
-    found = plan.of_rows(cfg, [200, 400] * 5)
+    rows = [([1] * 200, []), ([1] * 400, [])] * 5
+    found = plan.of_rows(cfg, rows)
     assert found["steps"] == 6 and found["tokens_per_step"] == 1200 and found["fits"] and found["gpus"] == 2
     assert found["settings"]["recompute"] and found["settings"]["model"] == str(tmp_path)
-    assert found["memory"] == plan.of_rows(dataclasses.replace(cfg, micro_batch_tokens=600), [200, 400] * 5)["memory"]
-    assert plan.of_rows(dataclasses.replace(cfg, batch_tokens=900), [200, 400] * 5)["tokens_per_step"] == 900
+    assert found["memory"] == plan.of_rows(dataclasses.replace(cfg, micro_batch_tokens=600), rows)["memory"]
+    assert plan.of_rows(dataclasses.replace(cfg, batch_tokens=900), rows)["tokens_per_step"] == 900
 
 
 def test_plan_flag_of_the_scripts(tmp_path, capsys):
@@ -255,7 +256,8 @@ def test_plan_flag_of_the_scripts(tmp_path, capsys):
 
 @pytest.mark.parametrize("settings, words", [
     (dict(gpus="8xH1"), "--gpus 8xH1"), (dict(gpus="H100-80GB"), "--gpus"), (dict(gpus="0xH100-80GB"), "--gpus"),
-    (dict(model="gpt-9"), "--model gpt-9"), (dict(run="s2"), "--run s2"), (dict(tp=3), "--tp 3"), (dict(rows=0), "--rows 0")])
+    (dict(model="gpt-9"), "--model gpt-9"), (dict(run="s2"), "--run s2"), (dict(tp=3), "--tp 3"),
+    (dict(rows=0), "--rows 0")])
 def test_bad_input(settings, words):
     with pytest.raises(BadInput) as refused:
         plan.main(plan.Config(**settings))

@@ -59,10 +59,11 @@ def only(found, name):
 
 
 def test_s1(tmp_path):
-    found = commands(tmp_path, "s1.sh", MODEL="Qwen/Qwen2.5-32B-Instruct", NPROC="8", TP="8", FLAGS="--recompute --adam-dtype bf16")
+    found = commands(tmp_path, "s1.sh", MODEL="m", NPROC="8", TP="8", FLAGS="--recompute --adam-dtype bf16")
     ranks, cfg = only(found, "sft.py")
     assert ranks == 8 and (cfg.epochs, cfg.batch_rows, cfg.lr, cfg.warmup, cfg.weight_decay) == (5, 16, 1e-5, 0.05, 1e-4)
-    assert (cfg.beta1, cfg.beta2, cfg.max_length, cfg.dtype, cfg.adam_dtype) == (0.9, 0.95, 32768, "bf16", "bf16") and cfg.recompute
+    assert (cfg.beta1, cfg.beta2, cfg.max_length, cfg.dtype) == (0.9, 0.95, 32768, "bf16")
+    assert cfg.recompute and cfg.adam_dtype == "bf16"
     answers = [c for _, name, c in found if name == "generate.py"]
     assert [c.waits for c in answers if c.waits] == [1, 2, 4, 6] and answers[0].tp == 8 and len(answers) == 11
 
@@ -90,10 +91,11 @@ def test_unireason(tmp_path):
 
 
 def test_countdown(tmp_path):
-    """The generated problems are of the data set's kind, solvable, and the same each time; the held-out ones are not trained."""
+    """The generated problems are of the data set's kind and solvable; the held-out ones are not trained."""
     found = commands(tmp_path, "countdown.sh", GENERATE="300", HELD_OUT="50")
     _, cfg = only(found, "grpo.py")
-    assert (cfg.prompts_per_step, cfg.max_tokens, cfg.lr, cfg.beta, cfg.reward, cfg.format) == (256, 1024, 1e-6, 0.001, "countdown", "r1")
+    assert (cfg.prompts_per_step, cfg.max_tokens, cfg.lr, cfg.beta) == (256, 1024, 1e-6, 0.001)
+    assert (cfg.reward, cfg.format) == ("countdown", "r1")
     assert (tmp_path / "out/test.jsonl").read_text().split() == [str(i) for i in range(1, 51)]
     assert (tmp_path / "out/train.jsonl").read_text().split()[0] == "51"
     rows = [json.loads(line) for line in (tmp_path / "out/generated.jsonl").read_text().splitlines()]
@@ -114,7 +116,8 @@ def test_gsm8k(tmp_path):
     found = commands(tmp_path, "gsm8k.sh", DEVICE="cpu", NAME="rows", TRAIN="a.jsonl", TEST="b.jsonl")
     _, cfg = only(found, "grpo.py")
     assert (cfg.prompts_per_step, cfg.group_size, cfg.max_tokens, cfg.dtype) == (64, 8, 512, "fp32")
-    assert [name for _, name, _ in found] == ["data.prepare"] * 2 + ["generate.py", "grpo.py", "generate.py", "evaluate.py", "analyze.py"]
+    assert [name for _, name, _ in found] == [*["data.prepare"] * 2, "generate.py", "grpo.py", "generate.py", "evaluate.py",
+                                              "analyze.py"]
 
 
 @pytest.mark.parametrize("recipe, flags, words", [
