@@ -771,6 +771,22 @@ def test_the_benchmark_runs(capsys):
     assert ratio > 0 and "two forward passes" in capsys.readouterr().out
 
 
+def test_the_recipe_compares_what_it_trained(tmp_path):
+    """recipes/unireason.sh on a real model, with stand-ins for its programs: both trainings from the same problems, three
+    runs on the tasks, one model at a time in the analysis."""
+    from test_recipes import commands
+    found = commands(tmp_path, "unireason.sh", MODEL="org/base", PROBLEMS="p.jsonl", TASKS="t.jsonl", NPROC="8", TP="4",
+                     TRACES="traces.jsonl")
+    place = tmp_path / "out/seed0"
+    trained = [(c.model, c.data) for _, name, c in found if name in ("sft.py", "grpo.py")]
+    assert trained == [("org/base", str(place / "sft-run/traces.jsonl")), ("org/base", str(place / "rl-run/problems.jsonl"))]
+    answers = [c for _, name, c in found if name == "generate.py" and c.data == "t.jsonl"]
+    assert [c.model for c in answers] == ["org/base", str(place / "sft"), str(place / "rl")]
+    _, name, last = found[-1]
+    assert name == "analyze.py" and last.stream and last.tuned == (str(place / "sft"), str(place / "rl"))
+    assert (place / "sft").readlink() == Path("sft-run/model")
+
+
 def test_wrong_use_is_named(place, tmp_path):
     for cfg, word in ((Config(base="b", out="o"), "--tuned and --data"),
                       (Config(base="b", out="o", tuned=("t",), data=(str(tmp_path / "none.jsonl"),)), "none.jsonl")):
