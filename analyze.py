@@ -7,8 +7,7 @@ For each token y that the tuned model G wrote, G and the base model B are asked 
     weights     which of them changed at all, in float32 and as bfloat16 shows them, and the rank of each matrix's change
 Source: UniReason (arXiv 2507.00432), §3 and §4.1; weights: 2505.11711; what traces do: data/behaviours.py. Departs from
 UniReason's scripts in: 1. Token ids come from the decoder; a text encoded again may split differently. 2. KL is exact;
-their estimate, of single tokens, in absolute value and without the first token, is `kl_estimate`, and --kl published
-shows it instead. 3. They leave out the first token of a response by an off-by-one; --skip-first does, too. 4. Tokens
+their estimate (single tokens, absolute value, no first token) is `kl_estimate`; --kl published shows it. 3. They leave out the first token of a response by an off-by-one; --skip-first does, too. 4. Tokens
 that budget forcing wrote are not counted. 5. `pca_shift` is theirs: it pools pads, and layers cancel; `pca_shift_masked`
 pools tokens only and averages lengths, which cannot. 6. Intervals are over questions: several samples of one are not
 independent.
@@ -23,6 +22,7 @@ Reads model directories, completion rows (data/rows.py) and the headers beside t
 there is one (rows of phase, tokens, flops). evaluate.py grades --runs; a run is known by its file's name. Writes
 metrics.json, the figures as PNG, and report.html, one file that needs nothing else. Killed, it continues from --out/work.
 """
+import functools
 import itertools
 import json
 import math
@@ -81,13 +81,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 # ---------------------------------------------------------------- the mathematics
 
-def kl_estimator(logps_tuned, logps_base):
-    """Log-probabilities of the sampled tokens, a list per response -> UniReason's |mean of means of log G/B|."""
-    return abs(statistics.fmean(map(log_ratio, logps_tuned, logps_base)))
+def kl_estimator(ratios):
+    """log_ratio of each response -> UniReason's estimate, the absolute value of their mean; None without any."""
+    return abs(statistics.fmean(ratios)) if ratios else None
 
 
 def log_ratio(tuned, base):
-    """Mean of log G/B over a response's tokens, with the 1e-10 that UniReason adds to probabilities."""
+    """Log-probabilities of a response's tokens -> mean of log G/B, with the 1e-10 that UniReason adds to probabilities."""
     return statistics.fmean(math.log((math.exp(g) + 1e-10) / (math.exp(b) + 1e-10))
                             for g, b in zip(tuned, base, strict=True))
 
@@ -230,8 +230,7 @@ def summarise(tallies, shifts):
     responses = [r for t in tallies.values() for r in t.responses]
     questions = [(task, r["question"]) for task, t in tallies.items() for r in t.responses]
     counts, ones = [r["n"] for r in responses], [1] * len(responses)
-    estimates = [r["estimate"] for r in responses if r["estimate"] is not None]
-    entry = {"kl_estimate": abs(statistics.fmean(estimates)) if estimates else None}
+    entry = {"kl_estimate": kl_estimator([r["estimate"] for r in responses if r["estimate"] is not None])}
     for name in ("kl_forward", "kl_reverse"):
         macro = clustered([r[name] for r in responses], ones, questions)
         micro = clustered([r[name] * r["n"] for r in responses], counts, questions)
@@ -411,8 +410,6 @@ def check_vocabularies(cfg):
     """Before anything is computed: each tuned model speaks the base's vocabulary, else BadInput names the difference."""
     vocabularies, sizes = {}, {}
     for path in (cfg.base, *cfg.tuned):
-        if Path(path).exists() and not (Path(path) / "config.json").is_file():
-            raise BadInput(f"{path}: not a model directory (no config.json)")
         try:
             vocabularies[path] = AutoTokenizer.from_pretrained(path).get_vocab()
             sizes[path] = AutoConfig.from_pretrained(path).get_text_config().vocab_size
@@ -458,15 +455,9 @@ def analyse(cfg, base, tuned, job, folder=None):
 
 def entry_of(tallies, shifts, tokenizer):
     """Tallies and PCA shifts of one tuned model -> its entry of metrics.json."""
-    names, tasks = {}, defaultdict(dict)
+    tasks, name_of = defaultdict(dict), functools.cache(lambda t: piece(tokenizer, t).strip() or repr(piece(tokenizer, t)))
     for task, tally in tallies.items():
         tasks[tally.group][task] = tally
-
-    def name_of(token):
-        if token not in names:
-            names[token] = piece(tokenizer, token).strip() or repr(piece(tokenizer, token))
-        return names[token]
-
     parts = {"tasks": {task: {task: tally} for task, tally in tallies.items()}, "groups": tasks}
     entry = {part: {name: summarise(inside, shifts) | most_shifted(inside.values(), name_of) for name, inside in by.items()}
              for part, by in parts.items()}
@@ -521,15 +512,13 @@ def compare(cfg, study, files):
             shifts = task_shifts(job.name, job.texts, before, pools([job]))
             study.results[job.name] = entry_of(tallies, shifts, tokenizer) | {"skipped_rows": job.skipped}
             study.points[job.name] = {task: shift["points"] for task, shift in shifts.items()}
-            study.questions[job.name] = {t.group: [] for t in tallies.values()}
-            for t in tallies.values():
-                study.questions[job.name][t.group] += t.responses
+            study.questions[job.name] = {group: [r for t in tallies.values() if t.group == group for r in t.responses]
+                                         for group in study.results[job.name]["groups"]}
         for i, values in measure(base, tuned, job.shown, cfg.micro_batch_tokens, work / f"{k}-shown", top=3):
             heading, title, row = job.viewed[i]
             shown.append((heading, transcript(tokenizer, row, values, title)))
         model = tuned = None                         # before the next one is loaded
-    for name in study.refused:
-        del study.tuned[name]
+    study.tuned = {name: path for name, path in study.tuned.items() if name not in study.refused}
     study.pair, study.shown = ([n for n in names if n in study.tuned] for names in (study.pair, study.shown))
     if not study.tuned:
         raise BadInput(next(iter(study.refused.values())))
@@ -544,10 +533,11 @@ def main(cfg):
     """Analyse, write everything into --out, print the tables; returns what metrics.json holds."""
     if not cfg.tuned or not cfg.data:
         raise BadInput("--tuned and --data are needed: which models, and what they wrote")
-    files, runs, names = read_runs(cfg.data), read_runs(cfg.runs), [Path(path).name for path in cfg.tuned]
+    files, runs, names = read_runs(cfg.data), read_runs(cfg.runs), [Path(path).name for path in (*cfg.tuned, cfg.base)]
     claims = [settle(claim, runs, cfg.claims) for claim in (read_json(cfg.claims) if cfg.claims else ())]
-    alike = [Path(cfg.base).name, *names]
-    tuned = {n if alike.count(n) == 1 else f"{Path(path).parent.name}/{n}": path for n, path in zip(names, cfg.tuned)}
+    parents = [Path(path).parent.name for path in cfg.tuned]             # "seed1/grpo" is a copy of "seed0/grpo"
+    tuned = {n if names.count(n) == 1 else parent + "-/"["seed" in parent] + n: path
+             for n, parent, path in zip(names, parents, cfg.tuned)}
     study = describe(cfg, tuned, runs)
     study.compute = {name: found for name, path in tuned.items() if (found := ledger(path))}
     judged = {k: v for path in cfg.judged for k, v in read_judged(path).items()}

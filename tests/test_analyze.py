@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import analyze
 import model as models
-from analyze import (Config, Side, Tally, clustered, kl_estimator, main, most_shifted, pca_shift, pca_shift_masked,
+from analyze import (Config, Side, Tally, clustered, kl_estimator, log_ratio, main, most_shifted, pca_shift, pca_shift_masked,
                      pooled_layers, rank_shifts, summarise, token_numbers)
 from data import behaviours, run, tiny, weights
 from data.format import FORMATS
@@ -73,9 +73,9 @@ def test_kl_estimator():
     """T26: log-ratios (ln 2, 0, ln 2) and (ln 2, 0): means 0.462098, 0.346574; their mean, not that of all tokens."""
     p, q = ([[math.log(x) for x in row] for row in rows] for rows in (
         [[0.9, 0.5, 0.8], [0.6, 0.7]], [[0.45, 0.5, 0.4], [0.3, 0.7]]))
-    assert kl_estimator(p, q) == pytest.approx(0.404336, abs=1e-6)
-    assert kl_estimator(q, p) == pytest.approx(0.404336, abs=1e-6)                       # abs hides the direction
-    assert kl_estimator([[-1e4]], [[-1e4]]) == 0                                         # 1e-10 keeps it finite
+    assert kl_estimator([*map(log_ratio, p, q)]) == pytest.approx(0.404336, abs=1e-6)
+    assert kl_estimator([*map(log_ratio, q, p)]) == pytest.approx(0.404336, abs=1e-6)    # abs hides the direction
+    assert log_ratio([-1e4], [-1e4]) == 0                                                # 1e-10 keeps it finite
 
 
 def test_rank_shifts():
@@ -769,6 +769,22 @@ def test_the_benchmark_runs(capsys):
     import bench_analyze
     ratio = bench_analyze.main(bench_analyze.Config(responses=2, length=16, layers=1, width=128, vocabulary=300, repeats=1))
     assert ratio > 0 and "two forward passes" in capsys.readouterr().out
+
+
+def test_the_recipe_compares_what_it_trained(tmp_path):
+    """recipes/unireason.sh on a real model, with stand-ins for its programs: both trainings from the same problems, three
+    runs on the tasks, one model at a time in the analysis."""
+    from test_recipes import commands
+    found = commands(tmp_path, "unireason.sh", MODEL="org/base", PROBLEMS="p.jsonl", TASKS="t.jsonl", NPROC="8", TP="4",
+                     TRACES="traces.jsonl")
+    place = tmp_path / "out/seed0"
+    trained = [(c.model, c.data) for _, name, c in found if name in ("sft.py", "grpo.py")]
+    assert trained == [("org/base", str(place / "sft-run/traces.jsonl")), ("org/base", str(place / "rl-run/problems.jsonl"))]
+    answers = [c for _, name, c in found if name == "generate.py" and c.data == "t.jsonl"]
+    assert [c.model for c in answers] == ["org/base", str(place / "sft"), str(place / "rl")]
+    _, name, last = found[-1]
+    assert name == "analyze.py" and last.stream and last.tuned == (str(place / "sft"), str(place / "rl"))
+    assert (place / "sft").readlink() == Path("sft-run/model")
 
 
 def test_wrong_use_is_named(place, tmp_path):
