@@ -434,7 +434,8 @@ def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     check(cfg)
     if cfg.plan:
-        return plan.of_problems(cfg, FORMATS[cfg.format], models.load_tokenizer(cfg.model), read_rows(cfg.data, ("question",)))
+        rows = read_rows(cfg.data, need=("id", "question"))
+        return plan.of_problems(cfg, FORMATS[cfg.format], models.load_tokenizer(cfg.model), rows)
     ranks, problems = distributed.join(cfg.device, shards=True), read_rows(cfg.data, need=("id", "question"))
     held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,
