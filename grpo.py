@@ -29,9 +29,10 @@ sample size (Σw)² / (n Σw²) of the ratios w to the sampler, and dlogp, the m
 update on a rollout.
 
 Reads problem rows (id, question, answer). Writes a model directory with log.jsonl, training.json, samples.jsonl (one
-group of each step) and curves.png. Rewards are computed in processes with a time limit: a group one of whose rewards
-hangs, crashes or is not a number is left out of the update, counted as reward_failures, and named on the terminal.
-A run that was killed continues from its last checkpoint with the same command, to the same weights on a CPU.
+group of each step), curves.png and flops.jsonl (what was computed, measurements aside). Rewards are computed in
+processes with a time limit: a group one of whose rewards hangs, crashes or is not a number is left out of the update,
+counted as reward_failures, and named on the terminal. A run that was killed continues from its last checkpoint with the
+same command, to the same weights on a CPU.
 """
 import math
 import time
@@ -50,7 +51,7 @@ import sft
 from data import run
 from data.format import FORMATS, ask
 from data.rewards import can_be_judged, names_of, parse_reward
-from data.rows import BadInput, read_rows
+from data.rows import BadInput, read_rows, write_rows
 from data.watch import draw_curves, line_of, warnings_of
 from data.workers import Workers
 from decoder import random_key
@@ -321,7 +322,9 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     model.zero_grad(set_to_none=True)
     values = {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else math.nan,
               "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm,
-              "dlogp": total["dlogp"] / n, "ess": total["w"]**2 / (n * total["w²"]) if total["w²"] else math.nan}
+              "dlogp": total["dlogp"] / n, "ess": total["w"]**2 / (n * total["w²"]) if total["w²"] else math.nan,
+              "tokens": sum(len(sequences[i]) for i in trained),
+              "flops": 3 * models.forward_flops(model, [len(sequences[i]) for i in trained])}
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
@@ -336,7 +339,8 @@ def train_on(here, optimizers, batch, step):
             print(f"step {step + 1}: all {batch['stats']['n_groups']} groups of {cfg.max_rounds} rounds are all right or "
                   "all wrong; there is nothing to learn from them and the weights stay")
         return {"loss": None, "entropy": None, "kl": None, "ratio_first": None, "clip_fraction": None, "grad_norm": 0.0,
-                "dlogp": None, "ess": None, "lr": cfg.lr * scale, "update_tok_s": 0.0, "update_seconds": 0.0}
+                "dlogp": None, "ess": None, "lr": cfg.lr * scale, "update_tok_s": 0.0, "update_seconds": 0.0,
+                "train_tokens": 0, "train_flops": 0}
     reward = torch.tensor([[row["reward"] for row in group] for group in batch["groups"]])                # (N, G)
     if cfg.loss == "nft" and not ((reward == 0) | (reward == 1)).all():
         raise BadInput(f"--reward {cfg.reward}: --loss nft needs rewards of 0 and 1")
@@ -367,7 +371,8 @@ def train_on(here, optimizers, batch, step):
     return {"loss": first["loss"], "entropy": first["entropy"], "kl": first["kl"], "ratio_first": first["ratio_max"],
             "clip_fraction": last["clip_fraction"], "grad_norm": first["grad_norm"], "dlogp": last["dlogp"],
             "ess": last["ess"], "lr": cfg.lr * scale, "update_seconds": seconds,
-            "update_tok_s": cfg.updates_per_rollout * sum(map(len, sequences)) / seconds}
+            "update_tok_s": cfg.updates_per_rollout * sum(map(len, sequences)) / seconds,
+            "train_tokens": sum(u["tokens"] for u in updates), "train_flops": sum(u["flops"] for u in updates)}
 
 
 # ---------------------------------------------------------------- around the loop
@@ -523,6 +528,8 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
         f"{sum(h['n_groups'] for h in taken)}; without a reward, left out: {sum(h['reward_failures'] for h in taken)}")
     if ranks.leads:
         draw_curves(history, out / "curves.png")
+        write_rows(out / "flops.jsonl", [{"phase": phase, **{unit: sum(h[f"{phase}_{unit}"] for h in history)
+                                                             for unit in ("tokens", "flops")}} for phase in ("rollout", "train")])
     sft.finish(cfg, model, tokenizer, identity, n_steps=cfg.steps)
     return taken
 

@@ -149,7 +149,9 @@ def collect(here, step):
              "truncated": statistics.fmean(row["finish"] == "length" for row in sampled),
              "equal_groups": sum(len({row["reward"] for row in group}) == 1 for group in judged),
              "n_groups": len(judged), "reward_failures": n_failures,
-             "rollout_tok_s": sum(row["n_tokens"] for row in sampled) / seconds, "rollout_seconds": seconds}
+             "rollout_tok_s": sum(row["n_tokens"] for row in sampled) / seconds, "rollout_seconds": seconds,
+             "rollout_tokens": sum(row["n_tokens"] for row in sampled),
+             "rollout_flops": models.forward_flops(here.model, [len(row["prompt"] + row["ids"]) for row in sampled])}
     if votes:                            # the majority answers: how often right, how large, how often they pay as gold does
         stats |= {"label_accuracy": statistics.fmean(labels) if labels else None,
                   "majority_share": statistics.fmean(vote["share"] for vote in votes),

@@ -27,4 +27,5 @@ run grpo.py --model "$MODEL" --data "$OUT/problems.jsonl" --out "$OUT/model" --f
   --device "$DEVICE" --dtype "$DTYPE" --tp "${TP:-1}" ${FLAGS:-}
 answer "$OUT/model" after
 python evaluate.py "$OUT/before.jsonl" "$OUT/after.jsonl" --base "$OUT/before.jsonl"
-python analyze.py --base "$MODEL" --tuned "$OUT/model" --data "$OUT/after.jsonl" --out "$OUT/analysis" --device "$DEVICE"
+python analyze.py --base "$MODEL" --tuned "$OUT/model" --data "$OUT/after.jsonl" --out "$OUT/analysis" --device "$DEVICE" \
+  --dtype "$DTYPE" --stream

@@ -22,7 +22,7 @@ import rollouts
 import sft
 from data import rewards, tiny, watch
 from data.format import FORMATS
-from data.rows import BadInput
+from data.rows import BadInput, read_rows
 from data.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -872,7 +872,7 @@ def spied(monkeypatch):
 
 FIELDS = {"step", "reward", "accuracy", "n_tokens", "truncated", "equal_groups", "loss", "entropy", "kl", "ratio_first",
           "clip_fraction", "grad_norm", "lr", "dlogp", "ess", "n_groups", "reward_failures", "rollout_tok_s",
-          "rollout_seconds", "update_tok_s", "update_seconds"}
+          "rollout_seconds", "update_tok_s", "update_seconds", "rollout_tokens", "rollout_flops", "train_tokens", "train_flops"}
 
 
 def test_a_real_run(tmp_path, short):
@@ -887,6 +887,9 @@ def test_a_real_run(tmp_path, short):
         assert h["ratio_first"] < 1e-4 and h["clip_fraction"] == 0 and h["entropy"] > 0.01
     assert abs(history[0]["kl"]) < 1e-6 and all(h["kl"] > 1e-5 for h in history[2:])
     assert max(h["grad_norm"] for h in history) > 1e-3
+    book = {row["phase"]: row for row in read_rows(tmp_path / "out" / "flops.jsonl")}
+    assert book["rollout"]["tokens"] == round(64 * sum(h["n_tokens"] for h in history)) and book["rollout"]["flops"] > 1e9
+    assert 0 < book["train"]["flops"] <= 3 * book["rollout"]["flops"]      # forward and backward over rows with an advantage
     samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert [s["step"] for s in samples] == list(range(1, 9)) and {len(s["group"]) for s in samples} == {8}
     trained, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
