@@ -170,7 +170,8 @@ def their_sft(cfg, model, examples, packing, rows_at_once, n_batch, strategy="bf
     from trl import SFTConfig, SFTTrainer
     weights, tokenizer = load_theirs(model)
     clock, timer = their_clock()
-    rows = Dataset.from_list([{"input_ids": ids, "completion_mask": [int(t) for t in trained]} for ids, trained in examples])
+    rows = Dataset.from_list([{"input_ids": [int(i) for i in ids], "completion_mask": [int(t) for t in trained]}
+                              for ids, trained in examples])
     options = SFTConfig(output_dir=cfg.scratch + "/trl", packing=packing, packing_strategy=strategy, max_length=LONGEST,
                         per_device_train_batch_size=rows_at_once, gradient_accumulation_steps=n_batch // rows_at_once,
                         completion_only_loss=True, max_steps=cfg.steps + 1, **COMMON)
