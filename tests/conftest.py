@@ -10,3 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch  # noqa: E402  (after the environment that it reads)
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name == "test_mutants.py")
+
+
+def pytest_collection_finish(session):
+    if session.items and session.items[-1].path.name == "test_mutants.py" and not session.config.option.collectonly:
+        session.items[-1].module.start()

@@ -1,10 +1,16 @@
-"""Every mistake listed in mutants.py is put into a copy of the project, where the test named beside it has to fail."""
+"""Every mistake listed in mutants.py is put into a copy of the project, where the test named beside it has to fail.
+
+They take as long as all other tests together, so conftest.py starts them first and puts their test last.
+"""
+import atexit
+import functools
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,13 +59,21 @@ def work(folder, worker):
     print(json.dumps(codes))
 
 
-def test_every_mistake_is_caught(tmp_path):
+@functools.cache
+def start():
+    """-> the processes at work."""
+    folder = tempfile.mkdtemp()
+    workers = [subprocess.Popen([sys.executable, __file__, folder, str(i)], stdout=subprocess.PIPE, text=True)
+               for i in range(N_WORKERS)]
+    atexit.register(lambda: ([worker.kill() for worker in workers], shutil.rmtree(folder, ignore_errors=True)))
+    return workers
+
+
+def test_every_mistake_is_caught():
     """At least 30 mistakes, each killed: pytest ends with 1, a failed test. 0 is a survivor, more is a broken run."""
     assert len(MUTANTS) >= 30
-    workers = [subprocess.Popen([sys.executable, __file__, tmp_path, str(i)], stdout=subprocess.PIPE, text=True)
-               for i in range(N_WORKERS)]
     codes = {}
-    for worker in workers:
+    for worker in start():
         codes |= json.loads(worker.communicate()[0].splitlines()[-1])
     assert len(codes) == len(MUTANTS)
     assert not {MUTANTS[int(i)][3]: code for i, code in codes.items() if code != 1}
