@@ -97,7 +97,7 @@ class Config:
     updates_per_rollout: int = 1         # passes over each rollout, the paper's μ
     minibatches: int = 1                 # parts of a rollout, whole groups, an update for each; R1: 16, UniReason: 4
     lag: int = 0                         # steps between a rollout and its update, as in asynchronous training
-    offpolicy_frac: float = 0.0          # share of each group that is sampled from --offpolicy-model
+    offpolicy_frac: float = 0.0          # share of each group that another model samples
     offpolicy_model: str | None = None   # a teacher, say; default: --model as it was at the start
     tis: float = 0.0                     # truncated importance sampling: weight min(π_old / sampler, this); TRL: 2; 0 = no
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig,
                           Olmo2Config, Phi3Config, Qwen2Config, Qwen3Config)
+from transformers.models.cohere.modeling_cohere import CohereLayerNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 import generate
 import model as models
@@ -184,6 +186,13 @@ def test_a_norm_is_replaced_where_it_is_plain(family):
             assert torch.equal(ours(x), 2 * theirs(x)) or not n_replaced
     per_layer = 4 if type(family.ours).__name__ in ("Qwen3ForCausalLM", "Olmo2ForCausalLM") else 2
     assert n_replaced == (0 if "Gemma" in type(family.ours).__name__ else 3 * per_layer + 1)
+
+
+def test_a_norm_that_centres_is_left_alone():
+    """Cohere's takes the mean off too, but has the same attributes."""
+    holder = torch.nn.Sequential(CohereLayerNorm(8), Qwen2RMSNorm(8))
+    models.fuse_norms(holder)
+    assert ["forward" in vars(norm) for norm in holder] == [False, True]
 
 
 def test_the_cache_gives_what_scoring_gives(family):

@@ -41,6 +41,9 @@ def work(folder, worker):
     """
     import datasets.utils  # noqa: F401
     import matplotlib.figure  # noqa: F401
+    import torch.distributed.checkpoint  # noqa: F401
+    import torch.distributed.fsdp  # noqa: F401
+    import torch.distributed.tensor.parallel  # noqa: F401
     import transformers.models.qwen3.modeling_qwen3  # noqa: F401
     codes = {}
     for i in range(worker, len(MUTANTS), N_WORKERS):
@@ -53,7 +56,7 @@ def work(folder, worker):
                 os.dup2(output.fileno(), 2)
             os.chdir(place)
             sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")]
-            os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", f"tests/{MUTANTS[i][4]}"]))
+            os._exit(pytest.main(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", f"tests/{MUTANTS[i][4]}"]))
         codes[i] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         shutil.rmtree(place)
     print(json.dumps(codes))

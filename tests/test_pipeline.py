@@ -1,7 +1,7 @@
 """All stages one after the other, through files, in seconds: on the tiny world, and on real text with a real tokenizer."""
 import json
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -139,16 +139,18 @@ def test_prepare_reads_local_files(tmp_path):
     ("curate.py", ["--data", "DATA", "--out", "OUT.jsonl"], "data.jsonl:1: no field"),
     ("evaluate.py", ["BROKEN"], "broken.jsonl:2"),
 ])
-def test_bad_input_is_one_line(tmp_path, script, arguments, message):
-    """What a user gets wrong ends with status 1 and one line that names it, and nothing is written."""
+def test_bad_input_is_one_line(tmp_path, script, arguments, message, monkeypatch):
+    """What a user gets wrong ends with status 1 and one line that names it, and nothing is written. (A text given to
+    sys.exit is printed to stderr and status 1; tests/test_sft.py looks at a process of its own.)"""
     (tmp_path / "data.jsonl").write_text('{"id": "a", "question": "compare 1 2", "answer": "low", "response": "low"}\n')
     (tmp_path / "broken.jsonl").write_text('{"id": "a", "question": "q", "response": "r"}\n{"id": \n')
     paths = {"DATA": tmp_path / "data.jsonl", "BROKEN": tmp_path / "broken.jsonl", "OUT": tmp_path / "out",
              "OUT.jsonl": tmp_path / "out.jsonl"}
-    done = subprocess.run([sys.executable, script, *(str(paths.get(a, a)) for a in arguments)], cwd=ROOT,
-                          capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert message in done.stderr and done.stderr.strip().count("\n") == 0, done.stderr
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [script, *(str(paths.get(a, a)) for a in arguments)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    assert end.value.code.startswith(f"{script}: ") and message in end.value.code and "\n" not in end.value.code
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.jsonl").exists()
 
 
