@@ -127,6 +127,8 @@ class Config:
     overwrite: bool = False              # replace a run with other settings in --out instead of refusing
 
 
+SHOWN = ("reward", "accuracy", "n_tokens", "truncated", "equal_groups", "reward_failures", "loss", "entropy", "kl",
+         "clip_fraction", "ratio_first", "grad_norm", "rollout_tok_s", "update_tok_s", "held_out")     # on the terminal
 SAMPLE = ("id", "question", "text", "reward", "right", "advantage", "n_tokens")       # fields in samples.jsonl
 FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every", "recompute")
 
@@ -477,8 +479,8 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
         sampler, _ = distributed.load_split(cfg.model, sampling, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
         distributed.copy_weights(model, sampler)
     problems = usable_problems(cfg, problems, model, tokenizer, form, say)
-    log, samples = (run.Log(out / "log.jsonl", start, cfg.steps), run.Log(out / "samples.jsonl", start, every=0)) \
-        if ranks.leads else (None, None)
+    log, samples = (run.Log(out / "log.jsonl", start, cfg.steps, shown=SHOWN),
+                    run.Log(out / "samples.jsonl", start, every=0)) if ranks.leads else (None, None)
     history = read_rows(log.path) if start and ranks.leads and log.path.stat().st_size else []
     off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
     most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
@@ -529,7 +531,8 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     if ranks.leads:
         draw_curves(history, out / "curves.png")
         write_rows(out / "flops.jsonl", [{"phase": phase, **{unit: sum(h[f"{phase}_{unit}"] for h in history)
-                                                             for unit in ("tokens", "flops")}} for phase in ("rollout", "train")])
+                                                             for unit in ("tokens", "flops")}}
+                                         for phase in ("rollout", "train")])
     sft.finish(cfg, model, tokenizer, identity, n_steps=cfg.steps)
     return taken
 

@@ -173,11 +173,11 @@ class Log:
     """log.jsonl of a run: one dict per step, the same dict printed as one line.
 
     last_step: when resuming, lines after this step are cut away, so that the log has no gap and no repeat.
-    every: print only every so many steps (and the last one); 0 prints nothing.
+    every: print only every so many steps (and the last one); 0 prints nothing. shown: print only these values.
     """
 
-    def __init__(self, path, last_step=0, total=None, every=1):
-        self.path, self.total, self.every = Path(path), total, every
+    def __init__(self, path, last_step=0, total=None, every=1, shown=None):
+        self.path, self.total, self.every, self.shown = Path(path), total, every, shown
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
         if last_step and self.path.exists():
@@ -194,6 +194,7 @@ class Log:
         if not self.every or (step % self.every and step != self.total):
             return
         head = f"step {step}" + (f"/{self.total}" if self.total else "")
-        cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()]
+        cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
+                 if not self.shown or k in self.shown]
         tqdm.write(f"{head:<15}" + "  ".join(cells))                      # above a progress bar, if there is one
         sys.stdout.flush()

@@ -289,10 +289,12 @@ def test_a_new_run_begins_a_new_log(tmp_path):
 
 
 def test_log_prints_what_was_asked_for(tmp_path, capsys):
-    """Every third of 8 steps and the last: 3 6 8. The file has all, at once (another process may be reading)."""
-    log = run.Log(tmp_path / "log.jsonl", total=8, every=3)
+    """Every third of 8 steps and the last, 3 6 8, and two values. The file has all, at once (another process may be
+    reading)."""
+    log = run.Log(tmp_path / "log.jsonl", total=8, every=3, shown=("loss", "n"))
     for step in range(1, 9):
-        log(step, loss=0.123456, n=step)
+        log(step, loss=0.123456, n=step, flops=5)
+        assert '"flops": 5' in (tmp_path / "log.jsonl").read_text().splitlines()[-1]
         assert steps_of(tmp_path / "log.jsonl") == list(range(1, step + 1))
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in printed] == ["3/8", "6/8", "8/8"]
