@@ -45,6 +45,7 @@ def work(folder, worker):
     import torch.distributed.fsdp  # noqa: F401
     import torch.distributed.tensor.parallel  # noqa: F401
     import transformers.models.qwen3.modeling_qwen3  # noqa: F401
+    os.nice(10)                                      # the other tests have only one process: they go first
     codes = {}
     for i in range(worker, len(MUTANTS), N_WORKERS):
         place = folder / str(i)
