@@ -2,7 +2,7 @@
 # The whole pipeline on a laptop CPU, offline: curate -> sft -> generate -> evaluate -> grpo -> generate -> evaluate ->
 # analyze in the tiny world. Ends with a table and out/tiny/report.html.
 #   bash recipes/tiny.sh               one seed, about 3 minutes on 2 cores
-#   bash recipes/tiny.sh --seeds 3     three seeds: traces, fine-tuning, RL and sampling drawn anew; about 7 minutes
+#   bash recipes/tiny.sh --seeds 3     three seeds: traces, fine-tuning, RL and sampling drawn anew; about 9 minutes
 #   FRESH_BASE=1 bash recipes/tiny.sh --seeds 3    also a newly trained base model for each further seed; 5 minutes more each;
 #                                      models of different bases are graded together but not compared token by token
 # Interrupted, it continues from where it was; run again, it says what is complete; after a change to the sources it
