@@ -5,6 +5,7 @@ reference.py   plain PyTorch: what runs on a CPU, and what a kernel is tested ag
 softmax_kl.py  rows of given logits: the online softmax
 linear.py      the same straight from hidden states and head: no logits in memory
 attention.py   one new token per sequence against the slot cache
+pair.py        all numbers of two models' distributions in one pass
 parallel.py    a head whose vocabulary is sharded over ranks
 bench.py       time and memory of all of them
 

@@ -17,6 +17,7 @@ from analyze import (Config, Side, Tally, clustered, kl_estimator, log_ratio, ma
 from data import behaviours, run, tiny, weights
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
+from kernels import reference
 from report import Run, choose_pairs, choose_waits, completions_of, contrasts, judge, paired, read_runs, settle
 
 HOSTILE = "</script><img src=x onerror=1>"
@@ -145,7 +146,7 @@ def test_token_numbers_in_chunks(monkeypatch):
         z = hidden.double() @ weight.double().T
         logs[name] = (z if cap is None else cap * torch.tanh(z / cap)).log_softmax(1)
     for numbers in (1, 12 * 5, 12 * 36, 2**21):
-        monkeypatch.setattr(analyze.reference, "CHUNK_NUMBERS", numbers)
+        monkeypatch.setattr(reference, "CHUNK_NUMBERS", numbers)
         found = token_numbers(tuned, base, target)
         for name, log in logs.items():
             chosen = log.gather(1, target[:, None])
