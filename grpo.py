@@ -444,6 +444,8 @@ def main(cfg):
         rows = read_rows(cfg.data, need=("id", "question"))
         return plan.of_problems(cfg, FORMATS[cfg.format], models.load_tokenizer(cfg.model), rows)
     ranks, problems = distributed.join(cfg.device, shards=True), read_rows(cfg.data, need=("id", "question"))
+    if ranks.mesh is None and cfg.offload:
+        raise BadInput("--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)")
     held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,
                             offpolicy_model=cfg.offpolicy_model)

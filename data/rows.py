@@ -35,18 +35,23 @@ def read_rows(path, need=()):
     rows = []
     # Only "\n" ends a line: str.splitlines would also cut at U+2028, which real questions contain.
     for number, line in enumerate(text.removesuffix(b"\n").split(b"\n"), 1):
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            what = "empty line" if not line.strip() else f"not a JSON object ({type(error).__name__}: {error})"
-            raise BadInput(f"{path}:{number}: {what}") from error
-        if not isinstance(row, dict):
-            raise BadInput(f"{path}:{number}: not a JSON object but {type(row).__name__}")
-        for field in need:
-            if row.get(field) is None:
-                raise BadInput(f"{path}:{number}: no field '{field}'")
-        rows.append(row)
+        rows.append(parse_row(f"{path}:{number}", line, need))
     return rows
+
+
+def parse_row(where, line, need=()):
+    """One line of bytes -> dict with the fields `need`. Raises BadInput, which begins with `where`."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = "empty line" if not line.strip() else f"not a JSON object ({type(error).__name__}: {error})"
+        raise BadInput(f"{where}: {what:.300}") from error
+    if not isinstance(row, dict):
+        raise BadInput(f"{where}: not a JSON object but {type(row).__name__}")
+    for field in need:
+        if row.get(field) is None:
+            raise BadInput(f"{where}: no field '{field}'")
+    return row
 
 
 def write_rows(path, rows):

@@ -1449,3 +1449,8 @@ def test_bad_input_is_one_line(short, more, message):
 def test_empty_data_is_one_line(tmp_path, short):
     with pytest.raises(BadInput, match="empty.jsonl"):
         grpo.main(short(data=write(tmp_path / "empty.jsonl", [])))
+
+
+def test_offload_without_shards_is_refused(short):
+    with pytest.raises(BadInput, match="--offload is for shards: start with torchrun"):
+        grpo.main(short(offload=True))
