@@ -130,7 +130,8 @@ class Config:
 SHOWN = ("reward", "accuracy", "n_tokens", "truncated", "equal_groups", "reward_failures", "loss", "entropy", "kl",
          "clip_fraction", "ratio_first", "grad_norm", "rollout_tok_s", "update_tok_s", "held_out")     # on the terminal
 SAMPLE = ("id", "question", "text", "reward", "right", "advantage", "n_tokens")       # fields in samples.jsonl
-FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every", "recompute")
+FREE = ("out", "save_every", "overwrite", "micro_batch_tokens", "slots", "reward_workers", "show_every", "recompute", "tp",
+        "offload", "offload_optimizer", "plan")                       # may differ between a run and its continuation
 
 
 # ---------------------------------------------------------------- the mathematics

@@ -3,6 +3,7 @@
 The rewards are drawn by lot and so differ in every group. Gradient descent stands for AdamW, which turns the rounding
 of a gradient near 0 into a step of full length.
 """
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -87,9 +88,9 @@ def cut_short(cfg):
 
 
 def test_a_run_of_two_ranks_is_continued_by_one(folder, runs):
-    """Ended in step 4, with a rollout waiting and a reference refreshed in the checkpoint of step 2."""
+    """Sampling from one copy in two parts; ended in step 4, with a rollout waiting and a reference refreshed in the checkpoint of step 2."""
     cfg = config(folder, "broken", save_every=2, **CASES["the rest"])
-    ranks_run(cut_short, cfg)
+    ranks_run(cut_short, dataclasses.replace(cfg, tp=2))
     assert [path.name for path in distributed.checkpoints(folder / "broken")] == ["checkpoint-2"]
     history, = train([cfg])
     (wanted,) = runs["the rest", 1]
