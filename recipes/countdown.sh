@@ -12,6 +12,7 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 MODEL=${MODEL:-Qwen/Qwen2.5-0.5B}; DEVICE=${DEVICE:-cuda}; OUT=${OUT:-out/countdown}; LIMIT=${LIMIT:-0}
 DTYPE=${DTYPE:-$([ "$DEVICE" = cpu ] && echo fp32 || echo bf16)}; MAX_TOKENS=${MAX_TOKENS:-1024}; HELD_OUT=${HELD_OUT:-1024}
+NAME=${NAME:-countdown}; FORMAT=${FORMAT:-r1}; seed=${SEED:+--seed $SEED}
 run() { if [ -n "${NPROC:-}" ]; then torchrun --nproc-per-node "$NPROC" -- "$@"; else python "$@"; fi; }   # NPROC: GPUs
 mkdir -p "$OUT"
 
@@ -34,16 +35,16 @@ while n_left:
         n_left -= 1
 END
 fi
-python -m data.prepare --name countdown ${SOURCE:+--source "$SOURCE"} --limit "$LIMIT" --out "$OUT/all.jsonl"
+python -m data.prepare --name "$NAME" ${SOURCE:+--source "$SOURCE"} --limit "$LIMIT" --out "$OUT/all.jsonl"
 [ "$LIMIT" = 0 ] || HELD_OUT=$((LIMIT / 4))  # the first problems are held out
 head -n "$HELD_OUT" "$OUT/all.jsonl" > "$OUT/test.jsonl"
 tail -n "+$((HELD_OUT + 1))" "$OUT/all.jsonl" > "$OUT/train.jsonl"
-answer() { run generate.py --model "$1" --data "$OUT/test.jsonl" --out "$OUT/$2.jsonl" --format r1 --temperature 0.6 \
-  --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE"; }
+answer() { run generate.py --model "$1" --data "$OUT/test.jsonl" --out "$OUT/$2.jsonl" --format "$FORMAT" \
+  --temperature 0.6 --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE" $seed; }
 answer "$MODEL" before
-run grpo.py --model "$MODEL" --data "$OUT/train.jsonl" --out "$OUT/model" --format r1 --reward "${REWARD:-countdown}" \
-  --steps "${STEPS:-200}" --prompts-per-step "${PROMPTS:-256}" --group-size "${GROUP:-5}" --max-tokens "$MAX_TOKENS" --lr 1e-6 \
-  --kl k3 --beta 0.001 --micro-batch-tokens "${MICRO:-8192}" --device "$DEVICE" --dtype "$DTYPE" ${FLAGS:-}
+run grpo.py --model "$MODEL" --data "$OUT/train.jsonl" --out "$OUT/model" --format "$FORMAT" --reward "${REWARD:-countdown}" \
+  --steps "${STEPS:-200}" --prompts-per-step "${PROMPTS:-256}" --group-size "${GROUP:-5}" --max-tokens "$MAX_TOKENS" \
+  --lr "${LR:-1e-6}" --kl k3 --beta 0.001 --micro-batch-tokens "${MICRO:-8192}" --device "$DEVICE" --dtype "$DTYPE" $seed ${FLAGS:-}
 answer "$OUT/model" after
 python evaluate.py "$OUT/before.jsonl" "$OUT/after.jsonl" --base "$OUT/before.jsonl"
 python analyze.py --base "$MODEL" --tuned "$OUT/model" --data "$OUT/after.jsonl" --out "$OUT/analysis" --device "$DEVICE"

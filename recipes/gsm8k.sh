@@ -10,17 +10,17 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 MODEL=${MODEL:-Qwen/Qwen2.5-0.5B-Instruct}; DEVICE=${DEVICE:-cuda}; OUT=${OUT:-out/gsm8k}; LIMIT=${LIMIT:-0}
 DTYPE=${DTYPE:-$([ "$DEVICE" = cpu ] && echo fp32 || echo bf16)}
-NAME=${NAME:-gsm8k}; STEPS=${STEPS:-200}; MAX_TOKENS=${MAX_TOKENS:-512}
+NAME=${NAME:-gsm8k}; STEPS=${STEPS:-200}; MAX_TOKENS=${MAX_TOKENS:-512}; FORMAT=${FORMAT:-plain}; seed=${SEED:+--seed $SEED}
 run() { if [ -n "${NPROC:-}" ]; then torchrun --nproc-per-node "$NPROC" -- "$@"; else python "$@"; fi; }   # NPROC: GPUs
 
 python -m data.prepare --name "$NAME" --split train ${TRAIN:+--source "$TRAIN"} --limit "$LIMIT" --out "$OUT/train.jsonl"
 python -m data.prepare --name "$NAME" --split test ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/test.jsonl"
-answer() { run generate.py --model "$1" --data "$OUT/test.jsonl" --out "$OUT/$2.jsonl" --format plain \
-  --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE"; }
+answer() { run generate.py --model "$1" --data "$OUT/test.jsonl" --out "$OUT/$2.jsonl" --format "$FORMAT" \
+  --temperature "${TEMPERATURE:-0}" --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE" $seed; }
 answer "$MODEL" before
-run grpo.py --model "$MODEL" --data "$OUT/train.jsonl" --out "$OUT/model" --format plain --steps "$STEPS" \
+run grpo.py --model "$MODEL" --data "$OUT/train.jsonl" --out "$OUT/model" --format "$FORMAT" --steps "$STEPS" \
   --prompts-per-step "${PROMPTS:-64}" --group-size "${GROUP:-8}" --max-tokens "$MAX_TOKENS" --lr "${LR:-1e-6}" \
-  --micro-batch-tokens "${MICRO:-16384}" --device "$DEVICE" --dtype "$DTYPE" ${FLAGS:-}
+  --micro-batch-tokens "${MICRO:-16384}" --device "$DEVICE" --dtype "$DTYPE" $seed ${FLAGS:-}
 answer "$OUT/model" after
 python evaluate.py "$OUT/before.jsonl" "$OUT/after.jsonl" --base "$OUT/before.jsonl"
 python analyze.py --base "$MODEL" --tuned "$OUT/model" --data "$OUT/after.jsonl" --out "$OUT/analysis" --device "$DEVICE"

@@ -12,12 +12,13 @@ FORMAT=${FORMAT:-think}; MAX_TOKENS=${MAX_TOKENS:-$((2 * HIGH))}; PROMPTS=${PROM
 LR=${LR:-1e-6}; OUT=${OUT:-out/l1-$KIND}; NPROC=${NPROC:-1}
 BUDGETS=${BUDGETS:-$((HIGH / 8)) $((HIGH / 4)) $((HIGH / 2)) $HIGH}
 if [ "$KIND" = max ]; then reward=lcpo_max; ask=l1-max; else reward=lcpo; ask=l1; fi
+[ -z "${ALPHA:-}" ] || reward=$reward:alpha=$ALPHA         # the paper's 0.0003 per token is for thousands of them
 launch=(python); [ "$NPROC" = 1 ] || launch=(torchrun --nproc-per-node "$NPROC" --)
 "${launch[@]}" grpo.py --model "$MODEL" --data "$DATA" --out "$OUT/model" --format "$FORMAT" --seed "$SEED" \
   --steps "$STEPS" --reward "$reward" --budgets "$LOW" "$HIGH" --max-tokens "$MAX_TOKENS" --prompts-per-step "$PROMPTS" \
   --group-size "$GROUP" --lr "$LR" --device "$DEVICE"
 for budget in $BUDGETS; do
   python generate.py --model "$OUT/model" --data "$TEST" --out "$OUT/runs/budget$budget.jsonl" --format "$FORMAT" \
-    --ask "$ask:$budget" --temperature 0.6 --max-tokens "$MAX_TOKENS" --device "$DEVICE"
+    --ask "$ask:$budget" --seed "$SEED" --temperature 0.6 --max-tokens "$MAX_TOKENS" --device "$DEVICE"
 done
 python evaluate.py "$OUT"/runs/budget*.jsonl

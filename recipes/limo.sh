@@ -14,21 +14,23 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 MODEL=${MODEL:-Qwen/Qwen2.5-0.5B-Instruct}; DEVICE=${DEVICE:-cuda}; OUT=${OUT:-out/limo}; LIMIT=${LIMIT:-0}; NAME=${NAME:-limo}
 DTYPE=${DTYPE:-$([ "$DEVICE" = cpu ] && echo fp32 || echo bf16)}; FLAGS=${FLAGS:---recompute}; MAX_LENGTH=${MAX_LENGTH:-16384}
-EPOCHS=${EPOCHS:-15}; MAX_TOKENS=${MAX_TOKENS:-16384}
+EPOCHS=${EPOCHS:-15}; MAX_TOKENS=${MAX_TOKENS:-16384}; seed=${SEED:+--seed $SEED}
 run() { if [ -n "${NPROC:-}" ]; then torchrun --nproc-per-node "$NPROC" -- "$@"; else python "$@"; fi; }   # NPROC: GPUs
 
 python -m data.prepare --name "$NAME" ${SOURCE:+--source "$SOURCE"} --limit "$LIMIT" --out "$OUT/pool.jsonl"
-python -m data.prepare --name math500 ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/math500.jsonl"
+python -m data.prepare --name "${TEST_NAME:-math500}" ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/math500.jsonl"
 TRACES=$OUT/pool.jsonl                       # the released rows, chosen already
 if [ -n "${METHOD:-}" ]; then
   TRACES=$OUT/traces.jsonl
-  python curate.py --data "$OUT/pool.jsonl" --against "$OUT/math500.jsonl" --method "$METHOD" --k 800 --out "$TRACES"
+  python curate.py --data "$OUT/pool.jsonl" --against "$OUT/math500.jsonl" --method "$METHOD" --k 800 ${CHOOSE:-} \
+    --out "$TRACES"
 fi
 run sft.py --model "$MODEL" --data "$TRACES" --out "$OUT/model" --format "${FORMAT:-plain}" --epochs "$EPOCHS" \
-  --batch-rows 64 --lr 5e-6 --warmup 0 --weight-decay 0 --beta1 0.9 --beta2 0.999 --max-length "$MAX_LENGTH" \
-  --micro-batch-tokens "$MAX_LENGTH" --device "$DEVICE" --dtype "$DTYPE" $FLAGS
+  --batch-rows 64 --lr "${LR:-5e-6}" --warmup 0 --weight-decay 0 --beta1 0.9 --beta2 0.999 --max-length "$MAX_LENGTH" \
+  --micro-batch-tokens "$MAX_LENGTH" --device "$DEVICE" --dtype "$DTYPE" $seed $FLAGS
 answer() { run generate.py --model "$1" --data "$OUT/math500.jsonl" --out "$OUT/$2.jsonl" --format "${FORMAT:-plain}" \
-  --n "${N:-4}" --temperature 0.6 --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE" --tp "${TP:-1}"; }
+  --n "${N:-4}" --temperature 0.6 --max-tokens "$MAX_TOKENS" $seed --device "$DEVICE" --dtype "$DTYPE" \
+  --tp "${TP:-1}"; }
 answer "$MODEL" before
 answer "$OUT/model" after
 python evaluate.py "$OUT/before.jsonl" "$OUT/after.jsonl" --base "$OUT/before.jsonl"

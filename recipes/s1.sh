@@ -13,16 +13,26 @@ source "$(dirname "$0")/env.sh"
 MODEL=${MODEL:-Qwen/Qwen2.5-0.5B-Instruct}; DEVICE=${DEVICE:-cuda}; OUT=${OUT:-out/s1}; LIMIT=${LIMIT:-0}
 DTYPE=${DTYPE:-$([ "$DEVICE" = cpu ] && echo fp32 || echo bf16)}; FLAGS=${FLAGS:---recompute}
 EPOCHS=${EPOCHS:-5}; MAX_TOKENS=${MAX_TOKENS:-32000}; BUDGETS=${BUDGETS:-500 1000 2000 4000 8000 16000}; WAITS=${WAITS:-1 2 4 6}
+NAME=${NAME:-s1k}; FORMAT=${FORMAT:-s1}; METHOD=${METHOD:-full}; seed=${SEED:+--seed $SEED}
 run() { if [ -n "${NPROC:-}" ]; then torchrun --nproc-per-node "$NPROC" -- "$@"; else python "$@"; fi; }   # NPROC: GPUs
 
-python -m data.prepare --name s1k ${SOURCE:+--source "$SOURCE"} --limit "$LIMIT" --out "$OUT/s1k.jsonl"
-python -m data.prepare --name math500 ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/math500.jsonl"
-python curate.py --data "$OUT/s1k.jsonl" --against "$OUT/math500.jsonl" --method full --out "$OUT/traces.jsonl"
-run sft.py --model "$MODEL" --data "$OUT/traces.jsonl" --out "$OUT/model" --format s1 --epochs "$EPOCHS" \
-  --batch-rows 16 --lr 1e-5 --warmup 0.05 --weight-decay 1e-4 --beta1 0.9 --beta2 0.95 --device "$DEVICE" --dtype "$DTYPE" $FLAGS
-answer() { run generate.py --model "$OUT/model" --data "$OUT/math500.jsonl" --format s1 --device "$DEVICE" --tp "${TP:-1}" \
-  --dtype "$DTYPE" --max-tokens "$MAX_TOKENS" --slots "${SLOTS:-64}" "$@"; }
-answer --out "$OUT/natural.jsonl"
-for budget in $BUDGETS; do answer --out "$OUT/budget$budget.jsonl" --thinking-budget "$budget"; done
-for waits in $WAITS; do answer --out "$OUT/wait$waits.jsonl" --waits "$waits"; done
-python evaluate.py "$OUT"/natural.jsonl "$OUT"/budget*.jsonl "$OUT"/wait*.jsonl
+python -m data.prepare --name "$NAME" ${SOURCE:+--source "$SOURCE"} --limit "$LIMIT" --out "$OUT/pool.jsonl"
+python -m data.prepare --name "${TEST_NAME:-math500}" ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/math500.jsonl"
+answer() {                                   # answer MODEL PROBLEMS RUN [flags]
+  local model=$1 problems=$2 out=$3; shift 3
+  run generate.py --model "$model" --data "$OUT/$problems.jsonl" --out "$OUT/$out.jsonl" --format "$FORMAT" $seed \
+    --temperature "${TEMPERATURE:-0}" --max-tokens "$MAX_TOKENS" --slots "${SLOTS:-64}" --device "$DEVICE" --dtype "$DTYPE" \
+    --tp "${TP:-1}" "$@"
+}
+if [ "$METHOD" = s1 ]; then                  # what the model can do already is too easy
+  answer "$MODEL" pool attempts --n 2 --temperature 0.7
+fi
+python curate.py --data "$OUT/pool.jsonl" --against "$OUT/math500.jsonl" --method "$METHOD" \
+  $([ "$METHOD" = s1 ] && echo "--attempts $OUT/attempts.jsonl --k ${K:-1000}") --out "$OUT/traces.jsonl"
+run sft.py --model "$MODEL" --data "$OUT/traces.jsonl" --out "$OUT/model" --format "$FORMAT" --epochs "$EPOCHS" \
+  --batch-rows 16 --lr "${LR:-1e-5}" --warmup 0.05 --weight-decay 1e-4 --beta1 0.9 --beta2 0.95 $seed \
+  --device "$DEVICE" --dtype "$DTYPE" $FLAGS
+answer "$OUT/model" math500 natural
+for budget in $BUDGETS; do answer "$OUT/model" math500 "budget$budget" --thinking-budget "$budget"; done
+for waits in $WAITS; do answer "$OUT/model" math500 "wait$waits" --waits "$waits" --wait "${WAIT:-Wait}"; done
+python evaluate.py "$OUT"/natural.jsonl "$OUT"/budget*.jsonl "$OUT"/wait*.jsonl --base "$OUT/natural.jsonl"

@@ -12,19 +12,20 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 MODEL=${MODEL:-Qwen/Qwen3-0.6B-Base}; DEVICE=${DEVICE:-cuda}; OUT=${OUT:-out/unireason-rl}; LIMIT=${LIMIT:-0}
-DTYPE=${DTYPE:-$([ "$DEVICE" = cpu ] && echo fp32 || echo bf16)}; MAX_TOKENS=${MAX_TOKENS:-16384}; FORMAT=${FORMAT:-think}
+DTYPE=${DTYPE:-$([ "$DEVICE" = cpu ] && echo fp32 || echo bf16)}; MAX_TOKENS=${MAX_TOKENS:-16384}
+FORMAT=${FORMAT:-think}; seed=${SEED:+--seed $SEED}
 run() { if [ -n "${NPROC:-}" ]; then torchrun --nproc-per-node "$NPROC" -- "$@"; else python "$@"; fi; }   # NPROC: GPUs
 answer() { run generate.py --model "$1" --data "$OUT/math500.jsonl" --out "$OUT/$2.jsonl" --format "$FORMAT" --temperature 0.6 \
-  --top-p 0.95 --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE" --tp "${TP:-1}"; }
+  --top-p 0.95 --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE" --tp "${TP:-1}" $seed; }
 
 python -m data.prepare --name "$([ -n "${PROBLEMS:-}" ] && echo rows || echo math)" ${PROBLEMS:+--source "$PROBLEMS"} \
   --limit "$LIMIT" --out "$OUT/problems.jsonl"
-python -m data.prepare --name math500 ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/math500.jsonl"
+python -m data.prepare --name "${TEST_NAME:-math500}" ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/math500.jsonl"
 answer "$MODEL" before
 run grpo.py --model "$MODEL" --data "$OUT/problems.jsonl" --out "$OUT/model" --format "$FORMAT" --reward "${REWARD:-correct}" \
   --steps "${STEPS:-140}" --prompts-per-step "${PROMPTS:-512}" --group-size "${GROUP:-16}" --minibatches "${MINIBATCHES:-4}" \
-  --max-tokens "$MAX_TOKENS" --lr 1e-6 --eps-low 0.22 --eps-high 0.28 --kl-every 0 --micro-batch-tokens "${MICRO:-18432}" \
-  --device "$DEVICE" --dtype "$DTYPE" --tp "${TP:-1}" ${FLAGS:-}
+  --max-tokens "$MAX_TOKENS" --lr "${LR:-1e-6}" --eps-low 0.22 --eps-high 0.28 --kl-every 0 \
+  --micro-batch-tokens "${MICRO:-18432}" --device "$DEVICE" --dtype "$DTYPE" --tp "${TP:-1}" $seed ${FLAGS:-}
 answer "$OUT/model" after
 python evaluate.py "$OUT/before.jsonl" "$OUT/after.jsonl" --base "$OUT/before.jsonl"
 python analyze.py --base "$MODEL" --tuned "$OUT/model" --data "$OUT/after.jsonl" --out "$OUT/analysis" --device "$DEVICE" \

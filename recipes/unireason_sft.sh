@@ -14,12 +14,12 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 MODEL=${MODEL:-Qwen/Qwen3-0.6B-Base}; DEVICE=${DEVICE:-cuda}; OUT=${OUT:-out/unireason-sft}; LIMIT=${LIMIT:-0}
 DTYPE=${DTYPE:-$([ "$DEVICE" = cpu ] && echo fp32 || echo bf16)}; FLAGS=${FLAGS:---recompute}; MAX_LENGTH=${MAX_LENGTH:-16384}
-MAX_TOKENS=${MAX_TOKENS:-16384}
+MAX_TOKENS=${MAX_TOKENS:-16384}; seed=${SEED:+--seed $SEED}
 run() { if [ -n "${NPROC:-}" ]; then torchrun --nproc-per-node "$NPROC" -- "$@"; else python "$@"; fi; }   # NPROC: GPUs
 answer() { run generate.py --model "$1" --data "$2" --out "$OUT/$3.jsonl" --format think --temperature 0.6 --top-p 0.95 \
-  --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE" --tp "${TP:-1}"; }
+  --max-tokens "$MAX_TOKENS" --device "$DEVICE" --dtype "$DTYPE" --tp "${TP:-1}" $seed; }
 
-python -m data.prepare --name math500 ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/math500.jsonl"
+python -m data.prepare --name "${TEST_NAME:-math500}" ${TEST:+--source "$TEST"} --limit "$LIMIT" --out "$OUT/math500.jsonl"
 if [ -z "${TRACES:-}" ]; then
   python -m data.prepare --name "$([ -n "${PROBLEMS:-}" ] && echo rows || echo math)" ${PROBLEMS:+--source "$PROBLEMS"} \
     --limit "$LIMIT" --out "$OUT/problems.jsonl"
@@ -28,8 +28,8 @@ if [ -z "${TRACES:-}" ]; then
 fi
 python curate.py --data "$TRACES" --against "$OUT/math500.jsonl" --method full --keep-correct --out "$OUT/traces.jsonl"
 run sft.py --model "$MODEL" --data "$OUT/traces.jsonl" --out "$OUT/model" --format think --epochs "${EPOCHS:-1}" \
-  --batch-rows "${BATCH:-512}" --lr 5e-5 --warmup 0.1 --weight-decay 0 --max-length "$MAX_LENGTH" \
-  --micro-batch-tokens "$MAX_LENGTH" --device "$DEVICE" --dtype "$DTYPE" $FLAGS
+  --batch-rows "${BATCH:-512}" --lr "${LR:-5e-5}" --warmup 0.1 --weight-decay 0 --max-length "$MAX_LENGTH" \
+  --micro-batch-tokens "$MAX_LENGTH" --device "$DEVICE" --dtype "$DTYPE" $seed $FLAGS
 answer "$MODEL" "$OUT/math500.jsonl" before
 answer "$OUT/model" "$OUT/math500.jsonl" after
 python evaluate.py "$OUT/before.jsonl" "$OUT/after.jsonl" --base "$OUT/before.jsonl"

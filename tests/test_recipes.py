@@ -1,5 +1,5 @@
 """The recipes for real models: every command that they would run is one that its script takes, with the papers' settings.
-recipes/tiny.sh runs for real in its own time; here no script starts."""
+recipes/tiny.sh runs for real in its own time, these in test_recipes_slow.py; here no script starts."""
 import json
 import os
 import shlex
@@ -16,12 +16,12 @@ import generate
 import grpo
 import plan
 import sft
-from data import prepare, run
+from data import prepare, run, tiny
 from data.answers import check_expression
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {"sft.py": sft, "grpo.py": grpo, "generate.py": generate, "evaluate.py": evaluate, "curate.py": curate,
-           "analyze.py": analyze, "data.prepare": prepare}
+           "analyze.py": analyze, "data.prepare": prepare, "data.tiny": tiny}
 STAND_IN = """#!/bin/sh
 if [ "$1" = - ]; then shift; exec {python} - "$@"; fi
 for word in "$0" "$@"; do printf '%s\\0' "$word"; done >> "$COMMANDS"; printf '\\n' >> "$COMMANDS"
@@ -31,7 +31,7 @@ done
 """
 
 
-def commands(tmp_path, recipe, **variables):
+def commands(tmp_path, recipe, *arguments, **variables):
     """Run a recipe with stand-ins for python and torchrun -> [(ranks, script, its Config)], in order."""
     for name in ("python", "torchrun"):
         (tmp_path / name).write_text(STAND_IN.format(python=shlex.quote(sys.executable)))
@@ -39,7 +39,7 @@ def commands(tmp_path, recipe, **variables):
     log = tmp_path / "commands"
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SKIP_INSTALL": "1", "OUT": str(tmp_path / "out"),
                    "COMMANDS": str(log), "HOME": str(tmp_path)} | variables
-    done = subprocess.run(["bash", str(ROOT / "recipes" / recipe)], capture_output=True, text=True, env=environment)
+    done = subprocess.run(["bash", str(ROOT / "recipes" / recipe), *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     found = []
     for line in log.read_text().split("\0\n")[:-1]:
@@ -118,6 +118,33 @@ def test_gsm8k(tmp_path):
     assert (cfg.prompts_per_step, cfg.group_size, cfg.max_tokens, cfg.dtype) == (64, 8, 512, "fp32")
     assert [name for _, name, _ in found] == [*["data.prepare"] * 2, "generate.py", "grpo.py", "generate.py", "evaluate.py",
                                               "analyze.py"]
+
+
+PAPER = {"s1": {"batch_rows": 16, "warmup": 0.05, "weight_decay": 1e-4, "beta2": 0.95},
+         "limo": {"epochs": 15, "batch_rows": 64, "warmup": 0, "weight_decay": 0, "beta2": 0.999},
+         "unireason_sft": {"warmup": 0.1, "weight_decay": 0, "schedule": "cosine"},
+         "unireason_rl": {"minibatches": 4, "eps_low": 0.22, "eps_high": 0.28, "kl": "none"},
+         "gsm8k": {"reward": "correct", "group_size": 8}, "l1": {"reward": "lcpo:alpha=0.01", "budgets": (10, 50)},
+         "countdown": {"reward": "countdown", "group_size": 5, "kl": "k3", "beta": 0.001}}
+
+
+@pytest.mark.parametrize("recipe", PAPER)
+def test_tiny_world(tmp_path, recipe):
+    """The same recipe, its method's settings too; the tiny model and one seed everywhere, and no training on test.jsonl."""
+    world = tmp_path / "out/world"
+    world.mkdir(parents=True)
+    row = '{"group": "math", "task": "cd"}\n'
+    for name in ("held_out", "train"):
+        (world / f"{name}.jsonl").write_text(row)
+    found = commands(tmp_path, "tiny_world.sh", recipe, SEED="3", PROMPTS="5")
+    assert found[0][2].seed == 3 and found[0][2].out == str(world)
+    (_, name, trained), = [x for x in found if x[1] in ("sft.py", "grpo.py")]
+    assert {key: getattr(trained, key) for key in PAPER[recipe]} == PAPER[recipe]
+    assert (trained.model, trained.seed, trained.format, trained.device) == ("data/tiny_base", 3, "think", "cpu")
+    assert trained.lr >= 2e-4 and (name == "sft.py" or trained.prompts_per_step == 5)
+    answers = [c for _, name, c in found if name == "generate.py"]
+    assert len(answers) >= 2 and all(c.seed == 3 and c.format == "think" for c in answers)
+    assert {c.data for c in answers[-2:]}.isdisjoint({trained.data})
 
 
 @pytest.mark.parametrize("recipe, flags, words", [
