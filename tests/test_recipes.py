@@ -39,7 +39,8 @@ def commands(tmp_path, recipe, *arguments, **variables):
     log = tmp_path / "commands"
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SKIP_INSTALL": "1", "OUT": str(tmp_path / "out"),
                    "COMMANDS": str(log), "HOME": str(tmp_path)} | variables
-    done = subprocess.run(["bash", str(ROOT / "recipes" / recipe), *arguments], capture_output=True, text=True, env=environment)
+    done = subprocess.run(["bash", str(ROOT / "recipes" / recipe), *arguments], env=environment, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     found = []
     for line in log.read_text().split("\0\n")[:-1]:
@@ -133,11 +134,11 @@ def test_tiny_world(tmp_path, recipe):
     """The same recipe, its method's settings too; the tiny model and one seed everywhere, and no training on test.jsonl."""
     world = tmp_path / "out/world"
     world.mkdir(parents=True)
-    row = '{"group": "math", "task": "cd"}\n'
     for name in ("held_out", "train"):
-        (world / f"{name}.jsonl").write_text(row)
+        (world / f"{name}.jsonl").write_text(f'{{"group": "math", "task": "cd", "id": "{name}"}}\n')
     found = commands(tmp_path, "tiny_world.sh", recipe, SEED="3", PROMPTS="5")
     assert found[0][2].seed == 3 and found[0][2].out == str(world)
+    assert [json.loads(line)["id"] for line in (world / "cd.jsonl").read_text().splitlines()] == ["held_out", "train"]
     (_, name, trained), = [x for x in found if x[1] in ("sft.py", "grpo.py")]
     assert {key: getattr(trained, key) for key in PAPER[recipe]} == PAPER[recipe]
     assert (trained.model, trained.seed, trained.format, trained.device) == ("data/tiny_base", 3, "think", "cpu")
@@ -145,6 +146,12 @@ def test_tiny_world(tmp_path, recipe):
     answers = [c for _, name, c in found if name == "generate.py"]
     assert len(answers) >= 2 and all(c.seed == 3 and c.format == "think" for c in answers)
     assert {c.data for c in answers[-2:]}.isdisjoint({trained.data})
+
+
+def test_slow_tests_wait_until_they_are_asked_for(request):
+    """The default run leaves them out, so that it stays a matter of minutes."""
+    if request.config.option.markexpr == "not slow":
+        assert not any(item.get_closest_marker("slow") for item in request.session.items)
 
 
 @pytest.mark.parametrize("recipe, flags, words", [

@@ -1,0 +1,77 @@
+"""The recipes in the tiny world, each to its end: left out unless they are asked for.
+
+    bash tests/run.sh -m slow              all of them
+    bash tests/run.sh -m slow -k s1
+
+Each docstring has the minutes of one core; what seeds 0, 1 and 2 gave stands in the head of the recipe. The tests ask for
+less than the worst of them, so that another seed or rounding passes, and a recipe that no longer learns does not.
+"""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evaluate
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+
+def run(tmp_path, recipe, *arguments, **variables):
+    """Run recipes/RECIPE into tmp_path -> a function from a run's file to its metrics per group."""
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "SKIP_INSTALL": "1", "OUT": str(tmp_path),
+                   "SEED": "0"} | variables
+    done = subprocess.run(["bash", str(ROOT / "recipes" / recipe), *arguments], env=os.environ | environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return lambda name: evaluate.load(tmp_path / f"{name}.jsonl")["groups"]
+
+
+def points(metrics, run, base, group="math"):
+    """Accuracy of a run less that of another, in points."""
+    return metrics(run)[group]["accuracy"] - metrics(base)[group]["accuracy"]
+
+
+def test_s1(tmp_path):
+    """1.5 minutes. Without thinking most is lost; one forced Wait helps."""
+    metrics = run(tmp_path, "tiny_world.sh", "s1")
+    assert points(metrics, "natural", "budget0") > 15 and points(metrics, "wait1", "natural") > 2
+    assert metrics("budget0")["math"]["n_thinking_tokens"] == 0
+    assert metrics("wait1")["math"]["n_thinking_tokens"] > metrics("natural")["math"]["n_thinking_tokens"] + 10
+
+
+def test_limo(tmp_path):
+    """1.5 minutes. The 800 best traces teach to search for longer, and with more success."""
+    metrics = run(tmp_path, "tiny_world.sh", "limo")
+    assert points(metrics, "after", "before") > 10
+    assert metrics("after")["math"]["n_thinking_tokens"] > 2 * metrics("before")["math"]["n_thinking_tokens"]
+
+
+def test_unireason_sft(tmp_path):
+    """1 minute. Mathematics improves, the two other groups lose."""
+    metrics = run(tmp_path, "tiny_world.sh", "unireason_sft")
+    assert points(metrics, "after", "before") > 15
+    assert points(metrics, "after", "before", "other") < -8 and points(metrics, "after", "before", "plain") < -8
+
+
+def test_unireason_rl(tmp_path):
+    """2 minutes. Mathematics improves, the two other groups stay."""
+    metrics = run(tmp_path, "tiny_world.sh", "unireason_rl")
+    assert points(metrics, "after", "before") > 20
+    assert abs(points(metrics, "after", "before", "other")) < 5 and abs(points(metrics, "after", "before", "plain")) < 5
+
+
+def test_gsm8k(tmp_path):
+    """2 minutes."""
+    metrics = run(tmp_path, "tiny_world.sh", "gsm8k")
+    assert points(metrics, "after", "before") > 25
+    assert (tmp_path / "analysis/report.html").stat().st_size > 10_000
+
+
+def test_countdown(tmp_path):
+    """2 minutes. It searches for longer, and finds more."""
+    metrics = run(tmp_path, "tiny_world.sh", "countdown")
+    assert points(metrics, "after", "before") > 25
+    assert metrics("after")["math"]["n_thinking_tokens"] > metrics("before")["math"]["n_thinking_tokens"] + 8
