@@ -75,3 +75,17 @@ def test_countdown(tmp_path):
     metrics = run(tmp_path, "tiny_world.sh", "countdown")
     assert points(metrics, "after", "before") > 25
     assert metrics("after")["math"]["n_thinking_tokens"] > metrics("before")["math"]["n_thinking_tokens"] + 8
+
+
+def test_l1(tmp_path):
+    """2 minutes. It thinks for longer when it is told a larger budget."""
+    metrics = run(tmp_path, "tiny_world.sh", "l1")
+    short, middle, long = (metrics(f"runs/budget{budget}")["math"] for budget in (15, 30, 45))
+    assert short["n_tokens"] + 5 < middle["n_tokens"] < long["n_tokens"] - 2
+    assert long["accuracy"] > short["accuracy"]
+
+
+def test_star(tmp_path):
+    """3 minutes. Two rounds, with hints for what came out wrong."""
+    metrics = run(tmp_path, "star.sh", ROUNDS="2", LIMIT="600")
+    assert points(metrics, "runs/round1", "runs/round0") > 15 and points(metrics, "runs/round2", "runs/round0") > 15
