@@ -488,8 +488,9 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
     most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
     with Workers("data.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
-        here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems)
-        queue = deque(distributed.read_state(distributed.checkpoints(out)[0])[2]["queue"] if start else [])
+        state = distributed.read_state(distributed.checkpoints(out)[0])[2] if start else {"queue": [], "lengths": {}}
+        queue, lengths = deque(state["queue"]), state["lengths"]
+        here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems, lengths)
         for step in range(start, cfg.steps):
             # 1. sample and 2. reward, with --lag for a later step; rollout s is sampled with the weights of step s - lag
             if cfg.offload_optimizer:
@@ -524,7 +525,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
             warned = found.keys()
             ends = bool(distributed.total(float(len(asked_to_end)), ranks))
             if not last and (ends or (step + 1) % cfg.save_every == 0):
-                sft.save_checkpoint(out, model, optimizers, step + 1, identity, changing, queue=list(queue))
+                sft.save_checkpoint(out, model, optimizers, step + 1, identity, changing, queue=list(queue), lengths=lengths)
             if ends and not last:
                 say(f"SIGTERM: stopped after step {step + 1}; the same command continues")
                 raise SystemExit(143)
