@@ -415,9 +415,10 @@ def load_checkpoint(path, model, optimizers, reference=None):
             kind, _, rest = key.partition("/")
             if kind.startswith("optimizer"):
                 slot, _, name = rest.partition("/")
-                p, like = named[name], tensor.properties.dtype
-                optimizers[int(kind.removeprefix("optimizer"))].state[p][slot] = \
-                    torch.zeros_like(p, dtype=like) if len(tensor.size) else torch.zeros((), dtype=like)
+                p, like, optimizer = named[name], tensor.properties.dtype, optimizers[int(kind.removeprefix("optimizer"))]
+                # A fused step reads its count where the weights are, any other on the host.
+                optimizer.state[p][slot] = torch.zeros_like(p, dtype=like) if len(tensor.size) else \
+                    torch.zeros((), dtype=like, device=p.device if optimizer.defaults.get("fused") else "cpu")
         state = _state(model, optimizers, reference)
         if set(state) != set(saved):
             raise KeyError(min(set(state) ^ set(saved)))

@@ -28,6 +28,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass
@@ -233,8 +234,31 @@ def check_graphs(cfg):
            same_texts=same, texts=len(stepped))
 
 
+def check_optimizer(cfg):
+    """Two steps of AdamW, and the second again from a checkpoint of the first; on a GPU one kernel does them."""
+    def after_second(folder=None):
+        model = make("tiny", cfg.device, torch.float32).requires_grad_(True)
+        optimizers = sft.make_optimizers(model, 1e-3, (0.9, 0.95), 0.1)
+        if folder:
+            sft.load_checkpoint(f"{folder}/checkpoint-1", model, optimizers)
+        for step in range(1 if folder else 0, 2):
+            for i, p in enumerate(model.parameters()):
+                p.grad = torch.cos(torch.arange(p.numel(), device=cfg.device) + i + step).view_as(p)
+            sft.update(model, optimizers, 1e9, 1.0)
+            if step == 0:
+                sft.save_checkpoint(place, model, optimizers, 1, {})
+        return model, optimizers[0].defaults["fused"]
+
+    with tempfile.TemporaryDirectory() as place:
+        (whole, fused), (resumed, _) = after_second(), after_second(place)
+    gap = max((a - b).abs().max().item() for a, b in zip(whole.parameters(), resumed.parameters()))
+    report(cfg, f"AdamW, fused {fused}: resumed from a checkpoint {gap:.1e} off (want 0)", section="checks", fused=fused,
+           resumed_error=gap)
+
+
 def checks(cfg, shape):
     check_attention(cfg)
+    check_optimizer(cfg)
     check_graphs(cfg)
     check_kernels(cfg)
 

@@ -184,8 +184,8 @@ def test_gpu_script_runs_on_a_cpu(tmp_path, capsys, monkeypatch):
     printed, rows = capsys.readouterr().out, read_rows(cfg.out)
     assert all(word in printed for word in ("packed bf16", "token_stats", "decode tiny batch 2", "single steps: 24 of 24",
                                             "grpo tiny 2 x 3", "sft tiny", "transformers' generate", "['no such kernel']"))
-    assert list(dict.fromkeys(row["section"] for row in rows)) == list(gpu.SECTIONS) and len(rows) == 11
-    assert rows[0]["error"] < 0.1 and rows[0]["leak"] == 0
+    assert list(dict.fromkeys(row["section"] for row in rows)) == list(gpu.SECTIONS) and len(rows) == 12
+    assert rows[0]["error"] < 0.1 and rows[0]["leak"] == rows[1]["resumed_error"] == 0
     assert rows[-1]["section"] == "grpo" and rows[-1]["ratio_max"] < 1e-4 and rows[-1]["tokens"] == 2 * 3 * 8
     with pytest.raises(SystemExit, match="grpo tiny \\(no time was left\\)"):
         gpu.main(dataclasses.replace(cfg, only=("grpo",), minutes=-1))
