@@ -207,7 +207,7 @@ def _read_shards(model, folder, path):
             dict.fromkeys(safe_open(folder / "model.safetensors", "pt").keys(), "model.safetensors")
         for name, p in model.named_parameters():
             if name not in files:
-                raise BadInput(f"{path}: the weights lack {name}; if a file has it by another name (experts one by one, say), "
+                raise BadInput(f"{path}: the weights lack {name}; if a file has it by another name (experts one by one), "
                                "load them in one process and save_pretrained(..., save_original_format=False)")
             with safe_open(folder / files[name], "pt") as file:
                 whole = file.get_slice(name)
