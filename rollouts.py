@@ -52,6 +52,12 @@ def choose_prompts(n_problems, step, prompts_per_step, seed):
     return chosen
 
 
+def fitting(cfg, problems, model, tokenizer, form):
+    """Those whose prompt leaves room for --max-tokens in the context."""
+    longest = models.context_length(model) - cfg.max_tokens
+    return [p for p in problems if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
+
+
 @contextlib.contextmanager
 def computing_in(dtype, model):
     """Sample with the weights rounded to bfloat16, if that is what training computes in; then the float32 ones are back."""

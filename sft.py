@@ -49,7 +49,7 @@ import plan
 from data import run
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
-from data.traces import read_traces
+from data.traces import is_text, read_traces
 from distributed import checkpoints, load_checkpoint, save_checkpoint
 
 
@@ -176,13 +176,13 @@ def encode(rows, tokenizer, cfg, context):
     examples, counts = [], {"rows": len(rows), "cut": 0, "dropped": 0}
     for number, row in enumerate(tqdm(rows, desc="tokenizing", disable=len(rows) < 20000), 1):
         for field in ("question", "thinking", "response"):
-            if not isinstance(row.get(field) or "", str):
-                raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a string")
+            if not is_text(row.get(field) or ""):
+                raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a text")
         if not ((row.get("thinking") or "") + row["response"]).strip():
             raise BadInput(f"{cfg.data}: row {number}: empty completion")
         history = row.get("history") or []
         if not isinstance(history, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
-                                                    and isinstance(m.get("content"), str) for m in history):
+                                                    and is_text(m.get("content")) for m in history):
             raise BadInput(f"{cfg.data}: row {number}: 'history' is not a list of messages with role and content")
         ids, trained = form.training_ids(tokenizer, row, cfg.turns)
         if cfg.train_on == "all":

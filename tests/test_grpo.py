@@ -1071,6 +1071,27 @@ def test_held_out_accuracy_is_logged(tmp_path, short):
     assert history[1]["held_out"] * 10 % 1 == pytest.approx(0, abs=1e-9)
 
 
+def test_held_out_prompts_past_the_context_are_left_out(tmp_path, short, capsys):
+    """As training prompts are; the accuracy is of the others."""
+    rows = tiny.problems("math", 5, 0, "held_out")
+    rows[2] |= {"question": rows[2]["question"] + " perhaps" * 600}
+    history = grpo.main(short(steps=1, eval_data=write(tmp_path / "held_out.jsonl", rows), eval_every=1))
+    assert "held_out.jsonl: 1 of 5 problems too long for the context left out" in capsys.readouterr().out
+    assert history[0]["held_out"] * 4 % 1 == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("question", [7, ["compare 1 2"], "compare \ud800 2"])
+def test_a_question_that_is_no_text_is_refused(tmp_path, short, question):
+    """By its row, of the held-out problems too, and before anything is written."""
+    data = tmp_path / "odd.jsonl"
+    rows = [{"id": i, "question": "compare 1 2", "answer": "low"} for i in range(3)]
+    data.write_text("".join(json.dumps(row | {"question": question} if row["id"] == 1 else row) + "\n" for row in rows))
+    for flag in ("data", "eval_data"):
+        with pytest.raises(BadInput, match="odd.jsonl: row '1': 'question' is not a text"):
+            grpo.main(short(**{flag: str(data)}))
+    assert not (tmp_path / "out").exists()
+
+
 DIE = """
 import os, signal, sys
 import grpo, rollouts

@@ -638,7 +638,17 @@ def test_a_template_that_changes_earlier_turns_is_refused(base):
         encode([row], tokenizer, config(base, "x", turns=2), 128)
 
 
-@pytest.mark.parametrize("history", ["text", [1], [{"role": "user"}], [{"role": "user", "content": 3}]])
+@pytest.mark.parametrize("field", ["question", "thinking", "response"])
+@pytest.mark.parametrize("value", [5, "8 \ud800 9"])
+def test_what_is_no_text_is_refused(base, field, value):
+    """A number, and half of a surrogate pair, which JSON can hold and no tokenizer takes."""
+    rows = [{"question": "sort 9 8", "thinking": "", "response": "8 9"} | {name: value} for name in ("none of them", field)]
+    with pytest.raises(BadInput, match=f"row 2: '{field}' is not a text"):
+        encode(rows, tiny.tokenizer(), config(base, "x"), 128)
+
+
+@pytest.mark.parametrize("history", ["text", [1], [{"role": "user"}], [{"role": "user", "content": 3}],
+                                     [{"role": "user", "content": "\udfff"}]])
 def test_a_history_of_another_kind_is_refused(base, history):
     with pytest.raises(BadInput, match="row 1: 'history' is not a list of messages"):
         encode([{"question": "sort 9 8", "response": "8 9", "history": history}], tiny.tokenizer(), config(base, "x"), 128)
