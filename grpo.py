@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 
 import distributed
 import kernels
@@ -455,6 +456,8 @@ def main(cfg):
     except torch.OutOfMemoryError as error:
         raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}, --slots {cfg.slots}: not enough memory; less of "
                        "them, --offload-optimizer or more ranks under torchrun; the last checkpoint is kept") from error
+    except (OSError, SafetensorError) as error:
+        raise error if isinstance(error, BrokenPipeError) else BadInput(f"--out {cfg.out}: {error}") from error
 
 
 def train(cfg, ranks, problems, held_out, identity, asked_to_end):

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 import distributed
@@ -361,6 +362,8 @@ def main(cfg):
     except torch.OutOfMemoryError as error:
         raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}: not enough memory; fewer tokens, --recompute, "
                        "--adam-dtype bf16, more ranks under torchrun or --offload; the last checkpoint is kept") from error
+    except (OSError, SafetensorError) as error:
+        raise error if isinstance(error, BrokenPipeError) else BadInput(f"--out {cfg.out}: {error}") from error
 
 
 def train(cfg, ranks, rows, budget, identity, asked_to_end):

@@ -1080,6 +1080,12 @@ def test_held_out_prompts_past_the_context_are_left_out(tmp_path, short, capsys)
     assert history[0]["held_out"] * 4 % 1 == pytest.approx(0, abs=1e-9)
 
 
+def test_an_out_that_cannot_be_written_costs_one_line(tmp_path, short):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="^--out .*file/out: .*Not a directory"):
+        grpo.main(short(out=str(tmp_path / "file" / "out")))
+
+
 @pytest.mark.parametrize("question", [7, ["compare 1 2"], "compare \ud800 2"])
 def test_a_question_that_is_no_text_is_refused(tmp_path, short, question):
     """By its row, of the held-out problems too, and before anything is written."""

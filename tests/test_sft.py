@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -986,6 +987,24 @@ def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage
     assert "delete it to start over" in str(caught.value)
     shutil.rmtree(checkpoint)
     assert len(main(cfg)) == 9                                             # the advice works
+
+
+def test_an_out_that_cannot_be_written_costs_one_line(base, tmp_path, monkeypatch):
+    """A folder inside a file; a disk that is full when the model is saved, after which the same command goes on from the
+    last checkpoint. A pipe that nobody reads is no matter of --out."""
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="^--out .*file/out: .*Not a directory"):
+        main(config(base, tmp_path / "file" / "out"))
+    cfg = config(base, tmp_path / "out", save_every=8)
+    for kind, text, wanted in ((SafetensorError, "No space left on device (os error 28)", BadInput),
+                               (OSError, "No space left on device", BadInput), (BrokenPipeError, "", BrokenPipeError)):
+        def full(*_):
+            raise kind(text)
+        with monkeypatch.context() as patch, pytest.raises(wanted) as caught:
+            patch.setattr(models, "save", full)
+            main(cfg)
+        assert wanted is BrokenPipeError or str(caught.value) == f"--out {tmp_path / 'out'}: {text}"
+    assert [row["step"] for row in main(cfg)] == [9]
 
 
 def fill_the_disk(cfg, answer):
