@@ -360,18 +360,21 @@ def check_forward(model, path):
             hidden_states(model, batch.ids, batch.positions, Prefill(Packed([2, 2], device), cache, cells))
             at = batch.positions.new_tensor([2, 2])
             hidden = hidden_states(model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, 2))
-            cached = next_token_logits(model, hidden).log_softmax(1)[range(2), [ids[3] for ids in pair]]
+            cached = -F.cross_entropy(next_token_logits(model, hidden), at.new_tensor([ids[3] for ids in pair]),
+                                      reduction="none")
             model.set_attn_implementation("eager")
-            logits = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, :-1].float() for ids in pair]
+            pair = [torch.tensor(ids, device=device) for ids in pair]
+            theirs = [-F.cross_entropy(model(ids[None], use_cache=False).logits[0, :-1].float(), ids[1:], reduction="none")
+                      for ids in pair]
         except Exception as error:                   # whatever an unknown architecture does with our arguments
             refuse(f"does not take packed sequences ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})")
         finally:
             model.set_attn_implementation("packed")
-        theirs = torch.cat([z.log_softmax(1)[range(len(ids) - 1), ids[1:]] for z, ids in zip(logits, pair)])
     window = getattr(config, "sliding_window", None)
     wanted = [(i, None if kinds and kinds[i] == "full_attention" else window) for i in range(config.num_hidden_layers)]
     if sorted(layers, key=lambda call: call[0]) != wanted:
         refuse("has layers that do not call the attention once, with the window that the config names")
+    theirs = torch.cat(theirs)
     error = torch.cat([ours - theirs, cached - theirs[[2, 6]]]).abs()
     # In half precision the head alone rounds a logit of 16 by 0.06.
     if not (error.max() < 3e-4 if model.dtype == torch.float32 else error.mean() < 0.25):
