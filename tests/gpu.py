@@ -3,7 +3,8 @@ as it is there, and with --out one line of JSON.
 
     python tests/gpu.py --out gpu.jsonl                    all sections at 0.5B
     python tests/gpu.py --only sft grpo --shape 1.5b       some of them, at other shapes
-    python tests/gpu.py --device cpu --shape tiny --dtype fp32      tries the script itself, in seconds
+    python tests/gpu.py --device cpu --shape tiny --dtype fp32 --context 32 --batches 2 --packed-tokens 256 --row-tokens 64
+        --prompts-per-step 2 --prompt-tokens 9 --max-tokens 8      tries the script itself, in seconds
 
 A session that has a GPU for a few minutes at a time, each call ended by --minutes 9, which names what it left out:
     --only checks kernels decode against --shape 0.5b;  --only decode against --shape 1.5b 7b;
