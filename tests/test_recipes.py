@@ -125,7 +125,7 @@ PAPER = {"s1": {"batch_rows": 16, "warmup": 0.05, "weight_decay": 1e-4, "beta2":
          "limo": {"epochs": 15, "batch_rows": 64, "warmup": 0, "weight_decay": 0, "beta2": 0.999},
          "unireason_sft": {"warmup": 0.1, "weight_decay": 0, "schedule": "cosine"},
          "unireason_rl": {"minibatches": 4, "eps_low": 0.22, "eps_high": 0.28, "kl": "none"},
-         "gsm8k": {"reward": "correct", "group_size": 8}, "l1": {"reward": "lcpo:alpha=0.01", "budgets": (10, 50)},
+         "gsm8k": {"reward": "correct", "group_size": 8},
          "countdown": {"reward": "countdown", "group_size": 5, "kl": "k3", "beta": 0.001}}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import evaluate
+from data.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
@@ -77,15 +78,29 @@ def test_countdown(tmp_path):
     assert metrics("after")["math"]["n_thinking_tokens"] > metrics("before")["math"]["n_thinking_tokens"] + 8
 
 
-def test_l1(tmp_path):
-    """2 minutes. It thinks for longer when it is told a larger budget."""
-    metrics = run(tmp_path, "tiny_world.sh", "l1")
-    short, middle, long = (metrics(f"runs/budget{budget}")["math"] for budget in (15, 30, 45))
-    assert short["n_tokens"] + 5 < middle["n_tokens"] < long["n_tokens"] - 2
-    assert long["accuracy"] > short["accuracy"]
-
-
 def test_star(tmp_path):
-    """3 minutes. Two rounds, with hints for what came out wrong."""
+    """1 minute. Two rounds, with hints for what came out wrong."""
     metrics = run(tmp_path, "star.sh", ROUNDS="2", LIMIT="600")
-    assert points(metrics, "runs/round1", "runs/round0") > 15 and points(metrics, "runs/round2", "runs/round0") > 15
+    assert points(metrics, "runs/round1", "runs/round0") > 20 and points(metrics, "runs/round2", "runs/round0") > 20
+
+
+def test_ttrl(tmp_path):
+    """1 minute. Ten steps, too few for a gain that shows; nine judgements of ten are those that gold answers would give."""
+    metrics = run(tmp_path, "ttrl.sh", STEPS="10", VOTES="16")
+    assert points(metrics, "runs/after", "runs/before") > -5
+    agreed = [row["reward_accuracy"] for row in read_rows(tmp_path / "model/log.jsonl")]
+    assert len(agreed) == 10 and sum(agreed) / 10 > 0.75
+
+
+def test_objectives(tmp_path):
+    """4 minutes. Fifteen steps of each of the eight: none does harm, and most of them have learned."""
+    metrics = run(tmp_path, "objectives.sh", STEPS="15")
+    gains = {path.stem: points(metrics, f"runs/{path.stem}", "runs/base") for path in (tmp_path / "runs").glob("*.jsonl")}
+    assert len(gains) == 9 and min(gains.values()) > -10 and sorted(gains.values())[-4] > 5, gains
+
+
+def test_spurious(tmp_path):
+    """3 minutes. Fifteen steps with each reward: gold answers teach, a coin does not."""
+    metrics = run(tmp_path, "spurious.sh", STEPS="15")
+    assert points(metrics, "runs/correct", "runs/base") > 5
+    assert points(metrics, "runs/random", "runs/base") < points(metrics, "runs/correct", "runs/base")
