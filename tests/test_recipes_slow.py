@@ -104,3 +104,12 @@ def test_spurious(tmp_path):
     metrics = run(tmp_path, "spurious.sh", STEPS="15")
     assert points(metrics, "runs/correct", "runs/base") > 5
     assert points(metrics, "runs/random", "runs/base") < points(metrics, "runs/correct", "runs/base")
+
+
+def test_unireason(tmp_path):
+    """2 minutes. Both halves from the same prompts: both learn mathematics, and only fine-tuning forgets the rest."""
+    metrics = run(tmp_path, "unireason.sh")
+    sft, rl, base = (f"seed0/runs/{name}" for name in ("sft", "rl", "base"))
+    assert points(metrics, sft, base) > 15 and points(metrics, rl, base) > 20
+    assert points(metrics, sft, base, "other") < -8 and abs(points(metrics, rl, base, "other")) < 5
+    assert (tmp_path / "report.html").stat().st_size > 10_000
