@@ -29,5 +29,5 @@ def pytest_collection_finish(session):
 
 def pytest_terminal_summary(terminalreporter):
     slow = [item for item in terminalreporter.stats.get("deselected", ()) if item.get_closest_marker("slow")]
-    if slow:
+    if slow and terminalreporter.config.option.markexpr == "not slow":
         terminalreporter.write_line(f"{len(slow)} slow tests were left out: bash tests/run.sh -m slow")

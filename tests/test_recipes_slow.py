@@ -93,21 +93,21 @@ def test_ttrl(tmp_path):
 
 
 def test_objectives(tmp_path):
-    """4 minutes. Fifteen steps of each of the eight: none does harm, and most of them have learned."""
+    """2.5 minutes. Fifteen steps of each of the eight: all have learned."""
     metrics = run(tmp_path, "objectives.sh", STEPS="15")
     gains = {path.stem: points(metrics, f"runs/{path.stem}", "runs/base") for path in (tmp_path / "runs").glob("*.jsonl")}
-    assert len(gains) == 9 and min(gains.values()) > -10 and sorted(gains.values())[-4] > 5, gains
+    assert len(gains) == 9 and gains.pop("base") == 0 and min(gains.values()) > 10, gains
 
 
 def test_spurious(tmp_path):
-    """3 minutes. Fifteen steps with each reward: gold answers teach, a coin does not."""
+    """2 minutes. Fifteen steps with each reward: gold answers teach, a coin and wrong labels do not."""
     metrics = run(tmp_path, "spurious.sh", STEPS="15")
     assert points(metrics, "runs/correct", "runs/base") > 5
-    assert points(metrics, "runs/random", "runs/base") < points(metrics, "runs/correct", "runs/base")
+    assert points(metrics, "runs/correct", "runs/random") > 8 and points(metrics, "runs/correct", "runs/wrong_label") > 15
 
 
 def test_unireason(tmp_path):
-    """2 minutes. Both halves from the same prompts: both learn mathematics, and only fine-tuning forgets the rest."""
+    """2.5 minutes. Both halves from the same prompts: both learn mathematics, and only fine-tuning forgets the rest."""
     metrics = run(tmp_path, "unireason.sh")
     sft, rl, base = (f"seed0/runs/{name}" for name in ("sft", "rl", "base"))
     assert points(metrics, sft, base) > 15 and points(metrics, rl, base) > 20
