@@ -167,10 +167,10 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
         module, _, last = name.rpartition(".")
         model.get_submodule(module)._buffers[last] = buffers[name].to(ranks.device)
     _read_shards(model, folder, path)
-    root(models.check_forward, path)
-    root.reshard()
     parts = {name: torch.nn.Parameter(p.detach().to_local()) for name, p in model.named_parameters()}
     object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))     # the root holds the model: no submodule
+    root(models.check_forward, path)
+    root.reshard()
     return model.eval(), tokenizer
 
 
