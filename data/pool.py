@@ -6,12 +6,13 @@ and the chosen rows are read again where they stand in the files.
 import hashlib
 import json
 import re
+import struct
 import sys
 from collections import Counter
 from pathlib import Path
 
 from data.answers import answer_of, grade
-from data.dedup import normalised
+from data.dedup import Overlap, Seen, normalised
 from data.rows import BadInput, parse_row
 from data.transform import domain_by_keywords, domain_of_reply, without_hint
 
@@ -89,11 +90,25 @@ class Card:
         return getattr(self, name, None)
 
 
+def sort_key(place, row, domain=0):
+    """Some 70 bytes that sort as (id, trace) do, and then by place; domain: its number."""
+    name = str(row["id"]).encode("utf-8").replace(b"\0", b"\0\xff")                                # \0\0 ends it
+    return name + b"\0\0" + struct.pack(">QQL", digest(row.get("thinking") or "", row.get("response") or ""), place, domain)
+
+
+def place_of(key):
+    """(place, number of the domain) of a sort_key."""
+    return struct.unpack(">QL", key[-12:])
+
+
+def files_of(path):
+    return sorted(Path(path).glob("*.jsonl")) if Path(path).is_dir() else [Path(path)]
+
+
 def stream(path, need=(), places=None):
     """(place, row) of each line of a .jsonl file or of a directory of them, or of the lines at these places, one in
     memory at a time. Raises BadInput as data.rows.read_rows does."""
-    path = Path(path)
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    files = files_of(path)
     if not files:
         raise BadInput(f"{path}: no .jsonl file in this directory")
     opened = {}
@@ -184,6 +199,63 @@ def pass_rates(attempts):
     solved, tries = (sum(counters, Counter()) for counters in zip(*attempts)) if attempts else ({}, {})
     return {name: solved[name] / n for name, n in tries.items()}
 
+
+# ---- Filters that remember the rows before ------------------------------------------------------------------------
+
+def one_question_per_id(path, prepare):
+    """A filter that nothing fails. Raises BadInput for an id that stands for two questions: attempts, domains and draws
+    belong to an id, and so do the completions of every later stage."""
+    names, pairs = Seen(), Seen()
+
+    def problem(row):
+        name = str(row["id"])
+        if pairs.add(digest(name, question_of(row))) and not names.add(digest(name)):
+            first, line, file = {}, 0, -1                                  # question: where it stands, read once more
+            for place, other in stream(path):
+                line, file = line + 1 if place >> 48 == file else 1, place >> 48
+                if str((other := prepare(other))["id"]) == name:
+                    first.setdefault(question_of(other), f"{files_of(path)[file]}:{line}")
+            one, other, *_ = first.values()
+            raise BadInput(f"{one} and {other}: different questions with one id, '{name}'; a row without an `id` gets "
+                           "that of s1, made from its question")
+    return problem
+
+
+def overlap_filter(layers, note, rows=None):
+    """A filter that drops what repeats one of these rows, or with rows=None an earlier row of the pool; another trace of
+    an earlier question is a copy for the layer `exact` alone. note: called with what is known of each pair."""
+    seen, questions = Overlap(layers, growing=rows is None), Seen()
+    for row in rows or ():
+        seen.add(row)
+
+    def problem(row):
+        name = digest(question_of(row))
+        if rows is None and "exact" not in layers and name in questions:
+            return None
+        if found := seen.find(row):
+            reason, layer, other, similarity = found
+            note({"layer": layer, "similarity": round(similarity, 4), "id": row["id"], "question": row["question"],
+                  "other_id": seen.names[other], "other": seen.questions[other]})
+            return reason
+        if rows is None:
+            seen.add(row)
+            questions.add(name)
+    return problem
+
+
+def at_most(limit, key, reason):
+    """A filter that lets `limit` rows of each key(row) pass, a list of texts."""
+    seen, counts = Seen(), Counter()
+
+    def problem(row):
+        name = digest(*key(row))
+        if limit > 1:                                                      # a Counter takes five times the memory
+            counts[name] += 1
+        return None if (seen.add(name) if limit == 1 else counts[name] <= limit) else reason
+    return problem
+
+
+# ---- The funnel -------------------------------------------------------------------------------------------------
 
 class Funnel:
     """Filters, one after the other, and what they let pass."""

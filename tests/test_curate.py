@@ -911,7 +911,7 @@ def test_early_pruning_changes_no_selection(seed):
     for row in rows:
         row["question"] = f"q{rng.randrange(300)}"
     for lowest in (False, True):
-        places = curate.within_reach(rows, scores, 20, lowest)
+        places = curate.within_reach([row["question"] for row in rows], scores, 20, lowest)
         some = curate.ranked([rows[i] for i in places], [scores[i] for i in places], True, lowest)
         assert len(places) < 200 and some[:20] == curate.ranked(rows, scores, True, lowest)[:20]
 
