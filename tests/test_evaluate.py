@@ -16,7 +16,7 @@ from bench_grader import attack, hostile
 
 import evaluate
 from data import run, symbolic
-from data.answers import classes, is_gradable, parse
+from data.answers import classes, is_gradable, overlap, parse
 from data.rows import BadInput, read_rows, write_rows
 from data.workers import Workers
 from evaluate import (Config, answer_of, canonical, check_expression, control, extract_answer, grade, is_correct, main,
@@ -661,6 +661,44 @@ def test_ifeval_run(tmp_path, capsys):
     report = main(Config(runs=(names[0],), base=names[1], ti="v1"))
     assert report["runs"][names[0]]["compared"]["transferability"] == {"plain": pytest.approx(0)}, "50% of instructions each"
     assert "IFEval: prompt strict 33.3" in capsys.readouterr().out
+
+
+def test_words_shared_with_references():
+    """SQuAD's words: "The barn, in Ohio!" is barn in ohio. With "a big barn" 1 of 3 and 1 of 2 words: F1 2 · 1 / 5 = 0.4;
+    with "in a barn" 2 of 3 and 2 of 2: 0.8. Both as references, each left out once: (0.8 + 0.4) / 2 = 0.6."""
+    said = "The barn, in Ohio!"
+    assert overlap(said, ["a big barn"]) == (0, pytest.approx(0.4)) and overlap(said, ["in a barn"]) == (0, pytest.approx(0.8))
+    assert overlap(said, ["a big barn", "in a barn"]) == (0, pytest.approx(0.6))
+    # exact with one of three: 1 when another is left out, twice of three times; F1 of "in a barn" with "a big barn": 1/2
+    assert overlap("In a barn.", ["in barn", "a big barn", "x"]) == pytest.approx((2 / 3, (0.5 + 1 + 1) / 3))
+    assert overlap("barn barn", ["barn"]) == (0, pytest.approx(2 / 3))     # a word counts as often as it stands there
+    assert overlap("the", ["a"]) == (1, 1) and overlap("the", ["x"]) == overlap("", ["x"]) == overlap(None, ["x"]) == (0, 0)
+
+
+def test_conversations(tmp_path, capsys):
+    """Right is who says the same words as one reference; exact match and F1 stand beside it, and the first line answers
+    where nothing is marked as the answer."""
+    references = {"references": ["in a barn", "a big barn"], "answer": "in a barn", "group": "non", "task": "coqa"}
+    rows = [completion(f"q{i}", text, **references) for i, text in enumerate(
+        ("In barn.\n\nQ: And then?\n\nA: x", "So \\boxed{a barn in Ohio}\nas I said", "no idea\nwhere"))]
+    found = metrics(rows)["groups"]["non"]
+    assert found["accuracy"] == pytest.approx(100 / 3)
+    assert found["overlap"]["exact"] == pytest.approx(100 * 0.5 / 3)       # of two references one is the person's own
+    assert found["overlap"]["f1"] == pytest.approx(100 * ((1 + 0.5) / 2 + (0.8 + 0.4) / 2 + 0) / 3)
+    write_rows(tmp_path / "run.jsonl", rows)
+    report = main(Config(runs=(str(tmp_path / "run.jsonl"),)))
+    assert "words shared with the references: exact 16.7, F1 45.0" in capsys.readouterr().out
+    assert evaluate.tasks_of(next(iter(report["runs"].values()))) == {"non": {"coqa": pytest.approx(50 / 3)}}
+    assert grade({"references": []}, "x") is None and grade({"references": ["x"]}, None) is False
+
+
+def test_yes_or_no():
+    """HaluEval's rule: the first line says one of the two; a marked answer comes first."""
+    row = {"choices": ["no", "yes"], "answer": "yes"}
+    for said, answer in (("Yes, because\nnothing", "yes"), ("**No**\nYes", "no"), ("yes or no?\nyes", None),
+                         ("Nothing\nyes", None), ("Hm.\nNo, \\boxed{Yes}", "Yes"), ("Yes.", "Yes.")):
+        assert answer_of(row | {"response": said}) == answer, said
+        assert grade(row, answer) is ((answer or "").lower().strip(".") == "yes")
 
 
 def test_table_of_scores(tmp_path, capsys):
