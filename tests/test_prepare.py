@@ -24,7 +24,8 @@ RAW = {  # one row of each, as it is on the hub, and its answer in ours
     "ifeval": ({"key": 1, "prompt": "i?", "instruction_id_list": ["keywords:existence"],
                 "kwargs": [{"keywords": ["a"], "num_words": None}]}, None),
     "coqa": ({"id": "c", "source": "cnn", "story": "Cotton lived in a barn.",
-              "questions": {"input_text": ["Who?", "Where?"]}, "answers": {"input_text": ["Cotton", "in a barn"]}, "additional_answers": {
+              "questions": {"input_text": ["Who?", "Where?"]},
+              "answers": {"input_text": ["Cotton", "in a barn"]}, "additional_answers": {
                   "0": {"input_text": ["a kitten", "a barn"]}, "1": {"input_text": ["Cotton", "In a barn"]}}}, "in a barn"),
     "mc-taco": ({"sentence": "He went to sleep.", "question": "For how long?", "answer": "8 hours", "label": 1,
                  "category": 0}, "yes"),
