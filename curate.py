@@ -48,7 +48,7 @@ from data import run, transform
 from data.dedup import parse_layers
 from data.pool import (Card, Funnel, at_most, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, judge,
                        level_of, n_tokens, one_question_per_id, overlap_filter, pass_rates, place_of, preparation,
-                       question_of, read_attempts, sort_key, stream, summary, trace_of)
+                       question_of, read_attempts, shown, sort_key, stream, summary, trace_of)
 from data.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
 from data.rows import BadInput, read_rows, write_rows
 
@@ -492,11 +492,7 @@ def curate(cfg):
     if cfg.figure:
         draw_funnel([*funnel.table, {"stage": cfg.method, "kept": taken["rows"]}], cfg.figure)
     run.save_config(cfg, run.header_of(cfg.out), funnel=funnel.table, totals=totals)
-    for name, total in totals.items():
-        correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
-        domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
-        print(f"{name:<12} {total['rows']:>7} rows  correct {correct}  "
-              f"thinking tokens {total['mean_thinking_tokens']:.1f}  domains {domains}")
+    print(shown(cfg.method, totals[cfg.method]))
 
 
 def main(cfg):

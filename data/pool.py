@@ -284,7 +284,8 @@ class Funnel:
             else:
                 yield place, count(self.left, row)
             if self.passed["pool"] % 100_000 == 0:
-                print(f"{self.passed['pool']} rows read, {self.left['rows']} left", file=sys.stderr)
+                print(f"{self.passed['pool']} rows read; " + ", ".join(
+                    f"{stage} {self.passed[stage]}" for stage, _ in self.stages if stage), file=sys.stderr, flush=True)
         self.report()
 
     def report(self):
@@ -305,6 +306,7 @@ class Funnel:
             if stage == "difficulty":
                 self.table[-1]["without_attempt"] = self.untried
                 print(f"{'':<12} {self.untried:>7} of them were never attempted")
+        print(shown("left", summary(self.left)), flush=True)               # choosing and writing come next
 
 
 def count(totals, row):
@@ -322,6 +324,14 @@ def summary(totals):
     domains = Counter({name[1]: n for name, n in totals.items() if name[0] == "domain"})
     return {"rows": totals["rows"], "correct": totals["correct"] / totals["graded"] if totals["graded"] else None,
             "mean_thinking_tokens": totals["tokens"] / totals["rows"], "domains": dict(domains.most_common())}
+
+
+def shown(name, total):
+    """A summary as a line."""
+    correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
+    domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
+    return (f"{name:<12} {total['rows']:>7} rows  correct {correct}  thinking tokens {total['mean_thinking_tokens']:.1f}  "
+            f"domains {domains}")
 
 
 def draw_funnel(funnel, path):
