@@ -486,9 +486,9 @@ def curate(cfg):
                                                else None, cfg.format, cfg.copies, cfg.seed))
     finally:
         Path(cfg.out + ".part").unlink(missing_ok=True)
+        if cfg.audit and funnel.table:                                     # also where a filter left nothing
+            write_rows(cfg.audit, funnel.pairs)
     totals = {"left": summary(funnel.left), cfg.method: summary(taken)}
-    if cfg.audit:
-        write_rows(cfg.audit, funnel.pairs)
     if cfg.figure:
         draw_funnel([*funnel.table, {"stage": cfg.method, "kept": taken["rows"]}], cfg.figure)
     run.save_config(cfg, run.header_of(cfg.out), funnel=funnel.table, totals=totals)

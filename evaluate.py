@@ -168,7 +168,7 @@ def load(path, k=(), best_by="logp"):
     try:
         rows = read_rows(path, need=("id",))
     except BadInput as error:
-        cut = Path(path).is_file() and not Path(path).read_bytes().endswith(b"\n")
+        cut = Path(path).is_file() and Path(path).read_bytes()[-1:] not in (b"\n", b"")
         raise BadInput(f"{error}{cut * '; the file ends within a line: the run was cut, start it again'}") from error
     counts = Counter(str(row["id"]) for row in rows)
     fewest, most = min(counts.values()), max(counts.values())

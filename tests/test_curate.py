@@ -639,6 +639,10 @@ def test_audit_file_and_near_copies(tmp_path, capsys):
     assert (held["layer"], held["id"], held["other_id"], held["similarity"]) == ("masked", "r005", "t", round(2 / 7, 4))
     funnel = {stage["stage"]: stage for stage in json.loads((tmp_path / "out.config.json").read_text())["funnel"]}
     assert funnel["held out"]["similarity"] == {"masked 0.2": 1} and funnel["near copies"]["similarity"] == {"masked 1.0": 1}
+    write(tmp_path / "test.jsonl", rows)
+    with pytest.raises(BadInput, match="no row is left after the filter 'held out'"):
+        curate.main(cfg)
+    assert len(read_rows(cfg.audit)) == 5
 
 
 # ---- What is done to traces and prompts -------------------------------------------------------------------------

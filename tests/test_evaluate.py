@@ -795,7 +795,7 @@ def test_a_folder_of_runs(tmp_path, capsys):
     (b'{"id": "q", "response": 4, "answer": "4"}\n', "line 1: cannot be graded"),
     (b'{"id": "q", "response": "4", "nums": ["a"], "target": "b"}\n', "line 1: cannot be graded"),
     (b'{"id": "q", "response": "4", "instruction_id_list": ["x:y"], "kwargs": [{}]}\n', "line 1: .* .'x:y' is not an"),
-    (b'{"response": "4"}\n', ":1: no field 'id'"), (b"", ":1: empty line"),
+    (b'{"response": "4"}\n', ":1: no field 'id'"), (b"", ":1: empty line$"),
 ])
 def test_bad_runs_are_refused_with_file_and_line(tmp_path, content, words):
     (tmp_path / "run.jsonl").write_bytes(content)
