@@ -1,7 +1,7 @@
 """The rows of a pool: names, lengths, benchmarks and levels, read a line at a time.
 
-A pool may be larger than memory. Its rows are read once for the filters; what selection needs of a row is kept as a Card,
-and the chosen rows are read again where they stand in the files.
+A pool may be larger than memory. Its rows are read once for the filters; selection keeps a few numbers of each, a sort_key
+or, of those that may be chosen, a Card; and the chosen rows are read again where they stand in the files.
 """
 import hashlib
 import json
