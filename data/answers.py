@@ -274,7 +274,8 @@ def _rounded(value):
 
 
 def is_correct(prediction, answer):
-    """Are two answers the same? Never raises, never executes anything, answers within two seconds.
+    """Are two answers the same? Never raises, never executes anything, answers within two seconds (plus, on a busy machine,
+    what the symbolic comparison's process takes to start).
 
     Exact, with these exceptions: a decimal may stand for a number without finite decimals if it is within 1e-6 of it;
     50% is 50 as well as 1/2; 1,234 may be a list where the answer is one; a choice may be followed by its text; c may
