@@ -125,20 +125,20 @@ def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0, with_logp=
 
     Without with_logp a greedy choice spares itself the softmax; NaN or infinite logits show in logp either way.
     """
-    if temperature == 0 and not with_logp:
-        best, token = logits.max(1)
-        return token, best - best                                    # 0, or NaN
-    if temperature > 0:
-        logits = keep_likely(logits / temperature, top_k, top_p)
-    logp = logits.log_softmax(1)
-    if temperature > 0:
-        below = logp.double().exp().cumsum(1)
-        # First token whose cumulative probability exceeds u; one with probability 0 never does.
-        token = torch.searchsorted(below, uniform(key, counter)[:, None] * below[:, -1:], right=True)[:, 0]
-        token = token.clamp(max=logits.shape[1] - 1)                 # NaN logits: some token; the caller sees its logp
+    if temperature == 0:
+        top, token = logits.max(1, keepdim=True)                     # of the logits: log-probabilities may round to ties
+        if not with_logp:
+            return token[:, 0], (top - top)[:, 0]                    # 0, or NaN
     else:
-        token = logits.argmax(1)                                     # log-probabilities may round to ties
-    return token, logp.gather(1, token[:, None])[:, 0]
+        logits = keep_likely(logits / temperature, top_k, top_p)
+        top = logits.amax(1, keepdim=True)
+    likely = (logits - top).exp_()                                   # probabilities, but for their sum
+    if temperature > 0:
+        below = likely.cumsum(1, dtype=torch.float64)
+        # First token whose cumulative probability exceeds u; one with probability 0 never does.
+        token = torch.searchsorted(below, uniform(key, counter)[:, None] * below[:, -1:], right=True)
+        token = token.clamp(max=logits.shape[1] - 1)                 # NaN logits: some token; the caller sees its logp
+    return token[:, 0], (logits.gather(1, token) - top - likely.sum(1, keepdim=True).log())[:, 0]
 
 
 # ---------------------------------------------------------------- one step

@@ -193,10 +193,11 @@ def attention(module, query, key, value, attention_mask, scaling=None, sequences
         raise ValueError("call model.hidden_states: this attention takes packed sequences, not a mask")
     if sliding_window is not None and sequences.max_len <= sliding_window:
         sliding_window = None                        # nobody is that far away
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))          # (T, H, K), (T, H_kv, K) twice
     if isinstance(sequences, Step):
-        return _attend_to_cache(query, key, value, sequences, module.layer_idx, scaling, sliding_window, softcap), None
+        return _attend_to_cache(query, key, value, sequences, module.layer_idx, scaling, sliding_window, softcap)[None], None
     # Under autocast a norm of queries and keys (Qwen3) gives float32 while values are bfloat16.
-    query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (T, H, K), (T, H_kv, K)
+    query, key = query.to(value.dtype), key.to(value.dtype)
     packed = sequences
     if isinstance(sequences, Prefill):
         packed = sequences.packed
@@ -239,13 +240,14 @@ def _flash_within(query, key, value, packed, scale, window=None):
                        scale=scale, window_size=(-1 if window is None else window - 1, 0), **grouped)
 
 
-def _attend_to_cache(query, key, value, step, layer, scale, window, softcap):
-    """query (1, H, B, K), one new token per sequence, against the cached ones and itself -> (1, B, H, K)."""
+def _attend_to_cache(query, key, value, step, layer, scale, window=None, softcap=None):
+    """One new token per sequence, (B, H, K) and twice (B, H_kv, K), against the cached ones and itself -> (B, H, K)."""
     keys, values = step.cache.keys[layer], step.cache.values[layer]
-    query, key, value = (x[0].transpose(0, 1).to(keys.dtype) for x in (query, key, value))  # (B, H, K), (B, H_kv, K)
-    step.cache.write(layer, step.cells, key, value)
-    return kernels.decode_attention(query, keys, values, step.lengths, step.longest, scale, window, softcap,
-                                    step.masks)[None]
+    step.cache.write(layer, step.cells, key.to(keys.dtype), value.to(keys.dtype))
+    if window is not None and step.max_len <= window:
+        window = None                                # nobody is that far away
+    return kernels.decode_attention(query.to(keys.dtype), keys, values, step.lengths, step.longest, scale, window,
+                                    softcap, step.masks)
 
 
 AttentionInterface.register("packed", attention)
@@ -358,18 +360,21 @@ def check_forward(model, path):
             hidden_states(model, batch.ids, batch.positions, Prefill(Packed([2, 2], device), cache, cells))
             at = batch.positions.new_tensor([2, 2])
             hidden = hidden_states(model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, 2))
-            cached = next_token_logits(model, hidden).log_softmax(1)[range(2), [ids[3] for ids in pair]]
+            cached = -F.cross_entropy(next_token_logits(model, hidden), at.new_tensor([ids[3] for ids in pair]),
+                                      reduction="none")
             model.set_attn_implementation("eager")
-            logits = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, :-1].float() for ids in pair]
+            pair = [torch.tensor(ids, device=device) for ids in pair]
+            theirs = [-F.cross_entropy(model(ids[None], use_cache=False).logits[0, :-1].float(), ids[1:], reduction="none")
+                      for ids in pair]
         except Exception as error:                   # whatever an unknown architecture does with our arguments
             refuse(f"does not take packed sequences ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})")
         finally:
             model.set_attn_implementation("packed")
-        theirs = torch.cat([z.log_softmax(1)[range(len(ids) - 1), ids[1:]] for z, ids in zip(logits, pair)])
     window = getattr(config, "sliding_window", None)
     wanted = [(i, None if kinds and kinds[i] == "full_attention" else window) for i in range(config.num_hidden_layers)]
     if sorted(layers, key=lambda call: call[0]) != wanted:
         refuse("has layers that do not call the attention once, with the window that the config names")
+    theirs = torch.cat(theirs)
     error = torch.cat([ours - theirs, cached - theirs[[2, 6]]]).abs()
     # In half precision the head alone rounds a logit of 16 by 0.06.
     if not (error.max() < 3e-4 if model.dtype == torch.float32 else error.mean() < 0.25):
@@ -422,9 +427,37 @@ def hidden_states(model, ids, positions, sequences, all_layers=False):
     if model.rope_limit is not None and sequences.max_len > model.rope_limit:
         raise BadInput(f"{sequences.max_len} tokens: beyond {model.rope_limit} the rotary embedding of {type(model).__name__} "
                        "depends on the other sequences of a batch")
+    if isinstance(sequences, Step) and type(model).__name__ in PLAIN and not all_layers:
+        return _plain_layers(model.base_model, ids, positions, sequences)
     out = model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False,
                            output_hidden_states=all_layers, sequences=sequences)
     return [h[0] for h in out.hidden_states] if all_layers else out.last_hidden_state[0]
+
+
+# Families whose layer is the one written out below.
+PLAIN = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+
+
+def _plain_layers(body, ids, positions, step):
+    """The layers in one decoding step, (B,) -> (B, D): the same modules and, to the bit, the same numbers, without what
+    transformers does around them for masks and caches of its own; for a few sequences that takes a CPU as long."""
+    x, half = body.embed_tokens(ids), step.cache.keys[0].shape[3] // 2
+    cos, sin = (table[0, :, None] for table in body.rotary_emb(x, positions[None]))                # (B, 1, K)
+    sin = torch.cat([-sin[..., :half], sin[..., half:]], 2)
+
+    def rotate(x):                                   # (B, H, K); "RoFormer" (Su et al. 2021), i paired with i + K / 2
+        return x * cos + x.roll(half, 2) * sin
+
+    for layer in body.layers:
+        own, h = layer.self_attn, layer.input_layernorm(x)
+        query, key, value = (project(h).view(len(h), -1, 2 * half) for project in (own.q_proj, own.k_proj, own.v_proj))
+        if hasattr(own, "q_norm"):                   # Qwen3
+            query, key = own.q_norm(query), own.k_norm(key)
+        out = _attend_to_cache(rotate(query), rotate(key), value, step, own.layer_idx, own.scaling,
+                               getattr(own, "sliding_window", getattr(own.config, "sliding_window", None)))
+        x = x + own.o_proj(out.flatten(1))
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    return body.norm(x)
 
 
 def score(model, batch, temperature=1.0, want=("logp",), n_tokens=None):

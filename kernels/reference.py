@@ -13,7 +13,7 @@ w_c = exp(L_c - L) the probability of part c (under q: v_c),
     L = log Σ_c exp L_c,    H = Σ_c w_c (H_c - log w_c),    KL(p‖q) = Σ_c w_c (KL_c + log w_c - log v_c)
 A part is a chunk of columns here, a tile of the kernel in linear.py, a rank's share of the head in parallel.py.
 
-Gradients come from the logits of a part computed once more:
+Gradients come from the logits of a part, computed once more unless all of them together are few:
     ∂/∂z_v = p_v (g_L + g_H (L - H - z_v)) + g_target [v = target],   then ∂/∂h = (∂/∂z) W, ∂/∂W = (∂/∂z)ᵀ h
 Parts of the vocabulary, not of the rows, so that each row of ∂/∂W is written once and not added to.
 """
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_NUMBERS = 2**21      # logits held at a time: 8 MB in fp32, what a CPU caches
+KEPT_NUMBERS = 2**25       # up to so many (128 MB) stay for the gradient here, which then takes three products, not four
 
 
 class TokenStats(NamedTuple):
@@ -63,8 +64,10 @@ class Statistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, target, threshold, temperature, softcap, want, engine):
-        values = engine.statistics(hidden, weight, target, threshold, temperature, softcap, want)
-        ctx.save_for_backward(hidden, weight, target, *values[1:3])
+        few = engine is sys.modules[__name__] and any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT_NUMBERS
+        arguments, kept = (hidden, weight, target, threshold, temperature, softcap, want), []
+        values = statistics(*arguments, kept) if few else engine.statistics(*arguments)
+        ctx.save_for_backward(hidden, weight, target, *values[1:3], *kept)
         ctx.mark_non_differentiable(*(x for x in values[3:] if x is not None))
         ctx.settings = temperature, softcap, engine
         return values
@@ -72,15 +75,15 @@ class Statistics(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, for_logit, for_sum, for_entropy, *_):
-        hidden, weight, target, logsumexp, entropy = ctx.saved_tensors
+        hidden, weight, target, logsumexp, entropy, *kept = ctx.saved_tensors
         temperature, softcap, engine = ctx.settings
         for_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         for_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         size = engine.columns(len(hidden), len(weight))
-        for start in range(0, len(weight), size):
+        for i, start in enumerate(range(0, len(weight), size)):
             part = weight[start:start + size]                                             # (C, D)
-            slope = engine.logit_gradient(hidden, part, target - start, logsumexp, entropy, for_logit, for_sum,
-                                          for_entropy, temperature, softcap)              # (N, C) in hidden's type
+            arguments = (hidden, part, target - start, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap)
+            slope = logit_gradient(*arguments, kept[i]) if kept else engine.logit_gradient(*arguments)   # (N, C), hidden's type
             if for_hidden is not None:
                 for_hidden.addmm_(slope, part)                       # in half precision rounded once for each part
             if for_weight is not None:
@@ -88,9 +91,10 @@ class Statistics(torch.autograd.Function):
         return for_hidden, for_weight, None, None, None, None, None, None
 
 
-def statistics(hidden, weight, target, threshold, temperature, softcap, want):
+def statistics(hidden, weight, target, threshold, temperature, softcap, want, kept=None):
     """-> the target's logit, L, H, number of logits above the threshold, largest logit, its place; each (N,), or None
-    where entropy, rank or argmax is not wanted. threshold (N,): None for the target's logit (any for target -1)."""
+    where entropy, rank or argmax is not wanted. threshold (N,): None for the target's logit (any for target -1).
+    kept: a list that gets the logits, part by part."""
     n, size = len(hidden), columns(len(hidden), len(weight))
     logit = torch.zeros(n, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
     above = torch.zeros(n, dtype=torch.int64, device=hidden.device) if "rank" in want else None
@@ -104,6 +108,8 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want):
         part = weight[start:start + size]
         z, e = (x[:n * len(part)].view(n, len(part)) for x in (room, spare))              # (N, C)
         z = _logits(hidden, part, temperature, softcap, z)
+        if kept is not None:
+            kept.append(z.clone())
         here = ((target >= start) & (target < start + size)).nonzero()[:, 0]
         logit[here] = z[here, target[here] - start]
         if "rank" in want:
@@ -121,10 +127,10 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want):
     return logit, logsumexp, entropy, above, top, argmax
 
 
-def logit_gradient(hidden, part, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap):
+def logit_gradient(hidden, part, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap, z=None):
     """Gradient of the products hidden partᵀ, part (C, D) of the head: (N, C) in hidden's type. target counts from the
-    part's first entry; entropy is None where none was wanted."""
-    z = _logits(hidden, part, temperature, softcap)                                       # (N, C)
+    part's first entry; entropy is None where none was wanted. z: its logits if they were kept."""
+    z = _logits(hidden, part, temperature, softcap) if z is None else z.clone()           # (N, C)
     steep = None if softcap is None else 1 - (z * (temperature / softcap)) ** 2           # of the cap, at z
     factor = for_sum[:, None]
     if entropy is not None:

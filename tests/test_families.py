@@ -207,6 +207,27 @@ def test_the_cache_gives_what_scoring_gives(family):
     assert (logp - torch.tensor([x for i in range(len(prompts)) for x in found[i].logp])).abs().max() < 1e-4
 
 
+def test_a_plain_step_is_transformers_own(family, monkeypatch):
+    """The layers written out for a decoding step give transformers' numbers to the bit, with windows that end inside the
+    cache, and leave the same cache behind; families with other layers keep transformers' code."""
+    model, positions = family.ours, torch.tensor([9, 3, 14])
+
+    def step():
+        cache = models.Cache(model, 4, 20)
+        for layer, tensor in enumerate([*cache.keys, *cache.values]):
+            tensor.normal_(generator=torch.Generator().manual_seed(layer))
+        hidden = models.hidden_states(model, torch.tensor([11, 12, 13]), positions, models.Step(cache, positions, 14))
+        return torch.stack([hidden.sum(1), *(t[:3].sum((1, 2, 3)) for t in (*cache.keys, *cache.values))]), hidden
+
+    calls, plain = [], models._plain_layers
+    monkeypatch.setattr(models, "_plain_layers", lambda *args: calls.append(1) or plain(*args))
+    with torch.no_grad():
+        (sums, hidden), _ = step(), monkeypatch.setattr(models, "PLAIN", set())
+        wanted = step()
+    assert torch.equal(hidden, wanted[1]) and torch.equal(sums, wanted[0])
+    assert len(calls) == (family.name.split()[0] in ("qwen2", "qwen3", "llama", "mistral"))
+
+
 # ---- where a window begins to matter
 
 @pytest.fixture(scope="module")
