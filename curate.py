@@ -46,10 +46,10 @@ from typing import Literal
 
 import evaluate
 from data import run, transform
-from data.dedup import parse_layers
-from data.pool import (Card, Funnel, at_most, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, judge,
-                       level_of, n_tokens, one_question_per_id, overlap_filter, pass_rates, place_of, preparation,
-                       question_of, read_attempts, shown, sort_key, stream, summary, trace_of)
+from data.dedup import at_most, digest, overlap_filter, parse_layers
+from data.pool import (Card, Funnel, benchmark_of, count, domain_of, draw_funnel, in_subset, judge, level_of, n_tokens,
+                       one_question_per_id, pass_rates, place_of, preparation, question_of, read_attempts, shown, sort_key,
+                       stream, summary, trace_of)
 from data.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
 from data.rows import BadInput, read_rows, write_rows
 

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from data.answers import answer_of, grade
-from data.dedup import Overlap, Seen, normalised
+from data.dedup import Seen, digest, normalised
 from data.rows import BadInput, parse_row
 from data.transform import domain_by_keywords, domain_of_reply, without_hint
 
@@ -41,11 +41,6 @@ def trace_of(row):
 def question_id(question):
     """Name of a question in s1: 16 hex digits of its SHA-256."""
     return hashlib.sha256(question.encode("utf-8")).hexdigest()[:16]
-
-
-def digest(*texts):
-    """64 bits that stand for some texts."""
-    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
 def benchmark_of(row):
@@ -200,8 +195,6 @@ def pass_rates(attempts):
     return {name: solved[name] / n for name, n in tries.items()}
 
 
-# ---- Filters that remember the rows before ------------------------------------------------------------------------
-
 def one_question_per_id(path, prepare):
     """A filter that nothing fails. Raises BadInput for an id that stands for two questions: attempts, domains and draws
     belong to an id, and so do the completions of every later stage."""
@@ -220,42 +213,6 @@ def one_question_per_id(path, prepare):
                            "that of s1, made from its question")
     return problem
 
-
-def overlap_filter(layers, note, rows=None):
-    """A filter that drops what repeats one of these rows, or with rows=None an earlier row of the pool; another trace of
-    an earlier question is a copy for the layer `exact` alone. note: called with what is known of each pair."""
-    seen, questions = Overlap(layers, growing=rows is None), Seen()
-    for row in rows or ():
-        seen.add(row)
-
-    def problem(row):
-        name = digest(question_of(row))
-        if rows is None and "exact" not in layers and name in questions:
-            return None
-        if found := seen.find(row):
-            reason, layer, other, similarity = found
-            note({"layer": layer, "similarity": round(similarity, 4), "id": row["id"], "question": row["question"],
-                  "other_id": seen.names[other], "other": seen.questions[other]})
-            return reason
-        if rows is None:
-            seen.add(row)
-            questions.add(name)
-    return problem
-
-
-def at_most(limit, key, reason):
-    """A filter that lets `limit` rows of each key(row) pass, a list of texts."""
-    seen, counts = Seen(), Counter()
-
-    def problem(row):
-        name = digest(*key(row))
-        if limit > 1:                                                      # a Counter takes five times the memory
-            counts[name] += 1
-        return None if (seen.add(name) if limit == 1 else counts[name] <= limit) else reason
-    return problem
-
-
-# ---- The funnel -------------------------------------------------------------------------------------------------
 
 class Funnel:
     """Filters, one after the other, and what they let pass."""

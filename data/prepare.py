@@ -114,18 +114,13 @@ def ifeval(row):
 def coqa(row):
     """Reddy et al. 2019: a passage, a conversation about it, and its last question, as lm-eval asks it. `references` are
     the answers of all annotators, without repetition."""
-    questions, *given = (_texts(turns) for turns in (row["questions"], row["answers"],
-                                                     *(row.get("additional_answers") or {}).values()))
+    questions, *given = (turns["input_text"] for turns in (row["questions"], row["answers"],
+                                                           *(row.get("additional_answers") or {}).values()))
     history = [text for question, answer in zip(questions, given[0]) for text in (f"Q: {question}", f"A: {answer}")][:-1]
     last = [answers[len(questions) - 1] for answers in given]
     return {"question": "\n\n".join([row["story"].strip(), *history, "A:"]), "answer": last[0],
             "references": list({answer.lower(): answer for answer in last[::-1]}.values()),
             "subject": row.get("source"), "source": "CoQA"}
-
-
-def _texts(turns):
-    """The texts of {"input_text": [...]}, of [{"input_text": ...}] or of a plain list of texts."""
-    return turns["input_text"] if isinstance(turns, dict) else [x["input_text"] if isinstance(x, dict) else x for x in turns]
 
 
 def mc_taco(row):
