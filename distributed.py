@@ -147,11 +147,11 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
     else:
         tokenizer = models.load_tokenizer(path)
         model, folder = _without_weights(path)
+    for layer in models.layers(model) if compiled else ():       # inside the checkpoint, of which dynamo compiles nothing
+        layer.forward = torch.compile(layer.forward, dynamic=True)
     for layer in models.layers(model) if recompute else ():
         layer.forward = partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
     halves = _split_layers(model, ranks, path) if ranks.mesh is not None and ranks.mesh["tp"].size() > 1 else set()
-    for layer in models.layers(model) if compiled else ():
-        layer.compile(dynamic=True)
     if ranks.mesh is None:
         return model, tokenizer
 
@@ -167,10 +167,10 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
         module, _, last = name.rpartition(".")
         model.get_submodule(module)._buffers[last] = buffers[name].to(ranks.device)
     _read_shards(model, folder, path)
-    root(models.check_forward, path)
-    root.reshard()
     parts = {name: torch.nn.Parameter(p.detach().to_local()) for name, p in model.named_parameters()}
     object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))     # the root holds the model: no submodule
+    root(models.check_forward, path)
+    root.reshard()
     return model.eval(), tokenizer
 
 
@@ -207,7 +207,8 @@ def _read_shards(model, folder, path):
             dict.fromkeys(safe_open(folder / "model.safetensors", "pt").keys(), "model.safetensors")
         for name, p in model.named_parameters():
             if name not in files:
-                raise BadInput(f"{path}: the weights lack {name}")
+                raise BadInput(f"{path}: the weights lack {name}; if a file has it by another name (experts one by one), "
+                               "load them in one process and save_pretrained(..., save_original_format=False)")
             with safe_open(folder / files[name], "pt") as file:
                 whole = file.get_slice(name)
                 if list(p.shape) != whole.get_shape():
@@ -415,9 +416,10 @@ def load_checkpoint(path, model, optimizers, reference=None):
             kind, _, rest = key.partition("/")
             if kind.startswith("optimizer"):
                 slot, _, name = rest.partition("/")
-                p, like = named[name], tensor.properties.dtype
-                optimizers[int(kind.removeprefix("optimizer"))].state[p][slot] = \
-                    torch.zeros_like(p, dtype=like) if len(tensor.size) else torch.zeros((), dtype=like)
+                p, like, optimizer = named[name], tensor.properties.dtype, optimizers[int(kind.removeprefix("optimizer"))]
+                # A fused step reads its count where the weights are, any other on the host.
+                optimizer.state[p][slot] = torch.zeros_like(p, dtype=like) if len(tensor.size) else \
+                    torch.zeros((), dtype=like, device=p.device if optimizer.defaults.get("fused") else "cpu")
         state = _state(model, optimizers, reference)
         if set(state) != set(saved):
             raise KeyError(min(set(state) ^ set(saved)))

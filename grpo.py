@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 
 import distributed
 import kernels
@@ -52,10 +53,11 @@ from data import run
 from data.format import FORMATS, ask
 from data.rewards import can_be_judged, names_of, parse_reward
 from data.rows import BadInput, read_rows, write_rows
+from data.traces import read_problems
 from data.watch import draw_curves, line_of, warnings_of
 from data.workers import Workers
 from decoder import random_key
-from rollouts import Run, collect, columns, held_out_accuracy, logps_of, pack_groups
+from rollouts import Run, collect, columns, fitting, held_out_accuracy, logps_of, pack_groups
 
 
 @dataclass(frozen=True)
@@ -388,8 +390,7 @@ def usable_problems(cfg, problems, model, tokenizer, form, say=print):
         problems = [p | {"budget": low + random_key(cfg.seed, "budget", p["id"]) % (high - low + 1)} for p in problems]
         problems = [p | {"question": ask(p["question"], f"{how}:{p['budget']}")} for p in problems]
     judged, skipped = can_be_judged(problems, cfg.reward, cfg.data)
-    longest = models.context_length(model) - cfg.max_tokens
-    problems = [p for p in judged if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
+    problems = fitting(cfg, judged, model, tokenizer, form)
     say(f"{len(problems)} problems ({skipped} and {len(judged) - len(problems)} too long for the context left out); "
           f"{cfg.prompts_per_step} x {max(cfg.votes, cfg.group_size)} completions a step")
     if not problems:
@@ -442,12 +443,11 @@ def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     check(cfg)
     if cfg.plan:
-        rows = read_rows(cfg.data, need=("id", "question"))
-        return plan.of_problems(cfg, FORMATS[cfg.format], models.load_tokenizer(cfg.model), rows)
-    ranks, problems = distributed.join(cfg.device, shards=True), read_rows(cfg.data, need=("id", "question"))
+        return plan.of_problems(cfg, FORMATS[cfg.format], models.load_tokenizer(cfg.model), read_problems(cfg.data))
+    ranks, problems = distributed.join(cfg.device, shards=True), read_problems(cfg.data)
     if ranks.mesh is None and cfg.offload:
         raise BadInput("--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)")
-    held_out = read_rows(cfg.eval_data, need=("id", "question", "answer")) if cfg.eval_data else []
+    held_out = read_problems(cfg.eval_data, need=("answer",)) if cfg.eval_data else []
     identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,
                             offpolicy_model=cfg.offpolicy_model)
     try:
@@ -456,6 +456,8 @@ def main(cfg):
     except torch.OutOfMemoryError as error:
         raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}, --slots {cfg.slots}: not enough memory; less of "
                        "them, --offload-optimizer or more ranks under torchrun; the last checkpoint is kept") from error
+    except (OSError, SafetensorError) as error:
+        raise error if isinstance(error, BrokenPipeError) else BadInput(f"--out {cfg.out}: {error}") from error
 
 
 def train(cfg, ranks, problems, held_out, identity, asked_to_end):
@@ -482,14 +484,18 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
         sampler, _ = distributed.load_split(cfg.model, sampling, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
         distributed.copy_weights(model, sampler)
     problems = usable_problems(cfg, problems, model, tokenizer, form, say)
+    held_out, n_given = fitting(cfg, held_out, model, tokenizer, form), len(held_out)
+    if len(held_out) < n_given:
+        say(f"{cfg.eval_data}: {n_given - len(held_out)} of {n_given} problems too long for the context left out")
     log, samples = (run.Log(out / "log.jsonl", start, cfg.steps, shown=SHOWN),
                     run.Log(out / "samples.jsonl", start, every=0)) if ranks.leads else (None, None)
     history = read_rows(log.path) if start and ranks.leads and log.path.stat().st_size else []
     off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
     most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
     with Workers("data.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
-        here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems)
-        queue = deque(distributed.read_state(distributed.checkpoints(out)[0])[2]["queue"] if start else [])
+        state = distributed.read_state(distributed.checkpoints(out)[0])[2] if start else {"queue": [], "lengths": {}}
+        queue, lengths = deque(state["queue"]), state["lengths"]
+        here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems, lengths)
         for step in range(start, cfg.steps):
             # 1. sample and 2. reward, with --lag for a later step; rollout s is sampled with the weights of step s - lag
             if cfg.offload_optimizer:
@@ -524,7 +530,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
             warned = found.keys()
             ends = bool(distributed.total(float(len(asked_to_end)), ranks))
             if not last and (ends or (step + 1) % cfg.save_every == 0):
-                sft.save_checkpoint(out, model, optimizers, step + 1, identity, changing, queue=list(queue))
+                sft.save_checkpoint(out, model, optimizers, step + 1, identity, changing, queue=list(queue), lengths=lengths)
             if ends and not last:
                 say(f"SIGTERM: stopped after step {step + 1}; the same command continues")
                 raise SystemExit(143)

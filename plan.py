@@ -10,7 +10,7 @@ head, the first layer that goes backward and the last one compute is continued i
 arithmetic adds, for P parameters on W GPUs:
 
     weights    4P/W  float32 masters                       optimizer  8P/W  Adam's moments (4P/W in bf16)
-    gradients  4P/W  float32, complete after the backward  copy       4P/W  that PyTorch's AdamW makes on a GPU (update)
+    gradients  4P/W  float32, complete after the backward  copy       of a matrix in float32: AdamW in bf16 (update)
     gathered   embedding, head and two layers in bf16      reduced    gradients of a layer and the head, not yet shards
     sampler    grpo: a bf16 copy, over --tp GPUs           cache      grpo: keys and values of the slots
 
@@ -264,7 +264,7 @@ def training_memory(cfg, config, n_gpus, lengths=None, on_gpu=True):
         "gradients": 4 * n.total * kept * (1 if several else ready.get(phase, 0)),
         "gathered": shards * size * gathered.get(phase, part.ends + 2 * part.layer),
         "reduced": shards * reduced.get(phase, 0), "activations": living.get(phase, 0),
-        "copy": on_gpu * kept * 4 * (n.total if cfg.adam_dtype == "fp32" else 3 * n.head) * (phase == "update")}
+        "copy": on_gpu * kept * 12 * n.head * (cfg.adam_dtype == "bf16") * (phase == "update")}
         for phase in ("head", "first", "last", "embedding", "update")}
 
 

@@ -4,9 +4,11 @@ A rollout is lists of completion rows (data/rows.py), one list for each prompt, 
 that generate.py writes a row has its `prompt` as ids, the sampler's `logp` of each token in full, `reward`, `right`
 (None without a gold answer) and `token_rewards`.
 
-Under torchrun the prompts of a step are dealt to the ranks, a group never to two, and what comes of them goes to all.
+Under torchrun the prompts of a step are dealt to the ranks by the work that they promise, a group never to two, and what
+comes of them goes to all.
 """
 import contextlib
+import heapq
 import math
 import statistics
 import time
@@ -38,6 +40,7 @@ class Run(NamedTuple):
     form: Format
     pool: Workers
     problems: list
+    lengths: dict                        # id of a problem, as text -> mean tokens of its completions when last sampled
 
 
 def choose_prompts(n_problems, step, prompts_per_step, seed):
@@ -47,6 +50,12 @@ def choose_prompts(n_problems, step, prompts_per_step, seed):
         order = torch.randperm(n_problems, generator=torch.Generator().manual_seed(seed + place // n_problems))
         chosen.append(int(order[place % n_problems]))
     return chosen
+
+
+def fitting(cfg, problems, model, tokenizer, form):
+    """Those whose prompt leaves room for --max-tokens in the context."""
+    longest = models.context_length(model) - cfg.max_tokens
+    return [p for p in problems if len(form.prompt_ids(tokenizer, p["question"])) <= longest]
 
 
 @contextlib.contextmanager
@@ -62,12 +71,33 @@ def computing_in(dtype, model):
             p.data = data
 
 
-def rollout(here, problems, stream):
-    """Sample G (or --votes) completions of this rank's problems -> for each a list of completion rows, with their `prompt`
-    (ids) and `logp`. The first round(offpolicy_frac · G) of a group are the other model's, with its log-probabilities."""
+def expected_work(here, problem):
+    """Tokens that a group will take: its prompt, which is encoded once, and per sample the mean length when this problem was
+    last sampled, else as many tokens as it may have. Known to all ranks and the same for any number of them."""
+    cfg = here.cfg
+    most = min(cfg.max_tokens, problem["budget"]) if "lcpo" in cfg.reward else cfg.max_tokens
+    return len(here.form.prompt_ids(here.tokenizer, problem["question"])) \
+        + max(cfg.votes, cfg.group_size) * here.lengths.get(str(problem["id"]), most)
+
+
+def deal_groups(work, n_ranks):
+    """Work of each group -> for each rank the places of its groups: the largest that is left goes to the rank that has least
+    (Graham 1969: the longest is at most 4/3 of the best possible). Equal ones in turn."""
+    shares, loads = [[] for _ in range(n_ranks)], [(0, rank) for rank in range(n_ranks)]
+    for place in sorted(range(len(work)), key=lambda i: -work[i]):
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(place)
+        heapq.heappush(loads, (load + work[place], rank))
+    return [sorted(share) for share in shares]
+
+
+def rollout(here, problems, stream, places):
+    """Sample G (or --votes) completions of the problems at these places -> for each a list of completion rows, with their
+    `prompt` (ids) and `logp`. The first round(offpolicy_frac · G) of a group are the other model's, with its
+    log-probabilities."""
     cfg, tokenizer, form = here.cfg, here.tokenizer, here.form
     n_samples, n_other = max(cfg.votes, cfg.group_size), round(cfg.offpolicy_frac * cfg.group_size)
-    requests, places = [], range(len(problems))[here.ranks.index::here.ranks.n]
+    requests = []
     for place in places:                                  # the place too: a small data set can repeat within a step
         prompt = form.prompt_ids(tokenizer, problems[place]["question"])
         for number in range(n_samples):
@@ -96,10 +126,11 @@ def judge(here, groups, reward):
     return here.pool.map(items)
 
 
-def share(here, values):
-    """Values of this rank's problems -> of all problems, in order, on every rank; collective."""
+def share(here, values, shares):
+    """Values of this rank's problems -> of all problems, in order, on every rank; collective. shares: as of deal_groups."""
     parts = distributed.gather(values, here.ranks)
-    return [parts[i % here.ranks.n][i // here.ranks.n] for i in range(sum(map(len, parts)))]
+    found = {place: value for places, part in zip(shares, parts) for place, value in zip(places, part, strict=True)}
+    return [found[place] for place in range(len(found))]
 
 
 def collect(here, step):
@@ -113,15 +144,17 @@ def collect(here, step):
     for number in range(cfg.max_rounds if cfg.dynamic_sampling else 1):
         again = (step * cfg.max_rounds + number, cfg.prompts_per_step, cfg.seed + 10**6)      # an order of its own
         chosen = choose_prompts(len(here.problems), *(again if number else (step, cfg.prompts_per_step, cfg.seed)))
-        began = time.perf_counter()
-        groups = rollout(here, [here.problems[i] for i in chosen], ("rollout", step, number)[:2 + (number > 0)])
+        began, problems = time.perf_counter(), [here.problems[i] for i in chosen]
+        shares = deal_groups([expected_work(here, problem) for problem in problems], here.ranks.n)
+        groups = rollout(here, problems, ("rollout", step, number)[:2 + (number > 0)], shares[here.ranks.index])
         seconds += time.perf_counter() - began
         if "self_certainty" in names:
             new = [row for group in groups for row in group]
             for row, value in zip(new, self_certainty(here, new).tolist()):
                 row["self_certainty"] = value
-        for group, found in share(here, list(zip(groups, judge(here, groups, cfg.reward)))):
+        for group, found in share(here, list(zip(groups, judge(here, groups, cfg.reward))), shares):
             sampled += group
+            here.lengths[str(group[0]["id"])] = statistics.fmean(row["n_tokens"] for row in group)
             if any(row["finish"] == "nan" for row in group):
                 found = Failure("error", "the model's logits are not finite")
             if not isinstance(found, dict):               # a Failure, which JSON has made a list
@@ -246,14 +279,15 @@ def self_certainty(here, rows):
 
 def held_out_accuracy(here, problems):
     """Share of right answers, one sample each at cfg.temperature; what cannot be graded in time is not right."""
-    cfg, own = here.cfg, problems[here.ranks.index::here.ranks.n]
+    cfg, shares = here.cfg, deal_groups([1] * len(problems), here.ranks.n)
+    own = [problems[place] for place in shares[here.ranks.index]]
     requests = [Request(here.form.prompt_ids(here.tokenizer, p["question"]), random_key(cfg.seed, "evaluation", p["id"]),
                         cfg.max_tokens) for p in own]
     groups = [None] * len(own)
     with computing_in(cfg.dtype, here.sampler):
         for i, c in decode(here.sampler, here.tokenizer, here.form, requests, Sampling(cfg.temperature), cfg.slots):
             groups[i] = [generate.completion_row(own[i], 0, c, here.tokenizer, here.form)]
-    found = share(here, judge(here, groups, "correct"))
+    found = share(here, judge(here, groups, "correct"), shares)
     for problem, verdict in zip(problems, found):
         if not isinstance(verdict, dict) and here.ranks.leads:
             print(f"held-out problem {problem['id']} could not be graded: {verdict[0]}, {verdict[1]}")

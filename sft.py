@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 import distributed
@@ -49,7 +50,7 @@ import plan
 from data import run
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
-from data.traces import read_traces
+from data.traces import is_text, read_traces
 from distributed import checkpoints, load_checkpoint, save_checkpoint
 
 
@@ -176,13 +177,13 @@ def encode(rows, tokenizer, cfg, context):
     examples, counts = [], {"rows": len(rows), "cut": 0, "dropped": 0}
     for number, row in enumerate(tqdm(rows, desc="tokenizing", disable=len(rows) < 20000), 1):
         for field in ("question", "thinking", "response"):
-            if not isinstance(row.get(field) or "", str):
-                raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a string")
+            if not is_text(row.get(field) or ""):
+                raise BadInput(f"{cfg.data}: row {number}: '{field}' is not a text")
         if not ((row.get("thinking") or "") + row["response"]).strip():
             raise BadInput(f"{cfg.data}: row {number}: empty completion")
         history = row.get("history") or []
         if not isinstance(history, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
-                                                    and isinstance(m.get("content"), str) for m in history):
+                                                    and is_text(m.get("content")) for m in history):
             raise BadInput(f"{cfg.data}: row {number}: 'history' is not a list of messages with role and content")
         ids, trained = form.training_ids(tokenizer, row, cfg.turns)
         if cfg.train_on == "all":
@@ -211,7 +212,9 @@ def make_optimizers(model, lr, betas, weight_decay, muon_lr=0.0, adam_dtype="fp3
         optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
     else:
         groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
-    optimizers.append((AdamWBf16 if adam_dtype == "bf16" else torch.optim.AdamW)(groups, lr=lr, betas=betas))
+    # On a GPU one kernel does the step: the other way there makes a copy of all weights on its way.
+    options = {} if adam_dtype == "bf16" else {"fused": others[0].is_cuda or None}
+    optimizers.append((AdamWBf16 if adam_dtype == "bf16" else torch.optim.AdamW)(groups, lr=lr, betas=betas, **options))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -359,6 +362,8 @@ def main(cfg):
     except torch.OutOfMemoryError as error:
         raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}: not enough memory; fewer tokens, --recompute, "
                        "--adam-dtype bf16, more ranks under torchrun or --offload; the last checkpoint is kept") from error
+    except (OSError, SafetensorError) as error:
+        raise error if isinstance(error, BrokenPipeError) else BadInput(f"--out {cfg.out}: {error}") from error
 
 
 def train(cfg, ranks, rows, budget, identity, asked_to_end):

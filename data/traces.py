@@ -1,4 +1,5 @@
 """Rows to train on, from wherever they are: JSONL, a directory, a data set by its name."""
+import re
 from pathlib import Path
 
 from data import prepare
@@ -36,6 +37,20 @@ def read_traces(path):
         one_each += [row | {"response": response, "thinking": thinking[k] if several else thinking}
                      for k, response in enumerate(responses)]
     return one_each
+
+
+def is_text(value):
+    """Whether it is a string that a tokenizer takes: JSON can hold half of a surrogate pair."""
+    return isinstance(value, str) and (value.isascii() or not re.search("[\ud800-\udfff]", value))
+
+
+def read_problems(path, need=()):
+    """Problem rows of a .jsonl file or a directory of them. Raises BadInput."""
+    rows = read_rows(path, ("id", "question", *need))
+    for row in rows:
+        if not is_text(row["question"]):
+            raise BadInput(f"{path}: row '{row['id']}': 'question' is not a text")
+    return rows
 
 
 def _data_set(path):

@@ -318,8 +318,9 @@ def test_all_ranks_refuse_what_one_refuses(problems, tmp_path, what):
         assert re.search(message, str(answer))
 
 
-def test_a_row_that_one_rank_refuses_stops_the_others(alone, tmp_path):
-    """The second rank finds a row it cannot score: it ends with the row's name, the first one ends too, soon."""
+def test_a_row_of_one_rank_is_refused_by_all(alone, tmp_path):
+    """A row of the second rank cannot be scored: both end with its name, before a file is touched. (One that waited for the
+    other would end in a traceback of the network.)"""
     rows = read_rows(alone["greedy"] / "out.jsonl")
     rows[3] = {k: v for k, v in rows[3].items() if k not in ("ids", "response")}
     data = tmp_path / "rows.jsonl"
@@ -328,9 +329,9 @@ def test_a_row_that_one_rank_refuses_stops_the_others(alone, tmp_path):
     def work():
         return generate.main(config(str(data), tmp_path / "out.jsonl", score=True))
 
-    first, second = ranks_run(work, seconds=20)
-    assert isinstance(second, BadInput) and f"row '{rows[3]['id']}'" in str(second)
-    assert isinstance(first, Exception) and not (tmp_path / "out.jsonl").exists()
+    answers = ranks_run(work, seconds=20)
+    assert all(isinstance(answer, BadInput) and f"row '{rows[3]['id']}'" in str(answer) for answer in answers)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 # ---- who does what
@@ -682,8 +683,8 @@ def test_what_shards_refuse(runs):
     """By every rank, in one line that names it: other settings, Muon, a --tp that does not divide, weights that lack one or
     have another shape, no model at all."""
     wanted = ["lr: 0.01 there, 0.5 here", "--muon-lr needs whole matrices", "--tp 3: does not divide 2 processes",
-              r"no head: the weights lack lm_head.weight", r"other shape: .* is \[149, 32\], not \[149, 64\]",
-              "no model: no such model directory"]
+              r"no head: the weights lack lm_head.weight; .*save_original_format=False",
+              r"other shape: .* is \[149, 32\], not \[149, 64\]", "no model: no such model directory"]
     for refused in runs[1]["refused"]:
         assert len(refused) == len(wanted)
         for line, message in zip(refused, wanted):

@@ -429,7 +429,7 @@ def config(**more):
 
 def running(cfg, model, reference=None, other=None, pool=None, problems=()):
     return rollouts.Run(cfg, model, model, distributed.Ranks("cpu"), reference, other, tiny.tokenizer(),
-                        FORMATS[cfg.format], pool, problems)
+                        FORMATS[cfg.format], pool, problems, {})
 
 
 def rollout_of_six():
@@ -796,7 +796,7 @@ def test_kl_pulls_the_policy_to_the_reference(kind):
     policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
     cfg = config(kl=kind, beta=5.0, group_size=6, max_tokens=30)
     problems = tiny.problems("math", 8, 1, "train")
-    groups = rollouts.rollout(running(cfg, policy), problems, ("rollout", 0))
+    groups = rollouts.rollout(running(cfg, policy), problems, ("rollout", 0), range(8))
     sequences, masks, olds = rollouts.columns([row for group in groups for row in group], cfg)
     optimizers = sft.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
     arguments = (policy, reference, optimizers, sequences, masks, olds, torch.zeros(48), cfg, 1.0, True)
@@ -1037,8 +1037,8 @@ def test_budgets_are_drawn_and_said(short, spied, monkeypatch):
     """--budgets: a number of the range for each problem, the same at every visit, in L1's words at the end of the question
     and in the reward: with alpha 1 the sample nearest to it has the largest advantage where all are wrong."""
     asked, original = [], rollouts.rollout
-    monkeypatch.setattr(rollouts, "rollout", lambda here, problems, stream: asked.extend(problems)
-                        or original(here, problems, stream))
+    monkeypatch.setattr(rollouts, "rollout", lambda here, problems, *more: asked.extend(problems)
+                        or original(here, problems, *more))
     grpo.main(short(budgets=(5, 30), reward="lcpo:1", steps=1, prompts_per_step=24))
     assert all(p["question"].endswith(f"Think for {p['budget']} tokens.") for p in asked)
     assert all(5 <= p["budget"] <= 30 for p in asked) and len({p["budget"] for p in asked}) > 8
@@ -1069,6 +1069,33 @@ def test_held_out_accuracy_is_logged(tmp_path, short):
     history = grpo.main(short(steps=3, eval_data=held_out, eval_every=2))
     assert ["held_out" in h for h in history] == [False, True, True] and 0 <= history[1]["held_out"] <= 1
     assert history[1]["held_out"] * 10 % 1 == pytest.approx(0, abs=1e-9)
+
+
+def test_held_out_prompts_past_the_context_are_left_out(tmp_path, short, capsys):
+    """As training prompts are; the accuracy is of the others."""
+    rows = tiny.problems("math", 5, 0, "held_out")
+    rows[2] |= {"question": rows[2]["question"] + " perhaps" * 600}
+    history = grpo.main(short(steps=1, eval_data=write(tmp_path / "held_out.jsonl", rows), eval_every=1))
+    assert "held_out.jsonl: 1 of 5 problems too long for the context left out" in capsys.readouterr().out
+    assert history[0]["held_out"] * 4 % 1 == pytest.approx(0, abs=1e-9)
+
+
+def test_an_out_that_cannot_be_written_costs_one_line(tmp_path, short):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="^--out .*file/out: .*Not a directory"):
+        grpo.main(short(out=str(tmp_path / "file" / "out")))
+
+
+@pytest.mark.parametrize("question", [7, ["compare 1 2"], "compare \ud800 2"])
+def test_a_question_that_is_no_text_is_refused(tmp_path, short, question):
+    """By its row, of the held-out problems too, and before anything is written."""
+    data = tmp_path / "odd.jsonl"
+    rows = [{"id": i, "question": "compare 1 2", "answer": "low"} for i in range(3)]
+    data.write_text("".join(json.dumps(row | {"question": question} if row["id"] == 1 else row) + "\n" for row in rows))
+    for flag in ("data", "eval_data"):
+        with pytest.raises(BadInput, match="odd.jsonl: row '1': 'question' is not a text"):
+            grpo.main(short(**{flag: str(data)}))
+    assert not (tmp_path / "out").exists()
 
 
 DIE = """
@@ -1127,7 +1154,8 @@ def test_another_model_samples_its_share(short):
     for p in other.parameters():
         p *= 1.1
     cfg = short(offpolicy_frac=0.5)
-    rows = [row for group in rollouts.rollout(running(cfg, policy, other=other), problems, ("rollout", 0)) for row in group]
+    here = running(cfg, policy, other=other)
+    rows = [row for group in rollouts.rollout(here, problems, ("rollout", 0), range(len(problems))) for row in group]
     sequences, masks, sampled = rollouts.columns(rows, cfg)
     for model, mine in ((policy, (2, 3)), (other, (0, 1))):
         for i, (values, olds) in enumerate(zip(grpo.logps_of(model, sequences, masks, cfg), sampled)):

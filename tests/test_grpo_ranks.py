@@ -91,7 +91,12 @@ def test_a_run_of_two_ranks_is_continued_by_one(folder, runs):
     """Sampling from one copy in two parts; ended in step 4, with a rollout waiting and a reference refreshed in the checkpoint of step 2."""
     cfg = config(folder, "broken", save_every=2, **CASES["the rest"])
     ranks_run(cut_short, dataclasses.replace(cfg, tp=2))
-    assert [path.name for path in distributed.checkpoints(folder / "broken")] == ["checkpoint-2"]
+    saved, = distributed.checkpoints(folder / "broken")
+    known = distributed.read_state(saved)[2]["lengths"]                    # of steps 1 to 3, which takes 3 problems each
+    assert saved.name == "checkpoint-2" and len(known) == 9
+    for sample in read_rows(folder / "broken" / "samples.jsonl")[:2]:
+        group = sample["group"]
+        assert known[str(group[0]["id"])] == pytest.approx(sum(row["n_tokens"] for row in group) / 4)
     history, = train([cfg])
     (wanted,) = runs["the rest", 1]
     assert [row["step"] for row in history] == [3, 4]
@@ -133,12 +138,48 @@ def test_the_sampler_has_the_weights_that_are_trained(tmp_path):
 
 
 def test_groups_stay_together_and_all_ranks_see_all():
-    """7 problems dealt to 3 ranks and put together again."""
-    dealt = [list(range(7))[index::3] for index in range(3)]
+    """7 problems dealt to 3 ranks, the fifth as much work as all others, and put together again."""
+    dealt = rollouts.deal_groups([1, 1, 1, 1, 6, 1, 1], 3)
+    assert dealt == [[4], [0, 2, 5], [1, 3, 6]]
     here = type("Here", (), {"ranks": distributed.Ranks("cpu", 0, 3)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "gather", lambda value, ranks: dealt)
-        assert rollouts.share(here, dealt[0]) == list(range(7))
+        assert rollouts.share(here, dealt[0], dealt) == list(range(7))
+
+
+def test_groups_are_dealt_by_hand():
+    """The largest first, to the rank with least: 9 | 6, then 3 | 9, 12 | 9, 12 | 11, 12 | 12. Equal groups in turn."""
+    assert rollouts.deal_groups([9, 1, 2, 6, 3, 3], 2) == [[0, 5], [1, 2, 3, 4]]
+    assert rollouts.deal_groups([5] * 7, 3) == [[0, 3, 6], [1, 4], [2, 5]]
+    assert rollouts.deal_groups([2, 3], 4) == [[1], [0], [], []]
+
+
+def test_ranks_sample_as_many_tokens_each(monkeypatch):
+    """6 problems with budgets of 100, 10, 20, 70, 40, 40 tokens of at most 90, by two ranks: 140 and 130 a sample. After the
+    first came to 40 tokens and the fourth to 150, beyond its budget: 150 and 150. The ranks agree without a word."""
+    monkeypatch.setattr(rollouts, "rollout", lambda here, problems, stream, places: places)
+    monkeypatch.setattr(rollouts, "judge", lambda here, places, reward: places)
+    budgets = [100, 10, 20, 70, 40, 40]
+    problems = [{"id": i, "question": "compare 1 2", "answer": "low", "budget": budget} for i, budget in enumerate(budgets)]
+    for lengths, tokens, wanted in (({}, [90, 10, 20, 70, 40, 40], [130, 140]),
+                                    ({"0": 40.0, "3": 150.0}, [40, 10, 20, 150, 40, 40], [150, 150])):
+        seen = []
+
+        def share(here, values, shares):
+            seen.append((shares, [place for place, _ in values]))
+            raise InterruptedError
+        monkeypatch.setattr(rollouts, "share", share)
+        for rank in (0, 1):
+            cfg = grpo.Config(model=BASE, data="", out="", reward="lcpo", prompts_per_step=6, group_size=4, max_tokens=90)
+            here = rollouts.Run(cfg, None, None, distributed.Ranks("cpu", rank, 2), None, None, TOKENIZER,
+                                rollouts.Format("plain"), None, problems, lengths)
+            n_prompt = len(here.form.prompt_ids(TOKENIZER, "compare 1 2"))
+            assert [rollouts.expected_work(here, p) for p in problems] == [n_prompt + 4 * n for n in tokens]
+            with pytest.raises(InterruptedError):
+                rollouts.collect(here, 0)
+        order = rollouts.choose_prompts(6, 0, 6, 0)
+        assert seen[0][0] == seen[1][0] and [places for _, places in seen] == seen[0][0]
+        assert sorted(sum(tokens[order[place]] for place in places) for places in seen[0][0]) == wanted
 
 
 def test_moments_move_and_come_back():

@@ -1,4 +1,5 @@
 """All stages one after the other, through files, in seconds: on the tiny world, and on real text with a real tokenizer."""
+import dataclasses
 import json
 import re
 import runpy
@@ -6,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import analyze
 import curate
@@ -13,8 +15,8 @@ import evaluate
 import generate
 import grpo
 import sft
-from data import prepare, tiny
-from data.rows import read_rows, write_rows
+from data import prepare, run, tiny
+from data.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"
@@ -164,15 +166,43 @@ def test_decoder_benchmark_runs(capsys, tmp_path):
     assert (tmp_path / "decoder.png").stat().st_size > 10_000
 
 
-def test_gpu_script_runs_on_a_cpu(capsys):
-    """tests/gpu.py is for machines with a GPU; here it only has to run, with a measurement of each kind."""
+def test_gpu_script_runs_on_a_cpu(tmp_path, capsys, monkeypatch):
+    """tests/gpu.py is for machines with a GPU; here it only has to run: a line for each figure, on the terminal and in the
+    file. A section that fails is named at the end, and those behind it run; the flags of a section's own process are the
+    settings; where no time is left nothing begins."""
     import gpu
-    gpu.main(gpu.Config(shape="tiny", device="cpu", dtype="fp32", context=32, new_tokens=8, batches=(2,),
-                        against=2, packed_tokens=256))
-    printed = capsys.readouterr().out
-    assert all(word in printed for word in ("packed bf16", "token_stats", "decode tiny batch 2", "sft tiny",
-                                         "single steps: 24 of 24", "x transformers' generate"))
-    assert float(re.search(r"log-prob error ([\d.]+)", printed)[1]) < 0.1 and "leak into other sequences 0.0e+00" in printed
+    cfg = gpu.Config(shape=("tiny",), device="cpu", dtype="fp32", context=32, new_tokens=8, batches=(2,), packed_tokens=256,
+                     row_tokens=64, prompts_per_step=2, group_size=3, prompt_tokens=9, max_tokens=8,
+                     out=str(tmp_path / "gpu.jsonl"))
+    assert run.parse(gpu.Config, gpu.flags(cfg)) == cfg
+
+    def broken(cfg, shape):
+        raise RuntimeError("no such kernel\nand more")
+    monkeypatch.setitem(gpu.SECTIONS, "kernels", broken)
+    with pytest.raises(SystemExit, match="^not measured: kernels tiny$"):
+        gpu.main(cfg)
+    printed, rows = capsys.readouterr().out, read_rows(cfg.out)
+    assert all(word in printed for word in ("packed bf16", "token_stats", "decode tiny batch 2", "single steps: 24 of 24",
+                                            "grpo tiny 2 x 3", "sft tiny", "transformers' generate", "['no such kernel']"))
+    assert list(dict.fromkeys(row["section"] for row in rows)) == list(gpu.SECTIONS) and len(rows) == 12
+    assert rows[0]["error"] < 0.1 and rows[0]["leak"] == rows[1]["resumed_error"] == 0
+    assert rows[-1]["section"] == "grpo" and rows[-1]["ratio_max"] < 1e-4 and rows[-1]["tokens"] == 2 * 3 * 8
+    with pytest.raises(SystemExit, match="grpo tiny \\(no time was left\\)"):
+        gpu.main(dataclasses.replace(cfg, only=("grpo",), minutes=-1))
+    with pytest.raises(BadInput, match="--only speed: sections are checks, kernels"):
+        gpu.main(dataclasses.replace(cfg, only=("speed",)))
+
+
+def test_floor_of_a_decoding_step_by_hand():
+    """All weights, and 10 tokens of cache for each of 2 sequences: keys and values, 2 layers of 2 heads of 16. Of an
+    embedding apart from the head only rows are read."""
+    import gpu
+    model = gpu.make("tiny", "cpu", torch.float32)
+    n = sum(p.numel() for p in model.parameters())
+    assert gpu.step_bytes(model, "fp32", 2, 10) == 4 * n + 2 * 10 * (2 * 4 * 2 * 2 * 16)
+    model.lm_head = torch.nn.Linear(64, 512, bias=False)
+    assert gpu.step_bytes(model, "bf16", 2, 10) == 2 * n + 2 * 10 * (2 * 2 * 2 * 2 * 16)
+    assert len(gpu.tokenizer_of(model)) == 512
 
 
 def test_kernel_benchmark_runs_on_a_cpu(tmp_path, capsys):

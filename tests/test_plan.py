@@ -141,6 +141,16 @@ def test_large_models_as_simulated_before():
     assert split["first"]["gathered"] == pytest.approx(phases["first"]["gathered"] / 4, rel=0.01)
 
 
+def test_the_optimizers_step_by_hand():
+    """7B on one GPU: AdamW in one kernel needs weights, gradients and two moments, 16 bytes a parameter, which an H200 holds;
+    with moments in bf16 it needs 12, and three float32 copies of the largest matrix."""
+    cfg = plan.Config(model="qwen2.5-7b", gpus="1xH200-141GB", recompute=True, row_tokens=2048)
+    n, found = plan.count(plan.model_config("qwen2.5-7b")).total, plan.plan(cfg)
+    assert found["fits"] and sum(found["memory"]["update"].values()) == 16 * n
+    half = plan.plan(dataclasses.replace(cfg, adam_dtype="bf16"))["memory"]["update"]
+    assert sum(half.values()) == 12 * n + 3 * 4 * 152064 * 3584
+
+
 def test_flops_against_a_count():
     """Of transformers' own step, by PyTorch's counter: there attention is in full and the head's logits are kept."""
     from torch.utils.flop_counter import FlopCounterMode

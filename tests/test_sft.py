@@ -4,6 +4,7 @@ A random Qwen3 of 2 layers with the tiny world's vocabulary (149 words) and 13 r
 about 10 ms. Weights are compared after steps of plain SGD where an invariance of the gradient is meant: Adam divides by
 the gradient's size and so would turn rounding in a gradient of 1e-9 into a step of full length.
 """
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -16,10 +17,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -443,6 +446,24 @@ def test_recomputed_activations_change_no_bit(base, tmp_path):
     assert (tmp_path / "True" / "model.safetensors").read_bytes() == (tmp_path / "False" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_layers_are_one_program(base, monkeypatch, recompute):
+    """--compile: both layers are traced once, not each anew (PyTorch gives up after 8), also inside --recompute. What was
+    traced, run as it is, gives the same log-probability to the bit."""
+    traced, rows = [], [[5, 3, 8, 6, 4], [7, 9, 2, 5]]
+
+    def program(graph, inputs):
+        traced.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=program))
+    model, again = (distributed.load(str(base / "model"), distributed.join(), recompute=recompute, compiled=compiled)[0]
+                    for compiled in (False, True))
+    wanted, found = (models.score(m.train(), models.pack(rows)).logp for m in (model, again))
+    assert len(traced) == 1 and torch.equal(wanted, found)
+
+
 # ---- order and amount
 
 def rows_seen(monkeypatch):
@@ -637,7 +658,17 @@ def test_a_template_that_changes_earlier_turns_is_refused(base):
         encode([row], tokenizer, config(base, "x", turns=2), 128)
 
 
-@pytest.mark.parametrize("history", ["text", [1], [{"role": "user"}], [{"role": "user", "content": 3}]])
+@pytest.mark.parametrize("field", ["question", "thinking", "response"])
+@pytest.mark.parametrize("value", [5, "8 \ud800 9"])
+def test_what_is_no_text_is_refused(base, field, value):
+    """A number, and half of a surrogate pair, which JSON can hold and no tokenizer takes."""
+    rows = [{"question": "sort 9 8", "thinking": "", "response": "8 9"} | {name: value} for name in ("none of them", field)]
+    with pytest.raises(BadInput, match=f"row 2: '{field}' is not a text"):
+        encode(rows, tiny.tokenizer(), config(base, "x"), 128)
+
+
+@pytest.mark.parametrize("history", ["text", [1], [{"role": "user"}], [{"role": "user", "content": 3}],
+                                     [{"role": "user", "content": "\udfff"}]])
 def test_a_history_of_another_kind_is_refused(base, history):
     with pytest.raises(BadInput, match="row 1: 'history' is not a list of messages"):
         encode([{"question": "sort 9 8", "response": "8 9", "history": history}], tiny.tokenizer(), config(base, "x"), 128)
@@ -706,6 +737,47 @@ def test_bf16_adam_resumes_to_the_bit(base, tmp_path, monkeypatch):
     saved = load_file(next(checkpoints(cfg.out)[0].glob("*.safetensors")))
     assert {x.dtype for name, x in saved.items() if "exp_avg" in name} == {torch.bfloat16}
     assert len(main(cfg)) == 1 and gap(tmp_path / "out", tmp_path / "whole") == 0
+
+
+def test_adam_is_one_kernel_on_a_gpu(base, tmp_path, monkeypatch):
+    """Weights that say they are on a GPU get torch's fused AdamW, others its default. It computes the same (torch has it for
+    a CPU too), keeps its count beside the weights, and resumes to the bit."""
+    optimizers = sft.make_optimizers
+
+    def on_gpu(*arguments, **more):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "is_cuda", property(lambda p: True), raising=False)
+            return optimizers(*arguments, **more)
+
+    model, _ = models.load(str(base / "model"))
+    assert [make(model, 1e-3, (0.9, 0.95), 0.5)[0].defaults["fused"] for make in (optimizers, on_gpu)] == [None, True]
+    assert "fused" not in on_gpu(model, 1e-3, (0.9, 0.95), 0.5, adam_dtype="bf16")[0].defaults
+    cfg = config(base, tmp_path / "out", epochs=1, save_every=1)
+    main(dataclasses.replace(cfg, out=str(tmp_path / "plain")))
+    monkeypatch.setattr(sft, "make_optimizers", on_gpu)
+    main(dataclasses.replace(cfg, out=str(tmp_path / "whole")))
+    assert 0 < gap(tmp_path / "plain", tmp_path / "whole") < 1e-6
+    interrupted(cfg, monkeypatch, 2)
+    assert len(main(cfg)) == 1 and gap(tmp_path / "out", tmp_path / "whole") == 0
+
+
+@pytest.mark.parametrize("fused, device", [(None, "cpu"), (True, "meta")])
+def test_a_loaded_count_lies_where_its_step_reads_it(base, tmp_path, fused, device):
+    """A fused kernel is given the address of the count: on the device of the weights, here one without memory. Others ask
+    for its value: on the host."""
+    for save in (True, False):
+        model, _ = models.load(str(base / "model"))
+        (optimizer,) = make_optimizers(model if save else model.to("meta"), 1e-3, (0.9, 0.95), 0.5)
+        if save:
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+            sft.save_checkpoint(tmp_path, model, [optimizer], 1, {})
+    optimizer.defaults["fused"] = fused
+    with contextlib.suppress(NotImplementedError, RuntimeError, BadInput):                     # it has no numbers to read
+        sft.load_checkpoint(tmp_path / "checkpoint-1", model, [optimizer])
+    assert {(slot, x.device.type) for values in optimizer.state.values() for slot, x in values.items()} == {
+        ("step", device), ("exp_avg", "meta"), ("exp_avg_sq", "meta")}
 
 
 class Two(torch.nn.Module):
@@ -934,6 +1006,24 @@ def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage
     assert "delete it to start over" in str(caught.value)
     shutil.rmtree(checkpoint)
     assert len(main(cfg)) == 9                                             # the advice works
+
+
+def test_an_out_that_cannot_be_written_costs_one_line(base, tmp_path, monkeypatch):
+    """A folder inside a file; a disk that is full when the model is saved, after which the same command goes on from the
+    last checkpoint. A pipe that nobody reads is no matter of --out."""
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="^--out .*file/out: .*Not a directory"):
+        main(config(base, tmp_path / "file" / "out"))
+    cfg = config(base, tmp_path / "out", save_every=8)
+    for kind, text, wanted in ((SafetensorError, "No space left on device (os error 28)", BadInput),
+                               (OSError, "No space left on device", BadInput), (BrokenPipeError, "", BrokenPipeError)):
+        def full(*_):
+            raise kind(text)
+        with monkeypatch.context() as patch, pytest.raises(wanted) as caught:
+            patch.setattr(models, "save", full)
+            main(cfg)
+        assert wanted is BrokenPipeError or str(caught.value) == f"--out {tmp_path / 'out'}: {text}"
+    assert [row["step"] for row in main(cfg)] == [9]
 
 
 def fill_the_disk(cfg, answer):
