@@ -31,7 +31,7 @@ LIMO: python curate.py --data pool.jsonl --out limo.jsonl --method limo --k 800 
 
 Reads rows with a trace (or problems, where nothing asks for a trace), completions of --attempts, questions of --against.
 An `id` stands for one question, a row without one gets s1's. The pool is read once for the filters, and once more where a
-row may be chosen, a line in memory at a time: 1M rows need less than 200 MB. Writes the chosen rows to OUT with correct,
+row may be chosen, a line in memory at a time: 1M rows need 170 to 220 MB. Writes the chosen rows to OUT with correct,
 n_thinking_tokens, domain (and LIMO's score) filled in; settings and funnel to OUT.config.json.
 """
 import heapq
