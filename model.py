@@ -379,6 +379,8 @@ def check_forward(model, path):
     if sorted(layers, key=lambda call: call[0]) != wanted:
         refuse("has layers that do not call the attention once, with the window that the config names")
     theirs = torch.cat(theirs)
+    if not theirs.isfinite().all():
+        refuse("has weights that give no finite log-probabilities")
     error = torch.cat([ours - theirs, cached - theirs[[2, 6]]]).abs()
     # In half precision the head alone rounds a logit of 16 by 0.06.
     if not (error.max() < 3e-4 if model.dtype == torch.float32 else error.mean() < 0.25):
