@@ -30,22 +30,26 @@ A laptop, a second (after recipes/tiny.sh; keeps 400 of 4000, 63% of them right 
 LIMO: python curate.py --data pool.jsonl --out limo.jsonl --method limo --k 800 --keep-correct     minutes for 1M rows
 
 Reads rows with a trace (or problems, where nothing asks for a trace), completions of --attempts, questions of --against.
-The pool is read once for the filters and once more for the chosen rows, a line in memory at a time. Writes the chosen rows
-to OUT with correct, n_thinking_tokens, domain (and LIMO's score) filled in; settings and funnel to OUT.config.json.
+An `id` stands for one question, a row without one gets s1's. The pool is read once for the filters, and once more where a
+row may be chosen, a line in memory at a time: 1M rows need 170 to 220 MB. Writes the chosen rows to OUT with correct,
+n_thinking_tokens, domain (and LIMO's score) filled in; settings and funnel to OUT.config.json.
 """
+import heapq
 import random
 import statistics
 from array import array
 from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 import evaluate
 from data import run, transform
-from data.dedup import Overlap, Seen, parse_layers
-from data.pool import (Card, Funnel, benchmark_of, count, digest, domain_of, draw_funnel, in_subset, judge, level_of,
-                       n_tokens, pass_rates, preparation, question_of, read_attempts, stream, summary, trace_of)
+from data.dedup import at_most, digest, overlap_filter, parse_layers
+from data.pool import (Card, Funnel, benchmark_of, count, domain_of, draw_funnel, in_subset, judge, level_of, n_tokens,
+                       one_question_per_id, pass_rates, place_of, preparation, question_of, read_attempts, shown, sort_key,
+                       stream, summary, trace_of)
 from data.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
 from data.rows import BadInput, read_rows, write_rows
 
@@ -160,10 +164,11 @@ def s1_outright(rows, k):
         benchmark_of(row) in ("GPQA", "AIME") or benchmark_of(row) == "MATH" and n_tokens(row) > 5600))[:k]
 
 
-def s1_select(rows, k, seed=0, variant="paper"):
-    """Algorithm 1 of s1, steps A and B."""
+def s1_select(rows, k, seed=0, variant="paper", counts=None):
+    """Algorithm 1 of s1, steps A and B. counts: rows of each (benchmark, domain), where `rows` are not all there were."""
+    counts = counts or Counter((benchmark_of(row), domain_of(row)) for row in rows)
     shape = {} if variant == "paper" else benchmark_weights(*(
-        Counter(domain_of(row) for row in rows if benchmark_of(row) == name) for name in ("GPQA", "AIME")))
+        Counter({domain: n for (name, domain), n in counts.items() if name == wanted}) for wanted in ("GPQA", "AIME")))
     return draw_by_domain(longest(rows)[::-1], k, random.Random(seed), s1_outright(rows, k), 64, shape)
 
 
@@ -183,6 +188,17 @@ def diverse_select(rows, k, seed=0):
     """s1's 1K-diverse: domain ~ uniform, row in it ~ uniform."""
     rng = random.Random(seed)
     return draw_by_domain(rng.sample(in_order(rows), len(rows)), k, rng)
+
+
+def diverse_places(keys, names, k, seed=0):
+    """diverse_select() of sorted sort_keys -> places. It can reach the last k rows of each domain in the drawn order."""
+    rng, n, reach = random.Random(seed), Counter(), []
+    for i in reversed(rng.sample(range(len(keys)), len(keys))):
+        place, domain = place_of(keys[i])
+        n[domain] += 1
+        if n[domain] <= k:
+            reach.append({"at": place, "domain": names[domain], "n_thinking_tokens": 1})
+    return [row["at"] for row in draw_by_domain(reach[::-1], k, rng)]
 
 
 def draw_by_domain(rows, k, rng, chosen=(), window=1, shape=None):
@@ -217,17 +233,14 @@ def limo_terms(row, words="strict"):
 def limo_scores(columns, length_cap=None):
     """LIMO's score of each row, 0 to 1, from the columns of limo_terms; relative to these rows, since the terms' maxima
     are taken over them."""
-    length, *rates = columns
-    cap = length_cap or max(length, default=0) or 1
-    scores = [0.30 * min(1, n / cap) for n in length]
-    for weight, rate in zip((0.20, 0.25, 0.25), rates):
-        best = max(rate, default=0) or 1
-        scores = [score + weight * r / best for score, r in zip(scores, rate)]
-    return scores
+    longest, *most = (max(column, default=0) or 1 for column in columns)
+    cap, (most_v, most_e, most_c) = length_cap or longest, most
+    return array("d", (0.30 * min(1, n / cap) + 0.20 * v / most_v + 0.25 * e / most_e + 0.25 * c / most_c
+                       for n, v, e, c in zip(*columns)))
 
 
 def limo_score(rows, words="strict", length_cap=None):
-    return limo_scores(list(zip(*[limo_terms(row, words) for row in rows])) or [()] * 4, length_cap)
+    return list(limo_scores(list(zip(*[limo_terms(row, words) for row in rows])) or [()] * 4, length_cap))
 
 
 def ranked(rows, scores, best_per_problem=True, lowest=False):
@@ -237,14 +250,17 @@ def ranked(rows, scores, best_per_problem=True, lowest=False):
     return [(row, score[id(row)]) for row in (first_of_each(order, question_of) if best_per_problem else order)]
 
 
-def within_reach(rows, scores, k, lowest=False):
-    """Places of the rows that can be among the k best: from the best down to that of the k-th question, ties included."""
-    order, questions = sorted(range(len(rows)), key=scores.__getitem__, reverse=not lowest), set()
-    for n, i in enumerate(order):
-        if len(questions) >= k and scores[i] != scores[order[n - 1]]:
-            return order[:n]
-        questions.add(question_of(rows[i]))
-    return order
+def within_reach(questions, scores, k, lowest=False):
+    """Places of the rows that can be among the k best: down to the best row of the k-th question, ties included."""
+    best, size = heapq.nsmallest if lowest else heapq.nlargest, 2 * k
+    while size < len(scores):
+        seen = set()
+        for i in best(size, range(len(scores)), key=scores.__getitem__):
+            seen.add(questions[i])
+            if len(seen) == k:
+                return [j for j, score in enumerate(scores) if (score <= scores[i] if lowest else score >= scores[i])]
+        size *= 4
+    return range(len(scores))
 
 
 def limo_select(rows, k, words="strict", length_cap=None, best_per_problem=True, lowest=False):
@@ -264,22 +280,13 @@ def limo_band(rows, scores, band, n_bands=5):
     return [group[((band - 1) * len(group) // n_bands + (band * len(group) // n_bands) - 1) // 2] for group in groups]
 
 
-def select(rows, cfg, scores):
-    """[(row, fields to add)]; scores: LIMO's, or the standard deviations for `variance`."""
-    if cfg.method in ("limo", "limo-low", "variance"):
-        lowest = cfg.method == "limo-low"
-        places = within_reach(rows, scores, cfg.k, lowest)
-        best = ranked([rows[i] for i in places], [scores[i] for i in places],
-                      cfg.best_per_problem and cfg.method != "variance", lowest)
-        return [(row, {"score": score}) for row, score in best[:cfg.k]]
-    if cfg.method == "limo-band":
-        return [(row, {"score": score, "band": cfg.band}) for row, score in limo_band(rows, scores, cfg.band)[:cfg.k]]
-    chosen = {"s1": lambda: s1_select(rows, cfg.k, cfg.seed, cfg.variant),
-              "diverse": lambda: diverse_select(rows, cfg.k, cfg.seed),
-              "random": lambda: random.Random(cfg.seed).sample(in_order(rows), min(cfg.k, len(rows))),
-              "longest": lambda: longest(rows, cfg.k),
-              "full": lambda: list(rows)}[cfg.method]()
-    return [(row, {}) for row in chosen]
+def band_within_reach(questions, right, scores, k, n_bands=5):
+    """Places of the rows that limo_band() looks at for its first k: those of the k best questions, ties included."""
+    order = sorted((i for i, is_right in enumerate(right) if is_right), key=questions.__getitem__)
+    groups = [group for _, places in groupby(order, key=questions.__getitem__) if len(group := list(places)) >= n_bands]
+    best = [max(scores[i] for i in group) for group in groups]
+    least = min(heapq.nlargest(k, best), default=0)
+    return [i for group, score in zip(groups, best) if score >= least for i in group]
 
 
 # ---- Files ------------------------------------------------------------------------------------------------------
@@ -294,40 +301,6 @@ def needed(cfg):
 
 def wants_quality(cfg):
     return cfg.method in ("s1", *CONTROLS) if cfg.quality is None else cfg.quality
-
-
-def overlap_filter(layers, note, rows=None):
-    """A filter that drops what repeats one of these rows, or with rows=None an earlier row of the pool; another trace of
-    an earlier question is a copy for the layer `exact` alone. note: called with what is known of each pair."""
-    seen, questions = Overlap(layers, growing=rows is None), Seen()
-    for row in rows or ():
-        seen.add(row)
-
-    def problem(row):
-        name = digest(question_of(row))
-        if rows is None and "exact" not in layers and name in questions:
-            return None
-        if found := seen.find(row):
-            reason, layer, other, similarity = found
-            note({"layer": layer, "similarity": round(similarity, 4), "id": row["id"], "question": row["question"],
-                  "other_id": seen.names[other], "other": seen.questions[other]})
-            return reason
-        if rows is None:
-            seen.add(row)
-            questions.add(name)
-    return problem
-
-
-def at_most(limit, key, reason):
-    """A filter that lets `limit` rows of each key(row) pass, a list of texts."""
-    seen, counts = Seen(), Counter()
-
-    def problem(row):
-        name = digest(*key(row))
-        if limit > 1:                                                      # a Counter takes five times the memory
-            counts[name] += 1
-        return None if (seen.add(name) if limit == 1 else counts[name] <= limit) else reason
-    return problem
 
 
 def filters(cfg, attempts, funnel):
@@ -432,33 +405,71 @@ def check(cfg):
         matched(cfg)
 
 
-def chosen(rows, cfg, attempts, prepare):
-    """Chosen rows out of (place, row): the rows that come are looked at once, and those chosen are read again."""
-    if cfg.method == "full" and cfg.order == "chosen":                     # nothing to choose: one pass, no cards
-        yield from (row for _, row in rows)
-        return
-    rates, is_limo = pass_rates(attempts), cfg.method.startswith("limo")
-    cards, columns, limit = [], [array("d") for _ in range(4)], 50_000
+def select(rows, cfg, attempts, card, again):
+    """[(card, fields to add)] out of (place, row), each seen once. A row leaves some 30 to 100 bytes behind, which tell
+    whether it can be chosen, and is read again if so; s1 and longest keep cards, and prune them on the way.
+
+    card: (place, row) -> Card; again: places -> their (place, row).
+    """
+    if cfg.method in ("s1", "longest"):
+        cards, counts, limit = [], Counter(), 50_000
+        for place, row in rows:
+            cards.append(card(place, row))
+            counts[benchmark_of(row), domain_of(row)] += 1
+            if len(cards) >= limit:
+                cards = s1_candidates(cards, cfg.k) if cfg.method == "s1" else longest(cards, cfg.k)
+                limit = max(limit, 2 * len(cards))
+        best = longest(cards, cfg.k) if cfg.method == "longest" else s1_select(cards, cfg.k, cfg.seed, cfg.variant, counts)
+        return [(each, {}) for each in best]
+    if cfg.method in ("random", "diverse"):
+        numbers = {}
+        keys = sorted(sort_key(place, row, numbers.setdefault(domain_of(row), len(numbers))) for place, row in rows)
+        places = diverse_places(keys, list(numbers), cfg.k, cfg.seed) if cfg.method == "diverse" else [
+            place_of(key)[0] for key in random.Random(cfg.seed).sample(keys, min(cfg.k, len(keys)))]
+        return [(card(place, row), {}) for place, row in again(places)]
+    places, questions, right, columns = array("Q"), array("Q"), bytearray(), [array("d") for _ in range(4)]
     for place, row in rows:
-        cards.append(Card(place, row, rank_of(row, cfg, rates)))
-        terms = limo_terms(row, cfg.words) if is_limo else [spread(row, attempts)] if cfg.method == "variance" else ()
+        places.append(place), questions.append(digest(question_of(row))), right.append(row.get("correct") is True)
+        terms = [spread(row, attempts)] if cfg.method == "variance" else limo_terms(row, cfg.words)
         for column, term in zip(columns, terms):
             column.append(term)
-        if len(cards) >= limit and (cfg.method == "longest" or (cfg.method, cfg.variant) == ("s1", "paper")):
-            cards = s1_candidates(cards, cfg.k) if cfg.method == "s1" else longest(cards, cfg.k)
-            limit = max(limit, 2 * len(cards))
-    picks = select(cards, cfg, limo_scores(columns, cfg.length_cap) if is_limo else columns[0])
+    scores = columns[0] if cfg.method == "variance" else limo_scores(columns, cfg.length_cap)
+    lowest = cfg.method == "limo-low"
+    reach = band_within_reach(questions, right, scores, cfg.k) if cfg.method == "limo-band" else \
+        within_reach(questions, scores, cfg.k, lowest)
+    cards, scores = [card(place, row) for place, row in again(places[i] for i in reach)], [scores[i] for i in reach]
+    if cfg.method == "limo-band":
+        return [(each, {"score": score, "band": cfg.band}) for each, score in limo_band(cards, scores, cfg.band)[:cfg.k]]
+    best = ranked(cards, scores, cfg.best_per_problem and cfg.method != "variance", lowest)
+    return [(each, {"score": score}) for each, score in best[:cfg.k]]
+
+
+def chosen(rows, cfg, attempts, prepare):
+    """Chosen rows out of (place, row): the rows that come are looked at once, and those chosen are read again."""
+    rates = pass_rates(attempts)
+
+    def again(places):
+        for place, row in stream(cfg.data, places=places):
+            row = prepare(row)
+            judge(row)
+            yield place, row
+    if cfg.method == "full":                                               # nothing to choose
+        if cfg.order != "chosen":
+            places, ranks = array("Q"), array("d")
+            for place, row in rows:
+                places.append(place), ranks.append(rank_of(row, cfg, rates))
+            rows = again(places[i] for i in sorted(range(len(ranks)), key=ranks.__getitem__))
+        yield from (row for _, row in rows)
+        return
+    picks = select(rows, cfg, attempts, lambda place, row: Card(place, row, rank_of(row, cfg, rates)), again)
     if not picks:
         raise BadInput("--method limo-band: no question has five right traces to divide into bands")
-    if len(picks) < cfg.k and cfg.method != "full":
+    if len(picks) < cfg.k:
         print(f"only {len(picks)} rows are left to choose, fewer than --k {cfg.k}: all of them are taken")
     if cfg.order != "chosen":
         picks.sort(key=lambda pick: pick[0].rank)
     more = {card.at: fields for card, fields in picks}
-    for place, row in stream(cfg.data, places=[card.at for card, _ in picks]):
-        row = prepare(row)
-        judge(row)
-        yield row | more[place]
+    yield from (row | more[place] for place, row in again(card.at for card, _ in picks))
 
 
 def curate(cfg):
@@ -468,7 +479,7 @@ def curate(cfg):
     taxonomy = transform.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
     funnel, taken = Funnel(with_pairs=bool(cfg.audit)), Counter()
     prepare = preparation(taxonomy, cfg.domain_field, cfg.domains)
-    funnel.stages = filters(cfg, attempts, funnel)
+    funnel.stages = [("", one_question_per_id(cfg.data, prepare)), *filters(cfg, attempts, funnel)]
     left = funnel.survivors((place, prepare(row)) for place, row in stream(cfg.data, needed(cfg)))
     counted = (count(taken, row) for row in chosen(left, cfg, attempts, prepare))
     try:
@@ -476,17 +487,13 @@ def curate(cfg):
                                                else None, cfg.format, cfg.copies, cfg.seed))
     finally:
         Path(cfg.out + ".part").unlink(missing_ok=True)
+        if cfg.audit and funnel.table:                                     # also where a filter left nothing
+            write_rows(cfg.audit, funnel.pairs)
     totals = {"left": summary(funnel.left), cfg.method: summary(taken)}
-    if cfg.audit:
-        write_rows(cfg.audit, funnel.pairs)
     if cfg.figure:
         draw_funnel([*funnel.table, {"stage": cfg.method, "kept": taken["rows"]}], cfg.figure)
     run.save_config(cfg, run.header_of(cfg.out), funnel=funnel.table, totals=totals)
-    for name, total in totals.items():
-        correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
-        domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
-        print(f"{name:<12} {total['rows']:>7} rows  correct {correct}  "
-              f"thinking tokens {total['mean_thinking_tokens']:.1f}  domains {domains}")
+    print(shown(cfg.method, totals[cfg.method]))
 
 
 def main(cfg):

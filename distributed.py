@@ -147,11 +147,11 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
     else:
         tokenizer = models.load_tokenizer(path)
         model, folder = _without_weights(path)
+    for layer in models.layers(model) if compiled else ():       # inside the checkpoint, of which dynamo compiles nothing
+        layer.forward = torch.compile(layer.forward, dynamic=True)
     for layer in models.layers(model) if recompute else ():
         layer.forward = partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
     halves = _split_layers(model, ranks, path) if ranks.mesh is not None and ranks.mesh["tp"].size() > 1 else set()
-    for layer in models.layers(model) if compiled else ():
-        layer.compile(dynamic=True)
     if ranks.mesh is None:
         return model, tokenizer
 

@@ -19,7 +19,7 @@ A folder:    python evaluate.py out/runs --markdown
 A table:     python evaluate.py --scores scores.jsonl --base Qwen3-14B-Base       rows: model, group, benchmark, score
 
 Reads completion rows (data/rows.py) and, where present, the settings beside them (RUN.config.json). A row is graded
-against `answer`, against `nums` and `target`, or against IFEval's `instruction_id_list`, whichever it has. Prints one line
+against `answer`, `nums` and `target`, IFEval's `instruction_id_list` or CoQA's `references`, what it has. Prints one line
 per run and group (row field `group`); --out saves everything, per task and per question too.
 Exit status: 0, 1 for input that cannot be used (one line names file and line), 2 for wrong flags.
 """
@@ -35,7 +35,7 @@ from typing import Literal
 
 from data import run, symbolic
 from data.answers import (answer_of, canonical, check_expression, classes, extract_answer, grade,  # noqa: F401
-                          is_correct)
+                          is_correct, overlap)
 from data.ifeval import follows
 from data.measures import (control, majority, mean_interval, paired_bootstrap, pass_at_k, performance,  # noqa: F401
                            pooled_sigma, scaling, transferability, wilson)
@@ -83,6 +83,8 @@ def metrics(rows, k=(1,), best_by="logp"):
             sample = {"row": row, "answer": answer, "right": grade(row, answer), "score": _score(row.get(best_by))}
             if gold[2] is not None:
                 sample |= {"strict": follows(row, answer or ""), "loose": follows(row, answer or "", loose=True)}
+            elif sample["right"] is not None and isinstance(row.get("references"), list):
+                sample["overlap"] = overlap(answer, row["references"])
         except (ValueError, TypeError, AttributeError, KeyError) as error:     # BadInput is a ValueError
             raise BadInput(f"line {line}: cannot be graded ({error})") from error
         questions.setdefault(name[0], []).append(sample)
@@ -152,6 +154,8 @@ def _summary(questions, k, with_questions=False):
         summary["ifeval"] = {f"{level}_{way}": _mean((x for s in checked for x in (
             [all(s[way])] if level == "prompt" else s[way])), 100)
             for level in ("prompt", "instruction") for way in ("strict", "loose")}
+    if shared := [s["overlap"] for s in flat if "overlap" in s]:
+        summary["overlap"] = {name: _mean(column, 100) for name, column in zip(("exact", "f1"), zip(*shared))}
     if with_questions:
         thinking = {name: [x["row"].get("n_thinking_tokens") for x in samples] for name, samples in kept.items()}
         summary["questions"] = {name: (right[name], None if None in thinking[name] else statistics.fmean(thinking[name]))
@@ -164,7 +168,7 @@ def load(path, k=(), best_by="logp"):
     try:
         rows = read_rows(path, need=("id",))
     except BadInput as error:
-        cut = Path(path).is_file() and not Path(path).read_bytes().endswith(b"\n")
+        cut = Path(path).is_file() and Path(path).read_bytes()[-1:] not in (b"\n", b"")
         raise BadInput(f"{error}{cut * '; the file ends within a line: the run was cut, start it again'}") from error
     counts = Counter(str(row["id"]) for row in rows)
     fewest, most = min(counts.values()), max(counts.values())
@@ -201,8 +205,10 @@ def runs_of(paths):
 
 
 def tasks_of(result):
-    """{group: {task: percent}} of a run: accuracy, or the share of followed instructions (UniReason, §A.3.4)."""
-    return {group: {task: s["ifeval"]["instruction_strict"] if "ifeval" in s else s["accuracy"]
+    """{group: {task: percent}} of a run: accuracy, or the share of followed instructions (UniReason, §A.3.4), or the exact
+    match of CoQA, the one of lm-eval's two measures that UniReason's low numbers fit."""
+    return {group: {task: s["ifeval"]["instruction_strict"] if "ifeval" in s else
+                    s.get("overlap", {}).get("exact", s["accuracy"])
                     for task, s in summary["tasks"].items() if s["n_questions"]}
             for group, summary in result["groups"].items() if summary["n_questions"]}
 
@@ -369,6 +375,8 @@ def main(cfg):
             print(f"{path}, transferability to {group} ({cfg.ti}): {'undefined' if ti is None else f'{ti:.1f}'}")
         if ifeval := result["all"].get("ifeval"):
             print(f"{path}, IFEval: " + ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in ifeval.items()))
+        if shared := result["all"].get("overlap"):
+            print(f"{path}, words shared with the references: exact {shared['exact']:.1f}, F1 {shared['f1']:.1f}")
     for model, numbers in report["study"].items():
         print(f"{model or 'these runs'}: " + ", ".join(f"{name} {'-' if value is None else f'{value:.4g}'}"
                                                        for name, value in numbers.items() if name != "points"))

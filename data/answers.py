@@ -7,7 +7,9 @@ are equal when these values are. What the rules cannot read is compared symbolic
 """
 import cmath
 import re
+import string
 import time
+from collections import Counter
 from fractions import Fraction
 from functools import lru_cache
 
@@ -88,7 +90,12 @@ def answer_of(row):
                 text = text.rpartition(form.end)[2] if form.end in text else ""
     if row.get("instruction_id_list") is not None:                         # IFEval looks at all of it
         return text or None
-    answer = extract_answer(text)
+    answer, first = extract_answer(text), text.strip().partition("\n")[0]
+    if answer is None and isinstance(row.get("references"), list):         # CoQA: the first line, as lm-eval takes it
+        return first or None
+    if answer is None and row.get("choices") == ["no", "yes"]:             # so in HaluEval, with one of the two in it
+        said = set(re.findall(r"\b(?:yes|no)\b", first[:LONGEST_ANSWER].lower()))
+        return said.pop() if len(said) == 1 else None
     if answer is None and row.get("choices") and (line := LETTER_LINE.fullmatch(text.rstrip().rpartition("\n")[2][:200])):
         return line[1]                                                     # the last line is a letter: "B", "**(B)**"
     return answer
@@ -267,7 +274,8 @@ def _rounded(value):
 
 
 def is_correct(prediction, answer):
-    """Are two answers the same? Never raises, never executes anything, answers within two seconds.
+    """Are two answers the same? Never raises, never executes anything, answers within two seconds (plus, on a busy machine,
+    what the symbolic comparison's process takes to start).
 
     Exact, with these exceptions: a decimal may stand for a number without finite decimals if it is within 1e-6 of it;
     50% is 50 as well as 1/2; 1,234 may be a list where the answer is one; a choice may be followed by its text; c may
@@ -348,13 +356,16 @@ def is_gradable(answer):
 def grade(row, prediction):
     """Is the prediction right for this row? None if it has no answer: such a row is skipped, never rewarded.
 
-    Looks at `nums` and `target` (Countdown), `instruction_id_list` (IFEval), else `answer` and, beside it, `choices` (whose
-    text may stand for the letter) and `accept` (other right answers).
+    Looks at `nums` and `target` (Countdown), `instruction_id_list` (IFEval), `references` (CoQA: the same words as one of
+    them), else `answer` and, beside it, `choices` (whose text may stand for the letter) and `accept` (other right answers).
     """
     if row.get("nums") is not None and row.get("target") is not None:
         return check_expression(prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right"))
     if row.get("instruction_id_list") is not None:
         return prediction is not None and all(follows(row, prediction))
+    if isinstance(row.get("references"), list):
+        said = plain_words(prediction or "")
+        return any(said == plain_words(answer) for answer in row["references"]) if row["references"] else None
     gold, choices = row.get("answer"), row.get("choices")
     if not is_gradable(gold):
         return None
@@ -365,6 +376,28 @@ def grade(row, prediction):
         prediction = prediction if str(gold).strip().casefold() in texts else chr(ord("A") + texts.index(said))
     others = row["accept"] if isinstance(row.get("accept"), list) else []
     return any(is_correct(prediction, right) for right in [gold, *others])
+
+
+def plain_words(text):
+    """Lower case, without punctuation and articles (SQuAD's normalisation, 1606.05250, §6.1)."""
+    text = str(text)[:LONGEST_ANSWER].lower().translate(dict.fromkeys(map(ord, string.punctuation)))
+    return re.sub(r"\b(?:a|an|the)\b", " ", text).split()
+
+
+def overlap(prediction, references):
+    """(exact match, F1 of words) in 0..1: the best over the references. Of several, the mean over leaving out each one in
+    turn, as a person among the annotators would be measured (CoQA, 1808.07042, §6.1)."""
+    def best(answers):
+        pairs = []
+        for words in answers:
+            same = sum((Counter(said) & Counter(words)).values())
+            f1 = 2 * same / (len(said) + len(words)) if said and words else float(said == words)
+            pairs.append((float(said == words), f1))
+        return [max(column) for column in zip(*pairs)]
+
+    said, words = plain_words(prediction or ""), [plain_words(answer) for answer in references]
+    rounds = [best(words[:i] + words[i + 1:]) for i in range(len(words))] if len(words) > 1 else [best(words)]
+    return tuple(sum(column) / len(rounds) for column in zip(*rounds))
 
 
 def canonical(row, answer):

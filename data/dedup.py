@@ -11,10 +11,12 @@ MinHash (Broder 1997): under a random permutation the smallest element of two se
 Jaccard similarity. b bands of r such minima each: sets with similarity s meet in at least one band with probability
 1 - (1 - s^r)^b. Candidates are confirmed with the exact similarity, so that hashing can only miss a pair, never make one.
 """
+import hashlib
 import random
 import re
 import zlib
 from array import array
+from collections import Counter
 from math import sqrt
 from operator import mul
 
@@ -205,6 +207,11 @@ def unit(row):
     return [x / length for x in vector]
 
 
+def digest(*texts):
+    """64 bits that stand for some texts."""
+    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest(), "little")
+
+
 class Seen:
     """A set of 64-bit digests in an open-addressing table of 16 to 32 bytes each, where Python's set takes 80."""
 
@@ -234,3 +241,37 @@ class Seen:
         self.table[place] = digest or 1
         self.n += 1
         return True
+
+
+def overlap_filter(layers, note, rows=None):
+    """A filter that drops what repeats one of these rows, or with rows=None an earlier row of the pool; another trace of
+    an earlier question is a copy for the layer `exact` alone. note: called with what is known of each pair."""
+    seen, questions = Overlap(layers, growing=rows is None), Seen()
+    for row in rows or ():
+        seen.add(row)
+
+    def problem(row):
+        name = digest(normalised(row["question"]))
+        if rows is None and "exact" not in layers and name in questions:
+            return None
+        if found := seen.find(row):
+            reason, layer, other, similarity = found
+            note({"layer": layer, "similarity": round(similarity, 4), "id": row["id"], "question": row["question"],
+                  "other_id": seen.names[other], "other": seen.questions[other]})
+            return reason
+        if rows is None:
+            seen.add(row)
+            questions.add(name)
+    return problem
+
+
+def at_most(limit, key, reason):
+    """A filter that lets `limit` rows of each key(row) pass, a list of texts."""
+    seen, counts = Seen(), Counter()
+
+    def problem(row):
+        name = digest(*key(row))
+        if limit > 1:                                                      # a Counter takes five times the memory
+            counts[name] += 1
+        return None if (seen.add(name) if limit == 1 else counts[name] <= limit) else reason
+    return problem

@@ -1,17 +1,18 @@
 """The rows of a pool: names, lengths, benchmarks and levels, read a line at a time.
 
-A pool may be larger than memory. Its rows are read once for the filters; what selection needs of a row is kept as a Card,
-and the chosen rows are read again where they stand in the files.
+A pool may be larger than memory. Its rows are read once for the filters; selection keeps a few numbers of each, a sort_key
+or, of those that may be chosen, a Card; and the chosen rows are read again where they stand in the files.
 """
 import hashlib
 import json
 import re
+import struct
 import sys
 from collections import Counter
 from pathlib import Path
 
 from data.answers import answer_of, grade
-from data.dedup import normalised
+from data.dedup import Seen, digest, normalised
 from data.rows import BadInput, parse_row
 from data.transform import domain_by_keywords, domain_of_reply, without_hint
 
@@ -40,11 +41,6 @@ def trace_of(row):
 def question_id(question):
     """Name of a question in s1: 16 hex digits of its SHA-256."""
     return hashlib.sha256(question.encode("utf-8")).hexdigest()[:16]
-
-
-def digest(*texts):
-    """64 bits that stand for some texts."""
-    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
 def benchmark_of(row):
@@ -89,11 +85,25 @@ class Card:
         return getattr(self, name, None)
 
 
+def sort_key(place, row, domain=0):
+    """Some 70 bytes that sort as (id, trace) do, and then by place; domain: its number."""
+    name = str(row["id"]).encode("utf-8").replace(b"\0", b"\0\xff")                                # \0\0 ends it
+    return name + b"\0\0" + struct.pack(">QQL", digest(row.get("thinking") or "", row.get("response") or ""), place, domain)
+
+
+def place_of(key):
+    """(place, number of the domain) of a sort_key."""
+    return struct.unpack(">QL", key[-12:])
+
+
+def files_of(path):
+    return sorted(Path(path).glob("*.jsonl")) if Path(path).is_dir() else [Path(path)]
+
+
 def stream(path, need=(), places=None):
     """(place, row) of each line of a .jsonl file or of a directory of them, or of the lines at these places, one in
     memory at a time. Raises BadInput as data.rows.read_rows does."""
-    path = Path(path)
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    files = files_of(path)
     if not files:
         raise BadInput(f"{path}: no .jsonl file in this directory")
     opened = {}
@@ -185,6 +195,25 @@ def pass_rates(attempts):
     return {name: solved[name] / n for name, n in tries.items()}
 
 
+def one_question_per_id(path, prepare):
+    """A filter that nothing fails. Raises BadInput for an id that stands for two questions: attempts, domains and draws
+    belong to an id, and so do the completions of every later stage."""
+    names, pairs = Seen(), Seen()
+
+    def problem(row):
+        name = str(row["id"])
+        if pairs.add(digest(name, question_of(row))) and not names.add(digest(name)):
+            first, line, file = {}, 0, -1                                  # question: where it stands, read once more
+            for place, other in stream(path):
+                line, file = line + 1 if place >> 48 == file else 1, place >> 48
+                if str((other := prepare(other))["id"]) == name:
+                    first.setdefault(question_of(other), f"{files_of(path)[file]}:{line}")
+            one, other, *_ = first.values()
+            raise BadInput(f"{one} and {other}: different questions with one id, '{name}'; a row without an `id` gets "
+                           "that of s1, made from its question")
+    return problem
+
+
 class Funnel:
     """Filters, one after the other, and what they let pass."""
 
@@ -212,7 +241,8 @@ class Funnel:
             else:
                 yield place, count(self.left, row)
             if self.passed["pool"] % 100_000 == 0:
-                print(f"{self.passed['pool']} rows read, {self.left['rows']} left", file=sys.stderr)
+                print(f"{self.passed['pool']} rows read; " + ", ".join(
+                    f"{stage} {self.passed[stage]}" for stage, _ in self.stages if stage), file=sys.stderr, flush=True)
         self.report()
 
     def report(self):
@@ -233,6 +263,7 @@ class Funnel:
             if stage == "difficulty":
                 self.table[-1]["without_attempt"] = self.untried
                 print(f"{'':<12} {self.untried:>7} of them were never attempted")
+        print(shown("left", summary(self.left)), flush=True)               # choosing and writing come next
 
 
 def count(totals, row):
@@ -250,6 +281,14 @@ def summary(totals):
     domains = Counter({name[1]: n for name, n in totals.items() if name[0] == "domain"})
     return {"rows": totals["rows"], "correct": totals["correct"] / totals["graded"] if totals["graded"] else None,
             "mean_thinking_tokens": totals["tokens"] / totals["rows"], "domains": dict(domains.most_common())}
+
+
+def shown(name, total):
+    """A summary as a line."""
+    correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
+    domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
+    return (f"{name:<12} {total['rows']:>7} rows  correct {correct}  thinking tokens {total['mean_thinking_tokens']:.1f}  "
+            f"domains {domains}")
 
 
 def draw_funnel(funnel, path):

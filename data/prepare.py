@@ -10,7 +10,8 @@ should not turn into empty questions. Rows that already have our fields are take
 
 A benchmark becomes OUT/NAME.jsonl, its questions worded as --paper words them and with `task` and `group`, which is how
 evaluate.py tells them apart, and NAME.config.json with the paper's sampling, format and the citation. The command that
-answers it is printed. Not here, because they need other machinery: LiveCodeBench (runs code), CoQA (conversations).
+answers it is printed. LiveCodeBench is refused: its answers are programs, and nothing that a model wrote runs here.
+UniReason scores HeadQA and MC-TACO by the log-likelihood of the options, which generate.py --score gives for `choices`.
 """
 import dataclasses
 import hashlib
@@ -84,6 +85,12 @@ def mmlu_pro(row):
             "subject": row.get("category"), "source": "MMLU-Pro"}
 
 
+def acpbench(row):
+    """Kokel et al. 2024, the multiple-choice half of its seven tasks, as UniReason takes them."""
+    return {"question": f"{row['context']}\n\n{row['question']}", "choices": list(row["choices"]["text"]),
+            "answer": row["answer"], "subject": row.get("group"), "source": "ACPBench"}
+
+
 def commonsenseqa(row):
     """Talmor et al. 2019, as STaR uses it."""
     return {"question": row["question"], "choices": list(row["choices"]["text"]), "answer": row["answerKey"],
@@ -102,6 +109,37 @@ def ifeval(row):
     return {"question": row["prompt"], "instruction_id_list": list(row["instruction_id_list"]),
             "kwargs": [{key: value for key, value in settings.items() if value is not None} for settings in row["kwargs"]],
             "source": "IFEval"}
+
+
+def coqa(row):
+    """Reddy et al. 2019: a passage, a conversation about it, and its last question, as lm-eval asks it. `references` are
+    the answers of all annotators, without repetition."""
+    questions, *given = (turns["input_text"] for turns in (row["questions"], row["answers"],
+                                                           *(row.get("additional_answers") or {}).values()))
+    history = [text for question, answer in zip(questions, given[0]) for text in (f"Q: {question}", f"A: {answer}")][:-1]
+    last = [answers[len(questions) - 1] for answers in given]
+    return {"question": "\n\n".join([row["story"].strip(), *history, "A:"]), "answer": last[0],
+            "references": list({answer.lower(): answer for answer in last[::-1]}.values()),
+            "subject": row.get("source"), "source": "CoQA"}
+
+
+def mc_taco(row):
+    """Zhou et al. 2019: is a candidate answer to a question about time plausible?"""
+    return {"question": f"{row['sentence']}\nQuestion: {row['question']}\nAnswer: {row['answer']}\n\nIs this answer "
+                        "plausible? Reply yes or no.", "choices": ["no", "yes"], "answer": ("no", "yes")[int(row["label"])],
+            "subject": row.get("category"), "source": "MC-TACO"}
+
+
+def halueval(row):
+    """Li et al. 2023, its three tasks (and the general one). The wording is ours: UniReason's is longer, with an example."""
+    told = next(fields for fields in (("document", "summary"), ("knowledge", "dialogue_history", "response"),
+                                      ("knowledge", "question", "answer"), ("user_query", "chatgpt_response"),
+                                      ("question", "response")) if row.keys() >= set(fields))
+    shown = "\n".join(f"{name.replace('_', ' ').capitalize()}: {row[name]}" for name in told)
+    return {"question": f"{shown}\n\nDoes the {told[-1].rpartition('_')[2]} contain anything that is not factual or that "
+                        "does not follow from what precedes it? Reply yes or no.", "choices": ["no", "yes"],
+            "answer": str(row["hallucination"] if "hallucination" in row else row["answer"]).strip().lower(),
+            "subject": told[-1], "source": "HaluEval"}
 
 
 def s1k(row):
@@ -162,11 +200,17 @@ BENCHMARKS = {
     "gpqa": ("Idavidrein/gpqa", "gpqa_diamond", "train", gpqa, "other", "letter", "Rein 2023 (2311.12022)"),
     "mmlu-pro": ("TIGER-Lab/MMLU-Pro", None, "test", mmlu_pro, "other", "letter", "Wang 2024 (2406.01574)"),
     "headqa": ("dvilares/head_qa", "en", "test", headqa, "other", "letter", "Vilares 2019 (1906.04701)"),
-    "acpbench": (None, None, "test", rows_as_they_are, "other", "letter", "Kokel 2024 (2410.05669)"),
+    "acpbench": ("ibm-research/acp_bench", tuple(f"acp_{task}_mcq" for task in (
+        "app", "areach", "just", "land", "prog", "reach", "val")), "test", acpbench, "other", "letter",
+        "Kokel 2024 (2410.05669)"),
     "commonsenseqa": ("tau/commonsense_qa", None, "validation", commonsenseqa, "other", "letter",
                       "Talmor 2019 (1811.00937)"),
     "countdown": ("Jiayi-Pan/Countdown-Tasks-3to4", None, "train", countdown, "other", "box", "Gandhi 2024 (2404.03683)"),
     "ifeval": ("google/IFEval", None, "train", ifeval, "non", "", "Zhou 2023 (2311.07911)"),
+    "coqa": ("EleutherAI/coqa", None, "validation", coqa, "non", "", "Reddy 2019 (1808.07042)"),
+    "mc-taco": ("CogComp/mc_taco", None, "test", mc_taco, "non", "", "Zhou 2019 (1909.03065)"),
+    "halueval": ("pminervini/HaluEval", ("qa_samples", "dialogue_samples", "summarization_samples"), "data", halueval, "non",
+                 "", "Li 2023 (2305.11747)"),
 }
 REQUESTS = {"box": "\n\nPlease reason step by step, and put your final answer within \\boxed{}.", "": "",
             "letter": "\n\nPlease reason step by step, and put the letter of your choice within \\boxed{}."}
@@ -198,7 +242,8 @@ def load_source(cfg, hub_name, configuration, split):
     from datasets import load_dataset
     try:
         if cfg.source is None:
-            return load_dataset(hub_name, configuration, split=cfg.split or split)
+            parts = configuration if isinstance(configuration, tuple) else [configuration]
+            return [row for part in parts for row in load_dataset(hub_name, part, split=cfg.split or split)]
         if Path(cfg.source).is_dir():
             return load_dataset(cfg.source, split=cfg.split or split)
         kind = {".json": "json", ".parquet": "parquet"}.get(Path(cfg.source).suffix)
@@ -220,7 +265,7 @@ def converted(cfg, name, raw_rows, convert):
             break
         try:
             row = convert(raw)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:
             raise BadInput(f"{cfg.source or name}: row {number} does not look like {name} "
                            f"({type(error).__name__}: {error})") from error
         digest = hashlib.sha256(row["question"].encode("utf-8")).hexdigest()[:16]
@@ -237,11 +282,12 @@ def prepare_benchmark(cfg, name):
         cfg = dataclasses.replace(cfg, source=str(found[0])) if found else cfg
     raw_rows = load_source(cfg, hub_name, configuration, split)
     first = next(iter(raw_rows), {})
-    ours = "question" in first and ("answer" in first or "instruction_id_list" in first) and "id" in first
+    ours = {"id", "question"} <= first.keys() and not first.keys().isdisjoint({"answer", "instruction_id_list"}) and \
+        "response" not in first and not isinstance(first.get("choices"), dict)
     rows = converted(cfg, name, raw_rows, rows_as_they_are if ours else convert)
     settings, asks = protocol(name, cfg.paper)
     for row in rows:
-        if row.get("choices"):
+        if row.get("choices") and kind == "letter":
             row["question"] += "\n\n" + "\n".join(f"{chr(65 + i)}) {choice}" for i, choice in enumerate(row["choices"]))
         row["question"] += REQUESTS[kind if row.get("choices") or kind != "letter" else "box"] if asks else ""
         row |= {"task": name, "group": group}
@@ -262,6 +308,8 @@ def main(cfg):
     if cfg.benchmark:
         names = cfg.benchmark.split(",")
         for name in names:
+            if name == "livecodebench":
+                raise BadInput("--benchmark livecodebench: its answers are programs, and what a model wrote is not run here")
             if name not in BENCHMARKS:
                 raise BadInput(f"--benchmark {name}: not among {', '.join(BENCHMARKS)}")
         if len(names) > 1 and cfg.source and not Path(cfg.source).is_dir():

@@ -63,6 +63,30 @@ _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,15})"
 _PIECE = rf"{_NUMBER}(?: ?[-+*/] ?{_NUMBER})*"
 _CHAIN = re.compile(rf"(?<![\w.,:^_)}}\]\\+*/-])(?<![-+*/^)}}\]\\\d] )(?<!of )(?<!mod ){_PIECE}(?: ?= ?-?{_PIECE})+"
                     r"(?![\w^(!%√]|[.,:]\d| ?[-+/]| ?\*(?!\*)| ?\\[A-Za-z]| \(?(?:mod|remainder|R)\b)")
+_INSIDE = " ,+-*/="
+
+
+def chains(text):
+    """What _CHAIN.findall finds in a text with its signs written in ASCII, but searched only around each `=` between two
+    numbers: most of a trace is words."""
+    for sign, plain in (("×", "*"), ("·", "*"), ("÷", "/"), ("−", "-"), ("\\times", "*"), ("\\cdot", "*"), ("\t", " ")):
+        text = text.replace(sign, plain)
+    while "  " in text:
+        text = text.replace("  ", " ")
+    if re.search(r"x ?\d", text):
+        text = re.sub(r"(?<=\d) ?x(?= ?\d)", "*", text)
+    done = 0
+    for equals in re.finditer(r"=(?:(?<=\d=)|(?<=\d =)) ?-?\d", text):
+        if equals.start() < done:
+            continue
+        first = done = equals.start()
+        while first and (text[first - 1] in _INSIDE or text[first - 1].isdecimal()):
+            first -= 1
+        while done < len(text) and (text[done] in _INSIDE or text[done].isdecimal()):
+            done += 1
+        for chain in _CHAIN.finditer(text, first, done + 16):              # 16: farther than its lookahead sees
+            if chain.start() < done:
+                yield chain[0]
 
 
 def equations(text):
@@ -71,11 +95,7 @@ def equations(text):
     Read as people write: the left value must equal the first number on the right, from which the next piece goes on
     (`7 + 5 = 12 - 2 = 10`), or all of the right (`2 + 4 = 3 * 2`). Doubtful context is skipped, not judged.
     """
-    if "=" not in text:
-        return
-    text = text.translate({0xD7: "*", 0xB7: "*", 0xF7: "/", 0x2212: "-"})  # × · ÷ −
-    text = re.sub(r"\\times|\\cdot|(?<=\d) ?x(?= ?\d)", "*", re.sub(r"[ \t]+", " ", text))
-    for chain in _CHAIN.findall(text):
+    for chain in chains(text):
         pieces = [piece.strip() for piece in chain.split("=")]
         for left, right in zip(pieces, pieces[1:]):
             if not re.search(r"\d ?[-+*/]", left):                         # `3 = 4` computes nothing
@@ -116,7 +136,7 @@ def standing_slips(text):
 
 
 def words_of(text):
-    return [word.strip(PUNCTUATION).lower() for word in text.split()]
+    return [word.strip(PUNCTUATION) for word in text.lower().split()]
 
 
 def count_words(words, wanted):

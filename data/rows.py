@@ -1,8 +1,9 @@
 """JSONL rows, the contract between all stages: UTF-8, one object per line, unknown keys pass through.
 
 problem     id, question, answer; optional solution, source, level, subject, group, task (a benchmark); choices (multiple
-            choice), accept (further right answers), nums and target (Countdown), instruction_id_list and kwargs (IFEval);
-            max_tokens, waits, thinking_budget (of this row, for generate.py); budget (named in the question, for grpo.py)
+            choice), accept (further right answers), nums and target (Countdown), instruction_id_list and kwargs (IFEval),
+            references (CoQA: what each annotator answered); max_tokens, waits, thinking_budget (of this row, for
+            generate.py); budget (named in the question, for grpo.py)
 trace       problem + thinking, response, model, and what curation adds (correct, n_thinking_tokens, score, ...)
 completion  problem + sample, text, thinking, response, ids, injected, n_thinking_tokens, n_tokens,
             finish ("stop", "length", "rejected" or "nan"), stop (what stopped it), n_waits, forced, n_tries, logp

@@ -7,8 +7,9 @@ What hangs inside C (a regular expression, a huge power) holds the interpreter: 
 can stop it, only the end of its process. Items and values are lines of JSON through pipes, never pickles, and the
 processes plain children: multiprocessing's would import the calling script, and torch with it, once more each.
 
-A worker past the limit is killed, and after that or a crash the next item gets a new one. The first item starts the
-first. Workers end with their parent, however it ended: at the end of their input, or, busy, by the kernel's timers.
+A worker past the limit is killed, and another one starts in its place at once, so that the next item does not wait for
+all of its start; so after a crash. The first item starts the first. Workers end with their parent, however it ended: at
+the end of their input, or, busy, by the kernel's timers.
 """
 import contextlib
 import importlib
@@ -108,7 +109,7 @@ class Workers(contextlib.AbstractContextManager):
                 for worker in list(busy):
                     for results[worker.index] in worker.look(worker.output in ready):
                         busy.remove(worker)
-                        self.idle += [worker] if worker.process else []
+                        self.idle += [worker if worker.process else Worker(*self.settings)]
         finally:                                     # interrupted: what still runs is not waited for
             for worker in busy:
                 if worker.process:
@@ -123,6 +124,7 @@ def serve(name, limit, memory):
             signal.setitimer(timer, seconds)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)     # Ctrl-C is for the parent
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)    # the parent is gone: end, and say nothing
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)                                    # what the function prints goes to the terminal
     with contextlib.suppress(ValueError, OSError):   # not on every system, and not above an earlier limit

@@ -65,8 +65,8 @@ class Statistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, target, threshold, temperature, softcap, want, engine):
         few = engine is sys.modules[__name__] and any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT_NUMBERS
-        arguments, kept = (hidden, weight, target, threshold, temperature, softcap, want), []
-        values = statistics(*arguments, kept) if few else engine.statistics(*arguments)
+        given, kept = (hidden, weight, target, threshold, temperature, softcap, want), []
+        values = statistics(*given, kept) if few else engine.statistics(*given)
         ctx.save_for_backward(hidden, weight, target, *values[1:3], *kept)
         ctx.mark_non_differentiable(*(x for x in values[3:] if x is not None))
         ctx.settings = temperature, softcap, engine
@@ -82,8 +82,8 @@ class Statistics(torch.autograd.Function):
         size = engine.columns(len(hidden), len(weight))
         for i, start in enumerate(range(0, len(weight), size)):
             part = weight[start:start + size]                                             # (C, D)
-            arguments = (hidden, part, target - start, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap)
-            slope = logit_gradient(*arguments, kept[i]) if kept else engine.logit_gradient(*arguments)   # (N, C), hidden's type
+            given = hidden, part, target - start, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap
+            slope = logit_gradient(*given, kept[i]) if kept else engine.logit_gradient(*given)      # (N, C), hidden's type
             if for_hidden is not None:
                 for_hidden.addmm_(slope, part)                       # in half precision rounded once for each part
             if for_weight is not None:

@@ -16,7 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import symbolic  # noqa: E402
-from data.answers import LONGEST_ANSWER, canonical, check_expression, extract_answer, grade, is_correct, parse  # noqa: E402
+from data.answers import (LONGEST_ANSWER, answer_of, canonical, check_expression, extract_answer, grade,  # noqa: E402
+                          is_correct, overlap, parse)
 from data.rows import read_rows  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "math"
@@ -41,10 +42,14 @@ def attack(text):
     times, extracted = [time.perf_counter()], extract_answer(text)
     verdicts = []
     for question in (lambda: is_correct(text, "7"), lambda: is_correct("7", text), lambda: is_correct(text, text),
-                     lambda: grade({"answer": text}, extracted), lambda: check_expression(text, [9, 9, 9], 24)):
+                     lambda: grade({"answer": text}, extracted), lambda: check_expression(text, [9, 9, 9], 24),
+                     lambda: grade({"references": [text, "x"]}, answer_of({"references": [text], "response": text})),
+                     lambda: grade({"answer": "yes", "choices": ["no", "yes"]}, answer_of({"choices": ["no", "yes"],
+                                                                                          "response": text}))):
         verdicts.append(question())
         times.append(time.perf_counter())
     hash(canonical({}, text)), hash(canonical({"nums": [9]}, text))
+    assert all(0 <= share <= 1 for share in overlap(text, [text, "x", "9"]))
     assert all(verdict in (True, False, None) for verdict in verdicts)
     assert extracted is None or isinstance(extracted, str)
     assert verdicts[2] or not text.strip() or len(text) > LONGEST_ANSWER, "a text is not equal to itself"

@@ -13,8 +13,17 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import triton  # noqa: E402
+from triton.runtime import interpreter  # noqa: E402
 
 from kernels import attention, linear, parallel, reference, softmax_kl  # noqa: E402
+
+if triton.__version__.startswith("3.6."):     # torch 2.11's; int() of its arrays (1,) is an error in numpy 2.4. 3.7 squeezes
+    def patch_tensor(tensor, scope, patch=interpreter._patch_lang_tensor):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patch_tensor
 
 
 @pytest.fixture(autouse=True)

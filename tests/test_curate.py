@@ -3,6 +3,7 @@ import copy
 import dataclasses
 import json
 import random
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -146,6 +147,21 @@ def test_false_equations_survives_hostile_text():
     long = "9" * 5000                                                      # int() of it would raise
     assert quality.false_equations(f"{long} + 1 = 2 and " + "1 + " * 20_000 + "1 = 3") == \
         [" + ".join(["1"] * 20_001) + " = 3"]
+
+
+def test_chains_are_what_one_regular_expression_finds():
+    """Around each = , with what stands up to 16 characters behind, nothing is lost and nothing found twice."""
+    rng, n = random.Random(2), 0
+    pieces = ("1", "2", "12", "3", "1,000", "9", "٣", " ", "  ", "\t", "\n", "=", "=", " = ", " = ", "+", "-", "*", "/",
+              " + 3", "x", ".", ",", "^", "(", " of ", " mod ", " (remainder", " R", "\\times ", "×", "−", "so 1")
+    for _ in range(4000):
+        text = "".join(rng.choices(pieces, k=rng.randrange(3, 30)))
+        plain = text.translate({0xD7: "*", 0x2212: "-"})
+        plain = re.sub(r"\\times|\\cdot|(?<=\d) ?x(?= ?\d)", "*", re.sub(r"[ \t]+", " ", plain))
+        found = list(quality.chains(text))
+        assert found == quality._CHAIN.findall(plain), text
+        n += len(found)
+    assert n > 50
 
 
 def test_a_slip_counts_until_it_is_taken_back():
@@ -623,6 +639,10 @@ def test_audit_file_and_near_copies(tmp_path, capsys):
     assert (held["layer"], held["id"], held["other_id"], held["similarity"]) == ("masked", "r005", "t", round(2 / 7, 4))
     funnel = {stage["stage"]: stage for stage in json.loads((tmp_path / "out.config.json").read_text())["funnel"]}
     assert funnel["held out"]["similarity"] == {"masked 0.2": 1} and funnel["near copies"]["similarity"] == {"masked 1.0": 1}
+    write(tmp_path / "test.jsonl", rows)
+    with pytest.raises(BadInput, match="no row is left after the filter 'held out'"):
+        curate.main(cfg)
+    assert len(read_rows(cfg.audit)) == 5
 
 
 # ---- What is done to traces and prompts -------------------------------------------------------------------------
@@ -907,13 +927,59 @@ def test_early_pruning_changes_no_selection(seed):
     for i in range(0, 900, 90):
         fewer = curate.s1_candidates(fewer + rows[i:i + 90], 300)
     assert len(fewer) < 750 and curate.s1_select(fewer, 300, seed) == curate.s1_select(rows, 300, seed)
+    counts = Counter((pool.benchmark_of(row), row["domain"]) for row in rows)
+    assert curate.s1_select(fewer, 300, seed, "notebook", counts) == curate.s1_select(rows, 300, seed, "notebook") \
+        != curate.s1_select(rows, 300, seed)
     scores = [rng.randrange(40) / 40 for _ in rows]
     for row in rows:
         row["question"] = f"q{rng.randrange(300)}"
     for lowest in (False, True):
-        places = curate.within_reach(rows, scores, 20, lowest)
+        places = curate.within_reach([row["question"] for row in rows], scores, 20, lowest)
         some = curate.ranked([rows[i] for i in places], [scores[i] for i in places], True, lowest)
         assert len(places) < 200 and some[:20] == curate.ranked(rows, scores, True, lowest)[:20]
+    questions, right = [pool.digest(row["question"]) for row in rows], [row["correct"] for row in rows]
+    places = curate.band_within_reach(questions, right, scores, 9, n_bands=3)
+    some = curate.limo_band([rows[i] for i in places], [scores[i] for i in places], 2, 3)
+    assert len(places) < 200 and some[:9] == curate.limo_band(rows, scores, 2, 3)[:9]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_keys_sort_and_draw_as_rows_do(seed):
+    """Ids with zero bytes, beginnings of each other and accents; a domain of more than k rows and a small one."""
+    rng = random.Random(seed)
+    rows = [trace(0, thinking=str(i), domain=rng.choice("aab")) | {
+        "id": "".join(rng.choices(("a", "b", "\0", "\1", "é", "z"), k=rng.randrange(1, 4)))} for i in range(200)]
+    cards = [pool.Card(i, row, 0) for i, row in enumerate(rows)]
+    keys = sorted(pool.sort_key(i, row, "ab".index(row["domain"])) for i, row in enumerate(rows))
+    assert [pool.place_of(key)[0] for key in keys] == [card.at for card in curate.in_order(cards)]
+    for k in (7, 60, 200):
+        assert curate.diverse_places(keys, "ab", k, seed) == [card.at for card in curate.diverse_select(cards, k, seed)]
+
+
+@pytest.mark.parametrize("method", ["random", "diverse", "limo", "limo-low", "limo-band", "variance"])
+def test_only_what_may_be_chosen_becomes_a_card(tmp_path, capsys, monkeypatch, method):
+    """A card takes 400 bytes, and a pool may have millions of rows; what stays of the others is 100 bytes at most."""
+    made = []
+    monkeypatch.setattr(curate, "Card", lambda *given: made.append(given) or pool.Card(*given))
+    rows = [trace(i, f"question {i % 30}", thinking="so " * (1 + i % 97) + f"{i}", history=[0, i % 89])
+            | {"id": f"q{i % 30}"} for i in range(300)]
+    cfg = curate.Config(data=write(tmp_path / "p.jsonl", rows), out=str(tmp_path / "o.jsonl"), method=method, k=3,
+                        quality=False)
+    assert len(curate.main(cfg)) == 3 and 3 <= len(made) <= 40, len(made)
+    assert sys.getsizeof(pool.sort_key(1 << 50, {"id": pool.question_id("x")})) < 80
+
+
+def test_one_id_stands_for_one_question(tmp_path, capsys):
+    """Two files that count from 0 each; case and spaces of the question do not matter, nor does STaR's hint."""
+    (tmp_path / "p").mkdir()
+    write(tmp_path / "p/a.jsonl", [trace(1, "one"), trace(2, "two"), trace(2, "Two ", thinking="again")])
+    write(tmp_path / "p/b.jsonl", [trace(3, "three"), trace(1, "one (4)", thinking="t", unhinted="One"), trace(2, "four")])
+    cfg = curate.Config(data=str(tmp_path / "p"), out=str(tmp_path / "o.jsonl"), method="full")
+    with pytest.raises(BadInput, match=r"p/a.jsonl:2 and \S*p/b.jsonl:3: different questions with one id, 'r002'"):
+        curate.main(cfg)
+    assert not (tmp_path / "o.jsonl").exists()
+    (tmp_path / "p/b.jsonl").write_text(json.dumps({"question": "four", "response": "4"}) + "\n")
+    assert ids(curate.main(cfg)) == ["r001", "r002", "r002", pool.question_id("four")]
 
 
 def test_text_does_not_stay_in_memory(tmp_path, capsys):

@@ -382,6 +382,10 @@ def damaged(directory, path, damage):
         tensors = load_file(weights)
         del tensors["model.layers.1.mlp.up_proj.weight"]
         save_file(tensors, weights, metadata={"format": "pt"})
+    elif damage == "a weight is NaN":
+        tensors = load_file(weights)
+        tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
+        save_file(tensors, weights, metadata={"format": "pt"})
     elif damage == "no tokenizer":                                         # transformers would make up an empty one
         for file in path.glob("*token*"):
             file.unlink()
@@ -391,12 +395,14 @@ def damaged(directory, path, damage):
 
 
 @pytest.mark.parametrize("damage", ["no config", "broken config", "no weights", "weights cut short", "weights empty",
-                                    "pickled weights", "a tensor is missing", "no tokenizer", "broken tokenizer"])
+                                    "pickled weights", "a tensor is missing", "a weight is NaN", "no tokenizer",
+                                    "broken tokenizer"])
 def test_a_damaged_directory_is_refused_in_one_line(directory, tmp_path, damage):
     path = damaged(directory, tmp_path / "m", damage)
     with pytest.raises(BadInput) as caught:
         models.load(path)
     assert str(caught.value).startswith(path + ": ") and "\n" not in str(caught.value)
+    assert ("finite" in str(caught.value)) == (damage == "a weight is NaN")
 
 
 @pytest.mark.parametrize("name", ["out/nothing/here", "./nothing/here", "/nothing", "nothing", "someone/no-such-model"])

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -443,6 +444,24 @@ def test_recomputed_activations_change_no_bit(base, tmp_path):
     for name in (False, True):
         main(config(base, tmp_path / str(name), epochs=1, recompute=name))
     assert (tmp_path / "True" / "model.safetensors").read_bytes() == (tmp_path / "False" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_layers_are_one_program(base, monkeypatch, recompute):
+    """--compile: both layers are traced once, not each anew (PyTorch gives up after 8), also inside --recompute. What was
+    traced, run as it is, gives the same log-probability to the bit."""
+    traced, rows = [], [[5, 3, 8, 6, 4], [7, 9, 2, 5]]
+
+    def program(graph, inputs):
+        traced.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=program))
+    model, again = (distributed.load(str(base / "model"), distributed.join(), recompute=recompute, compiled=compiled)[0]
+                    for compiled in (False, True))
+    wanted, found = (models.score(m.train(), models.pack(rows)).logp for m in (model, again))
+    assert len(traced) == 1 and torch.equal(wanted, found)
 
 
 # ---- order and amount

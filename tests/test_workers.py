@@ -86,6 +86,18 @@ def test_failures_are_named_and_replaced(pool):
     assert results[7].text.startswith("MemoryError")
 
 
+def test_another_worker_starts_at_once(tmp_path, monkeypatch):
+    """While nobody asks: after a time-out its successor is there before the next item, not begun by it."""
+    (tmp_path / "acts.py").write_text(FUNCTIONS + f"open({str(tmp_path / 'started')!r}, 'a').write('x')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Workers("acts:act", n=1, limit=0.2) as pool:
+        assert pool.map([["sleep", 60]])[0].kind == "timeout"
+        until = time.monotonic() + 20
+        while (tmp_path / "started").read_text() != "xx" and time.monotonic() < until:
+            time.sleep(0.02)
+        assert pool.map([["value", 4]]) == [4] and (tmp_path / "started").read_text() == "xx"
+
+
 def test_a_worker_without_timers_is_killed_by_the_parent(pool):
     pid = pool.map([["who", 0]])[0][1]
     began = time.monotonic()
