@@ -29,11 +29,12 @@ answer() {                                   # answer MODEL PROBLEMS RUN [flags]
     --temperature "${TEMPERATURE:-0}" --max-tokens "$MAX_TOKENS" --slots "${SLOTS:-64}" --device "$DEVICE" --dtype "$DTYPE" \
     --tp "${TP:-1}" "$@"
 }
+choose=(--method "$METHOD" --k "${K:-1000}")
 if [ "$METHOD" = s1 ]; then                  # what the model can do already is too easy
   answer "$MODEL" pool attempts --n 2 --temperature 0.7
+  choose+=(--attempts "$OUT/attempts.jsonl")
 fi
-python curate.py --data "$OUT/pool.jsonl" --against "$OUT/math500.jsonl" --method "$METHOD" \
-  $([ "$METHOD" = s1 ] && echo "--attempts $OUT/attempts.jsonl --k ${K:-1000}") --out "$OUT/traces.jsonl"
+python curate.py --data "$OUT/pool.jsonl" --against "$OUT/math500.jsonl" "${choose[@]}" --out "$OUT/traces.jsonl"
 run sft.py --model "$MODEL" --data "$OUT/traces.jsonl" --out "$OUT/model" --format "$FORMAT" --epochs "$EPOCHS" \
   --batch-rows 16 --lr "${LR:-1e-5}" --warmup 0.05 --weight-decay 1e-4 --beta1 0.9 --beta2 0.95 $seed \
   --device "$DEVICE" --dtype "$DTYPE" $FLAGS
