@@ -6,8 +6,8 @@
 #   MODEL=Qwen/Qwen2.5-0.5B DATA=gsm8k_train.jsonl TEST=gsm8k_test.jsonl FORMAT=plain HINT=' ({answer})' STEPS=40 LR=1e-6 \
 #     TEMPERATURE=0 MAX_TOKENS=512 DEVICE=cuda bash recipes/star.sh          the paper's hints, steps and greedy decoding
 # The steps of round n are STEPS * 1.2^(n-1), as in the paper's code. Prints what each round kept and held-out accuracy.
-# Expected, in the tiny world (seeds 0, 1, 2; 95 s of one core): 26.3, 25.7, 22.7% right before, after three rounds 62.3, 67.3, 62.3;
-# 61.7, 61.0, 65.7; 57.7, 56.7, 59.7: it falls as more answers reach --max-tokens (2% before, 29, 34 and 38% after).
+# Expected, in the tiny world (seeds 0, 1, 2; 95 s of one core): 26.3, 25.7, 22.7% right before; 62.3, 67.3, 62.3 after round 1;
+# 61.7, 61.0, 65.7 after round 2; 57.7, 56.7, 59.7 after round 3: it falls as more answers are cut (2, 29, 34, 38% of them).
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
