@@ -4,8 +4,8 @@
 #   bash recipes/tiny_world.sh s1                    s1, limo, unireason_sft, unireason_rl, gsm8k or countdown; minutes
 #   SEED=1 LR=1e-3 bash recipes/tiny_world.sh s1     a variable that is set already is left as it is
 # What is not named here is as in the recipe: for LIMO, say, 800 traces, 15 epochs, 64 rows a step. Learning rates are tiny.sh's,
-# and less where a rollout has four updates; each was tried once on data/tiny.py's dev split. What came out on held-out problems
-# is in the head of each recipe.
+# and less where a rollout has four updates; s1, limo, unireason_rl and countdown were tried once on data/tiny.py's dev split.
+# What came out on held-out problems is in the head of each recipe.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 default() { for pair in "$@"; do name=${pair%%=*}; [ -n "${!name:-}" ] || export "$pair"; done; }   # where nothing is set

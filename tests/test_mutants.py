@@ -4,6 +4,7 @@ They take as long as all other tests together, so conftest.py starts them first 
 """
 import atexit
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -45,6 +46,7 @@ def work(folder, worker):
     import torch.distributed.fsdp  # noqa: F401
     import torch.distributed.tensor.parallel  # noqa: F401
     import transformers.models.qwen3.modeling_qwen3  # noqa: F401
+    gc.freeze()                                      # the libraries' objects: pytest collects garbage ten times in each fork
     os.nice(10)                                      # the other tests have only one process: they go first
     codes = {}
     for i in range(worker, len(MUTANTS), N_WORKERS):
@@ -60,6 +62,7 @@ def work(folder, worker):
             os._exit(pytest.main(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", f"tests/{MUTANTS[i][4]}"]))
         codes[i] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         shutil.rmtree(place)
+    gc.unfreeze()                                    # some libraries complain of what is left at the end
     print(json.dumps(codes))
 
 
