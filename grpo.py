@@ -494,7 +494,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
     with Workers("data.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
         state = distributed.read_state(distributed.checkpoints(out)[0])[2] if start else {"queue": [], "lengths": {}}
-        queue, lengths = deque(state["queue"]), state["lengths"]
+        queue, lengths = deque(state["queue"]), state.get("lengths", {})       # lengths only deal the work: older ones lack it
         here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems, lengths)
         for step in range(start, cfg.steps):
             # 1. sample and 2. reward, with --lag for a later step; rollout s is sampled with the weights of step s - lag

@@ -434,7 +434,7 @@ def hidden_states(model, ids, positions, sequences, all_layers=False):
         raise BadInput(f"{sequences.max_len} tokens: beyond {model.rope_limit} the rotary embedding of {type(model).__name__} "
                        "depends on the other sequences of a batch")
     # A model in shards has the weights of a layer only while that layer itself is called.
-    if isinstance(sequences, Step) and type(model).__name__ in PLAIN and not hasattr(model, "shards"):
+    if isinstance(sequences, Step) and type(model).__name__ in PLAIN and not hasattr(model, "shards") and not all_layers:
         return _plain_layers(model.base_model, ids, positions, sequences)
     out = model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False,
                            output_hidden_states=all_layers, sequences=sequences)

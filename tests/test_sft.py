@@ -4,7 +4,6 @@ A random Qwen3 of 2 layers with the tiny world's vocabulary (149 words) and 13 r
 about 10 ms. Weights are compared after steps of plain SGD where an invariance of the gradient is meant: Adam divides by
 the gradient's size and so would turn rounding in a gradient of 1e-9 into a step of full length.
 """
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -774,7 +773,7 @@ def test_a_loaded_count_lies_where_its_step_reads_it(base, tmp_path, fused, devi
             optimizer.step()
             sft.save_checkpoint(tmp_path, model, [optimizer], 1, {})
     optimizer.defaults["fused"] = fused
-    with contextlib.suppress(NotImplementedError, RuntimeError, BadInput):                     # it has no numbers to read
+    with pytest.raises(BadInput, match="lm_head"):           # on meta the head is no longer tied; the slots are made before
         sft.load_checkpoint(tmp_path / "checkpoint-1", model, [optimizer])
     assert {(slot, x.device.type) for values in optimizer.state.values() for slot, x in values.items()} == {
         ("step", device), ("exp_avg", "meta"), ("exp_avg_sq", "meta")}
