@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 import model as models
 from data.rows import BadInput
@@ -134,11 +135,30 @@ def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0, with_logp=
         top = logits.amax(1, keepdim=True)
     likely = (logits - top).exp_()                                   # probabilities, but for their sum
     if temperature > 0:
-        below = likely.cumsum(1, dtype=torch.float64)
-        # First token whose cumulative probability exceeds u; one with probability 0 never does.
-        token = torch.searchsorted(below, uniform(key, counter)[:, None] * below[:, -1:], right=True)
-        token = token.clamp(max=logits.shape[1] - 1)                 # NaN logits: some token; the caller sees its logp
+        token = choose(likely, uniform(key, counter)[:, None])
     return token[:, 0], (logits.gather(1, token) - top - likely.sum(1, keepdim=True).log())[:, 0]
+
+
+def choose(likely, u, width=128):
+    """likely (B, V) not normalised, u (B, 1) float64 in [0, 1) -> (B, 1), the first token whose cumulative probability
+    exceeds u; one with probability 0 never does.
+
+    In two levels, blocks of the vocabulary and the tokens of one: sums in float64 over all of it take longer than the
+    rest of sampling. NaN gives some token.
+    """
+    def first_above(sums, point):
+        return torch.searchsorted(sums, point, right=True).clamp(max=sums.shape[1] - 1)
+
+    rest = -likely.shape[1] % width
+    blocks = (F.pad(likely, (0, rest)) if rest else likely).view(len(likely), -1, width)
+    below = blocks.sum(2).double().cumsum(1)                         # (B, blocks)
+    point = u * below[:, -1:]
+    block = first_above(below, point)
+    start = F.pad(below, (1, 0)).gather(1, block)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, width))[:, 0].double().cumsum(1)        # (B, width)
+    # A block's sum in float32 may exceed that in float64: then its last token that has a probability is meant.
+    last = inside[:, -1:].nextafter(torch.zeros_like(u))
+    return (block * width + first_above(inside, (point - start).minimum(last))).clamp(max=likely.shape[1] - 1)
 
 
 # ---------------------------------------------------------------- one step
@@ -331,22 +351,23 @@ class Stepper:
         self.graphs, self.pool = {}, None
         self.group = getattr(model, "group", None)
 
-    def __call__(self, n, longest):
-        """longest: an upper bound of the live lengths."""
+    def __call__(self, bounds):
+        """bounds: of the length of each live sequence, known to the host."""
         if not self.use_graphs:
-            return self.run(n, longest)
-        size = min(1 << (n - 1).bit_length(), self.cache.slots - 1)   # rows behind n are done and change nothing
+            return self.run(bounds)
+        size = min(1 << (len(bounds) - 1).bit_length(), self.cache.slots - 1)        # rows behind are done, nothing changes
         if size in self.graphs:
             return self.graphs[size].replay()
-        self.run(size, self.cache.max_len - 1)                        # a real step, which also compiles what it needs
+        bounds = [self.cache.max_len - 1] * size
+        self.run(bounds)                                              # a real step, which also compiles what it needs
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):                 # records and does not compute
-            self.run(size, self.cache.max_len - 1)
+            self.run(bounds)
         self.graphs[size], self.pool = graph, graph.pool()
 
-    def run(self, n, longest):
-        live = {name: tensor[:n] for name, tensor in self.state.items()}
-        step = models.Step(self.cache, live["length"], longest)
+    def run(self, bounds):
+        live = {name: tensor[:len(bounds)] for name, tensor in self.state.items()}
+        step = models.Step(self.cache, live["length"], bounds)
         hidden = models.hidden_states(self.model, live["token"], live["length"], step)
         live["length"].add_(1).clamp_(max=self.cache.max_len - 1)
         advance(live, models.next_token_logits(self.model, hidden), self.control, self.sampling, self.group)
@@ -385,17 +406,17 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
     device = models.head(model).device
     state = new_state(slots, max(r.max_tokens for r in requests), device)
     step = Stepper(model, cache, state, control, sampling)
-    waiting, kept, n_live, longest = deque(enumerate(requests)), None, 0, 0
-    while n_live or waiting:
-        new = [waiting.popleft() for _ in range(min(slots - n_live, len(waiting)))]
+    waiting, kept, bounds = deque(enumerate(requests)), None, []         # bounds: the length of each live sequence
+    while bounds or waiting:
+        new = [waiting.popleft() for _ in range(min(slots - len(bounds), len(waiting)))]
         if new:
-            kept = admit(model, cache, state, new, n_live, kept, waiting[0][1].prompt if waiting else None,
+            kept = admit(model, cache, state, new, len(bounds), kept, waiting[0][1].prompt if waiting else None,
                          bool(form.end))
-            n_live += len(new)
-            longest = max(longest, *(len(r.prompt) - 1 for _, r in new))
+            bounds += [len(r.prompt) - 1 for _, r in new]
+        n_live = len(bounds)
         for _ in range(1 if watch or control.stop_strings else POLL[device.type]):
-            step(n_live, longest)
-            longest = min(longest + 1, cache.max_len - 1)
+            step(bounds)
+            bounds = [min(n + 1, cache.max_len - 1) for n in bounds]
         found = stop_at_strings(tokenizer, state, n_live, control.stop_strings) if control.stop_strings else {}
         if watch:
             watch(state, n_live)
@@ -413,13 +434,14 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
         n_left = done.count(0)
         holes = [i for i in range(n_left) if done[i]]
         movers = [i for i in range(n_left, n_live) if not done[i]]
-        longest = max((n for n, d in zip(lengths, done) if not d), default=0)
         if holes:
-            cache.copy(movers, holes, longest)
+            cache.copy(movers, holes, max(lengths[i] for i in movers))
             for tensor in state.values():
                 tensor[holes] = tensor[movers]
+            for hole, mover in zip(holes, movers):
+                bounds[hole] = bounds[mover]
         state["done"][n_left:n_live] = True
-        n_live = n_left
+        bounds = bounds[:n_left]
 
 
 def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):

@@ -170,7 +170,7 @@ class Step:
     """One new token for each of the first B slots of the cache."""
     cache: Cache
     lengths: torch.Tensor      # (B,) tokens already cached
-    longest: int               # an upper bound of lengths, known without asking the device
+    bounds: list[int]          # no less than lengths, known without asking the device
 
     def __post_init__(self):
         self.cells = self.cache.cells(torch.arange(len(self.lengths), device=self.lengths.device), self.lengths)
@@ -178,7 +178,7 @@ class Step:
 
     @property
     def max_len(self):
-        return self.longest + 1
+        return max(self.bounds) + 1
 
 
 def attention(module, query, key, value, attention_mask, scaling=None, sequences=None,
@@ -245,7 +245,7 @@ def _attend_to_cache(query, key, value, step, layer, scale, window=None, softcap
     step.cache.write(layer, step.cells, key.to(keys.dtype), value.to(keys.dtype))
     if window is not None and step.max_len <= window:
         window = None                                # nobody is that far away
-    return kernels.decode_attention(query.to(keys.dtype), keys, values, step.lengths, step.longest, scale, window,
+    return kernels.decode_attention(query.to(keys.dtype), keys, values, step.lengths, step.bounds, scale, window,
                                     softcap, step.masks)
 
 
@@ -363,7 +363,7 @@ def check_forward(model, path):
             cells = cache.cells(batch.positions.new_tensor([0, 0, 1, 1]), batch.positions)
             hidden_states(model, batch.ids, batch.positions, Prefill(Packed([2, 2], device), cache, cells))
             at = batch.positions.new_tensor([2, 2])
-            hidden = hidden_states(model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, 2))
+            hidden = hidden_states(model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, [2, 2]))
             cached = -F.cross_entropy(next_token_logits(model, hidden), at.new_tensor([ids[3] for ids in pair]),
                                       reduction="none")
             model.set_attn_implementation("eager")
@@ -460,7 +460,8 @@ def _plain_layers(body, ids, positions, step):
         query, key, value = (project(h).view(len(h), -1, 2 * half) for project in (own.q_proj, own.k_proj, own.v_proj))
         if hasattr(own, "q_norm"):                   # Qwen3
             query, key = own.q_norm(query), own.k_norm(key)
-        out = _attend_to_cache(rotate(query), rotate(key), value, step, own.layer_idx, own.scaling,
+        query, key = rotate(torch.cat([query, key], 1)).split([query.shape[1], key.shape[1]], 1)
+        out = _attend_to_cache(query, key, value, step, own.layer_idx, own.scaling,
                                getattr(own, "sliding_window", getattr(own.config, "sliding_window", None)))
         x = x + own.o_proj(out.flatten(1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))

@@ -53,11 +53,11 @@ def log_softmax_kl(logits_p, logits_q):
     return _engine("softmax_kl", logits_p, logits_p, logits_q).log_softmax_kl(logits_p, logits_q)
 
 
-def decode_attention(query, keys, values, lengths, longest, scale, window=None, softcap=None, masks=None):
-    """See reference.decode_attention. On a GPU `longest` and `masks` are not looked at: a graph of it stays right."""
+def decode_attention(query, keys, values, lengths, bounds, scale, window=None, softcap=None, masks=None):
+    """See reference.decode_attention. On a GPU `bounds` and `masks` are not looked at: a graph of it stays right."""
     if query.is_cuda:
         return _engine("attention", query).decode_attention(query, keys, values, lengths, scale, window, softcap)
-    return reference.decode_attention(query, keys, values, lengths, longest, scale, window, softcap, masks)
+    return reference.decode_attention(query, keys, values, lengths, bounds, scale, window, softcap, masks)
 
 
 def __getattr__(name):

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_NUMBERS = 2**21      # logits held at a time: 8 MB in fp32, what a CPU caches
+SPAN_ROWS = 8              # sequences that read the cache as far as the longest of them
 KEPT_NUMBERS = 2**25       # up to so many (128 MB) stay for the gradient here, which then takes three products, not four
 
 
@@ -70,6 +71,7 @@ class Statistics(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, target, *values[1:3], *kept)
         ctx.mark_non_differentiable(*(x for x in values[3:] if x is not None))
         ctx.settings = temperature, softcap, engine
+        ctx.set_materialize_grads(False)                         # None for what nobody differentiates
         return values
 
     @staticmethod
@@ -77,6 +79,9 @@ class Statistics(torch.autograd.Function):
     def backward(ctx, for_logit, for_sum, for_entropy, *_):
         hidden, weight, target, logsumexp, entropy, *kept = ctx.saved_tensors
         temperature, softcap, engine = ctx.settings
+        for_logit, for_sum = (torch.zeros_like(logsumexp) if x is None else x for x in (for_logit, for_sum))
+        if for_entropy is None:
+            entropy = None
         for_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         for_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         size = engine.columns(len(hidden), len(weight))
@@ -106,10 +111,10 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want, ke
     sums, entropies, tops, places = [], [], [], []
     for start in range(0, len(weight), size):
         part = weight[start:start + size]
-        z, e = (x[:n * len(part)].view(n, len(part)) for x in (room, spare))              # (N, C)
-        z = _logits(hidden, part, temperature, softcap, z)
+        less, e = (x[:n * len(part)].view(n, len(part)) for x in (room, spare))           # (N, C)
+        z = _logits(hidden, part, temperature, softcap, less if kept is None else torch.empty_like(less))
         if kept is not None:
-            kept.append(z.clone())
+            kept.append(z)
         here = ((target >= start) & (target < start + size)).nonzero()[:, 0]
         logit[here] = z[here, target[here] - start]
         if "rank" in want:
@@ -117,11 +122,11 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want, ke
         top, place = z.max(1) if "argmax" in want else (z.amax(1), torch.zeros(()))
         tops.append(top)
         places.append(place + start)
-        z -= top[:, None]
-        total = torch.exp(z, out=e).sum(1)
+        torch.sub(z, top[:, None], out=less)
+        total = torch.exp(less, out=e).sum(1)
         sums.append(top + total.log())
         if "entropy" in want:
-            entropies.append(total.log() - e.mul_(z).sum(1) / total)
+            entropies.append(total.log() - e.mul_(less).sum(1) / total)
     logsumexp, entropy = merge(torch.stack(sums), torch.stack(entropies) if entropies else None)
     top, argmax = merge_argmax(torch.stack(tops), torch.stack(places)) if "argmax" in want else (None, None)
     return logit, logsumexp, entropy, above, top, argmax
@@ -129,16 +134,17 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want, ke
 
 def logit_gradient(hidden, part, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap, z=None):
     """Gradient of the products hidden partᵀ, part (C, D) of the head: (N, C) in hidden's type. target counts from the
-    part's first entry; entropy is None where none was wanted. z: its logits if they were kept."""
-    z = _logits(hidden, part, temperature, softcap) if z is None else z.clone()           # (N, C)
-    steep = None if softcap is None else 1 - (z * (temperature / softcap)) ** 2           # of the cap, at z
-    factor = for_sum[:, None]
+    part's first entry; entropy is None where its gradient is not asked for. z: its logits if they were kept."""
+    z = _logits(hidden, part, temperature, softcap) if z is None else z                   # (N, C)
+    for_logit, factor = for_logit / temperature, (for_sum / temperature)[:, None]
     if entropy is not None:
-        factor = ((logsumexp - entropy)[:, None] - z).mul_(for_entropy[:, None]).add_(factor)
-    slope = z.sub_(logsumexp[:, None]).exp_().mul_(factor)
+        factor = ((logsumexp - entropy)[:, None] - z).mul_(for_entropy[:, None] / temperature).add_(factor)
+    slope = (z - logsumexp[:, None]).exp_().mul_(factor)
     here = ((target >= 0) & (target < len(part))).nonzero()[:, 0]
     slope[here, target[here]] += for_logit[here]
-    return (slope if steep is None else slope.mul_(steep)).div_(temperature).to(hidden.dtype)
+    if softcap is not None:
+        slope *= 1 - (z * (temperature / softcap)) ** 2                                   # slope of the cap
+    return slope.to(hidden.dtype)
 
 
 def columns(n_rows, n_vocab):
@@ -194,33 +200,42 @@ def log_softmax_kl(logits_p, logits_q):
     return (logp.exp() * difference).sum(1), -(logq.exp() * difference).sum(1)
 
 
-def decode_attention(query, keys, values, lengths, longest, scale, window=None, softcap=None, masks=None):
+def decode_attention(query, keys, values, lengths, bounds, scale, window=None, softcap=None, masks=None):
     """Attention of one new token per sequence to the cache of its slot -> (B, H, K).
 
     query (B, H, K); keys, values (slots, H_kv, L, K), of which row b reads slot b, head h the head h // (H / H_kv);
     lengths (B,) int64: row b attends to cells 0..lengths[b], the last of which holds its own key, with a window only
-    to the last `window` of them. longest: an upper bound of lengths on the host. softcap c: scores become
+    to the last `window` of them. bounds: a list, no less than lengths, known to the host. softcap c: scores become
     c · tanh(score / c). masks: a dict that keeps what all layers of a step share.
     """
     n, n_heads, width = query.shape
     masks = {} if masks is None else masks
     if window not in masks:
-        cell = torch.arange(longest + 1, device=query.device)
-        seen = cell <= lengths[:, None]
-        if window is not None:
-            seen &= cell > lengths[:, None] - window
-        masks[window] = torch.zeros(seen.shape, device=query.device).masked_fill(~seen, -torch.inf)[:, None, None]
-    keys, values = keys[:n, :, :longest + 1], values[:n, :, :longest + 1]           # (B, H_kv, L, K)
+        masks[window] = list(_spans(lengths, bounds, window, query.dtype))
     # The heads that share a key-value head stand as further query rows: nothing is repeated in memory.
-    grouped = query.reshape(n, keys.shape[1], -1, width)                            # (B, H_kv, H / H_kv, K)
-    if softcap is None:
-        mask = masks[window].to(query.dtype)
-        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
-    else:
-        scores = (grouped @ keys.transpose(2, 3)).to(torch.promote_types(query.dtype, torch.float32)) * scale
-        scores = softcap * torch.tanh(scores / softcap) + masks[window]
-        out = scores.softmax(3).to(values.dtype) @ values
-    return out.reshape(n, n_heads, width)
+    grouped, parts = query.reshape(n, keys.shape[1], -1, width), []                 # (B, H_kv, H / H_kv, K)
+    for first, end, cells, mask in masks[window]:
+        q, k, v = grouped[first:end], keys[first:end, :, :cells], values[first:end, :, :cells]
+        if softcap is None:
+            parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale))
+        else:
+            scores = (q @ k.transpose(2, 3)).to(torch.promote_types(q.dtype, torch.float32)) * scale
+            scores = softcap * torch.tanh(scores / softcap) + mask
+            parts.append(scores.softmax(3).to(v.dtype) @ v)
+    return torch.cat(parts).reshape(n, n_heads, width)
+
+
+def _spans(lengths, bounds, window, dtype):
+    """Yield (first row, end, cells, mask (rows, 1, 1, cells)) of neighbours that attend together: few, so that short rows
+    do not read as far as the longest of all."""
+    for first in range(0, len(bounds), SPAN_ROWS):
+        end = min(first + SPAN_ROWS, len(bounds))
+        last, cell = lengths[first:end, None], torch.arange(max(bounds[first:end]) + 1, device=lengths.device)
+        seen = cell <= last
+        if window is not None:
+            seen &= cell > last - window
+        mask = torch.zeros(seen.shape, dtype=dtype, device=lengths.device).masked_fill(~seen, -torch.inf)
+        yield first, end, len(cell), mask[:, None, None]
 
 
 def _logits(hidden, weight, temperature, softcap, out=None):

@@ -273,7 +273,7 @@ def our_grpo(cfg, model, data, out, lengths):
     try:
         grpo.main(grpo.Config(model=model, data=data, out=out, format="plain", reward="random:0.5", steps=cfg.steps + 1,
                               prompts_per_step=cfg.prompts, group_size=cfg.group_size, max_tokens=cfg.longest, lr=1e-4,
-                              kl_every=0, micro_batch_tokens=4096, save_every=10**6))
+                              kl_every=0, micro_batch_tokens=2304, save_every=10**6))
     finally:
         restore()
         rollouts.decode = decode

@@ -202,7 +202,7 @@ def check_kernels(cfg):
         lengths = torch.tensor([0, 1, 63, 64, 300, 498], device=device)
 
         def attend(function=kernels.decode_attention, kind=dtype):
-            return function(query.to(kind), keys.to(kind), values.to(kind), lengths, 499, 0.125, 200, 30.0)
+            return function(query.to(kind), keys.to(kind), values.to(kind), lengths, [499] * 6, 0.125, 200, 30.0)
 
         error = (attend() - attend(reference.decode_attention, torch.float64)).abs().max()
         replayed = 0.0
@@ -228,7 +228,7 @@ def check_graphs(cfg):
         return dict(decoder.decode(model, tokenizer, FORMATS["plain"], requests, decoder.Sampling(1.0), slots=9))
 
     recorded = texts()
-    with mock.patch.object(decoder.Stepper, "__call__", lambda self, n, longest: self.run(n, longest)):
+    with mock.patch.object(decoder.Stepper, "__call__", lambda self, bounds: self.run(bounds)):
         stepped = texts()
     same = sum(recorded[i].ids == stepped[i].ids for i in stepped)
     report(cfg, f"texts of the recorded step equal to those of single steps: {same} of {len(stepped)}", section="checks",

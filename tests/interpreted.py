@@ -75,7 +75,7 @@ def test_attention(n_heads, kv_heads, width, max_len, lengths, window, softcap, 
     window and cap it would be off by more than 0.05 (asserted). Dead cells are NaN, the output is poisoned."""
     query, keys, values, lengths = slots(lengths, n_heads, kv_heads, width, max_len, dtype)
     out = attention.decode_attention(query, keys, values, lengths, 0.3, window, softcap)
-    twin = reference.decode_attention(query, keys.nan_to_num(), values.nan_to_num(), lengths, int(lengths.max()), 0.3,
+    twin = reference.decode_attention(query, keys.nan_to_num(), values.nan_to_num(), lengths, lengths.tolist(), 0.3,
                                       window, softcap)
     expected = attend(query, keys, values, lengths, 0.3, window, softcap)
     assert out.dtype == dtype and out.shape == query.shape

@@ -21,7 +21,7 @@ import model as models
 from data import tiny
 from data.format import FORMATS
 from data.rows import BadInput
-from decoder import Request, Sampling, decode, keep_likely, random_key, sample, uniform
+from decoder import Request, Sampling, choose, decode, keep_likely, random_key, sample, uniform
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
@@ -166,6 +166,32 @@ def test_sample_inverts_the_cumulative_distribution(monkeypatch):
     assert logp.tolist() == pytest.approx([math.log(.5)] * 2 + [math.log(.25)] * 4, abs=1e-6)
     token, _ = draw(monkeypatch, [0., .3, .7, 0., 0.], [0.0, 1 - 2**-53])
     assert token.tolist() == [1, 2]
+
+
+def test_choose_against_one_sum():
+    """3,000 draws from 1,000 tokens (eight blocks of 128, the last one short), a third of probability 0: each token's
+    share of the cumulative distribution, in float64 and all at once, holds its u up to the rounding of a block's sum."""
+    rng = torch.Generator().manual_seed(3)
+    likely = torch.rand(3000, 1000, generator=rng) * (torch.rand(3000, 1000, generator=rng) > 1 / 3)
+    u = torch.rand(3000, 1, generator=rng, dtype=torch.float64)
+    u[:2] = torch.tensor([[0.0], [1 - 2**-53]])
+    token, share = choose(likely, u), likely.double() / likely.double().sum(1, keepdim=True)
+    above = share.cumsum(1).gather(1, token) - u
+    assert (likely.gather(1, token) > 0).all() and (above > -1e-6).all() and (above < share.gather(1, token) + 1e-6).all()
+
+
+def test_choose_stays_inside_a_block_whose_sum_is_rounded_up():
+    """1 + 3/4 ulp is 1 + 1 ulp in float32: u = 1 - 1/8 ulp lies behind all that the block holds in float64, and still
+    its last token with a probability is drawn, not the 126 behind it that have none."""
+    ulp = 2.0**-23
+    likely = torch.zeros(1, 128)
+    likely[0, :2] = torch.tensor([1, 0.75 * ulp])
+    assert likely.sum().item() == 1 + ulp
+    assert choose(likely, torch.tensor([[1 - ulp / 8]], dtype=torch.float64)).item() == 1
+
+
+def test_choose_among_nan_names_a_token():
+    assert 0 <= choose(torch.full((1, 130), torch.nan), torch.tensor([[.5]], dtype=torch.float64)).item() < 130
 
 
 def test_sample_frequencies():
@@ -1380,7 +1406,7 @@ def test_decode_attention_against_loops(n_kv, window, softcap):
     expected = attention_by_loops(query, keys, values, lengths, 0.7, window, softcap)
     before = [x.clone() for x in (query, keys, values, lengths)]
     for longest in (10, 12):
-        out = kernels.decode_attention(query, keys, values, lengths, longest, 0.7, window, softcap)
+        out = kernels.decode_attention(query, keys, values, lengths, [longest] * 5, 0.7, window, softcap)
         assert out.shape == query.shape and out.dtype == torch.float32
         assert (out - expected).abs().max() < 1e-5
     assert all(torch.equal(x, y) for x, y in zip(before, (query, keys, values, lengths)))
@@ -1395,15 +1421,26 @@ def test_decode_attention_masks_are_kept_by_window():
     query, keys, values, lengths = attention_case(torch.float64, 3)
     masks = {}
     for window in (None, 3, None, 5, 3):
-        out = kernels.decode_attention(query, keys, values, lengths, 12, 0.7, window, None, masks)
+        out = kernels.decode_attention(query, keys, values, lengths, [12] * 5, 0.7, window, None, masks)
         assert (out - attention_by_loops(query, keys, values, lengths, 0.7, window, None)).abs().max() < 1e-12
     assert len(masks) == 3
+
+
+def test_decode_attention_reads_no_further_than_neighbours():
+    """20 rows, the first 8 of 3 tokens, one of 40 among the others: cells past the 4 that the first need are NaN, which
+    would reach them with any weight; the others, which share the long one's bound or not, agree with the loops."""
+    rng = torch.Generator().manual_seed(2)
+    query, keys, values = (torch.randn(*shape, generator=rng) for shape in ((20, 2, 4), (21, 2, 41, 4), (21, 2, 41, 4)))
+    lengths = torch.tensor([3] * 8 + [5] * 7 + [40] + [2] * 4)
+    keys[:8, :, 4:], values[:8, :, 4:] = torch.nan, torch.nan
+    out = kernels.decode_attention(query, keys, values, lengths, lengths.tolist(), 0.5)
+    assert (out - attention_by_loops(query, keys, values, lengths, 0.5, None, None)).abs().max() < 1e-5
 
 
 def test_decode_attention_in_half_precision():
     """bfloat16 with scores in the tens: no further from the truth than twice the rounding of the result and of the
     products (2^-8 of the largest value); a softmax in bfloat16 would be ten times as far."""
     query, keys, values, lengths = attention_case(torch.bfloat16, 2, seed=5)
-    out = kernels.decode_attention(6 * query, keys, values, lengths, 10, 1.0)
+    out = kernels.decode_attention(6 * query, keys, values, lengths, [10] * 5, 1.0)
     assert out.dtype == torch.bfloat16
     assert (out - attention_by_loops(6 * query, keys, values, lengths, 1.0, None, None)).abs().max() < 2**-7 * 4

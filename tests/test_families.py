@@ -216,7 +216,7 @@ def test_a_plain_step_is_transformers_own(family, monkeypatch):
         cache = models.Cache(model, 4, 20)
         for layer, tensor in enumerate([*cache.keys, *cache.values]):
             tensor.normal_(generator=torch.Generator().manual_seed(layer))
-        hidden = models.hidden_states(model, torch.tensor([11, 12, 13]), positions, models.Step(cache, positions, 14))
+        hidden = models.hidden_states(model, torch.tensor([11, 12, 13]), positions, models.Step(cache, positions, [14] * 3))
         return torch.stack([hidden.sum(1), *(t[:3].sum((1, 2, 3)) for t in (*cache.keys, *cache.values))]), hidden
 
     calls, plain = [], models._plain_layers
