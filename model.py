@@ -460,8 +460,7 @@ def _plain_layers(body, ids, positions, step):
         query, key, value = (project(h).view(len(h), -1, 2 * half) for project in (own.q_proj, own.k_proj, own.v_proj))
         if hasattr(own, "q_norm"):                   # Qwen3
             query, key = own.q_norm(query), own.k_norm(key)
-        query, key = rotate(torch.cat([query, key], 1)).split([query.shape[1], key.shape[1]], 1)
-        out = _attend_to_cache(query, key, value, step, own.layer_idx, own.scaling,
+        out = _attend_to_cache(rotate(query), rotate(key), value, step, own.layer_idx, own.scaling,
                                getattr(own, "sliding_window", getattr(own.config, "sliding_window", None)))
         x = x + own.o_proj(out.flatten(1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_NUMBERS = 2**21      # logits held at a time: 8 MB in fp32, what a CPU caches
-SPAN_ROWS = 8              # sequences that read the cache as far as the longest of them
+IN_VAIN = 256              # cells that may be read for nothing to spare another call of the attention
 KEPT_NUMBERS = 2**25       # up to so many (128 MB) stay for the gradient here, which then takes three products, not four
 
 
@@ -214,8 +214,8 @@ def decode_attention(query, keys, values, lengths, bounds, scale, window=None, s
         masks[window] = list(_spans(lengths, bounds, window, query.dtype))
     # The heads that share a key-value head stand as further query rows: nothing is repeated in memory.
     grouped, parts = query.reshape(n, keys.shape[1], -1, width), []                 # (B, H_kv, H / H_kv, K)
-    for first, end, cells, mask in masks[window]:
-        q, k, v = grouped[first:end], keys[first:end, :, :cells], values[first:end, :, :cells]
+    for rows, cells, mask in masks[window]:
+        q, k, v = grouped[rows], keys[rows, :, :cells], values[rows, :, :cells]
         if softcap is None:
             parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale))
         else:
@@ -226,16 +226,20 @@ def decode_attention(query, keys, values, lengths, bounds, scale, window=None, s
 
 
 def _spans(lengths, bounds, window, dtype):
-    """Yield (first row, end, cells, mask (rows, 1, 1, cells)) of neighbours that attend together: few, so that short rows
-    do not read as far as the longest of all."""
-    for first in range(0, len(bounds), SPAN_ROWS):
-        end = min(first + SPAN_ROWS, len(bounds))
-        last, cell = lengths[first:end, None], torch.arange(max(bounds[first:end]) + 1, device=lengths.device)
-        seen = cell <= last
-        if window is not None:
-            seen &= cell > last - window
+    """Yield (rows, cells, mask (rows, 1, 1, cells)) of neighbours that attend together: eight, or more where that makes
+    few cells be read in vain, so that short sequences do not read as far as the longest of all."""
+    spans, first = [(0, 0)], 0
+    for start in range(0, len(bounds), 8):
+        (rows, cells), part = spans[-1], bounds[start:start + 8]
+        longest = max(part) + 1
+        in_vain = rows * max(0, longest - cells) + len(part) * max(0, cells - longest)
+        spans[-1:] = [(rows + len(part), max(cells, longest))] if in_vain < IN_VAIN else [spans[-1], (len(part), longest)]
+    for rows, cells in spans:
+        last, cell = lengths[first:first + rows, None], torch.arange(cells, device=lengths.device)
+        seen = (cell <= last) if window is None else (cell <= last) & (cell > last - window)
         mask = torch.zeros(seen.shape, dtype=dtype, device=lengths.device).masked_fill(~seen, -torch.inf)
-        yield first, end, len(cell), mask[:, None, None]
+        yield slice(first, first + rows), cells, mask[:, None, None]
+        first += rows
 
 
 def _logits(hidden, weight, temperature, softcap, out=None):

