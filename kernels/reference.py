@@ -143,7 +143,7 @@ def logit_gradient(hidden, part, target, logsumexp, entropy, for_logit, for_sum,
     here = ((target >= 0) & (target < len(part))).nonzero()[:, 0]
     slope[here, target[here]] += for_logit[here]
     if softcap is not None:
-        slope *= 1 - (z * (temperature / softcap)) ** 2                                   # slope of the cap
+        slope *= 1 - (z * (temperature / softcap)) ** 2          # slope of the cap
     return slope.to(hidden.dtype)
 
 

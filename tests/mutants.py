@@ -70,7 +70,7 @@ MUTANTS = [
      'factor = (logsumexp[:, None] - z).mul_(for_entropy[:, None] / temperature).add_(factor)',
      'gradient of the entropy without the entropy itself', 'test_kernels.py::test_gradcheck'),
     ('kernels/reference.py',
-     'slope *= 1 - (z * (temperature / softcap)) ** 2',
+     'slope *= 1 - (z * (temperature / softcap)) ** 2          # slope of the cap',
      'slope *= 1 - (z / softcap) ** 2',
      "the cap's gradient taken at the tempered logit", 'test_kernels.py::test_gradcheck'),
     ('kernels/reference.py',
