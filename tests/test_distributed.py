@@ -52,6 +52,7 @@ def free_port():
 
 def run_rank(work, arguments, environment, answer):
     os.environ |= environment
+    torch.set_num_threads(1)           # a fork gets torch's thread pool anew at its first use: here, before there are threads
     try:
         answer.send(work(*arguments))
     except BaseException as error:
