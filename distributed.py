@@ -192,7 +192,7 @@ def _without_weights(path):
         models.without_dropout(config)
         with _EmptyOnMeta():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="packed")
-        models.fuse_norms(model)
+        models.quicken(model)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
     return model, folder

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import run  # noqa: E402
 from data.format import FORMATS  # noqa: E402
 from decoder import Request, Sampling, decode  # noqa: E402
-from model import fuse_norms  # noqa: E402
+from model import quicken  # noqa: E402
 
 V = 4096
 
@@ -51,7 +51,7 @@ def pair():
         theirs.get_output_embeddings().weight[0] = 0                     # the end of sequence is never the likeliest
     ours = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="packed").eval()
     ours.load_state_dict(theirs.state_dict())
-    fuse_norms(ours)                                                     # as model.load does
+    quicken(ours)                                                        # as model.load does
     words = Tokenizer(WordLevel({str(i): i for i in range(V)}, unk_token="1"))
     return theirs, ours, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="0")
 

@@ -83,10 +83,10 @@ def random_model(config, seed):
 
 
 def packed(config, weights):
-    """A model with our attention and norms, and these weights."""
+    """A model with our attention, norms and linear layers, and these weights."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation="packed", dtype=torch.float32).eval()
     model.load_state_dict(weights)
-    models.fuse_norms(model)
+    models.quicken(model)
     model.generation_config.eos_token_id = STOPS
     return model
 

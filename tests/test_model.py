@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, LlamaConfig, Qwen2Config,
@@ -502,6 +503,47 @@ def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, 
     for i, completion in decode(model, tokenizer, FORMATS["plain"], [Request(ids, 0, 12) for ids in seqs], slots=2):
         z = logits(seqs[i] + completion.ids)[len(seqs[i]) - 1:-1]
         assert (z.max(1).values - z.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]).max() <= 1e-3
+
+
+# ---- linear layers on a CPU
+
+@pytest.mark.parametrize("n", [255, 256, 263])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, has_bias):
+    """Values and all gradients, for tokens that fill 16 images and for some left over; few tokens are left alone."""
+    torch.manual_seed(n)
+    wide, plain = models.WideLinear(24, 40, bias=has_bias), torch.nn.Linear(24, 40, bias=has_bias)
+    plain.load_state_dict(wide.state_dict())
+    calls, conv2d = [], F.conv2d
+    monkeypatch.setattr(models.F, "conv2d", lambda *args: calls.append(1) or conv2d(*args))
+    x, weight = torch.randn(1, n, 24), torch.randn(1, n, 40)
+    found = []
+    for layer in (wide, plain):
+        own = x.clone().requires_grad_(True)
+        out = layer(own)
+        (out * weight).sum().backward()
+        found.append([out, own.grad, *(p.grad for p in layer.parameters())])
+    assert len(calls) == (n >= 256)
+    for mine, theirs in zip(*found):
+        assert mine.shape == theirs.shape and torch.allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
+    """Linear layers are replaced where MKL holds back and nowhere else, under the same names, and never in half precision."""
+    assert torch.backends.cpu.get_cpu_capability() == "AVX512" or not models.mkl_holds_back()
+    ours, seqs = copy.deepcopy(model), sequences([150, 140])
+    monkeypatch.setattr(models, "mkl_holds_back", lambda: False)
+    models.quicken(ours)
+    plain = forward(ours, seqs)
+    assert not any(isinstance(m, models.WideLinear) for m in ours.modules())
+    monkeypatch.setattr(models, "mkl_holds_back", lambda: True)
+    models.quicken(ours)
+    assert len([m for m in ours.modules() if isinstance(m, models.WideLinear)]) == 7 * LAYERS + 1          # and the head
+    assert ours.state_dict().keys() == model.state_dict().keys()
+    assert torch.allclose(forward(ours, seqs), plain, atol=1e-5)
+    monkeypatch.setattr(models.F, "conv2d", None)
+    layer, x = models.WideLinear(8, 8).bfloat16(), torch.ones(300, 8, dtype=torch.bfloat16)
+    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
 
 
 def test_final_logits_are_capped():
