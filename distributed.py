@@ -41,6 +41,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 import kernels
 import model as models
+import modules
 from data.rows import BadInput
 
 FILE_BYTES = 5e9                                 # of one safetensors file of a large model or, of all ranks, a checkpoint
@@ -192,7 +193,7 @@ def _without_weights(path):
         models.without_dropout(config)
         with _EmptyOnMeta():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="packed")
-        models.quicken(model)
+        modules.quicken(model)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
     return model, folder

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 import kernels
 from data.rows import BadInput
+from modules import quicken
 
 transformers_logging.disable_progress_bar()      # one bar per loaded tensor tells nobody anything
 
@@ -305,65 +306,6 @@ def load_tokenizer(path):
     if tokenizer.eos_token_id is None:
         raise BadInput(f"{path}: the tokenizer has no end-of-sequence token")
     return tokenizer
-
-
-def quicken(model):
-    """Let faster modules stand for two of transformers' that compute the same."""
-    fuse_norms(model)
-    if mkl_holds_back():
-        for module in model.modules():
-            if type(module) is torch.nn.Linear:
-                module.__class__ = WideLinear
-
-
-def mkl_holds_back():
-    """Whether float32 matrix products take AVX2 where the processor has AVX-512: so MKL does on an AMD."""
-    processor = Path("/proc/cpuinfo")                    # of Linux; elsewhere layers are left as they are
-    return (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-            and processor.exists() and "AuthenticAMD" in processor.read_text())
-
-
-class WideLinear(torch.nn.Linear):
-    """A linear layer that is computed, where that pays, as a convolution by 1 x 1: for PyTorch hands convolutions to
-    oneDNN, which takes AVX-512 on every processor and makes layer and gradients about twice as fast on an AMD's."""
-
-    def forward(self, x):
-        tokens = x.reshape(-1, x.shape[-1])                              # (T, D)
-        n = len(tokens) // 16 * 16                                       # of fewer images PyTorch may keep oneDNN away
-        if n < 256 or x.dtype != torch.float32 or x.device.type != "cpu" or hasattr(self.weight, "full_tensor"):
-            return super().forward(x)
-        images = tokens[:n].view(16, n // 16, 1, -1).permute(0, 3, 1, 2) # (16, D, n / 16, 1), channels last: no copy
-        images = F.conv2d(images, self.weight[:, :, None, None], self.bias)
-        out = images.permute(0, 2, 3, 1).reshape(n, -1)
-        if n < len(tokens):
-            out = torch.cat([out, super().forward(tokens[n:])])
-        return out.view(*x.shape[:-1], -1)
-
-
-def fuse_norms(model):
-    """Let PyTorch's rms_norm, one operation and one kernel on a GPU, stand for the seven of transformers' RMSNorm.
-
-    Only in classes that compute just this: Gemma, which scales by 1 + weight, keeps its own. The class is replaced, not
-    the forward of each module: torch.compile would take every layer for another program, and give up after 8.
-    """
-    def fused(kind):
-        def forward(self, x):
-            same = x.dtype == self.weight.dtype          # mixed types under autocast are left to transformers
-            return F.rms_norm(x, x.shape[-1:], self.weight, self.variance_epsilon) if same else kind.forward(self, x)
-
-        return type(kind.__name__, (kind,), {"forward": forward})
-
-    classes = {}
-    for module in model.modules():
-        if not hasattr(module, "variance_epsilon"):
-            continue
-        kind = type(module)
-        if kind not in classes:
-            x, weight = torch.linspace(-1, 3, len(module.weight)), torch.linspace(-2, 2, len(module.weight))
-            theirs = torch.func.functional_call(module, {"weight": weight}, x)
-            plain = torch.allclose(theirs, F.rms_norm(x, x.shape, weight, module.variance_epsilon))
-            classes[kind] = fused(kind) if plain else kind
-        module.__class__ = classes[kind]
 
 
 def check_forward(model, path):

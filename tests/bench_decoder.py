@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data import run  # noqa: E402
 from data.format import FORMATS  # noqa: E402
 from decoder import Request, Sampling, decode  # noqa: E402
-from model import quicken  # noqa: E402
+from modules import quicken  # noqa: E402
 
 V = 4096
 

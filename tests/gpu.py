@@ -47,6 +47,7 @@ import distributed  # noqa: E402
 import grpo  # noqa: E402
 import kernels  # noqa: E402
 import model as models  # noqa: E402
+import modules  # noqa: E402
 import plan  # noqa: E402
 import rollouts  # noqa: E402
 import sft  # noqa: E402
@@ -97,7 +98,7 @@ def make(shape, device, dtype):
     with torch.device(device):
         model = Qwen2ForCausalLM(config_of(shape))
     model.set_attn_implementation("packed")
-    models.quicken(model)                                                 # as model.load does
+    modules.quicken(model)                                                 # as model.load does
     return model.to(dtype).eval()
 
 

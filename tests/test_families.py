@@ -18,6 +18,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 import generate
 import model as models
+import modules
 from data import tiny
 from data.format import FORMATS
 from data.rows import BadInput, read_rows
@@ -86,7 +87,7 @@ def packed(config, weights):
     """A model with our attention, norms and linear layers, and these weights."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation="packed", dtype=torch.float32).eval()
     model.load_state_dict(weights)
-    models.quicken(model)
+    modules.quicken(model)
     model.generation_config.eos_token_id = STOPS
     return model
 
@@ -191,7 +192,7 @@ def test_a_norm_is_replaced_where_it_is_plain(family):
 def test_a_norm_that_centres_is_left_alone():
     """Cohere's takes the mean off too, but has the same attributes."""
     holder = torch.nn.Sequential(CohereLayerNorm(8), Qwen2RMSNorm(8))
-    models.fuse_norms(holder)
+    modules.fuse_norms(holder)
     assert [type(norm) in (CohereLayerNorm, Qwen2RMSNorm) for norm in holder] == [True, False]
 
 

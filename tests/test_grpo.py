@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 import distributed
 import grpo
 import model as models
+import modules
 import rollouts
 import sft
 from data import rewards, tiny, watch
@@ -417,7 +418,7 @@ def base_models():
     for p in reference.parameters():
         p += 0.02 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
     oracle = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float64, attn_implementation="sdpa")
-    models.fuse_norms(oracle)                              # transformers' round to float32 on the way
+    modules.fuse_norms(oracle)                              # transformers' round to float32 on the way
     oracle_reference = copy.deepcopy(oracle)
     oracle_reference.load_state_dict(reference.state_dict())
     return policy, reference, oracle, oracle_reference

@@ -19,6 +19,7 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, GenerationConfig,
 
 import kernels
 import model as models
+import modules
 from data.format import FORMATS
 from data.rows import BadInput
 from decoder import Request, decode
@@ -512,10 +513,10 @@ def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, 
 def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, has_bias):
     """Values and all gradients, for tokens that fill 16 images and for some left over; few tokens are left alone."""
     torch.manual_seed(n)
-    wide, plain = models.WideLinear(24, 40, bias=has_bias), torch.nn.Linear(24, 40, bias=has_bias)
+    wide, plain = modules.WideLinear(24, 40, bias=has_bias), torch.nn.Linear(24, 40, bias=has_bias)
     plain.load_state_dict(wide.state_dict())
     calls, conv2d = [], F.conv2d
-    monkeypatch.setattr(models.F, "conv2d", lambda *args: calls.append(1) or conv2d(*args))
+    monkeypatch.setattr(modules.F, "conv2d", lambda *args: calls.append(1) or conv2d(*args))
     x, weight = torch.randn(1, n, 24), torch.randn(1, n, 40)
     found = []
     for layer in (wide, plain):
@@ -530,19 +531,19 @@ def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, has_bias):
 
 def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
     """Linear layers are replaced where MKL holds back and nowhere else, under the same names, and never in half precision."""
-    assert torch.backends.cpu.get_cpu_capability() == "AVX512" or not models.mkl_holds_back()
+    assert torch.backends.cpu.get_cpu_capability() == "AVX512" or not modules.mkl_holds_back()
     ours, seqs = copy.deepcopy(model), sequences([150, 140])
-    monkeypatch.setattr(models, "mkl_holds_back", lambda: False)
-    models.quicken(ours)
+    monkeypatch.setattr(modules, "mkl_holds_back", lambda: False)
+    modules.quicken(ours)
     plain = forward(ours, seqs)
-    assert not any(isinstance(m, models.WideLinear) for m in ours.modules())
-    monkeypatch.setattr(models, "mkl_holds_back", lambda: True)
-    models.quicken(ours)
-    assert len([m for m in ours.modules() if isinstance(m, models.WideLinear)]) == 7 * LAYERS + 1          # and the head
+    assert not any(isinstance(m, modules.WideLinear) for m in ours.modules())
+    monkeypatch.setattr(modules, "mkl_holds_back", lambda: True)
+    modules.quicken(ours)
+    assert len([m for m in ours.modules() if isinstance(m, modules.WideLinear)]) == 7 * LAYERS + 1          # and the head
     assert ours.state_dict().keys() == model.state_dict().keys()
     assert torch.allclose(forward(ours, seqs), plain, atol=1e-5)
-    monkeypatch.setattr(models.F, "conv2d", None)
-    layer, x = models.WideLinear(8, 8).bfloat16(), torch.ones(300, 8, dtype=torch.bfloat16)
+    monkeypatch.setattr(modules.F, "conv2d", None)
+    layer, x = modules.WideLinear(8, 8).bfloat16(), torch.ones(300, 8, dtype=torch.bfloat16)
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
 
 
