@@ -49,14 +49,19 @@ def mkl_holds_back():
 
 
 class WideLinear(torch.nn.Linear):
-    """A linear layer, computed for many tokens as a 1 x 1 convolution: PyTorch gives matrix products in float32 to MKL,
-    but convolutions to oneDNN, which takes AVX-512 on any processor that has it. On one by AMD the layer and its
-    gradients then take about half the time."""
+    """A linear layer, computed in training as a 1 x 1 convolution: PyTorch gives matrix products in float32 to MKL, but
+    convolutions to oneDNN, which takes AVX-512 on any processor that has it. On one by AMD the layer and its gradients
+    then take about half the time.
+
+    Only where gradients are recorded and tokens are many. From four rows on MKL gives each the same bits in any company,
+    so decoding and scoring, where a text should not depend on its batch, stay with it.
+    """
 
     def forward(self, x):
         tokens = x.reshape(-1, x.shape[-1])                              # (T, D)
         n = len(tokens) // 16 * 16                                       # of fewer images PyTorch may keep oneDNN away
-        if n < 256 or x.dtype != torch.float32 or x.device.type != "cpu" or hasattr(self.weight, "full_tensor"):
+        if (n < 256 or not torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu"
+                or hasattr(self.weight, "full_tensor")):                 # a part of a layer (tensor parallelism)
             return super().forward(x)
         images = tokens[:n].view(16, n // 16, 1, -1).permute(0, 3, 1, 2) # (16, D, n / 16, 1), channels last: no copy
         images = F.conv2d(images, self.weight[:, :, None, None], self.bias)

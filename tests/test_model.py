@@ -530,7 +530,8 @@ def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, has_bias):
 
 
 def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
-    """Linear layers are replaced where MKL holds back and nowhere else, under the same names, and never in half precision."""
+    """Linear layers are replaced where MKL holds back and nowhere else, under the same names; what is only scored, and half
+    precision, is computed as before."""
     assert torch.backends.cpu.get_cpu_capability() == "AVX512" or not modules.mkl_holds_back()
     ours, seqs = copy.deepcopy(model), sequences([150, 140])
     monkeypatch.setattr(modules, "mkl_holds_back", lambda: False)
@@ -543,6 +544,8 @@ def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
     assert ours.state_dict().keys() == model.state_dict().keys()
     assert torch.allclose(forward(ours, seqs), plain, atol=1e-5)
     monkeypatch.setattr(modules.F, "conv2d", None)
+    with torch.no_grad():
+        assert torch.equal(forward(ours, seqs), plain)
     layer, x = modules.WideLinear(8, 8).bfloat16(), torch.ones(300, 8, dtype=torch.bfloat16)
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
 
