@@ -53,18 +53,18 @@ class WideLinear(torch.nn.Linear):
     convolutions to oneDNN, which takes AVX-512 on any processor that has it. On one by AMD the layer and its gradients
     then take about half the time.
 
-    Only where gradients are recorded and tokens are many. From four rows on MKL gives each the same bits in any company,
-    so decoding and scoring, where a text should not depend on its batch, stay with it.
+    Only where gradients are recorded. From four rows on MKL gives each the same bits in any company, so decoding and
+    scoring, where a text should not depend on its batch, stay with it; so does what is too small to gain.
     """
 
     def forward(self, x):
         tokens = x.reshape(-1, x.shape[-1])                              # (T, D)
-        n = len(tokens) // 16 * 16                                       # of fewer images PyTorch may keep oneDNN away
-        if (n < 256 or not torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu"
-                or hasattr(self.weight, "full_tensor")):                 # a part of a layer (tensor parallelism)
+        n = len(tokens) // 256 * 256                                     # oneDNN compiles a kernel for each size
+        if (n < 1024 or self.weight.numel() < 2**15 or not torch.is_grad_enabled() or x.dtype != torch.float32
+                or x.device.type != "cpu" or hasattr(self.weight, "full_tensor")):         # a part (tensor parallelism)
             return super().forward(x)
         images = tokens[:n].view(16, n // 16, 1, -1).permute(0, 3, 1, 2) # (16, D, n / 16, 1), channels last: no copy
-        images = F.conv2d(images, self.weight[:, :, None, None], self.bias)
+        images = F.conv2d(images, self.weight[:, :, None, None], self.bias)              # fewer might not go to oneDNN
         out = images.permute(0, 2, 3, 1).reshape(n, -1)
         if n < len(tokens):
             out = torch.cat([out, super().forward(tokens[n:])])
