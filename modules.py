@@ -59,7 +59,7 @@ class WideLinear(torch.nn.Linear):
 
     def forward(self, x):
         tokens = x.reshape(-1, x.shape[-1])                              # (T, D)
-        n = len(tokens) // 256 * 256                                     # oneDNN compiles a kernel for each size
+        n = len(tokens) // 64 * 64                                       # oneDNN compiles a kernel for each size
         if (n < 1024 or self.weight.numel() < 2**15 or not torch.is_grad_enabled() or x.dtype != torch.float32
                 or x.device.type != "cpu" or hasattr(self.weight, "full_tensor")):         # a part (tensor parallelism)
             return super().forward(x)
