@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def quicken(model):
-    """Put them into a model, each where it pays."""
+    """Put those below in the places of a model's own, each where it pays."""
     fuse_norms(model)
     if mkl_holds_back():
         for module in model.modules():
@@ -58,14 +58,20 @@ class WideLinear(torch.nn.Linear):
     """
 
     def forward(self, x):
+        """x (..., D) -> (..., E)."""
         tokens = x.reshape(-1, x.shape[-1])                              # (T, D)
-        n = len(tokens) // 64 * 64                                       # oneDNN compiles a kernel for each size
-        if (n < 1024 or self.weight.numel() < 2**15 or not torch.is_grad_enabled() or x.dtype != torch.float32
-                or x.device.type != "cpu" or hasattr(self.weight, "full_tensor")):         # a part (tensor parallelism)
+        if not self.is_wide(tokens):
             return super().forward(x)
+        n = len(tokens) // 64 * 64                                       # oneDNN compiles a kernel for each size
         images = tokens[:n].view(16, n // 16, 1, -1).permute(0, 3, 1, 2) # (16, D, n / 16, 1), channels last: no copy
         images = F.conv2d(images, self.weight[:, :, None, None], self.bias)              # fewer might not go to oneDNN
         out = images.permute(0, 2, 3, 1).reshape(n, -1)
         if n < len(tokens):
             out = torch.cat([out, super().forward(tokens[n:])])
         return out.view(*x.shape[:-1], -1)
+
+    def is_wide(self, tokens):
+        """Whether the convolution is faster: not for a layer that is compiled, in shards over ranks, or on a GPU."""
+        return (torch.is_grad_enabled() and not torch.compiler.is_compiling() and tokens.dtype == torch.float32
+                and len(tokens) >= 1024 and self.weight.numel() >= 2**15 and tokens.device.type == "cpu"
+                and not hasattr(self.weight, "full_tensor"))             # a DTensor: tensor parallelism
