@@ -30,6 +30,7 @@ import torch.nn.functional as F
 
 import model as models
 from data.rows import BadInput
+from modules import by_columns
 
 POLL = {"cuda": 8, "cpu": 2}             # steps between looks at which sequences are done; a look waits for the GPU
 PREFILL = 16384                          # prompt tokens encoded at once
@@ -407,41 +408,42 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
     state = new_state(slots, max(r.max_tokens for r in requests), device)
     step = Stepper(model, cache, state, control, sampling)
     waiting, kept, bounds = deque(enumerate(requests)), None, []         # bounds: the length of each live sequence
-    while bounds or waiting:
-        new = [waiting.popleft() for _ in range(min(slots - len(bounds), len(waiting)))]
-        if new:
-            kept = admit(model, cache, state, new, len(bounds), kept, waiting[0][1].prompt if waiting else None,
-                         bool(form.end))
-            bounds += [len(r.prompt) - 1 for _, r in new]
-        n_live = len(bounds)
-        for _ in range(1 if watch or control.stop_strings else POLL[device.type]):
-            step(bounds)
-            bounds = [min(n + 1, cache.max_len - 1) for n in bounds]
-        found = stop_at_strings(tokenizer, state, n_live, control.stop_strings) if control.stop_strings else {}
-        if watch:
-            watch(state, n_live)
-        done, lengths = torch.stack([state["done"][:n_live].long(), state["length"][:n_live]]).tolist()
-        over = [i for i in range(n_live) if done[i]]
-        if over:
-            cache.clear(over, max(lengths[i] for i in over) + 1)
-        for index, completion in take_out(state, over, requests, found):
-            request = requests[index]
-            if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
-                requests[index] = request._replace(key=random_key(request.key, "again"), n_tries=request.n_tries + 1)
-                waiting.appendleft((index, requests[index]))
-            else:
-                yield index, completion
-        n_left = done.count(0)
-        holes = [i for i in range(n_left) if done[i]]
-        movers = [i for i in range(n_left, n_live) if not done[i]]
-        if holes:
-            cache.copy(movers, holes, max(lengths[i] for i in movers))
-            for tensor in state.values():
-                tensor[holes] = tensor[movers]
-            for hole, mover in zip(holes, movers):
-                bounds[hole] = bounds[mover]
-        state["done"][n_left:n_live] = True
-        bounds = bounds[:n_left]
+    with by_columns(model):
+        while bounds or waiting:
+            new = [waiting.popleft() for _ in range(min(slots - len(bounds), len(waiting)))]
+            if new:
+                kept = admit(model, cache, state, new, len(bounds), kept, waiting[0][1].prompt if waiting else None,
+                             bool(form.end))
+                bounds += [len(r.prompt) - 1 for _, r in new]
+            n_live = len(bounds)
+            for _ in range(1 if watch or control.stop_strings else POLL[device.type]):
+                step(bounds)
+                bounds = [min(n + 1, cache.max_len - 1) for n in bounds]
+            found = stop_at_strings(tokenizer, state, n_live, control.stop_strings) if control.stop_strings else {}
+            if watch:
+                watch(state, n_live)
+            done, lengths = torch.stack([state["done"][:n_live].long(), state["length"][:n_live]]).tolist()
+            over = [i for i in range(n_live) if done[i]]
+            if over:
+                cache.clear(over, max(lengths[i] for i in over) + 1)
+            for index, completion in take_out(state, over, requests, found):
+                request = requests[index]
+                if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
+                    requests[index] = request._replace(key=random_key(request.key, "again"), n_tries=request.n_tries + 1)
+                    waiting.appendleft((index, requests[index]))
+                else:
+                    yield index, completion
+            n_left = done.count(0)
+            holes = [i for i in range(n_left) if done[i]]
+            movers = [i for i in range(n_left, n_live) if not done[i]]
+            if holes:
+                cache.copy(movers, holes, max(lengths[i] for i in movers))
+                for tensor in state.values():
+                    tensor[holes] = tensor[movers]
+                for hole, mover in zip(holes, movers):
+                    bounds[hole] = bounds[mover]
+            state["done"][n_left:n_live] = True
+            bounds = bounds[:n_left]
 
 
 def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
@@ -471,7 +473,7 @@ def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
             packed = models.pack([ids for ids, _ in batch], device=device)
             slots = torch.tensor([place for ids, place in batch for _ in ids], device=device)
             models.hidden_states(model, packed.ids, packed.positions, models.Prefill(
-                models.Packed(packed.lengths, device), cache, cache.cells(slots, packed.positions)))
+                models.Packed(packed.lengths, device), cache, slots, packed.positions))
             batch, n_packed = [], 0
     for source, places, length in copies:
         if places:

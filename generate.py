@@ -38,6 +38,7 @@ from data import run
 from data.format import FORMATS, ask
 from data.rows import BadInput, read_rows, write_rows
 from decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, random_key, stop_ids
+from modules import by_columns
 
 
 @dataclass(frozen=True)
@@ -454,15 +455,21 @@ def main(cfg, loaded=None):
 
 def chat(cfg):
     """Answer what is typed, thinking dimmed and the answer plain. /NAME VALUE changes a setting, /new forgets the past."""
-    names = ("thinking_budget", "waits", "wait", "min_thinking", "max_tokens", "temperature", "top_p", "seed", "ask")
     cfg = dataclasses.replace(cfg, data="typed", out="shown")
     check(cfg)
     model, tokenizer, ranks = load(cfg)
     if ranks.n > 1 or ranks.group is not None:
         raise BadInput("--interactive: one process only, not under torchrun")
-    form, history, n_asked = FORMATS[cfg.format], [], 0
+    form = FORMATS[cfg.format]
     form.check(tokenizer)
-    stops = stop_ids(model, tokenizer, cfg.stop_tokens)
+    with by_columns(model):                           # once, not for each answer
+        converse(cfg, model, tokenizer, form)
+
+
+def converse(cfg, model, tokenizer, form):
+    """Until the input ends."""
+    names = ("thinking_budget", "waits", "wait", "min_thinking", "max_tokens", "temperature", "top_p", "seed", "ask")
+    stops, history, n_asked = stop_ids(model, tokenizer, cfg.stop_tokens), [], 0
     dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
     print("Type a question; /thinking_budget N, /waits N and the like change a setting, /new begins anew, Ctrl-D ends.")
     while True:

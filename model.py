@@ -98,26 +98,26 @@ class Packed:
 class Cache:
     """Keys and values of up to `slots` sequences, preallocated: per layer (slots, H_kv, max_len, K).
 
-    Live sequences occupy the first slots without a gap, so that a decoding step reads a plain slice.
+    Live sequences occupy the first slots without a gap, so that a decoding step reads a plain slice. On a CPU one
+    number of all keys of a head lies together, not all numbers of one key: a step then takes about a sixth less.
     """
 
     def __init__(self, model, slots, max_len):
-        weight = head(model)
+        def zeros(*shape):
+            return torch.zeros(slots, *shape, dtype=weight.dtype, device=weight.device)
+
+        weight, shapes = head(model), cache_shape(model)
         self.slots, self.max_len = slots, max_len
-        self.keys, self.values = (
-            [torch.zeros(slots, heads, max_len, width, dtype=weight.dtype, device=weight.device)
-             for heads, width in cache_shape(model)] for _ in range(2))
+        self.values = [zeros(heads, max_len, width) for heads, width in shapes]
+        if weight.device.type == "cpu" and weight.dtype == torch.float32:
+            self.keys = [zeros(heads, width, max_len).transpose(2, 3) for heads, width in shapes]
+        else:
+            self.keys = [zeros(heads, max_len, width) for heads, width in shapes]
 
-    def cells(self, slot, position):
-        """Where tokens (T,) live in a layer's tensor seen as (slots · H_kv · max_len, K) -> (T · H_kv,)."""
-        heads = self.keys[0].shape[1]
-        head = torch.arange(heads, device=slot.device)
-        return ((slot[:, None] * heads + head) * self.max_len + position[:, None]).flatten()
-
-    def write(self, layer, cells, key, value):
-        """key, value (T, H_kv, K) of a layer, to where `cells` says."""
-        for tensor, new in ((self.keys[layer], key), (self.values[layer], value)):
-            tensor.view(-1, tensor.shape[3]).index_copy_(0, cells, new.reshape(-1, tensor.shape[3]))
+    def write(self, layer, slot, position, key, value):
+        """key, value (T, H_kv, K) of a layer, to each token's slot (T,) and position (T,)."""
+        self.keys[layer][slot, :, position] = key
+        self.values[layer][slot, :, position] = value
 
     def copy(self, source, destination, length):
         """Copy the first `length` cells of slot source[i] to slot destination[i] in all layers."""
@@ -159,7 +159,8 @@ class Prefill:
     """A packed row whose keys and values also go into the cache."""
     packed: Packed
     cache: Cache
-    cells: torch.Tensor        # Cache.cells of its tokens
+    slots: torch.Tensor        # (T,) of each token
+    positions: torch.Tensor    # (T,)
 
     @property
     def max_len(self):
@@ -174,7 +175,7 @@ class Step:
     bounds: list[int]          # no less than lengths, known without asking the device
 
     def __post_init__(self):
-        self.cells = self.cache.cells(torch.arange(len(self.lengths), device=self.lengths.device), self.lengths)
+        self.slots = torch.arange(len(self.lengths), device=self.lengths.device)
         self.masks = {}        # of each window, made by the first layer that needs it
 
     @property
@@ -201,7 +202,7 @@ def attention(module, query, key, value, attention_mask, scaling=None, sequences
     packed = sequences
     if isinstance(sequences, Prefill):
         packed = sequences.packed
-        sequences.cache.write(module.layer_idx, sequences.cells, key, value)
+        sequences.cache.write(module.layer_idx, sequences.slots, sequences.positions, key, value)
     return _attend_within(query, key, value, packed, scaling, sliding_window, softcap)[None], None
 
 
@@ -243,7 +244,7 @@ def _flash_within(query, key, value, packed, scale, window=None):
 def _attend_to_cache(query, key, value, step, layer, scale, window=None, softcap=None):
     """One new token per sequence, (B, H, K) and twice (B, H_kv, K), against the cached ones and itself -> (B, H, K)."""
     keys, values = step.cache.keys[layer], step.cache.values[layer]
-    step.cache.write(layer, step.cells, key.to(keys.dtype), value.to(keys.dtype))
+    step.cache.write(layer, step.slots, step.lengths, key.to(keys.dtype), value.to(keys.dtype))
     if window is not None and step.max_len <= window:
         window = None                                # nobody is that far away
     return kernels.decode_attention(query.to(keys.dtype), keys, values, step.lengths, step.bounds, scale, window,
@@ -335,8 +336,8 @@ def check_forward(model, path):
             ours = score(model, pack(pair, device=device)).logp
             layers = list(calls)
             cache, batch = Cache(model, 2, 5), pack([ids[:2] for ids in pair], device=device)
-            cells = cache.cells(batch.positions.new_tensor([0, 0, 1, 1]), batch.positions)
-            hidden_states(model, batch.ids, batch.positions, Prefill(Packed([2, 2], device), cache, cells))
+            slots = batch.positions.new_tensor([0, 0, 1, 1])
+            hidden_states(model, batch.ids, batch.positions, Prefill(Packed([2, 2], device), cache, slots, batch.positions))
             at = batch.positions.new_tensor([2, 2])
             hidden = hidden_states(model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, [2, 2]))
             cached = -F.cross_entropy(next_token_logits(model, hidden), at.new_tensor([ids[3] for ids in pair]),

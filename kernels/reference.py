@@ -211,23 +211,26 @@ def decode_attention(query, keys, values, lengths, bounds, scale, window=None, s
     n, n_heads, width = query.shape
     masks = {} if masks is None else masks
     if window not in masks:
-        masks[window] = list(_spans(lengths, bounds, window, query.dtype))
+        masks[window] = list(_spans(lengths, bounds, window, keys.shape[1], query.dtype))
     # The heads that share a key-value head stand as further query rows: nothing is repeated in memory.
     grouped, parts = query.reshape(n, keys.shape[1], -1, width), []                 # (B, H_kv, H / H_kv, K)
     for rows, cells, mask in masks[window]:
-        q, k, v = grouped[rows], keys[rows, :, :cells], values[rows, :, :cells]
-        if softcap is None:
+        q, k, v = (x.flatten(0, 1) for x in (grouped[rows], keys[rows, :, :cells], values[rows, :, :cells]))
+        if softcap is None and query.element_size() < 4:                            # one that sums in float32
+            q, k, v, mask = (x[:, None] for x in (q, k, v, mask))
             parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale))
+        elif softcap is None:
+            parts.append(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(2) @ v)
         else:
-            scores = (q @ k.transpose(2, 3)).to(torch.promote_types(q.dtype, torch.float32)) * scale
+            scores = (q @ k.transpose(1, 2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
             scores = softcap * torch.tanh(scores / softcap) + mask
-            parts.append(scores.softmax(3).to(v.dtype) @ v)
+            parts.append(scores.softmax(2).to(v.dtype) @ v)
     return torch.cat(parts).reshape(n, n_heads, width)
 
 
-def _spans(lengths, bounds, window, dtype):
-    """Yield (rows, cells, mask (rows, 1, 1, cells)) of neighbours that attend together: eight, or more where that makes
-    few cells be read in vain, so that short sequences do not read as far as the longest of all."""
+def _spans(lengths, bounds, window, kv_heads, dtype):
+    """Yield (rows, cells, mask (rows · H_kv, 1, cells)) of neighbours that attend together: eight, or more where that
+    makes few cells be read in vain, so that short sequences do not read as far as the longest of all."""
     spans, first = [(0, 0)], 0
     for start in range(0, len(bounds), 8):
         (rows, cells), part = spans[-1], bounds[start:start + 8]
@@ -238,7 +241,7 @@ def _spans(lengths, bounds, window, dtype):
         last, cell = lengths[first:first + rows, None], torch.arange(cells, device=lengths.device)
         seen = (cell <= last) if window is None else (cell <= last) & (cell > last - window)
         mask = torch.zeros(seen.shape, dtype=dtype, device=lengths.device).masked_fill(~seen, -torch.inf)
-        yield slice(first, first + rows), cells, mask[:, None, None]
+        yield slice(first, first + rows), cells, mask.repeat_interleave(kv_heads, 0)[:, None]
         first += rows
 
 

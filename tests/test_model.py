@@ -557,6 +557,47 @@ def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
     assert calls
 
 
+def test_weights_lie_by_columns_while_a_model_decodes(model):
+    """In both nestings, at every step and in no other time, also after an error and where a caller loses interest; the
+    parameters are the same objects with the same numbers, and can be trained."""
+    def strides():
+        return {m.weight.stride() for m in linear}
+
+    ours, plain = copy.deepcopy(model), FORMATS["plain"]
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "tiny_base")
+    linear = [m for m in ours.modules() if type(m) is torch.nn.Linear]
+    for module in linear:
+        module.__class__ = modules.WideLinear
+    owners = dict(ours.named_parameters())
+    before = {name: p.detach().clone() for name, p in owners.items()}
+    rows, columns, seen = strides(), {(1, m.weight.shape[0]) for m in linear}, []
+    requests = [Request([3, 5, 4], i, 6) for i in range(3)]
+
+    def watch(state, n):
+        seen.append(strides())
+
+    expected, found = (dict(decode(which, tokenizer, plain, requests, slots=2, watch=see))
+                       for which, see in ((model, None), (ours, watch)))
+    assert {i: c.ids for i, c in found.items()} == {i: c.ids for i, c in expected.items()}
+    assert strides() == rows and len(seen) >= 6 and all(s == columns for s in seen)
+    with modules.by_columns(ours):
+        assert strides() == columns
+        next(decode(ours, tokenizer, plain, requests))
+        assert strides() == columns
+    with pytest.raises(ZeroDivisionError):
+        list(decode(ours, tokenizer, plain, requests, watch=lambda state, n: 1 / 0))
+    assert strides() == rows
+    steps = decode(ours, tokenizer, plain, requests)
+    next(steps)
+    assert strides() == columns
+    steps.close()
+    assert strides() == rows
+    for name, p in ours.named_parameters():
+        assert p is owners[name] and torch.equal(p, before[name]) and not p.is_inference()
+    models.score(ours, models.pack(sequences([5]))).logp.sum().backward()
+    assert all(p.grad is not None for p in ours.parameters())
+
+
 def test_final_logits_are_capped():
     """A model with final_logit_softcapping: score and next_token_logits use cap · tanh(z / cap); 2 is small enough to
     change log-probabilities by more than 0.1."""

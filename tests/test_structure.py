@@ -19,8 +19,8 @@ SOURCES = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("kernels/*.py"), *RO
 ALLOWED = {
     "data": {"data"}, "kernels": {"kernels"}, "evaluate": {"data"}, "curate": {"data", "evaluate"},
     "modules": set(), "model": {"data", "kernels", "modules"}, "plan": {"data", "model", "kernels"},
-    "distributed": {"data", "model", "modules", "kernels"}, "decoder": {"data", "model"},
-    "generate": {"data", "model", "distributed", "decoder"}, "sft": {"data", "model", "distributed", "plan"},
+    "distributed": {"data", "model", "modules", "kernels"}, "decoder": {"data", "model", "modules"},
+    "generate": {"data", "model", "modules", "distributed", "decoder"}, "sft": {"data", "model", "distributed", "plan"},
     "rollouts": {"data", "model", "distributed", "kernels", "sft", "decoder", "generate"},
     "grpo": {"data", "model", "distributed", "plan", "kernels", "sft", "decoder", "rollouts"},
     "report": {"data", "evaluate"}, "analyze": {"data", "model", "kernels", "evaluate", "report"},
