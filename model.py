@@ -192,18 +192,23 @@ def attention(module, query, key, value, attention_mask, scaling=None, sequences
     """
     if attention_mask is not None or sequences is None:
         raise ValueError("call model.hidden_states: this attention takes packed sequences, not a mask")
-    if sliding_window is not None and sequences.max_len <= sliding_window:
-        sliding_window = None                        # nobody is that far away
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))          # (T, H, K), (T, H_kv, K) twice
+    return _attend(query, key, value, sequences, module.layer_idx, scaling, sliding_window, softcap)[None], None
+
+
+def _attend(query, key, value, sequences, layer, scale, window=None, softcap=None):
+    """(T, H, K), (T, H_kv, K) twice -> (T, H, K)."""
+    if window is not None and sequences.max_len <= window:
+        window = None                                # nobody is that far away
     if isinstance(sequences, Step):
-        return _attend_to_cache(query, key, value, sequences, module.layer_idx, scaling, sliding_window, softcap)[None], None
+        return _attend_to_cache(query, key, value, sequences, layer, scale, window, softcap)
     # Under autocast a norm of queries and keys (Qwen3) gives float32 while values are bfloat16.
     query, key = query.to(value.dtype), key.to(value.dtype)
     packed = sequences
     if isinstance(sequences, Prefill):
         packed = sequences.packed
-        sequences.cache.write(module.layer_idx, sequences.slots, sequences.positions, key, value)
-    return _attend_within(query, key, value, packed, scaling, sliding_window, softcap)[None], None
+        sequences.cache.write(layer, sequences.slots, sequences.positions, key, value)
+    return _attend_within(query, key, value, packed, scale, window, softcap)
 
 
 def _attend_within(query, key, value, packed, scale, window=None, softcap=None):
@@ -245,8 +250,6 @@ def _attend_to_cache(query, key, value, step, layer, scale, window=None, softcap
     """One new token per sequence, (B, H, K) and twice (B, H_kv, K), against the cached ones and itself -> (B, H, K)."""
     keys, values = step.cache.keys[layer], step.cache.values[layer]
     step.cache.write(layer, step.slots, step.lengths, key.to(keys.dtype), value.to(keys.dtype))
-    if window is not None and step.max_len <= window:
-        window = None                                # nobody is that far away
     return kernels.decode_attention(query.to(keys.dtype), keys, values, step.lengths, step.bounds, scale, window,
                                     softcap, step.masks)
 
@@ -400,7 +403,7 @@ def rope_limit(model):
 
 
 def hidden_states(model, ids, positions, sequences, all_layers=False):
-    """ids and positions (T,), sequences a Packed, Prefill or Step -> (T, D) after the final norm.
+    """ids and positions (T,), sequences a Packed or Step -> (T, D) after the final norm; a Prefill only fills its cache.
 
     all_layers: a list of n_layers + 1 tensors (T, D) instead, from the embeddings to the final norm.
     """
@@ -410,7 +413,7 @@ def hidden_states(model, ids, positions, sequences, all_layers=False):
         raise BadInput(f"{sequences.max_len} tokens: beyond {model.rope_limit} the rotary embedding of {type(model).__name__} "
                        "depends on the other sequences of a batch")
     # A model in shards has the weights of a layer only while that layer itself is called.
-    if isinstance(sequences, Step) and type(model).__name__ in PLAIN and not hasattr(model, "shards") and not all_layers:
+    if not isinstance(sequences, Packed) and type(model).__name__ in PLAIN and not hasattr(model, "shards"):
         return _plain_layers(model.base_model, ids, positions, sequences)
     out = model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False,
                            output_hidden_states=all_layers, sequences=sequences)
@@ -421,14 +424,14 @@ def hidden_states(model, ids, positions, sequences, all_layers=False):
 PLAIN = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 
 
-def _plain_layers(body, ids, positions, step):
-    """The layers in one decoding step, (B,) -> (B, D): the same modules and, to the bit, the same numbers, without what
-    transformers does around them for masks and caches of its own; for a few sequences that takes a CPU as long."""
-    x, half = body.embed_tokens(ids), step.cache.keys[0].shape[3] // 2
-    cos, sin = (table[0, :, None] for table in body.rotary_emb(x, positions[None]))                # (B, 1, K)
+def _plain_layers(body, ids, positions, sequences):
+    """The layers of a Step, (T,) -> (T, D), or of a Prefill: the same modules and, to the bit, the same numbers, without
+    what transformers does around them for masks and caches of its own; for a few sequences that takes a CPU as long."""
+    x, half = body.embed_tokens(ids), sequences.cache.keys[0].shape[3] // 2
+    cos, sin = (table[0, :, None] for table in body.rotary_emb(x, positions[None]))                # (T, 1, K)
     sin = torch.cat([-sin[..., :half], sin[..., half:]], 2)
 
-    def rotate(x):                                   # (B, H, K); "RoFormer" (Su et al. 2021), i paired with i + K / 2
+    def rotate(x):                                   # (T, H, K); "RoFormer" (Su et al. 2021), i paired with i + K / 2
         return x * cos + x.roll(half, 2) * sin
 
     for layer in body.layers:
@@ -436,8 +439,11 @@ def _plain_layers(body, ids, positions, step):
         query, key, value = (project(h).view(len(h), -1, 2 * half) for project in (own.q_proj, own.k_proj, own.v_proj))
         if hasattr(own, "q_norm"):                   # Qwen3
             query, key = own.q_norm(query), own.k_norm(key)
-        out = _attend_to_cache(rotate(query), rotate(key), value, step, own.layer_idx, own.scaling,
-                               getattr(own, "sliding_window", getattr(own.config, "sliding_window", None)))
+        query, key = rotate(query), rotate(key)
+        if isinstance(sequences, Prefill) and layer is body.layers[-1]:
+            return sequences.cache.write(own.layer_idx, sequences.slots, sequences.positions, key, value)
+        out = _attend(query, key, value, sequences, own.layer_idx, own.scaling,
+                      getattr(own, "sliding_window", getattr(own.config, "sliding_window", None)))
         x = x + own.o_proj(out.flatten(1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return body.norm(x)
