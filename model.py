@@ -98,8 +98,8 @@ class Packed:
 class Cache:
     """Keys and values of up to `slots` sequences, preallocated: per layer (slots, H_kv, max_len, K).
 
-    Live sequences occupy the first slots without a gap, so that a decoding step reads a plain slice. On a CPU one
-    number of all keys of a head lies together, not all numbers of one key: a step then takes about a sixth less.
+    Live sequences occupy the first slots without a gap, so that a decoding step reads a plain slice. On a CPU the n-th
+    numbers of all keys of a head lie together, not the numbers of a key: attention takes 0.65 to 0.95 of the time so.
     """
 
     def __init__(self, model, slots, max_len):
@@ -403,7 +403,7 @@ def rope_limit(model):
 
 
 def hidden_states(model, ids, positions, sequences, all_layers=False):
-    """ids and positions (T,), sequences a Packed or Step -> (T, D) after the final norm; a Prefill only fills its cache.
+    """ids and positions (T,), sequences a Packed or Step -> (T, D) after the final norm. A Prefill only fills its cache.
 
     all_layers: a list of n_layers + 1 tensors (T, D) instead, from the embeddings to the final norm.
     """
@@ -440,7 +440,7 @@ def _plain_layers(body, ids, positions, sequences):
         if hasattr(own, "q_norm"):                   # Qwen3
             query, key = own.q_norm(query), own.k_norm(key)
         query, key = rotate(query), rotate(key)
-        if isinstance(sequences, Prefill) and layer is body.layers[-1]:
+        if isinstance(sequences, Prefill) and layer is body.layers[-1]:            # nobody asks for what follows
             return sequences.cache.write(own.layer_idx, sequences.slots, sequences.positions, key, value)
         out = _attend(query, key, value, sequences, own.layer_idx, own.scaling,
                       getattr(own, "sliding_window", getattr(own.config, "sliding_window", None)))
