@@ -395,8 +395,9 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
 
     form: a data.format.Format. slots: sequences decoded side by side at most; fewer if memory is short. Same requests,
     same settings, same text, for any number of slots and any order (up to float rounding of the matrix products, whose
-    last bit depends on the batch). watch(state, n): called after every step. Raises BadInput for what the tokenizer or
-    the format cannot serve, and if not one sequence fits into memory.
+    last bit depends on the batch). watch(state, n): called after every step. Until the last is out, or the generator is
+    closed, the weights may have other strides (modules.by_columns). Raises BadInput for what the tokenizer or the format
+    cannot serve, and if not one sequence fits into memory.
     """
     if not requests:
         return

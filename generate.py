@@ -467,7 +467,7 @@ def chat(cfg):
 
 
 def converse(cfg, model, tokenizer, form):
-    """Until the input ends."""
+    """Questions, answers and settings in turn, until the input ends."""
     names = ("thinking_budget", "waits", "wait", "min_thinking", "max_tokens", "temperature", "top_p", "seed", "ask")
     stops, history, n_asked = stop_ids(model, tokenizer, cfg.stop_tokens), [], 0
     dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")

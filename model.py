@@ -197,7 +197,7 @@ def attention(module, query, key, value, attention_mask, scaling=None, sequences
 
 
 def _attend(query, key, value, sequences, layer, scale, window=None, softcap=None):
-    """(T, H, K), (T, H_kv, K) twice -> (T, H, K)."""
+    """Within what `sequences` is: query (T, H, K), key and value (T, H_kv, K) of a layer -> (T, H, K)."""
     if window is not None and sequences.max_len <= window:
         window = None                                # nobody is that far away
     if isinstance(sequences, Step):
