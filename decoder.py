@@ -128,7 +128,8 @@ def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0, with_logp=
     Without with_logp a greedy choice spares itself the softmax; NaN or infinite logits show in logp either way.
     """
     if temperature == 0:
-        top, token = logits.max(1, keepdim=True)                     # of the logits: log-probabilities may round to ties
+        token = first_max(logits)                                    # of the logits: log-probabilities may round to ties
+        top = logits.gather(1, token)
         if not with_logp:
             return token[:, 0], (top - top)[:, 0]                    # 0, or NaN
     else:
@@ -138,6 +139,14 @@ def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0, with_logp=
     if temperature > 0:
         token = choose(likely, uniform(key, counter)[:, None])
     return token[:, 0], (logits.gather(1, token) - top - likely.sum(1, keepdim=True).log())[:, 0]
+
+
+def first_max(logits, width=128):
+    """logits (B, V) -> (B, 1), the first token with the largest logit of a row, or a NaN: the first block of the vocabulary
+    that has it, then the place in this block. On a CPU one search over all of it takes several times as long."""
+    blocks = _blocks(logits, width, -torch.inf)
+    block = blocks.amax(2).argmax(1, keepdim=True)
+    return block * width + _pick(blocks, block).argmax(1, keepdim=True)
 
 
 def choose(likely, u, width=128):
@@ -150,16 +159,26 @@ def choose(likely, u, width=128):
     def first_above(sums, point):
         return torch.searchsorted(sums, point, right=True).clamp(max=sums.shape[1] - 1)
 
-    rest = -likely.shape[1] % width
-    blocks = (F.pad(likely, (0, rest)) if rest else likely).view(len(likely), -1, width)
+    blocks = _blocks(likely, width, 0.0)
     below = blocks.sum(2).double().cumsum(1)                         # (B, blocks)
     point = u * below[:, -1:]
     block = first_above(below, point)
     start = F.pad(below, (1, 0)).gather(1, block)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, width))[:, 0].double().cumsum(1)        # (B, width)
+    inside = _pick(blocks, block).double().cumsum(1)                 # (B, width)
     # A block's sum in float32 may exceed that in float64: then its last token that has a probability is meant.
     last = inside[:, -1:].nextafter(torch.zeros_like(u))
     return (block * width + first_above(inside, (point - start).minimum(last))).clamp(max=likely.shape[1] - 1)
+
+
+def _blocks(x, width, fill):
+    """(B, V) -> (B, blocks, width), the last block filled up with `fill`."""
+    rest = -x.shape[1] % width
+    return (F.pad(x, (0, rest), value=fill) if rest else x).unflatten(1, (-1, width))
+
+
+def _pick(blocks, block):
+    """blocks (B, blocks, width), block (B, 1) -> that block of each row, (B, width)."""
+    return blocks.gather(1, block[:, :, None].expand(-1, -1, blocks.shape[2]))[:, 0]
 
 
 # ---------------------------------------------------------------- one step
@@ -275,12 +294,10 @@ def advance(state, logits, control, sampling, group=None):
         return token, logp
 
     token, logp = draw(logits, state["n"])
-    broken = ~logp.isfinite()                         # a NaN or an infinity among the logits
+    sound = alive & logp.isfinite()                   # or else a NaN or an infinity is among the logits
 
     # No script under way; and a finished sequence, which steps along until it is taken out, begins none.
-    free = alive & ~broken
-    if control.active:
-        free &= state["at"] >= control.script_length[state["script"]]
+    free = sound & (state["at"] >= control.script_length[state["script"]]) if control.active else sound
     thinking = free & state["thinking"]
     wants_end = thinking & control.is_end[token]
     if control.has_steps:                             # each step begins with the same token as the answer
@@ -291,7 +308,6 @@ def advance(state, logits, control, sampling, group=None):
         state["thinking"] &= ~answers
         state["n_thinking"].sub_(answers.long()).clamp_(min=0)       # the header before it was no thinking
     own_end = wants_end & (token == control.end_id)
-    injected = torch.zeros_like(free)
     if control.active:
         wants_end = wants_end & state["guided"]
         counted = state["n_thinking"] if control.rule == "total" else state["n_round"]
@@ -323,20 +339,23 @@ def advance(state, logits, control, sampling, group=None):
         state["at"] += scripted
         state["fresh"].copy_(scripted & (state["script"] == control.wait) & (state["at"] == control.wait_length))
         injected = scripted & ~own_end                # the model's own end token is its own, also inside a script
+        logp = logp.masked_fill(injected, 0)
+        state["injected"].scatter_(1, state["n"][:, None], injected[:, None])
     state["thinking"] &= ~own_end
 
-    stops = alive & ~injected & control.is_stop[token]
+    stops = alive & control.is_stop[token]
+    if control.active:
+        stops &= ~injected
     at = state["n"][:, None]
     state["ids"].scatter_(1, at, token[:, None])
-    if control.active:
-        state["injected"].scatter_(1, at, injected[:, None])
     if sampling.logp:
-        state["logp"].scatter_(1, at, logp.masked_fill(injected, 0)[:, None])
-    state["n"] += alive & ~broken & (state["finish"] != REJECTED)
-    counts = alive & state["thinking"] & ~stops & ~broken
+        state["logp"].scatter_(1, at, logp[:, None])
+    state["n"] += sound & (state["finish"] != REJECTED)
+    counts = sound & state["thinking"] & ~stops
     state["n_thinking"] += counts
-    state["n_round"] += counts & ~injected
-    state["finish"].masked_fill_(stops, STOPPED).masked_fill_(alive & broken, BROKEN)
+    if control.active:
+        state["n_round"] += counts & ~injected
+    state["finish"].masked_fill_(stops, STOPPED).masked_fill_(alive & ~sound, BROKEN)
     state["done"] |= (state["finish"] > 0) | (state["n"] >= state["limit"])
     state["token"].copy_(token)
 
@@ -349,7 +368,7 @@ class Stepper:
         self.model, self.cache, self.state, self.control, self.sampling = model, cache, state, control, sampling
         # A rotary embedding that looks at the longest sequence of the batch would ask the device for it.
         self.use_graphs = models.head(model).is_cuda and models.rope_limit(model) is None
-        self.graphs, self.pool = {}, None
+        self.graphs, self.pool, self.live = {}, None, {}
         self.group = getattr(model, "group", None)
 
     def __call__(self, bounds):
@@ -367,7 +386,9 @@ class Stepper:
         self.graphs[size], self.pool = graph, graph.pool()
 
     def run(self, bounds):
-        live = {name: tensor[:len(bounds)] for name, tensor in self.state.items()}
+        if len(bounds) not in self.live:
+            self.live[len(bounds)] = {name: tensor[:len(bounds)] for name, tensor in self.state.items()}
+        live = self.live[len(bounds)]
         step = models.Step(self.cache, live["length"], bounds)
         hidden = models.hidden_states(self.model, live["token"], live["length"], step)
         live["length"].add_(1).clamp_(max=self.cache.max_len - 1)
@@ -409,7 +430,7 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
     state = new_state(slots, max(r.max_tokens for r in requests), device)
     step = Stepper(model, cache, state, control, sampling)
     waiting, kept, bounds = deque(enumerate(requests)), None, []         # bounds: the length of each live sequence
-    with by_columns(model):
+    with by_columns(model, slots):
         while bounds or waiting:
             new = [waiting.popleft() for _ in range(min(slots - len(bounds), len(waiting)))]
             if new:

@@ -462,7 +462,7 @@ def chat(cfg):
         raise BadInput("--interactive: one process only, not under torchrun")
     form = FORMATS[cfg.format]
     form.check(tokenizer)
-    with by_columns(model):                           # once, not for each answer
+    with by_columns(model, 1):                        # once, not for each answer
         converse(cfg, model, tokenizer, form)
 
 

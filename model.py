@@ -107,12 +107,20 @@ class Cache:
             return torch.zeros(slots, *shape, dtype=weight.dtype, device=weight.device)
 
         weight, shapes = head(model), cache_shape(model)
-        self.slots, self.max_len = slots, max_len
+        self.slots, self.max_len, self.tables = slots, max_len, None
+        self.n_positions = min(max_len, rope_limit(model) or max_len)
         self.values = [zeros(heads, max_len, width) for heads, width in shapes]
         if weight.device.type == "cpu" and weight.dtype == torch.float32:
             self.keys = [zeros(heads, width, max_len).transpose(2, 3) for heads, width in shapes]
         else:
             self.keys = [zeros(heads, max_len, width) for heads, width in shapes]
+
+    def rotation(self, embedding, like):
+        """cos and sin (positions, K), sin with the sign that its half of the numbers takes; made once."""
+        if self.tables is None:
+            cos, sin = (table[0] for table in embedding(like, torch.arange(self.n_positions, device=like.device)[None]))
+            self.tables = cos, torch.cat([-sin[:, :sin.shape[1] // 2], sin[:, sin.shape[1] // 2:]], 1)
+        return self.tables
 
     def write(self, layer, slot, position, key, value):
         """key, value (T, H_kv, K) of a layer, to each token's slot (T,) and position (T,)."""
@@ -328,6 +336,9 @@ def check_forward(model, path):
     if strange:
         refuse(f"has layers of the kind {sorted(strange)[0]}, which model.py does not compute")
 
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        refuse("has a head with a bias, which model.py does not add")
+
     def recorded(module, *tensors, sliding_window=None, **more):
         calls.append((module.layer_idx, sliding_window))
         return attention(module, *tensors, sliding_window=sliding_window, **more)
@@ -428,12 +439,12 @@ def _plain_layers(body, ids, positions, sequences):
     """The layers of a Step, (T,) -> (T, D), or of a Prefill: the same modules and, to the bit, the same numbers, without
     what transformers does around them for masks and caches of its own; for a few sequences that takes a CPU as long."""
     x, half = body.embed_tokens(ids), sequences.cache.keys[0].shape[3] // 2
-    cos, sin = (table[0, :, None] for table in body.rotary_emb(x, positions[None]))                # (T, 1, K)
-    sin = torch.cat([-sin[..., :half], sin[..., half:]], 2)
+    cos, sin = (table[positions, None] for table in sequences.cache.rotation(body.rotary_emb, x))  # (T, 1, K)
 
     def rotate(x):                                   # (T, H, K); "RoFormer" (Su et al. 2021), i paired with i + K / 2
         return x * cos + x.roll(half, 2) * sin
 
+    window = getattr(body.config, "sliding_window", None)              # of layers that do not say it themselves (Mistral)
     for layer in body.layers:
         own, h = layer.self_attn, layer.input_layernorm(x)
         query, key, value = (project(h).view(len(h), -1, 2 * half) for project in (own.q_proj, own.k_proj, own.v_proj))
@@ -443,7 +454,7 @@ def _plain_layers(body, ids, positions, sequences):
         if isinstance(sequences, Prefill) and layer is body.layers[-1]:            # nobody asks for what follows
             return sequences.cache.write(own.layer_idx, sequences.slots, sequences.positions, key, value)
         out = _attend(query, key, value, sequences, own.layer_idx, own.scaling,
-                      getattr(own, "sliding_window", getattr(own.config, "sliding_window", None)))
+                      own.sliding_window if hasattr(own, "sliding_window") else window)
         x = x + own.o_proj(out.flatten(1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return body.norm(x)
@@ -461,7 +472,7 @@ def score(model, batch, temperature=1.0, want=("logp",), n_tokens=None):
 
 def next_token_logits(model, hidden):
     """hidden (B, D) -> (B, V) float32. For a decoding step; everything else goes through `kernels`."""
-    logits = (hidden @ head(model).T).float()
+    logits = model.get_output_embeddings()(hidden).float()
     cap = softcap(model)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -50,43 +50,61 @@ def mkl_holds_back():
 
 
 class WideLinear(torch.nn.Linear):
-    """A linear layer, computed in training as a 1 x 1 convolution: PyTorch gives matrix products in float32 to MKL, but
-    convolutions to oneDNN, which takes AVX-512 on any processor that has it. On one by AMD the layer and its gradients
+    """A linear layer, computed as a 1 x 1 convolution where that pays: PyTorch gives matrix products in float32 to MKL, but
+    convolutions to oneDNN, which takes AVX-512 on any processor that has it. On one by AMD a large layer and its gradients
     then take about half the time.
 
-    Only where gradients are recorded. From four rows on MKL gives each the same bits in any company, so decoding and
-    scoring, where a text should not depend on its batch, stay with it; so does what is too small to gain.
+    oneDNN reads the image as it lies and copies the filters into an order of its own: the smaller of rows and weight should
+    be the filters.
     """
 
     def forward(self, x):
         """x (..., D) -> (..., E)."""
-        if not self.is_wide(x):
-            return super().forward(x)
-        tokens = x.reshape(-1, x.shape[-1])                              # (T, D)
-        n = len(tokens) // 64 * 64                                       # oneDNN compiles a kernel for each size
-        images = tokens[:n].view(16, n // 16, 1, -1).permute(0, 3, 1, 2) # (16, D, n / 16, 1), channels last: no copy
-        images = F.conv2d(images, self.weight[:, :, None, None], self.bias)              # fewer might not go to oneDNN
-        out = images.permute(0, 2, 3, 1).reshape(n, -1)
-        if n < len(tokens):
-            out = torch.cat([out, super().forward(tokens[n:])])
+        weight, bias = self.weight, self.bias
+        if not _pays(x, weight):
+            return F.linear(x, weight, bias)
+        rows = x.reshape(-1, x.shape[-1])                                # (T, D)
+        if len(rows) < FEW:
+            out = _product(weight, rows).t().contiguous()
+            out = out if bias is None else out + bias
+        else:
+            n = len(rows) // 64 * 64                                     # oneDNN compiles a kernel for each size
+            out = _product(rows[:n], weight, bias)
+            if n < len(rows):
+                out = torch.cat([out, self.forward(rows[n:])])
         return out.view(*x.shape[:-1], -1)
 
-    def is_wide(self, x):
-        """Whether the convolution is faster: not for a layer that is compiled, in shards over ranks, or on a GPU."""
-        return (torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.dtype == torch.float32
-                and x.shape[:-1].numel() >= 1024 and self.weight.numel() >= 2**15 and x.device.type == "cpu"
-                and not hasattr(self.weight, "full_tensor"))             # a DTensor: tensor parallelism
+
+FEW = 256                                # rows; from here on they are the image, below the weight is
+WORK = 2**24                             # multiplications; from here on a convolution pays
+
+
+def _pays(x, weight):
+    """Whether a convolution is faster: not for a layer that is compiled, in shards over ranks, or on a GPU."""
+    return (x.numel() * len(weight) >= WORK and weight.numel() >= 2**15 and x.dtype == torch.float32
+            and x.device.type == "cpu" and not torch.compiler.is_compiling()
+            and not hasattr(weight, "full_tensor")                       # a DTensor: tensor parallelism
+            and (x.numel() >= FEW * x.shape[-1] or len(weight) % 16 == 0 and weight.is_contiguous()))
+
+
+def _product(image, filters, bias=None):
+    """image (P, D), P a multiple of 16; filters (F, D); bias (F,) -> image @ filters.T + bias, (P, F)."""
+    pixels = image.view(16, len(image) // 16, 1, -1).permute(0, 3, 1, 2) # (16, D, P / 16, 1), channels last: no copy
+    out = F.conv2d(pixels, filters[:, :, None, None], bias)              # fewer images might not go to oneDNN
+    return out.permute(0, 2, 3, 1).reshape(len(image), -1)
 
 
 @contextmanager
-def by_columns(model):
-    """While this lasts, the weights that WideLinear has lie in memory column by column; shapes and numbers stay.
+def by_columns(model, rows):
+    """While this lasts, the weights of WideLinear that are too small for a convolution of so many rows lie in memory column
+    by column; shapes and numbers stay.
 
     A decoding step multiplies a few rows by them. MKL's AVX2 code then takes 0.65 (one row) to 0.9 (32 rows) of the
     time, with the same bits from four rows on. Training, saving and sharding see weights as they were.
     """
     layers = [m for m in model.modules() if isinstance(m, WideLinear) and m.weight.dtype == torch.float32
-              and m.weight.device.type == "cpu" and m.weight.is_contiguous() and not hasattr(m.weight, "full_tensor")]
+              and m.weight.device.type == "cpu" and m.weight.is_contiguous() and not hasattr(m.weight, "full_tensor")
+              and m.weight.numel() * rows < WORK]
 
     def store(order):
         with torch.inference_mode(False):                                # what is made in that mode cannot be trained

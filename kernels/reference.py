@@ -225,7 +225,7 @@ def decode_attention(query, keys, values, lengths, bounds, scale, window=None, s
             scores = (q @ k.transpose(1, 2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
             scores = softcap * torch.tanh(scores / softcap) + mask
             parts.append(scores.softmax(2).to(v.dtype) @ v)
-    return torch.cat(parts).reshape(n, n_heads, width)
+    return (torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(n, n_heads, width)
 
 
 def _spans(lengths, bounds, window, kv_heads, dtype):
@@ -238,10 +238,10 @@ def _spans(lengths, bounds, window, kv_heads, dtype):
         in_vain = rows * max(0, longest - cells) + len(part) * max(0, cells - longest)
         spans[-1:] = [(rows + len(part), max(cells, longest))] if in_vain < IN_VAIN else [spans[-1], (len(part), longest)]
     for rows, cells in spans:
-        last, cell = lengths[first:first + rows, None], torch.arange(cells, device=lengths.device)
+        last = lengths[first:first + rows].repeat_interleave(kv_heads)[:, None, None]
+        cell = torch.arange(cells, device=lengths.device)
         seen = (cell <= last) if window is None else (cell <= last) & (cell > last - window)
-        mask = torch.zeros(seen.shape, dtype=dtype, device=lengths.device).masked_fill(~seen, -torch.inf)
-        yield slice(first, first + rows), cells, mask.repeat_interleave(kv_heads, 0)[:, None]
+        yield slice(first, first + rows), cells, torch.where(seen, 0.0, -torch.inf).to(dtype)
         first += rows
 
 

@@ -21,7 +21,7 @@ import model as models
 from data import tiny
 from data.format import FORMATS
 from data.rows import BadInput
-from decoder import Request, Sampling, choose, decode, keep_likely, random_key, sample, uniform
+from decoder import Request, Sampling, choose, decode, first_max, keep_likely, random_key, sample, uniform
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
@@ -230,6 +230,18 @@ def test_greedy_tells_close_logits_apart(with_logp):
     logits[0, 700] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
     assert logits.log_softmax(1).unique().numel() == 1
     assert sample(logits, None, None, temperature=0.0, with_logp=with_logp)[0].item() == 700
+
+
+@pytest.mark.parametrize("n_vocab", [3, 128, 1000, 1024])
+def test_first_max(n_vocab):
+    """Of equal logits the first, in one block and over blocks; a NaN before all others, as PyTorch's own; also of logits
+    that are part of a wider head's, and of all -inf."""
+    rng = torch.Generator().manual_seed(n_vocab)
+    logits = torch.randint(0, 5, (200, n_vocab + 7), generator=rng).float()[:, :n_vocab]
+    logits[0], logits[1, n_vocab // 2] = -torch.inf, torch.nan
+    logits[2, :-1], logits[3] = -torch.inf, 1
+    assert first_max(logits)[:, 0].tolist() == logits.argmax(1).tolist()
+    assert first_max(logits)[:4, 0].tolist() == [0, n_vocab // 2, n_vocab - 1, 0]
 
 
 @pytest.mark.parametrize("probabilities, top_k, top_p, kept", [

@@ -325,6 +325,17 @@ def test_the_limit_of_a_stretched_rope(stretched):
             texts_of_slots(ours, [prompt], [limit])
 
 
+@torch.no_grad()
+def test_a_long_cache_does_not_stretch_the_rope(stretched):
+    """The table of rotations of a cache with room beyond the limit is that of the positions before it."""
+    _, ours, _ = stretched
+    embedding, x = ours.base_model.rotary_emb, torch.zeros(1)
+    tables = models.Cache(ours, 1, LIMIT + 60).rotation(embedding, x)
+    cos, sin = (table[0] for table in embedding(x, torch.arange(LIMIT)[None]))
+    half = cos.shape[1] // 2
+    assert torch.equal(tables[0], cos) and torch.equal(tables[1], torch.cat([-sin[:, :half], sin[:, half:]], 1))
+
+
 def test_generate_keeps_to_the_limit(stretched, tmp_path, capsys):
     """Completions end where the exact part ends; a prompt that leaves no room is skipped and named; --score names the
     row."""

@@ -508,30 +508,34 @@ def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, 
 
 # ---- linear layers on a CPU
 
-@pytest.mark.parametrize("n", [1023, 1024, 1290])
+@pytest.mark.parametrize("n, d, e, n_calls", [
+    (511, 128, 256, 0), (512, 128, 256, 1), (548, 128, 256, 1),          # of many rows the weight is the filters
+    (31, 512, 1024, 0), (32, 512, 1024, 1), (255, 512, 1024, 1),         # of few they are
+    (300, 512, 1024, 2), (268, 512, 1024, 1)])                           # many, and some left over
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, has_bias):
-    """Values and all gradients, for tokens that fill 16 images and for some left over; few tokens are left alone."""
+def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, d, e, n_calls, has_bias):
+    """Values and all gradients, for rows that fill 16 images and for some left over; little work is left alone."""
     torch.manual_seed(n)
-    wide, plain = modules.WideLinear(128, 256, bias=has_bias), torch.nn.Linear(128, 256, bias=has_bias)
+    wide, plain = modules.WideLinear(d, e, bias=has_bias), torch.nn.Linear(d, e, bias=has_bias)
     plain.load_state_dict(wide.state_dict())
     calls, conv2d = [], F.conv2d
     monkeypatch.setattr(modules.F, "conv2d", lambda *args: calls.append(1) or conv2d(*args))
-    x, weight = torch.randn(1, n, 128), torch.randn(1, n, 256)
+    x, weight = torch.randn(1, n, d), torch.randn(1, n, e)
     found = []
     for layer in (wide, plain):
         own = x.clone().requires_grad_(True)
         out = layer(own)
         (out * weight).sum().backward()
         found.append([out, own.grad, *(p.grad for p in layer.parameters())])
-    assert len(calls) == (n >= 1024)
+    assert len(calls) == n_calls
     for mine, theirs in zip(*found):
         assert mine.shape == theirs.shape and (mine - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    assert found[0][0].is_contiguous()
 
 
 def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
-    """Linear layers are replaced where MKL holds back and nowhere else, under the same names; what is only scored, what is
-    small, and half precision, is computed as before."""
+    """Linear layers are replaced where MKL holds back and nowhere else, under the same names; what is small, and half
+    precision, is computed as before, and few rows where the weight would have to be copied."""
     assert torch.backends.cpu.get_cpu_capability() == "AVX512" or not modules.mkl_holds_back()
     ours = copy.deepcopy(model)
     monkeypatch.setattr(modules, "mkl_holds_back", lambda: False)
@@ -544,22 +548,23 @@ def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
     calls, conv2d = [], F.conv2d
     monkeypatch.setattr(modules.F, "conv2d", lambda *args: calls.append(1) or conv2d(*args))
     x, large, small = torch.randn(1100, 128), modules.WideLinear(128, 256), modules.WideLinear(128, 255)
-    for layer, tokens in ((small, x), (copy.deepcopy(large).bfloat16(), x.bfloat16())):
-        assert torch.equal(layer(tokens), F.linear(tokens, layer.weight, layer.bias)) and not calls
+    columns, uneven, few = modules.WideLinear(512, 1024), modules.WideLinear(512, 1032), torch.randn(200, 512)
+    columns.weight.data = columns.weight.data.t().contiguous().t()
+    for layer, rows in ((small, x), (copy.deepcopy(large).bfloat16(), x.bfloat16()), (columns, few), (uneven, few)):
+        assert torch.equal(layer(rows), F.linear(rows, layer.weight, layer.bias)) and not calls
     plain = F.linear(x, large.weight, large.bias)
-    with torch.no_grad():
-        assert torch.equal(large(x), plain) and not calls
     assert torch.equal(torch.compile(large, backend="eager", dynamic=True)(x), plain) and not calls   # inductor fails on it
     large.weight.full_tensor = None                                       # as a DTensor has
     assert torch.equal(large(x), plain) and not calls
     del large.weight.full_tensor
-    large(x)
+    with torch.no_grad():
+        large(x)
     assert calls
 
 
 def test_weights_lie_by_columns_while_a_model_decodes(model):
-    """In both nestings, at every step and in no other time, also after an error and where a caller loses interest; the
-    parameters are the same objects with the same numbers, and can be trained."""
+    """In both nestings, at every step and in no other time, also after an error and where a caller loses interest, and not
+    where so many rows are convolved; the parameters are the same objects with the same numbers, and can be trained."""
     def strides():
         return {m.weight.stride() for m in linear}
 
@@ -580,7 +585,11 @@ def test_weights_lie_by_columns_while_a_model_decodes(model):
                        for which, see in ((model, None), (ours, watch)))
     assert {i: c.ids for i, c in found.items()} == {i: c.ids for i, c in expected.items()}
     assert strides() == rows and len(seen) >= 6 and all(s == columns for s in seen)
-    with modules.by_columns(ours):
+    largest = max(m.weight.numel() for m in linear)
+    with modules.by_columns(ours, -(-modules.WORK // largest)):
+        assert {m.weight.is_contiguous() for m in linear if m.weight.numel() == largest} == {True}
+        assert {m.weight.is_contiguous() for m in linear if m.weight.numel() < largest} == {False}
+    with modules.by_columns(ours, 1):
         assert strides() == columns
         next(decode(ours, tokenizer, plain, requests))
         assert strides() == columns
