@@ -49,13 +49,17 @@ def mkl_holds_back():
             and processor.exists() and "AuthenticAMD" in processor.read_text())
 
 
+WORK = 2**24                             # multiplications of a product; from here on a convolution pays
+FEW = 256                                # rows; so many are the image of the convolution, fewer are its filters
+
+
 class WideLinear(torch.nn.Linear):
     """A linear layer, computed as a 1 x 1 convolution where that pays: PyTorch gives matrix products in float32 to MKL, but
     convolutions to oneDNN, which takes AVX-512 on any processor that has it. On one by AMD a large layer and its gradients
     then take about half the time.
 
-    oneDNN reads the image as it lies and copies the filters into an order of its own: the smaller of rows and weight should
-    be the filters.
+    oneDNN reads the image as it lies and copies the filters into an order of its own. So with many rows, as in training,
+    they are the image and the weight is the filters; with the few of a decoding step it is the other way round.
     """
 
     def forward(self, x):
@@ -73,10 +77,6 @@ class WideLinear(torch.nn.Linear):
             if n < len(rows):
                 out = torch.cat([out, self.forward(rows[n:])])
         return out.view(*x.shape[:-1], -1)
-
-
-FEW = 256                                # rows; from here on they are the image, below the weight is
-WORK = 2**24                             # multiplications; from here on a convolution pays
 
 
 def _pays(x, weight):
@@ -99,8 +99,8 @@ def by_columns(model, rows):
     """While this lasts, the weights of WideLinear that are too small for a convolution of so many rows lie in memory column
     by column; shapes and numbers stay.
 
-    A decoding step multiplies a few rows by them. MKL's AVX2 code then takes 0.65 (one row) to 0.9 (32 rows) of the
-    time, with the same bits from four rows on. Training, saving and sharding see weights as they were.
+    MKL's AVX2 code then takes less time for a few of them: a whole decoding step of one or two sequences 0.85. From four
+    rows on the bits are the same. Training, saving and sharding see weights as they were.
     """
     layers = [m for m in model.modules() if isinstance(m, WideLinear) and m.weight.dtype == torch.float32
               and m.weight.device.type == "cpu" and m.weight.is_contiguous() and not hasattr(m.weight, "full_tensor")
