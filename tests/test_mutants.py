@@ -18,7 +18,7 @@ import pytest
 from mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent
-N_WORKERS = 2
+N_WORKERS = 1
 if not importlib.util.find_spec("triton"):           # those tests are then skipped
     MUTANTS = [mutant for mutant in MUTANTS if "test_triton.py" not in mutant[4]]
 
@@ -48,8 +48,10 @@ def work(folder, worker):
     import transformers.models.qwen3.modeling_qwen3  # noqa: F401
     gc.freeze()                                      # the libraries' objects: pytest collects garbage ten times in each fork
     os.nice(10)                                      # the other tests have only one process: they go first
-    codes = {}
+    codes, parent = {}, os.getppid()
     for i in range(worker, len(MUTANTS), N_WORKERS):
+        if os.getppid() != parent:                   # the tests were killed
+            break
         place = folder / str(i)
         plant(MUTANTS[i], place)
         child = os.fork()
