@@ -339,14 +339,13 @@ def advance(state, logits, control, sampling, group=None):
         state["at"] += scripted
         state["fresh"].copy_(scripted & (state["script"] == control.wait) & (state["at"] == control.wait_length))
         injected = scripted & ~own_end                # the model's own end token is its own, also inside a script
-        logp = logp.masked_fill(injected, 0)
-        state["injected"].scatter_(1, state["n"][:, None], injected[:, None])
     state["thinking"] &= ~own_end
 
-    stops = alive & control.is_stop[token]
+    at, stops = state["n"][:, None], alive & control.is_stop[token]
     if control.active:
         stops &= ~injected
-    at = state["n"][:, None]
+        logp = logp.masked_fill(injected, 0)
+        state["injected"].scatter_(1, at, injected[:, None])
     state["ids"].scatter_(1, at, token[:, None])
     if sampling.logp:
         state["logp"].scatter_(1, at, logp[:, None])

@@ -116,7 +116,8 @@ class Cache:
             self.keys = [zeros(heads, max_len, width) for heads, width in shapes]
 
     def rotation(self, embedding, like):
-        """cos and sin (positions, K), sin with the sign that its half of the numbers takes; made once."""
+        """cos and sin (positions, K), sin with the sign that its half of the numbers takes; made once. embedding: the
+        model's rotary module; like: any tensor of its type and device."""
         if self.tables is None:
             cos, sin = (table[0] for table in embedding(like, torch.arange(self.n_positions, device=like.device)[None]))
             self.tables = cos, torch.cat([-sin[:, :sin.shape[1] // 2], sin[:, sin.shape[1] // 2:]], 1)
