@@ -11,7 +11,7 @@
 Departs from the papers in: 1. Answers are graded by rules, then symbolically; s1 and LIMO ask a language model where rules
 fail. 2. Of several `Answer:` lines the last one counts; s1's regular expression takes everything from the first one on.
 3. An answer that cannot be found is wrong; s1 guesses A in multiple choice. 4. No ×100 tolerance, unlike LIMO.
-How an answer is found in a text and when two are equal stands in data/answers.py.
+How an answer is found in a text and when two are equal stands in grading/answers.py.
 
 One run:     python evaluate.py out/tiny/seed0/runs/sft-s1.jsonl --base out/tiny/seed0/runs/base.jsonl
 A study:     python evaluate.py out/wait0.jsonl out/wait1.jsonl out/wait2.jsonl --base out/base.jsonl --figure curve.png
@@ -33,10 +33,10 @@ from os.path import commonpath, dirname
 from pathlib import Path
 from typing import Literal
 
-from data import run, symbolic
-from data.answers import (answer_of, canonical, check_expression, classes, extract_answer, grade,  # noqa: F401
-                          is_correct, overlap)
-from data.ifeval import follows
+from data import run
+from grading import symbolic
+from grading.answers import answer_of, canonical, check_expression, classes, extract_answer, grade, is_correct, overlap  # noqa: F401
+from grading.ifeval import follows
 from data.measures import (control, majority, mean_interval, paired_bootstrap, pass_at_k, performance,  # noqa: F401
                            pooled_sigma, scaling, transferability, wilson)
 from data.rows import BadInput, read_rows, write_rows

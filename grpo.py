@@ -2,13 +2,13 @@
 
 Per step, with N prompts and G samples of each (B = N·G rows):
     1. sample G completions per prompt from the policy
-    2. reward r of each completion                              (a program decides: data/rewards.py)
+    2. reward r of each completion                              (a program decides: grading/rewards.py)
     3. advantage A_i = (r_i - mean of its group) / std of its group
     4. ratio ρ_t = exp(logp_t - old_logp_t),  loss = - Σ min(ρ A, clip(ρ, 1-ε_low, 1+ε_high) A) / normaliser
                                                      + β Σ KL(policy ‖ reference) / normaliser
 Sources: DeepSeekMath (arXiv 2402.03300) §4, DeepSeek-R1 (arXiv 2501.12948) §2.2, DAPO (arXiv 2503.14476) for the
 token normaliser and ε_high, Dr. GRPO (arXiv 2503.20783) for --adv-std none --normalise constant. Line 4 is what
---loss grpo means; GSPO, CISPO, REINFORCE, NFT and RFT stand beside it in `objective`, rewards in data/rewards.py.
+--loss grpo means; GSPO, CISPO, REINFORCE, NFT and RFT stand beside it in `objective`, rewards in grading/rewards.py.
 
 Departs from DeepSeekMath in: 1. The normaliser is the token count of the whole step (--normalise sequence is the
 paper's). 2. No KL term unless --kl and --beta ask for one; KL to the reference is reported all the same. 3. One
@@ -51,11 +51,11 @@ import plan
 import sft
 from data import run
 from data.format import FORMATS, ask
-from data.rewards import can_be_judged, names_of, parse_reward
+from grading.rewards import can_be_judged, names_of, parse_reward
 from data.rows import BadInput, read_rows, write_rows
 from data.traces import read_problems
 from data.watch import draw_curves, line_of, warnings_of
-from data.workers import Workers
+from grading.sandbox import Workers
 from decoder import random_key
 from rollouts import Run, collect, columns, fitting, held_out_accuracy, logps_of, pack_groups
 
@@ -66,7 +66,7 @@ class Config:
     data: str                            # problem rows
     out: str                             # model directory to write
     format: Literal["s1", "think", "r1", "plain"] = "think"        # text of a completion, see data/format.py
-    reward: str = "correct"              # correct, vote, cosine, lcpo ...: sum (+) of products (&), see data/rewards.py
+    reward: str = "correct"              # correct, vote, cosine, lcpo ...: sum (+) of products (&), see grading/rewards.py
     reward_seconds: float = 10.0         # that the rewards of a group may take; past it the group is left out
     reward_workers: int = 2              # processes that compute rewards
 
@@ -492,7 +492,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     history = read_rows(log.path) if start and ranks.leads and log.path.stat().st_size else []
     off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
     most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
-    with Workers("data.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
+    with Workers("grading.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
         state = distributed.read_state(distributed.checkpoints(out)[0])[2] if start else {"queue": [], "lengths": {}}
         queue, lengths = deque(state["queue"]), state.get("lengths", {})       # lengths only deal the work: older ones lack it
         here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems, lengths)

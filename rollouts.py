@@ -22,9 +22,9 @@ import kernels
 import model as models
 import sft
 from data.format import Format
-from data.rewards import NEED_ANSWER, names_of, parse_reward
+from grading.rewards import NEED_ANSWER, names_of, parse_reward
 from data.rows import BadInput
-from data.workers import Failure, Workers
+from grading.sandbox import Failure, Workers
 from decoder import Request, Sampling, decode, random_key
 
 
@@ -117,7 +117,7 @@ def rollout(here, problems, stream, places):
 
 
 def judge(here, groups, reward):
-    """What data.rewards.score_group says of each group of this rank's rows, or the Failure of the worker that was asked."""
+    """What grading.rewards.score_group says of each group of this rank's rows, or the Failure of the worker that was asked."""
     if not here.ranks.writes:                             # of the ranks that have these rows another one asks
         return [None] * len(groups)
     items = [{"reward": reward, "format": here.cfg.format, "max_tokens": here.cfg.max_tokens,

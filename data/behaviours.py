@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from data import run
-from data.answers import answer_of, canonical, grade
+from grading.answers import answer_of, canonical, grade
 from data.rows import BadInput, read_rows, write_rows
 
 

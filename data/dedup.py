@@ -20,7 +20,7 @@ from collections import Counter
 from math import sqrt
 from operator import mul
 
-from data.answers import parse
+from grading.answers import parse
 from data.rows import BadInput
 
 LAYERS = {"exact": None, "ngram": 8, "minhash": 0.6, "masked": 0.7, "answer": 0.4, "embedding": 0.9}   # and their limits

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from data.answers import answer_of, grade
+from grading.answers import answer_of, grade
 from data.dedup import Seen, digest, normalised
 from data.rows import BadInput, parse_row
 from data.transform import domain_by_keywords, domain_of_reply, without_hint

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from data import run
-from data.answers import extract_answer, grade
+from grading.answers import extract_answer, grade
 from data.rows import BadInput, read_rows, write_rows
 
 
@@ -105,7 +105,7 @@ def headqa(row):
 
 
 def ifeval(row):
-    """Zhou et al. 2023: no answer, but instructions that data/ifeval.py checks."""
+    """Zhou et al. 2023: no answer, but instructions that grading/ifeval.py checks."""
     return {"question": row["prompt"], "instruction_id_list": list(row["instruction_id_list"]),
             "kwargs": [{key: value for key, value in settings.items() if value is not None} for settings in row["kwargs"]],
             "source": "IFEval"}

@@ -4,7 +4,7 @@ import string
 from fractions import Fraction
 from functools import lru_cache
 
-from data.answers import answer_of, grade
+from grading.answers import answer_of, grade
 from data.format import FORMATS
 
 DELIMITERS = sorted({text.strip() for f in FORMATS.values() for text in (f.open, f.end) if text})

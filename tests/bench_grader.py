@@ -15,9 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import symbolic  # noqa: E402
-from data.answers import (LONGEST_ANSWER, answer_of, canonical, check_expression, extract_answer, grade,  # noqa: E402
-                          is_correct, overlap, parse)
+from grading import symbolic  # noqa: E402
+from grading.answers import LONGEST_ANSWER, answer_of, canonical, check_expression, extract_answer, grade, is_correct, overlap, parse  # noqa: E402
 from data.rows import read_rows  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "math"

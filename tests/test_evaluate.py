@@ -15,10 +15,11 @@ import pytest
 from bench_grader import attack, hostile
 
 import evaluate
-from data import run, symbolic
-from data.answers import classes, is_gradable, overlap, parse
+from data import run
+from grading import symbolic
+from grading.answers import classes, is_gradable, overlap, parse
 from data.rows import BadInput, read_rows, write_rows
-from data.workers import Workers
+from grading.sandbox import Workers
 from evaluate import (Config, answer_of, canonical, check_expression, control, extract_answer, grade, is_correct, main,
                       majority, mean_interval, metrics, paired_bootstrap, pass_at_k, performance, scaling,
                       transferability, wilson)
@@ -150,7 +151,7 @@ def test_what_the_rules_cannot_read_is_compared_symbolically(monkeypatch):
     """With more time than LIMIT, so that a busy machine changes nothing."""
     pytest.importorskip("math_verify")
     symbolic.equal.cache_clear()
-    with Workers("data.simplify:same", n=1, limit=30) as patient:
+    with Workers("grading.simplify:same", n=1, limit=30) as patient:
         monkeypatch.setattr(symbolic, "_workers", lambda: patient)
         for pairs, right in ((SYMBOLIC, True), (NOT_EQUAL, False)):
             for one, other in pairs:

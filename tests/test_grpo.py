@@ -21,10 +21,11 @@ import model as models
 import modules
 import rollouts
 import sft
-from data import rewards, tiny, watch
+from data import tiny, watch
+from grading import rewards
 from data.format import FORMATS
 from data.rows import BadInput, read_rows
-from data.workers import Workers
+from grading.sandbox import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
@@ -1311,7 +1312,7 @@ def test_dense_repetition_of_a_run(short, spied):
 
 ACTS = """
 import os, time
-from data.rewards import score_group
+from grading.rewards import score_group
 def score(item):
     question = item["rows"][0]["question"]
     if question.endswith("7"):

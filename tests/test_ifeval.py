@@ -1,8 +1,8 @@
-"""data/ifeval.py: every instruction by hand, followed and not; strict and loose; languages; bad rows."""
+"""grading/ifeval.py: every instruction by hand, followed and not; strict and loose; languages; bad rows."""
 import pytest
 
-from data import answers
-from data.ifeval import CHECKS, follows, language, n_sentences
+from grading import answers
+from grading.ifeval import CHECKS, follows, language, n_sentences
 from data.rows import BadInput
 
 CASES = [  # instruction, settings, a response that follows it, one that does not

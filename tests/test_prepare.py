@@ -4,7 +4,7 @@ import json
 import pytest
 
 from data import prepare
-from data.answers import grade
+from grading.answers import grade
 from data.rows import BadInput, read_rows, write_rows
 
 RAW = {  # one row of each, as it is on the hub, and its answer in ours

@@ -19,7 +19,7 @@ import grpo
 import plan
 import sft
 from data import prepare, run, tiny
-from data.answers import check_expression
+from grading.answers import check_expression
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {"sft.py": sft, "grpo.py": grpo, "generate.py": generate, "evaluate.py": evaluate, "curate.py": curate,

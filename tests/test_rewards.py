@@ -1,14 +1,14 @@
-"""data/rewards.py beyond what test_grpo.py works by hand: format, Countdown, labels, rewards of tokens, and the function
+"""grading/rewards.py beyond what test_grpo.py works by hand: format, Countdown, labels, rewards of tokens, and the function
 that the workers call."""
 import json
 import math
 
 import pytest
 
-from data import rewards
+from grading import rewards
 from data.format import FORMATS
 from data.rows import BadInput, read_rows
-from data.workers import Failure, Workers
+from grading.sandbox import Failure, Workers
 
 
 def completion(text, form="think", finish="stop", **more):
@@ -118,7 +118,7 @@ def test_a_reward_that_is_no_number_is_a_failure(value):
     """Raised in the worker, so a Failure for the caller, with the sample; nothing is scored."""
     item = {"reward": "self_certainty", "format": "think", "max_tokens": 9,
             "rows": answered(1, self_certainty=.5) + [{**answered(1)[0], "sample": 1, "self_certainty": value}]}
-    with Workers("data.rewards:score_group", 1, 5.0) as pool:
+    with Workers("grading.rewards:score_group", 1, 5.0) as pool:
         found, fine = pool.map([item, {**item, "rows": item["rows"][:1]}])
     assert isinstance(found, Failure) and found.kind == "error" and f"the reward of sample 1 is {value}" in found.text
     assert fine["reward"] == [.5]

@@ -1,4 +1,4 @@
-"""data/workers.py: functions that return, raise, hang, crash and print; what is left of the processes afterwards."""
+"""grading/sandbox.py: functions that return, raise, hang, crash and print; what is left of the processes afterwards."""
 import math
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.workers import Failure, Workers
+from grading.sandbox import Failure, Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 FUNCTIONS = """
@@ -149,7 +149,7 @@ def test_a_fork_starts_its_own(pool):
 
 def test_workers_end_with_a_killed_parent(pool, tmp_path):
     """kill -9 of the parent: the idle worker ends at once, the one that spins at its limit."""
-    code = ("import sys; from data.workers import Workers; pool = Workers('acts:act', n=2, limit=1.5)\n"
+    code = ("import sys; from grading.sandbox import Workers; pool = Workers('acts:act', n=2, limit=1.5)\n"
             "print(*(pid for _, pid in pool.map([['who', 0], ['who', 1]])), flush=True); pool.map([['spin', 0]])")
     path = os.pathsep.join([str(ROOT), str(tmp_path)])
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,

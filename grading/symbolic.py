@@ -1,7 +1,7 @@
-"""Are two formulas the same? Asked only where the rules of data/answers.py cannot read one of them: binomials, floors,
+"""Are two formulas the same? Asked only where the rules of grading/answers.py cannot read one of them: binomials, floors,
 logarithms to a base, sums, absolute values, factorials of a variable.
 
-math-verify (data/simplify.py) turns LaTeX into sympy and simplifies the difference. Sympy computes 9^{9^{9}} until the
+math-verify (grading/simplify.py) turns LaTeX into sympy and simplifies the difference. Sympy computes 9^{9^{9}} until the
 memory is full and lets no signal handler in, so it runs in a process of its own that is ended after LIMIT seconds. The
 process starts with the first question (half a second, and again after each that was ended) and ends with this one.
 Without math-verify nothing is the same.
@@ -15,7 +15,7 @@ import importlib.util
 import re
 from collections import Counter
 
-from data.workers import Failure, Workers
+from grading.sandbox import Failure, Workers
 
 LIMIT = 1.0                                  # seconds for one comparison; what takes longer counts as not the same
 BEYOND_RULES = r"\\(?:binom|log|sum|prod|[lr]floor|[lr]ceil|min|max|gcd|lcm|neq?)(?![a-zA-Z])|[|!]"
@@ -52,5 +52,5 @@ def equal(one, other):
 
 @functools.cache
 def _workers():
-    return Workers("data.simplify:same", n=1, limit=LIMIT, memory=1 << 30)     # what takes more will not end in time
+    return Workers("grading.simplify:same", n=1, limit=LIMIT, memory=1 << 30)     # what takes more will not end in time
 

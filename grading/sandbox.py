@@ -1,6 +1,6 @@
 """Processes that run one function on untrusted items, each with a hard time limit.
 
-    with Workers("data.rewards:score_group", n=2, limit=10.0) as pool:
+    with Workers("grading.rewards:score_group", n=2, limit=10.0) as pool:
         results = pool.map(items)                # in their order; a Failure where there is no value
 
 What hangs inside C (a regular expression, a huge power) holds the interpreter: no thread and no signal handler in Python
@@ -37,7 +37,7 @@ class Worker:
     def __init__(self, function, limit, memory):
         paths = [str(Path(__file__).resolve().parent.parent), *map(os.path.abspath, sys.path)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "data.workers", function, str(limit), str(memory)], stdin=subprocess.PIPE,
+            [sys.executable, "-m", "grading.sandbox", function, str(limit), str(memory)], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, bufsize=0, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
         self.input, self.output = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.input, False)

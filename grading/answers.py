@@ -3,7 +3,7 @@
 Nothing that a model wrote is ever executed, and every string is graded in bounded time: texts are cut to a length,
 regular expressions are linear, nesting and powers are limited. An answer is parsed into a value that is the same for
 every equivalent spelling (a Fraction, a formula's value at two points, a tuple with its brackets, ...), and two answers
-are equal when these values are. What the rules cannot read is compared symbolically (data/symbolic.py).
+are equal when these values are. What the rules cannot read is compared symbolically (grading/symbolic.py).
 """
 import cmath
 import re
@@ -14,9 +14,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from data.format import FORMATS
-from data.formulas import LETTERS, LONGEST_FORMULA, LOOKALIKES, SUBSCRIPT, Expression, check_expression, expression_value
-from data.ifeval import follows
-from data.symbolic import equal
+from grading.formulas import LETTERS, LONGEST_FORMULA, LOOKALIKES, SUBSCRIPT, Expression, check_expression, expression_value
+from grading.ifeval import follows
+from grading.symbolic import equal
 
 
 # ---- Which part of a text is the answer? ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The worker of data/symbolic.py: two formulas in, whether math-verify shows them to be the same out.
+"""The worker of grading/symbolic.py: two formulas in, whether math-verify shows them to be the same out.
 
 Imported in that process only; what it is given is parsed by a grammar, never by python.
 """

@@ -9,11 +9,11 @@
 
 A function takes a completion row (data/rows.py), what is around it and its own arguments, and returns a number.
 Lengths are tokens, the end-of-sequence token included. Nothing here is learned, and nothing random but `random`.
-grpo.py has `score_group` called in processes with a time limit (data/workers.py), for the texts are untrusted.
+grpo.py has `score_group` called in processes with a time limit (grading/sandbox.py), for the texts are untrusted.
 
 Labels for `vote_offline` and `wrong_label`, the majority answer of a model that is not trained on it (2506.10947):
     python generate.py --model BASE --data problems.jsonl --out votes.jsonl --n 64 --temperature 1
-    python -m data.rewards --data votes.jsonl --out labelled.jsonl --keep wrong
+    python -m grading.rewards --data votes.jsonl --out labelled.jsonl --keep wrong
 """
 import functools
 import inspect
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data import run
-from data.answers import answer_of, canonical, grade
+from grading.answers import answer_of, canonical, grade
 from data.format import FORMATS, Format
 from data.rows import BadInput, read_rows, write_rows
 
@@ -208,7 +208,7 @@ def can_be_judged(problems, text, path):
         if used & NEED_BUDGET and (type(row.get("budget")) not in (int, float) or not row["budget"] > 0):
             raise BadInput(f"{path}: row '{row['id']}': --reward {text} needs a positive number as `budget`")
         if used & NEED_LABEL and row.get("label") is None:
-            raise BadInput(f"{path}: row '{row['id']}': --reward {text} needs a `label` (python -m data.rewards)")
+            raise BadInput(f"{path}: row '{row['id']}': --reward {text} needs a `label` (python -m grading.rewards)")
     graded = [row for row in problems if not used & NEED_ANSWER or grade(row, "0") is not None]
     kept = [row for row in graded if "wrong_label" not in used or grade(row, str(row["label"])) is False]
     return kept, f"{len(problems) - len(graded)} without a gold answer" + (
