@@ -10,7 +10,7 @@ LIMO (arXiv 2502.03387 v3, §3.1) scores each trace and takes the k best, one pe
 Controls: random, diverse, longest, full (s1, §5.1); limo-low, the lowest scores, and limo-band, one of five (LIMO, §6.3).
 --method full --keep-correct is rejection sampling, the teacher data of UniReason (arXiv 2507.00432, §2.2) and STaR's
 filter (2203.14465); --hint asks again with the answer shown, and the hint is gone when such rows are read. --corrupt,
---budget and --format change what is written (data/transform.py), --layers finds copies (data/dedup.py).
+--budget and --format change what is written (curation/rewrite.py), --layers finds copies (curation/similarity.py).
 
 Departs from the papers in:
 1. Right and wrong are decided by evaluate.py's rules; s1 asked Claude. A row's own `correct` counts where the rules
@@ -45,12 +45,11 @@ from pathlib import Path
 from typing import Literal
 
 import evaluate
-from data import run, transform
-from data.dedup import at_most, digest, overlap_filter, parse_layers
-from data.pool import (Card, Funnel, benchmark_of, count, domain_of, draw_funnel, in_subset, judge, level_of, n_tokens,
-                       one_question_per_id, pass_rates, place_of, preparation, question_of, read_attempts, shown, sort_key,
-                       stream, summary, trace_of)
-from data.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
+from data import run
+from curation import rewrite
+from curation.similarity import at_most, digest, overlap_filter, parse_layers
+from curation.pool import Card, Funnel, benchmark_of, count, domain_of, draw_funnel, in_subset, judge, level_of, n_tokens, one_question_per_id, pass_rates, place_of, preparation, question_of, read_attempts, shown, sort_key, stream, summary, trace_of
+from curation.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
 from data.rows import BadInput, read_rows, write_rows
 
 
@@ -71,7 +70,7 @@ class Config:
     dedup: tuple[str, ...] = ()   # layers that compare the pool with itself, the first row stays; ngram: across sources
     ngram: int = 8                # words in a row shared with a held-out question that drop a row (s1: 8)
     audit: str | None = None      # file for the pairs that --layers and --dedup found
-    subset: Literal["", "easy", "medium", "hard", "simple", "complex", "advanced"] = ""  # SimpleRL-Zoo, LIMO: data/pool.py
+    subset: Literal["", "easy", "medium", "hard", "simple", "complex", "advanced"] = ""  # SimpleRL-Zoo, LIMO: curation/pool.py
     quality: bool | None = None   # run the quality filter; if unset as in the papers: for s1, random, diverse, longest
     repetition: float = 0.3       # largest share of repeated 8-grams; 99% of finished R1-like traces stay below 0.2
     keep_correct: bool = False    # only traces whose own answer is right (UniReason, STaR, LIMO)
@@ -351,7 +350,7 @@ def matched(cfg):
     """{teacher: samples per question} of --match-flops. Raises BadInput."""
     try:
         (strong, p), (weak, q) = (text.rsplit("=", 1) for text in cfg.match_flops)
-        return {strong: cfg.per_question, weak: transform.matched_samples(cfg.per_question, float(p), float(q))}
+        return {strong: cfg.per_question, weak: rewrite.matched_samples(cfg.per_question, float(p), float(q))}
     except (ValueError, TypeError, ZeroDivisionError):
         raise BadInput(f"--match-flops {' '.join(cfg.match_flops)}: not STRONG=PARAMETERS WEAK=PARAMETERS with "
                        "--per-question, the samples of the first") from None
@@ -398,7 +397,7 @@ def check(cfg):
             (not cfg.hint or cfg.hint == "choices" or "{answer}" in cfg.hint, f"--hint '{cfg.hint}' holds no {{answer}}")):
         if not sure:
             raise BadInput(message)
-    for parse, text in ((transform.parse_corruption, cfg.corrupt), (transform.parse_budget, cfg.budget)):
+    for parse, text in ((rewrite.parse_corruption, cfg.corrupt), (rewrite.parse_budget, cfg.budget)):
         if text:
             parse(text)
     if cfg.match_flops:
@@ -476,14 +475,14 @@ def curate(cfg):
     """Filter, choose, write; settings, funnel and totals go beside the rows."""
     check(cfg)
     attempts = [read_attempts(path) for path in cfg.attempts]
-    taxonomy = transform.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
+    taxonomy = rewrite.load_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
     funnel, taken = Funnel(with_pairs=bool(cfg.audit)), Counter()
     prepare = preparation(taxonomy, cfg.domain_field, cfg.domains)
     funnel.stages = [("", one_question_per_id(cfg.data, prepare)), *filters(cfg, attempts, funnel)]
     left = funnel.survivors((place, prepare(row)) for place, row in stream(cfg.data, needed(cfg)))
     counted = (count(taken, row) for row in chosen(left, cfg, attempts, prepare))
     try:
-        write_rows(cfg.out, transform.finished(counted, cfg.hint, cfg.corrupt, cfg.budget, taxonomy if cfg.ask_domain
+        write_rows(cfg.out, rewrite.finished(counted, cfg.hint, cfg.corrupt, cfg.budget, taxonomy if cfg.ask_domain
                                                else None, cfg.format, cfg.copies, cfg.seed))
     finally:
         Path(cfg.out + ".part").unlink(missing_ok=True)

@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 import curate
-from data import dedup, pool, quality, run, transform
+from data import run
+from curation import similarity
+from curation import pool
+from curation import quality
+from curation import rewrite
 from data.format import FORMATS
 from data.rows import BadInput, read_rows
 
@@ -45,7 +49,7 @@ def write(path, rows):
 
 def decontaminate(rows, questions, n=8, layers=("exact", "ngram")):
     """(rows kept, Counter of the reasons for dropping the others)."""
-    held_out, kept, reasons = dedup.Overlap(dedup.parse_layers("--layers", layers, n)), [], Counter()
+    held_out, kept, reasons = similarity.Overlap(similarity.parse_layers("--layers", layers, n)), [], Counter()
     for i, question in enumerate(questions):
         held_out.add({"id": i, "question": question})
     for row in rows:
@@ -66,10 +70,10 @@ TRAIN = "Find the number of positive integers n less than or equal to 2024"   # 
 
 
 def test_ngrams_by_hand():
-    assert len(dedup.ngrams(TRAIN, 8)) == 6
-    assert len(dedup.ngrams(TRAIN, 13)) == 1 and dedup.ngrams(TRAIN, 14) == set()
-    assert dedup.ngrams("A  b\nC", 2) == {("a", "b"), ("b", "c")}
-    shared = dedup.ngrams(TRAIN, 8) & dedup.ngrams("FIND the  number of positive\nintegers n less than 5", 8)
+    assert len(similarity.ngrams(TRAIN, 8)) == 6
+    assert len(similarity.ngrams(TRAIN, 13)) == 1 and similarity.ngrams(TRAIN, 14) == set()
+    assert similarity.ngrams("A  b\nC", 2) == {("a", "b"), ("b", "c")}
+    shared = similarity.ngrams(TRAIN, 8) & similarity.ngrams("FIND the  number of positive\nintegers n less than 5", 8)
     assert len(shared) == 2
 
 
@@ -507,25 +511,25 @@ def test_help_explains_every_setting(capsys):
 def test_jaccard_of_shingles_by_hand():
     """Seven 3-word runs each; `jumps` stands in three of them, so 4 of 4 + 3 + 3 are shared."""
     fox = "the quick brown fox {} over the lazy dog"
-    a, b = dedup.shingles(fox.format("jumps")), dedup.shingles(fox.format("leaps"))
-    assert (len(a), len(b), len(a & b)) == (7, 7, 4) and dedup.jaccard(a, b) == pytest.approx(0.4)
+    a, b = similarity.shingles(fox.format("jumps")), similarity.shingles(fox.format("leaps"))
+    assert (len(a), len(b), len(a & b)) == (7, 7, 4) and similarity.jaccard(a, b) == pytest.approx(0.4)
     rest = "the sum of all positive integers n less than 100"
-    assert dedup.jaccard(dedup.shingles("What is " + rest), dedup.shingles("Find " + rest)) == pytest.approx(8 / 11)
-    assert dedup.shingles("Compute 5^2 - 4^2", True) != dedup.shingles("Compute 9^2 + 9 + 1", True)
-    assert len(dedup.shingles("求 x 的值是多少")) == 5                         # seven words, one of them x
-    assert dedup.shingles("Two, words?") == dedup.shingles("two words") and len(dedup.shingles("x")) == 1
-    assert dedup.shingles("add 12 and 3.5", masked=True) == dedup.shingles("add 1,000 and 7", masked=True)
+    assert similarity.jaccard(similarity.shingles("What is " + rest), similarity.shingles("Find " + rest)) == pytest.approx(8 / 11)
+    assert similarity.shingles("Compute 5^2 - 4^2", True) != similarity.shingles("Compute 9^2 + 9 + 1", True)
+    assert len(similarity.shingles("求 x 的值是多少")) == 5                         # seven words, one of them x
+    assert similarity.shingles("Two, words?") == similarity.shingles("two words") and len(similarity.shingles("x")) == 1
+    assert similarity.shingles("add 12 and 3.5", masked=True) == similarity.shingles("add 1,000 and 7", masked=True)
 
 
 def test_collision_probabilities():
     """Banding of FineWeb (14 bands of 8) and two others; 1 - (1 - s^r)^b."""
     for (b, r), expected in {(14, 8): {.5: .0533, .6: .2111, .7: .5645, .75: .7716, .8: .9235, .9: .9996},
                              (20, 5): {.5: .4701, .7: .9748}, (16, 8): {.8: .9470}}.items():
-        assert {s: round(dedup.collision(s, b, r), 4) for s in expected} == expected
+        assert {s: round(similarity.collision(s, b, r), 4) for s in expected} == expected
     for threshold in (0.4, 0.6, 0.8, 1.0):
-        b, r = dedup.bands_for(threshold)
-        assert b * r <= 128 and dedup.collision(threshold, b, r) >= 0.95
-        assert dedup.collision(threshold, 128 // (r + 1), r + 1) < 0.95 or r == 128       # one row more would miss pairs
+        b, r = similarity.bands_for(threshold)
+        assert b * r <= 128 and similarity.collision(threshold, b, r) >= 0.95
+        assert similarity.collision(threshold, 128 // (r + 1), r + 1) < 0.95 or r == 128       # one row more would miss pairs
 
 
 def test_signatures_estimate_jaccard():
@@ -533,7 +537,7 @@ def test_signatures_estimate_jaccard():
     rng, errors = random.Random(3), []
     for _ in range(60):
         both, a, b = ({rng.getrandbits(32) for _ in range(n)} for n in (24, 12, 12))
-        pairs = list(zip(dedup.signature(both | a), dedup.signature(both | b)))
+        pairs = list(zip(similarity.signature(both | a), similarity.signature(both | b)))
         errors.append(sum(x == y for x, y in pairs) / len(pairs) - 0.5)
     assert abs(sum(errors) / 60) < 5 * 0.0442 / 60 ** 0.5
     assert 0.030 < (sum(e * e for e in errors) / 60) ** 0.5 < 0.060
@@ -549,14 +553,14 @@ def test_minhash_finds_what_comparing_all_pairs_finds(threshold, masked):
     rng = random.Random(5)
     texts = [" ".join(rng.choice("abcdefghijklmnopqrst") + str(rng.randrange(9)) for _ in range(30)) for _ in range(40)]
     asked = [reworded(text, share, rng) for text in texts for share in (0, 0.03, 0.08, 0.3)]
-    index = [dedup.Minima(threshold, masked, prefilter) for prefilter in (True, False)]
+    index = [similarity.Minima(threshold, masked, prefilter) for prefilter in (True, False)]
     for minima in index:
         for text in texts:
             minima.add(text)
     missed, n = 0, 0
     for text in asked:
-        hashes = dedup.shingles(text, masked)
-        pairs = [(dedup.jaccard(hashes, dedup.shingles(other, masked)), -i) for i, other in enumerate(texts)]
+        hashes = similarity.shingles(text, masked)
+        pairs = [(similarity.jaccard(hashes, similarity.shingles(other, masked)), -i) for i, other in enumerate(texts)]
         best, place = max(pairs)
         found = index[0].find(text)
         assert found == index[1].find(text)                                # the prefilter loses nothing
@@ -584,7 +588,7 @@ def test_layers_on_one_question(layers, question, reason):
 
 
 def test_layers_answer_and_embedding():
-    seen = dedup.Overlap(dedup.parse_layers("--layers", ("answer:0.4", "embedding:0.9")))
+    seen = similarity.Overlap(similarity.parse_layers("--layers", ("answer:0.4", "embedding:0.9")))
     seen.add({"id": "t", "question": TRAIN_RIDE.format(9, 300, 4), "answer": "1/2", "embedding": [3, 4]})
     near = {"id": "x", "question": TRAIN_RIDE.format(5, 120, 2), "answer": "0.5", "embedding": [4, -3]}
     assert seen.find(near)[:3] == ("answer 0.4", "answer", 0)
@@ -598,7 +602,7 @@ def test_layers_answer_and_embedding():
 @pytest.mark.parametrize("layer", ["minhsh", "minhash:2", "ngram:2.5", "ngram:0", "exact:1", "masked:x", "masked:0"])
 def test_bad_layers_are_named(layer):
     with pytest.raises(BadInput, match=f"--layers {layer}: not one of exact, ngram:8, minhash:0.6"):
-        dedup.parse_layers("--layers", ["exact", layer])
+        similarity.parse_layers("--layers", ["exact", layer])
 
 
 def test_ngrams_compare_sources_as_s1_does():
@@ -606,13 +610,13 @@ def test_ngrams_compare_sources_as_s1_does():
     rows = [trace(1, TRAIN, source="a"), trace(2, TRAIN + " or so", source="a"), trace(3, TRAIN + " or more", source="b"),
             trace(4, "more or less so " + TRAIN[-30:], source="b"), trace(5, TRAIN, source=None)]
     pairs = []
-    drop = curate.overlap_filter(dedup.parse_layers("--dedup", ("ngram",)), pairs.append)
+    drop = curate.overlap_filter(similarity.parse_layers("--dedup", ("ngram",)), pairs.append)
     assert [drop(row) for row in rows] == [None, None, "shared 8-gram", None, None]       # 5 asks what 1 asks
     assert [(pair["id"], pair["other_id"]) for pair in pairs] == [("r003", "r001")]
 
 
 def test_seen_is_a_set():
-    rng, seen, plain = random.Random(1), dedup.Seen(), set()
+    rng, seen, plain = random.Random(1), similarity.Seen(), set()
     for _ in range(5000):
         digest = rng.choice((0, 1 << 63, rng.randrange(4000), rng.getrandbits(64), rng.randrange(9) << 20))
         assert (digest or 1) in plain or digest not in seen
@@ -651,11 +655,11 @@ STEPS = "\n\n".join(f"step {i} is {i * 7}" for i in range(9))
 
 
 def corrupted(how, share, thinking=STEPS, donor=(), seed=0):
-    return transform.corrupted(trace(1, thinking=thinking, n_thinking_tokens=99), how, share, seed, donor)["thinking"]
+    return rewrite.corrupted(trace(1, thinking=thinking, n_thinking_tokens=99), how, share, seed, donor)["thinking"]
 
 
 def test_corruptions_keep_what_they_should():
-    steps = transform.split_steps(STEPS)[0]
+    steps = rewrite.split_steps(STEPS)[0]
     assert len(steps) == 9
     changed = corrupted("digits", 1)
     assert all(a != b if a.isdigit() else a == b for a, b in zip(STEPS, changed, strict=True))
@@ -668,26 +672,26 @@ def test_corruptions_keep_what_they_should():
     assert [step for step in steps if step in corrupted("delete", 0.67)] == corrupted("delete", 0.67).split("\n\n")
     inserted = corrupted("insert", 0.67, donor=["foreign"]).split("\n\n")
     assert inserted.count("foreign") == 6 and [step for step in inserted if step != "foreign"] == steps
-    for how in transform.CORRUPTIONS:
+    for how in rewrite.CORRUPTIONS:
         assert corrupted(how, 0, donor=["foreign"]) == STEPS
         assert corrupted(how, 0.5, donor=["foreign"]) == corrupted(how, 0.5, donor=["foreign"])
     row = trace(1, thinking=STEPS, n_thinking_tokens=99)
-    made = transform.corrupted(row, "delete", 0.67)
+    made = rewrite.corrupted(row, "delete", 0.67)
     assert made["corrupted"] == "delete:0.67" and "n_thinking_tokens" not in made and row["thinking"] == STEPS
 
 
 def test_steps_without_blank_lines_begin_with_a_second_thought():
     text = "try 7 + 8 = 15 low wait , maybe 9 + 8 = 17 but Waiting helps. Hmm, yes"
-    assert transform.split_steps(text) == (
+    assert rewrite.split_steps(text) == (
         ["try 7 + 8 = 15 low", "wait , maybe 9 + 8 = 17", "but Waiting helps.", "Hmm, yes"], " ")
     assert corrupted("keywords", 1, "a wait, b. Wait , maybe c; await it") == "a b. c; await it"
 
 
 def test_insert_takes_steps_of_the_next_row():
     rows = [trace(i, thinking="\n\n".join([f"own {i}"] * 4)) for i in range(3)]
-    for i, row in enumerate(transform.finished(iter(rows), corrupt="insert:0.5")):
+    for i, row in enumerate(rewrite.finished(iter(rows), corrupt="insert:0.5")):
         assert Counter(row["thinking"].split("\n\n")) == {f"own {i}": 4, f"own {(i + 1) % 3}": 2}
-    assert list(transform.finished(iter([]))) == [] and list(transform.finished(rows)) == rows
+    assert list(rewrite.finished(iter([]))) == [] and list(rewrite.finished(rows)) == rows
 
 
 @pytest.mark.parametrize("flag, text", [
@@ -699,25 +703,25 @@ def test_bad_transformations_are_named(tmp_path, flag, text):
 
 
 def test_buckets_of_s1():
-    assert [transform.bucket(n) for n in (1, 2, 3, 1023, 1024, 1025, 2048, 2049)] == \
+    assert [rewrite.bucket(n) for n in (1, 2, 3, 1023, 1024, 1025, 2048, 2049)] == \
         [1, 2, 4, 1024, 1024, 2048, 2048, 4096]
 
 
 def test_budgets_in_prompts():
-    made = transform.with_budget(trace(1, "How many?", n_thinking_tokens=1025), "tokens")
+    made = rewrite.with_budget(trace(1, "How many?", n_thinking_tokens=1025), "tokens")
     assert made["question"] == "How many?\n\nThink for up to 2048 tokens." and made["budget"] == 2048
-    made = transform.with_budget(trace(1, "How many?", thinking="add\n\n carry\n \nsum"), "steps")
+    made = rewrite.with_budget(trace(1, "How many?", thinking="add\n\n carry\n \nsum"), "steps")
     assert made["question"] == "How many?\n\nThink for up to 4 steps." and made["budget"] == 4
     assert made["thinking"] == "4 steps left\nadd\n<|im_start|>3 steps left\ncarry\n<|im_start|>2 steps left\nsum"
-    text = transform.trained_text(made, "s1-steps")
+    text = rewrite.trained_text(made, "s1-steps")
     assert text == f"<|im_start|>{made['thinking']}\n<|im_start|>answer\n4"
     assert FORMATS["s1-steps"].split(text.removeprefix("<|im_start|>")) == (made["thinking"], "4")
 
 
 def test_budgets_of_l1_are_uniform():
     """U{100..4000}: mean 2050, standard error of 4000 draws 1126 / sqrt(4000) = 17.8; half are maxima, ± .0079."""
-    name, numbers = transform.parse_budget("l1:100:4000:0.5")
-    rows = [transform.with_budget(trace(i, "Q"), name, numbers, seed=1) for i in range(4000)]
+    name, numbers = rewrite.parse_budget("l1:100:4000:0.5")
+    rows = [rewrite.with_budget(trace(i, "Q"), name, numbers, seed=1) for i in range(4000)]
     budgets = [row["budget"] for row in rows]
     assert 100 <= min(budgets) < 120 and 3980 < max(budgets) <= 4000 and abs(sum(budgets) / 4000 - 2050) < 5 * 17.8
     assert abs(sum("budget_is_maximum" in row for row in rows) / 4000 - 0.5) < 5 * 0.0079
@@ -725,10 +729,10 @@ def test_budgets_of_l1_are_uniform():
         kind = "maximum " if "budget_is_maximum" in row else ""
         assert row["question"] == ("Q Let's think step by step and output the final answer within \\boxed{}. "
                                    f"Think for {kind}{row['budget']} tokens.")
-    assert rows[7] == transform.with_budget(trace(7, "Q"), name, numbers, seed=1) \
-        != transform.with_budget(trace(7, "Q"), name, numbers, seed=2)
-    exact = transform.parse_budget("l1:5:5")
-    assert not any("budget_is_maximum" in transform.with_budget(trace(i), *exact) for i in range(99))
+    assert rows[7] == rewrite.with_budget(trace(7, "Q"), name, numbers, seed=1) \
+        != rewrite.with_budget(trace(7, "Q"), name, numbers, seed=2)
+    exact = rewrite.parse_budget("l1:5:5")
+    assert not any("budget_is_maximum" in rewrite.with_budget(trace(i), *exact) for i in range(99))
 
 
 def test_star_hints_the_failures_and_forgets_the_hints(tmp_path):
@@ -752,16 +756,16 @@ def test_star_hints_the_failures_and_forgets_the_hints(tmp_path):
 
 def test_hint_at_a_choice():
     row = {"id": 1, "question": "Where? (a) here (b) there", "choices": ["here", "there"], "answer_index": 1, "answer": "b"}
-    assert transform.hinted(row, "choices")["question"] == "Where? (a) here (b) there (CORRECT)"
+    assert rewrite.hinted(row, "choices")["question"] == "Where? (a) here (b) there (CORRECT)"
     with pytest.raises(BadInput, match="does not list its right choice"):
-        transform.hinted(row | {"choices": ["here", "nowhere"]}, "choices")
+        rewrite.hinted(row | {"choices": ["here", "nowhere"]}, "choices")
     with pytest.raises(BadInput, match="row 1 has no answer"):
-        transform.hinted(row | {"answer": None}, " ({answer})")
+        rewrite.hinted(row | {"answer": None}, " ({answer})")
 
 
 def test_samples_for_the_same_flops():
-    assert [transform.matched_samples(1, strong, weak) for strong, weak in ((27e9, 9e9), (8, 1), (70, 8))] == [3, 8, 8]
-    assert transform.matched_samples(10, 27, 9) == 30 and transform.matched_samples(1, 27, 9, 1000, 1500) == 2
+    assert [rewrite.matched_samples(1, strong, weak) for strong, weak in ((27e9, 9e9), (8, 1), (70, 8))] == [3, 8, 8]
+    assert rewrite.matched_samples(10, 27, 9) == 30 and rewrite.matched_samples(1, 27, 9, 1000, 1500) == 2
 
 
 def test_several_teachers_at_the_same_flops(tmp_path, capsys):
@@ -1087,5 +1091,5 @@ def test_real_traces():
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: s1's taxonomy is not read")
 def test_taxonomy_of_s1():
-    taxonomy = transform.load_taxonomy(SHARED / "traces" / "s1_msc_taxonomy.json")
-    assert len(taxonomy) == 61 and transform.domain_of_reply("It counts things, so 05.", taxonomy) == "Combinatorics"
+    taxonomy = rewrite.load_taxonomy(SHARED / "traces" / "s1_msc_taxonomy.json")
+    assert len(taxonomy) == 61 and rewrite.domain_of_reply("It counts things, so 05.", taxonomy) == "Combinatorics"

@@ -12,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 from grading.answers import answer_of, grade
-from data.dedup import Seen, digest, normalised
+from curation.similarity import Seen, digest, normalised
 from data.rows import BadInput, parse_row
-from data.transform import domain_by_keywords, domain_of_reply, without_hint
+from curation.rewrite import domain_by_keywords, domain_of_reply, without_hint
 
 BENCHMARKS = {name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])") for name, pattern in
               (("GPQA", "(?i:gpqa)"), ("AIME", "(?i:aime)"), ("MATH", "MATH|(?i:openaimath)"), ("GSM8K", "(?i:gsm8k)"))}
