@@ -5,7 +5,7 @@ For each token y that the tuned model G wrote, G and the base model B are asked 
     rank shift  rank of y under B - rank of y under G (1 = the most likely token); a token with a shift ≠ 0 is "shifted"
     PCA shift   how far a layer's mean state on given problems moved along the two main directions of the base's states
     weights     which of them changed at all, in float32 and as bfloat16 shows them, and the rank of each matrix's change
-Source: UniReason (arXiv 2507.00432), §3 and §4.1; weights: 2505.11711; what traces do: data/behaviours.py. Departs from
+Source: UniReason (arXiv 2507.00432), §3 and §4.1; weights: 2505.11711; what traces do: report/behaviours.py. Departs from
 UniReason's scripts in: 1. Token ids come from the decoder; a text encoded again may split differently. 2. KL is exact;
 their estimate (single tokens, absolute value, no first token) is `kl_estimate`; --kl published shows it. 3. They leave out the first token of a response by an off-by-one; --skip-first does, too. 4. Tokens
 that budget forcing wrote are not counted. 5. `pca_shift` is theirs: it pools pads, and layers cancel; `pca_shift_masked`
@@ -43,12 +43,11 @@ from transformers import AutoConfig, AutoTokenizer
 
 import model as models
 from data import run
-from data.behaviours import read_judged, word_class
+from report.behaviours import read_judged, word_class
 from data.rows import BadInput
-from data.weights import ledger, matched, weight_changes
+from report.weights import ledger, matched, weight_changes
 from kernels.pair import token_numbers
-from report import (VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, model_table, page, piece,
-                    pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript)
+from report.page import VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, model_table, page, piece, pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Config:
     tuned: tuple[str, ...] = ()          # models that were trained from it
     data: tuple[str, ...] = ()           # completions of the tuned models; their headers say whose
     runs: tuple[str, ...] = ()           # completions to grade: files, or directories with one replicate (seed) each
-    judged: tuple[str, ...] = ()         # what a judge model said about traces, see data/behaviours.py
+    judged: tuple[str, ...] = ()         # what a judge model said about traces, see report/behaviours.py
     claims: str | None = None            # JSON list of {id, text, group, from, to, expect: higher | lower | same}
     format: Literal["s1", "s1-steps", "think", "r1", "plain"] | None = None    # of --data; default: what the headers say
     max_responses: int = 100             # responses per task and tuned model; UniReason: 100

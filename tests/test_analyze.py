@@ -1,4 +1,4 @@
-"""analyze.py, report.py and what they are made of: the published vectors, brute force in float64, claims by hand, hostile
+"""analyze.py, report/page.py and what they are made of: the published vectors, brute force in float64, claims by hand, hostile
 text, interrupted and streamed runs, the whole script. The page in a browser: test_report.py."""
 import json
 import math
@@ -14,11 +14,13 @@ import analyze
 import model as models
 from analyze import (Config, Side, Tally, clustered, kl_estimator, log_ratio, main, most_shifted, pca_shift, pca_shift_masked,
                      pooled_layers, rank_shifts, summarise, token_numbers)
-from data import behaviours, run, tiny, weights
+from data import run, tiny
+from report import behaviours
+from report import weights
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
 from kernels import reference
-from report import Run, choose_pairs, choose_waits, completions_of, contrasts, judge, paired, read_runs, settle
+from report.page import Run, choose_pairs, choose_waits, completions_of, contrasts, judge, paired, read_runs, settle
 
 HOSTILE = "</script><img src=x onerror=1>"
 

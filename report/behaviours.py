@@ -11,7 +11,7 @@ one that of SimpleRL-Zoo (2503.18892). Rules count phrases. How far they agree w
 tests/labelled_traces.jsonl; a judge is better on free prose (SimpleRL-Zoo: keywords correlate weakly).
 
 A judge of any kind, through files:
-    python -m data.behaviours --data out/tiny/seed0/runs/sft-s1.jsonl --out out/judge.jsonl        four questions per trace
+    python -m report.behaviours --data out/tiny/seed0/runs/sft-s1.jsonl --out out/judge.jsonl        four questions per trace
     python generate.py --model JUDGE --data out/judge.jsonl --out out/judged.jsonl --format think --max-tokens 512
     python analyze.py ... --judged out/judged.jsonl
 """
@@ -197,7 +197,7 @@ def read_judged(path):
     for number, row in enumerate(read_rows(path), 1):
         about = row.get("judged")
         if not isinstance(about, dict) or not {"trace", "behaviour"} <= set(about):
-            raise BadInput(f"{path}:{number}: no field 'judged' with trace and behaviour, as data.behaviours writes it")
+            raise BadInput(f"{path}:{number}: no field 'judged' with trace and behaviour, as report.behaviours writes it")
         said = row["response"] if isinstance(row.get("response"), str) else str(row.get("text") or "")
         found.setdefault(str(about["trace"]), {})[about["behaviour"]] = judged_count(said)
     return found

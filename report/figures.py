@@ -1,6 +1,6 @@
 """The report's figures, each a function that draws given numbers into a matplotlib figure; their intervals are 95%.
 
-What is drawn is decided in report.py. INK is the one colour that the page replaces by that of its text.
+What is drawn is decided in report/page.py. INK is the one colour that the page replaces by that of its text.
 """
 import itertools
 import math

@@ -2,7 +2,7 @@
 
 analyze.py measures and calls `draw` and `page`; here is no model and no torch. A run is a completion file with its
 header; the same run under several seeds is one run with several replicates. Every number in a figure, a sentence or a
-table is computed from these; whether a caveat is printed is decided by a number, too. The page is data/report.html.
+table is computed from these; whether a caveat is printed is decided by a number, too. The page is report/page.html.
 """
 import html
 import io
@@ -18,8 +18,10 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import evaluate
-from data import behaviours, figures, run
-from data.figures import BASE_COLOUR, COLOURS, INK
+from data import run
+from report import behaviours
+from report import figures
+from report.figures import BASE_COLOUR, COLOURS, INK
 from data.format import FORMATS
 from data.rows import BadInput, read_rows
 
@@ -544,5 +546,5 @@ def page(study, claims, viewed, pictures, command):
              "CAVEATS": "".join(f"<li>{e(sentence)}" for sentence in caveats(study)),
              # In JSON "<" may be written \u003c, so that no text can end the script element.
              "DATA": json.dumps([t["tokens"] for _, side in viewed for t in side]).replace("<", "\\u003c")}
-    template = Path(__file__).with_name("data") / "report.html"
+    template = Path(__file__).with_name("page.html")
     return re.sub("@([A-Z]+)@", lambda found: parts[found[1]], template.read_text(encoding="utf-8"))
