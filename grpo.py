@@ -53,7 +53,7 @@ from data import run
 from data.format import FORMATS, ask
 from grading.rewards import can_be_judged, names_of, parse_reward
 from data.rows import BadInput, read_rows, write_rows
-from data.traces import read_problems
+from data.load import read_problems
 from data.watch import draw_curves, line_of, warnings_of
 from grading.sandbox import Workers
 from decoder import random_key

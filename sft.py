@@ -50,14 +50,14 @@ import plan
 from data import run
 from data.format import FORMATS
 from data.rows import BadInput, read_rows, write_rows
-from data.traces import is_text, read_traces
+from data.load import is_text, read_traces
 from distributed import checkpoints, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)
 class Config:
     model: str                           # directory or hub name to start from
-    data: str                            # trace rows: .jsonl, a directory, or a data set by its name (data/traces.py)
+    data: str                            # trace rows: .jsonl, a directory, or a data set by its name (data/load.py)
     out: str                             # model directory to write
     format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"   # text of a trace, see data/format.py
     train_on: Literal["completion", "all"] = "completion"          # "all" trains on the prompt too

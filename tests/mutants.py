@@ -814,7 +814,7 @@ MUTANTS = [
      'torch.zeros((), dtype=like, device="cpu")',
      'a kernel on the GPU is given an address on the host',
      'test_sft.py::test_a_loaded_count_lies_where_its_step_reads_it'),
-    ('data/traces.py',
+    ('data/load.py',
      'return isinstance(value, str) and (value.isascii() or not re.search("[\\ud800-\\udfff]", value))',
      'return isinstance(value, str)',
      'half of a surrogate pair goes on to the tokenizer',

@@ -35,7 +35,7 @@ import sft
 from data import tiny
 from data.format import FORMATS
 from data.rows import BadInput, write_rows
-from data.traces import read_traces
+from data.load import read_traces
 from sft import Config, checkpoints, encode, lr_at, main, make_optimizers, plan_steps, update
 
 ROOT = Path(__file__).resolve().parent.parent
