@@ -18,7 +18,7 @@ A 7B model:          python analyze.py --base Qwen/Qwen2.5-7B-Instruct --tuned s
                      --runs out/runs --out out/analysis --device cuda --dtype bf16
 Too large for two:   the same with --stream: one model at a time, the base's states in shards on disk
 
-Reads model directories, completion rows (data/rows.py) and the headers beside them, flops.jsonl of the trainings where
+Reads model directories, completion rows (engine/rows.py) and the headers beside them, flops.jsonl of the trainings where
 there is one (rows of phase, tokens, flops). evaluate.py grades --runs; a run is known by its file's name. Writes
 metrics.json, the figures as PNG, and report.html, one file that needs nothing else. Killed, it continues from --out/work.
 """
@@ -44,7 +44,7 @@ from transformers import AutoConfig, AutoTokenizer
 import model as models
 from data import run
 from report.behaviours import read_judged, word_class
-from data.rows import BadInput
+from engine.rows import BadInput
 from report.weights import ledger, matched, weight_changes
 from kernels.pair import token_numbers
 from report.page import VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, model_table, page, piece, pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript

@@ -29,8 +29,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import model as models
-from data.rows import BadInput
-from modules import by_columns
+from engine.rows import BadInput
+from engine.modules import by_columns
 
 POLL = {"cuda": 8, "cpu": 2}             # steps between looks at which sequences are done; a look waits for the GPU
 PREFILL = 16384                          # prompt tokens encoded at once

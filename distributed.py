@@ -41,8 +41,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 import kernels
 import model as models
-import modules
-from data.rows import BadInput
+from engine import modules
+from engine.rows import BadInput
 
 FILE_BYTES = 5e9                                 # of one safetensors file of a large model or, of all ranks, a checkpoint
 warnings.filterwarnings("ignore", "torch.distributed is disabled")                 # one process needs none: no news

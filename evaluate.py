@@ -18,7 +18,7 @@ A study:     python evaluate.py out/wait0.jsonl out/wait1.jsonl out/wait2.jsonl 
 A folder:    python evaluate.py out/runs --markdown
 A table:     python evaluate.py --scores scores.jsonl --base Qwen3-14B-Base       rows: model, group, benchmark, score
 
-Reads completion rows (data/rows.py) and, where present, the settings beside them (RUN.config.json). A row is graded
+Reads completion rows (engine/rows.py) and, where present, the settings beside them (RUN.config.json). A row is graded
 against `answer`, `nums` and `target`, IFEval's `instruction_id_list` or CoQA's `references`, what it has. Prints one line
 per run and group (row field `group`); --out saves everything, per task and per question too.
 Exit status: 0, 1 for input that cannot be used (one line names file and line), 2 for wrong flags.
@@ -39,7 +39,7 @@ from grading.answers import answer_of, canonical, check_expression, classes, ext
 from grading.ifeval import follows
 from data.measures import (control, majority, mean_interval, paired_bootstrap, pass_at_k, performance,  # noqa: F401
                            pooled_sigma, scaling, transferability, wilson)
-from data.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, read_rows, write_rows
 
 
 @dataclass(frozen=True)

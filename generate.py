@@ -35,10 +35,10 @@ from tqdm import tqdm
 import distributed
 import model as models
 from data import run
-from data.format import FORMATS, ask
-from data.rows import BadInput, read_rows, write_rows
+from engine.format import FORMATS, ask
+from engine.rows import BadInput, read_rows, write_rows
 from decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, random_key, stop_ids
-from modules import by_columns
+from engine.modules import by_columns
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Config:
     model: str                           # directory or hub name
     data: str = ""                       # problem rows
     out: str = ""                        # completion rows to write
-    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"    # text of the thinking, see data/format.py
+    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"    # text of the thinking, see engine/format.py
 
     n: int = 1                           # samples per problem
     temperature: float = 0.0             # 0 = greedy

@@ -47,14 +47,14 @@ from safetensors import SafetensorError
 import distributed
 import kernels
 import model as models
-import plan
+from engine import plan
 import sft
 from data import run
-from data.format import FORMATS, ask
+from engine.format import FORMATS, ask
 from grading.rewards import can_be_judged, names_of, parse_reward
-from data.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, read_rows, write_rows
 from data.load import read_problems
-from data.watch import draw_curves, line_of, warnings_of
+from engine.watch import draw_curves, line_of, warnings_of
 from grading.sandbox import Workers
 from decoder import random_key
 from rollouts import Run, collect, columns, fitting, held_out_accuracy, logps_of, pack_groups
@@ -65,7 +65,7 @@ class Config:
     model: str                           # directory or hub name to start from; also the reference
     data: str                            # problem rows
     out: str                             # model directory to write
-    format: Literal["s1", "think", "r1", "plain"] = "think"        # text of a completion, see data/format.py
+    format: Literal["s1", "think", "r1", "plain"] = "think"        # text of a completion, see engine/format.py
     reward: str = "correct"              # correct, vote, cosine, lcpo ...: sum (+) of products (&), see grading/rewards.py
     reward_seconds: float = 10.0         # that the rewards of a group may take; past it the group is left out
     reward_workers: int = 2              # processes that compute rewards

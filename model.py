@@ -27,8 +27,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import kernels
-from data.rows import BadInput
-from modules import quicken
+from engine.rows import BadInput
+from engine.modules import quicken
 
 transformers_logging.disable_progress_bar()      # one bar per loaded tensor tells nobody anything
 

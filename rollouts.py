@@ -1,6 +1,6 @@
 """Rollouts: completions of the policy, and what they are worth. The first half of a step of grpo.py.
 
-A rollout is lists of completion rows (data/rows.py), one list for each prompt, plain enough for JSON. Beside the fields
+A rollout is lists of completion rows (engine/rows.py), one list for each prompt, plain enough for JSON. Beside the fields
 that generate.py writes a row has its `prompt` as ids, the sampler's `logp` of each token in full, `reward`, `right`
 (None without a gold answer) and `token_rewards`.
 
@@ -21,9 +21,9 @@ import generate
 import kernels
 import model as models
 import sft
-from data.format import Format
+from engine.format import Format
 from grading.rewards import NEED_ANSWER, names_of, parse_reward
-from data.rows import BadInput
+from engine.rows import BadInput
 from grading.sandbox import Failure, Workers
 from decoder import Request, Sampling, decode, random_key
 

@@ -46,10 +46,10 @@ from tqdm import tqdm
 
 import distributed
 import model as models
-import plan
+from engine import plan
 from data import run
-from data.format import FORMATS
-from data.rows import BadInput, read_rows, write_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, read_rows, write_rows
 from data.load import is_text, read_traces
 from distributed import checkpoints, load_checkpoint, save_checkpoint
 
@@ -59,7 +59,7 @@ class Config:
     model: str                           # directory or hub name to start from
     data: str                            # trace rows: .jsonl, a directory, or a data set by its name (data/load.py)
     out: str                             # model directory to write
-    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"   # text of a trace, see data/format.py
+    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"   # text of a trace, see engine/format.py
     train_on: Literal["completion", "all"] = "completion"          # "all" trains on the prompt too
     turns: int = 1                       # assistant turns that are trained: the last ones, earlier ones in `history`
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from grading.answers import answer_of, grade
 from curation.similarity import Seen, digest, normalised
-from data.rows import BadInput, parse_row
+from engine.rows import BadInput, parse_row
 from curation.rewrite import domain_by_keywords, domain_of_reply, without_hint
 
 BENCHMARKS = {name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])") for name, pattern in

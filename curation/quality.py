@@ -5,7 +5,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from grading.answers import answer_of, grade
-from data.format import FORMATS
+from engine.format import FORMATS
 
 DELIMITERS = sorted({text.strip() for f in FORMATS.values() for text in (f.open, f.end) if text})
 PUNCTUATION = string.punctuation + "…“”‘’–—"

@@ -15,8 +15,8 @@ import random
 import re
 from pathlib import Path
 
-from data.format import FORMATS, ask
-from data.rows import BadInput
+from engine.format import FORMATS, ask
+from engine.rows import BadInput
 
 # Words that announce a second thought; where a trace has no blank lines, a step begins at one of the first group.
 TURNS = r"wait|alternatively|hmm|but|however|actually"

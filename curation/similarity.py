@@ -21,7 +21,7 @@ from math import sqrt
 from operator import mul
 
 from grading.answers import parse
-from data.rows import BadInput
+from engine.rows import BadInput
 
 LAYERS = {"exact": None, "ngram": 8, "minhash": 0.6, "masked": 0.7, "answer": 0.4, "embedding": 0.9}   # and their limits
 N_HASHES, PRIME = 128, (1 << 61) - 1

@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 from data import prepare
-from data.rows import BadInput, read_rows
+from engine.rows import BadInput, read_rows
 
 NEED = ("question", "response")
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 from data import run
 from grading.answers import extract_answer, grade
-from data.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, read_rows, write_rows
 
 
 @dataclass(frozen=True)

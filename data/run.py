@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.rows import BadInput, read_rows
+from engine.rows import BadInput, read_rows
 
 
 class Parser(argparse.ArgumentParser):

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import run
-from data.rows import write_rows
+from engine.rows import write_rows
 
 LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
 COLOURS = "red blue green pink black white grey brown".split()

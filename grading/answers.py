@@ -13,7 +13,7 @@ from collections import Counter
 from fractions import Fraction
 from functools import lru_cache
 
-from data.format import FORMATS
+from engine.format import FORMATS
 from grading.formulas import LETTERS, LONGEST_FORMULA, LOOKALIKES, SUBSCRIPT, Expression, check_expression, expression_value
 from grading.ifeval import follows
 from grading.symbolic import equal

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 
-from data.rows import BadInput
+from engine.rows import BadInput
 
 RELATIONS = {"less than": lambda count, n: count < n, "at least": lambda count, n: count >= n}
 ABBREVIATION = re.compile(r"(?:\b(?:Mrs?|Ms|Dr|Prof|St|Jr|Sr|vs|etc|[eE]\.g|[iI]\.e|Inc|Ltd|Co|No|[A-Z])|^\s*\d+)$")

@@ -7,7 +7,7 @@
     --reward contains:python                       a text without + and &
     --reward correct+dense_repetition:40,-0.05     a term for each token: its returns are added to the advantages
 
-A function takes a completion row (data/rows.py), what is around it and its own arguments, and returns a number.
+A function takes a completion row (engine/rows.py), what is around it and its own arguments, and returns a number.
 Lengths are tokens, the end-of-sequence token included. Nothing here is learned, and nothing random but `random`.
 grpo.py has `score_group` called in processes with a time limit (grading/sandbox.py), for the texts are untrusted.
 
@@ -27,8 +27,8 @@ from typing import Literal
 
 from data import run
 from grading.answers import answer_of, canonical, grade
-from data.format import FORMATS, Format
-from data.rows import BadInput, read_rows, write_rows
+from engine.format import FORMATS, Format
+from engine.rows import BadInput, read_rows, write_rows
 
 
 @dataclass(frozen=True)

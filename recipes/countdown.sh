@@ -5,7 +5,7 @@
 #   MODEL=Qwen/Qwen2.5-3B bash recipes/countdown.sh            one GPU; needs the hub, or local copies:
 #   MODEL=/models/qwen SOURCE=countdown.jsonl bash recipes/countdown.sh                 rows with nums and target
 #   GENERATE=20000 MODEL=/models/qwen bash recipes/countdown.sh                         solvable problems made here
-# Planned, not measured (plan.py --stage grpo, 400 tokens an answer, --with-reference): 0.5B on one H100 at 8,192 tokens a
+# Planned, not measured (engine/plan.py --stage grpo, 400 tokens an answer, --with-reference): 0.5B on one H100 at 8,192 tokens a
 # micro-batch 25.3 GiB, 0.2 hours per 100 steps; 3B on two (NPROC=2) 78.1 GiB each, 0.5 hours.
 # Expected, in the tiny world (recipes/tiny_world.sh countdown: three numbers, left to right; 100 steps; seeds 0, 1, 2; 140 s of
 # one core): 30.0, 29.3, 28.7% -> 70.3, 74.0, 74.3, thinking 34 -> 61 tokens; right in training, by fifths of the run: 35, 58, 66,

@@ -3,7 +3,7 @@
 #   MODEL=Qwen/Qwen2.5-0.5B-Instruct bash recipes/gsm8k.sh     one GPU; needs the hub, or local copies:
 #   MODEL=/models/qwen TRAIN=train.jsonl TEST=test.jsonl NAME=rows bash recipes/gsm8k.sh
 #   NPROC=8 MODEL=Qwen/Qwen2.5-7B-Instruct bash recipes/gsm8k.sh                        a node
-# Planned, not measured (plan.py --stage grpo, 250 tokens an answer, --with-reference, 16,384 tokens a micro-batch): 0.5B on one
+# Planned, not measured (engine/plan.py --stage grpo, 250 tokens an answer, --with-reference, 16,384 tokens a micro-batch): 0.5B on one
 # H100 38.6 GiB, 1.5B with MICRO=8192 62.5 GiB; 3 and 6 minutes per 100 steps, at this length the smaller part of the truth.
 # Expected, in the tiny world (recipes/tiny_world.sh gsm8k: its math problems; 100 steps; seeds 0, 1, 2; 115 s of one core): 26.3,
 # 25.7, 22.7% -> 66.3, 68.0, 71.3; thinking 28 -> 69 tokens. Right in training, by fifths of the run: 33, 54, 65, 67, 70%.

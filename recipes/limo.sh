@@ -7,7 +7,7 @@
 #   MODEL=/models/qwen SOURCE=limo.jsonl TEST=math500.jsonl bash recipes/limo.sh
 #   MODEL=Qwen/Qwen2.5-32B-Instruct NPROC=8 FLAGS="--recompute --adam-dtype bf16" TP=8 bash recipes/limo.sh   one node
 #   NAME=rows SOURCE=pool.jsonl METHOD=limo FORMAT=think ...   choose the 800 from traces of one's own by LIMO's score
-# Fine-tuning, planned, not measured (plan.py --run limo-32b): 0.5B on one H100 12.1 GiB, 0.3 hours; 32B on 8 x 80 GB with these
+# Fine-tuning, planned, not measured (engine/plan.py --run limo-32b): 0.5B on one H100 12.1 GiB, 0.3 hours; 32B on 8 x 80 GB with these
 # FLAGS 74.9 GiB each, 1.9 hours.
 # Expected, in the tiny world (recipes/tiny_world.sh limo; 800 of 4,000 traces; 4 samples; seeds 0, 1, 2; 95 s of one core): 29.6,
 # 31.5, 30.7% right before, 53.1, 54.6, 53.9 after; thinking 31 tokens before, 114 after.

@@ -7,7 +7,7 @@
 #   MODEL=Qwen/Qwen2.5-32B-Instruct NPROC=8 FLAGS="--recompute --adam-dtype bf16" TP=8 bash recipes/s1.sh     one node
 #   NAME=rows SOURCE=pool.jsonl METHOD=s1 K=1000 ...   choose them by s1's rules from traces of one's own (the model tries each
 #                                                      problem twice: what it can do is too easy)
-# Fine-tuning, planned, not measured (plan.py --run s1-32b): 0.5B on one H100 14.9 GiB, 6 minutes; 32B on 8 x 80 GB with these
+# Fine-tuning, planned, not measured (engine/plan.py --run s1-32b): 0.5B on one H100 14.9 GiB, 6 minutes; 32B on 8 x 80 GB with these
 # FLAGS 76.6 GiB each, 0.6 hours; on 8 H200 without --adam-dtype 92.7 GiB, 0.6 hours.
 # Expected, in the tiny world (recipes/tiny_world.sh s1; 400 traces of 4,000; seeds 0, 1, 2; 100 s of one core): no thinking 11.0,
 # 8.0, 10.0% right; cut after 40 tokens 21.3, 23.0, 20.3, after 80 34.0, 35.0, 34.3; as it likes (90 tokens) 41.3, 44.7, 41.0;

@@ -6,7 +6,7 @@
 #   PROBLEMS=problems.jsonl MODEL=Qwen/Qwen3-0.6B-Base PROMPTS=64 GROUP=8 bash recipes/unireason_rl.sh            one GPU
 #   PROBLEMS=problems.jsonl MODEL=Qwen/Qwen3-14B-Base NPROC=8 TP=4 bash recipes/unireason_rl.sh                   one node
 #   PROBLEMS  rows with question and answer; without it MATH from the hub
-# Planned, not measured (plan.py --run unireason-14b-rl, 4,000 tokens an answer, --recompute): 14B on 8 x 80 GB 78.6 GiB each,
+# Planned, not measured (engine/plan.py --run unireason-14b-rl, 4,000 tokens an answer, --recompute): 14B on 8 x 80 GB 78.6 GiB each,
 # filled up with the rollouts' cache; 1,450 s of rollouts and 1,230 s of updates a step, 75 hours per 100 steps.
 # Expected, in the tiny world (recipes/tiny_world.sh unireason_rl; 100 steps; seeds 0, 1, 2; 115 s of one core): math 26.3, 31.7,
 # 27.7% -> 67.0, 67.3, 69.0; other reasoning 99.5, 99.0, 99.0 -> 99.0 each; tasks without reasoning 100 -> 100. Right in

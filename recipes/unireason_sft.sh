@@ -7,7 +7,7 @@
 #   PROBLEMS=problems.jsonl TEACHER=Qwen/Qwen3-32B MODEL=Qwen/Qwen3-0.6B-Base bash recipes/unireason_sft.sh       one GPU
 #   TRACES=answers.jsonl MODEL=Qwen/Qwen3-14B-Base NPROC=8 bash recipes/unireason_sft.sh                          one node
 #   PROBLEMS  rows with question and answer; without it MATH from the hub. TRACES: a teacher's completions that are there already
-# Fine-tuning, planned, not measured (plan.py --run unireason-14b-sft, 5,000 tokens a row): 0.5B on one H100 12.1 GiB, 1.2 hours;
+# Fine-tuning, planned, not measured (engine/plan.py --run unireason-14b-sft, 5,000 tokens a row): 0.5B on one H100 12.1 GiB, 1.2 hours;
 # 14B on 8 x 80 GB 49.2 GiB each, 3.7 hours.
 # Expected, in the tiny world (recipes/tiny_world.sh unireason_sft; seeds 0, 1, 2; 40 s of one core): math 26.7, 31.7, 28.0% ->
 # 65.0, 65.3, 63.0; other reasoning 99 -> 76.0, 79.5, 77.5; tasks without reasoning 100 -> 74.2, 74.2, 77.3.

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from data import run
 from grading.answers import answer_of, canonical, grade
-from data.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, read_rows, write_rows
 
 
 @dataclass(frozen=True)

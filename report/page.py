@@ -22,8 +22,8 @@ from data import run
 from report import behaviours
 from report import figures
 from report.figures import BASE_COLOUR, COLOURS, INK
-from data.format import FORMATS
-from data.rows import BadInput, read_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, read_rows
 
 VIEWED_TOKENS = 800                      # of a transcript in the report
 MARGIN = 5                               # points; a difference whose interval lies within ± this counts as "the same"

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 from transformers.utils import cached_file
 
-from data.rows import BadInput, read_rows
+from engine.rows import BadInput, read_rows
 
 TOLERANCES, PUBLISHED = (0.0, 1e-6, 1e-5, 1e-4, 1e-3), 1e-5    # of a weight that counts as unchanged
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -24,9 +24,9 @@ from transformers import (AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Co
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data import run  # noqa: E402
-from data.format import FORMATS  # noqa: E402
+from engine.format import FORMATS  # noqa: E402
 from decoder import Request, Sampling, decode  # noqa: E402
-from modules import quicken  # noqa: E402
+from engine.modules import quicken  # noqa: E402
 
 V = 4096
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from grading import symbolic  # noqa: E402
 from grading.answers import LONGEST_ANSWER, answer_of, canonical, check_expression, extract_answer, grade, is_correct, overlap, parse  # noqa: E402
-from data.rows import read_rows  # noqa: E402
+from engine.rows import read_rows  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "math"
 PIECES = r"""\frac { } ( ) [ ] \{ \} ^ _ ' \sqrt 1 9 0 7 . , ; - + * / x e i n \pi \text{ % ! = \pm \boxed{ \\ & \cup $ <

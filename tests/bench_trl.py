@@ -189,7 +189,7 @@ def their_sft(cfg, model, examples, packing, rows_at_once, n_batch, strategy="bf
 
 def compare_sft(cfg, model):
     import sft
-    from data.rows import write_rows
+    from engine.rows import write_rows
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = sft_rows(1000)
@@ -322,7 +322,7 @@ def their_grpo(cfg, model, prompts, lengths, rows_at_once):
 
 
 def compare_grpo(cfg, model):
-    from data.rows import write_rows
+    from engine.rows import write_rows
     rng = random.Random(0)
     prompts = ["".join(rng.choices("123456789", k=rng.randint(8, 120))) for _ in range(cfg.prompts)]
     data = str(Path(cfg.scratch) / "problems.jsonl")

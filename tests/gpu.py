@@ -16,7 +16,7 @@ checks   bf16 on CUDA takes the variable-length flash kernel inside packed rows,
 kernels  time and memory of the head, as `python -m kernels.bench` has it for more sizes
 decode   tokens/s, and the share of the floor: weights and cache read once per step at the bandwidth of a copy measured here
 against  the same prompts by transformers' generate and by its continuous batching (generate_batch), prefill included
-sft      a step on packed rows, each way that plan.py says fits: seconds, MFU, peak memory against the plan's
+sft      a step on packed rows, each way that engine/plan.py says fits: seconds, MFU, peak memory against the plan's
 grpo     a step by the functions of grpo.py: seconds of rollout, log-probabilities and update, share of the floor, MFU
 
 MFU counts 6 FLOPs per parameter and trained token plus attention, and no recomputation, over the data sheet's rate. On a
@@ -47,13 +47,13 @@ import distributed  # noqa: E402
 import grpo  # noqa: E402
 import kernels  # noqa: E402
 import model as models  # noqa: E402
-import modules  # noqa: E402
-import plan  # noqa: E402
+from engine import modules  # noqa: E402
+from engine import plan  # noqa: E402
 import rollouts  # noqa: E402
 import sft  # noqa: E402
 from data import run, tiny  # noqa: E402
-from data.format import FORMATS  # noqa: E402
-from data.rows import BadInput  # noqa: E402
+from engine.format import FORMATS  # noqa: E402
+from engine.rows import BadInput  # noqa: E402
 from kernels import bench, reference  # noqa: E402
 
 

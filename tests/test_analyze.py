@@ -17,8 +17,8 @@ from analyze import (Config, Side, Tally, clustered, kl_estimator, log_ratio, ma
 from data import run, tiny
 from report import behaviours
 from report import weights
-from data.format import FORMATS
-from data.rows import BadInput, read_rows, write_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, read_rows, write_rows
 from kernels import reference
 from report.page import Run, choose_pairs, choose_waits, completions_of, contrasts, judge, paired, read_runs, settle
 

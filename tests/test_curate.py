@@ -18,8 +18,8 @@ from curation import similarity
 from curation import pool
 from curation import quality
 from curation import rewrite
-from data.format import FORMATS
-from data.rows import BadInput, read_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 import model as models
 import sft
 from data import run, tiny
-from data.format import FORMATS
-from data.rows import BadInput, read_rows, write_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 QWEN = ROOT.parent / "shared" / "data" / "tokenizers" / "qwen2.5"

@@ -19,8 +19,8 @@ import generate
 import kernels
 import model as models
 from data import tiny
-from data.format import FORMATS
-from data.rows import BadInput
+from engine.format import FORMATS
+from engine.rows import BadInput
 from decoder import Request, Sampling, choose, decode, first_max, keep_likely, random_key, sample, uniform
 
 ROOT = Path(__file__).resolve().parent.parent

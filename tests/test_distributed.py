@@ -35,7 +35,7 @@ import generate
 import model as models
 import sft
 from data import tiny
-from data.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")

@@ -18,7 +18,7 @@ import evaluate
 from data import run
 from grading import symbolic
 from grading.answers import classes, is_gradable, overlap, parse
-from data.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, read_rows, write_rows
 from grading.sandbox import Workers
 from evaluate import (Config, answer_of, canonical, check_expression, control, extract_answer, grade, is_correct, main,
                       majority, mean_interval, metrics, paired_bootstrap, pass_at_k, performance, scaling,

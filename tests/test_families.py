@@ -18,10 +18,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 import generate
 import model as models
-import modules
+from engine import modules
 from data import tiny
-from data.format import FORMATS
-from data.rows import BadInput, read_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, read_rows
 from decoder import Request, decode
 
 TOKENIZER = tiny.tokenizer()

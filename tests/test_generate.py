@@ -19,8 +19,8 @@ import decoder
 import generate
 import model as models
 from data import run, tiny
-from data.format import FORMATS, Format
-from data.rows import BadInput, read_rows
+from engine.format import FORMATS, Format
+from engine.rows import BadInput, read_rows
 from decoder import Request, Sampling, decode, random_key
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,13 +18,14 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 import distributed
 import grpo
 import model as models
-import modules
+from engine import modules
 import rollouts
 import sft
-from data import tiny, watch
+from data import tiny
+from engine import watch
 from grading import rewards
-from data.format import FORMATS
-from data.rows import BadInput, read_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, read_rows
 from grading.sandbox import Workers
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ import grpo
 import model as models
 import rollouts
 from data import tiny
-from data.rows import read_rows, write_rows
+from engine.rows import read_rows, write_rows
 
 CASES = {    # 3 prompts for 2 or 4 ranks; what the second exercises is off by default, and the models of a kind
     "defaults": dict(kl="k2", beta=0.05, eval_every=2, micro_batch_tokens=150),

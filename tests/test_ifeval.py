@@ -3,7 +3,7 @@ import pytest
 
 from grading import answers
 from grading.ifeval import CHECKS, follows, language, n_sentences
-from data.rows import BadInput
+from engine.rows import BadInput
 
 CASES = [  # instruction, settings, a response that follows it, one that does not
     ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"},

@@ -19,9 +19,9 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, GenerationConfig,
 
 import kernels
 import model as models
-import modules
-from data.format import FORMATS
-from data.rows import BadInput
+from engine import modules
+from engine.format import FORMATS
+from engine.rows import BadInput
 from decoder import Request, decode
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ import generate
 import grpo
 import sft
 from data import prepare, run, tiny
-from data.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"

@@ -1,4 +1,4 @@
-"""plan.py: its simulation against the allocator of a real step and against PyTorch's tracker of FSDP2, its arithmetic by
+"""engine/plan.py: its simulation against the allocator of a real step and against PyTorch's tracker of FSDP2, its arithmetic by
 hand and against published numbers, its verdicts, its recipes."""
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 import grpo
 import model as models
-import plan
+from engine import plan
 import sft
-from data.rows import BadInput, write_rows
+from engine.rows import BadInput, write_rows
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +84,7 @@ def fake_ranks():
 
 
 def test_peak_of_fsdp(fake_ranks):
-    """Gathered, reduced and sharded bytes, which plan.py only adds up, within 10% of PyTorch's tracker of FSDP2 on a
+    """Gathered, reduced and sharded bytes, which engine/plan.py only adds up, within 10% of PyTorch's tracker of FSDP2 on a
     simulated step of 4 ranks."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker

@@ -16,7 +16,7 @@ import curate
 import evaluate
 import generate
 import grpo
-import plan
+from engine import plan
 import sft
 from data import prepare, run, tiny
 from grading.answers import check_expression
@@ -163,7 +163,7 @@ def test_slow_tests_wait_until_they_are_asked_for(request):
     ("unireason_sft.sh", dict(run="unireason-14b-sft"), "49.2 GiB each, 3.7 hours"),
     ("unireason_rl.sh", dict(run="unireason-14b-rl"), "78.6 GiB each")])
 def test_planned_figures_are_those_of_the_plan(recipe, flags, words, capsys):
-    """What the head of a recipe says of memory and time is what plan.py prints, and it fits. Under torch 2.11, whose flash
+    """What the head of a recipe says of memory and time is what engine/plan.py prints, and it fits. Under torch 2.11, whose flash
     kernel is handed keys and values repeated for every head, it may be a hundredth more."""
     found = plan.main(plan.Config(**flags))
     text = " ".join(line.lstrip("# ") for line in (ROOT / "recipes" / recipe).read_text().splitlines())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from data.rows import read_rows
+from engine.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from grading import rewards
-from data.format import FORMATS
-from data.rows import BadInput, read_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, read_rows
 from grading.sandbox import Failure, Workers
 
 

@@ -33,8 +33,8 @@ import distributed
 import model as models
 import sft
 from data import tiny
-from data.format import FORMATS
-from data.rows import BadInput, write_rows
+from engine.format import FORMATS
+from engine.rows import BadInput, write_rows
 from data.load import read_traces
 from sft import Config, checkpoints, encode, lr_at, main, make_optimizers, plan_steps, update
 

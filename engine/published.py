@@ -1,4 +1,4 @@
-"""What others have published and plan.py computes with: shapes of models, data sheets of GPUs, settings of papers' runs."""
+"""What others have published and engine/plan.py computes with: shapes of models, data sheets of GPUs, settings of papers' runs."""
 
 # width, inner width, layers, heads, key-value heads, vocabulary, tied head? (config.json on the hub)
 SHAPES = {

@@ -12,7 +12,7 @@ plain   the chat template alone; whatever reasoning there is stands in the respo
 """
 from dataclasses import dataclass
 
-from data.rows import BadInput
+from engine.rows import BadInput
 
 R1_TEMPLATE = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "

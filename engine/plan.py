@@ -1,8 +1,8 @@
 """Will it fit, and how long will it take? Memory by part and hours of a training run, before anything is loaded.
 
-    python plan.py --run s1-32b                                         a published run, on 8xH100-80GB
-    python plan.py --model qwen2.5-7b --gpus 1xH200-141GB --recompute    fine-tuning by sft.py
-    python plan.py --stage grpo --model qwen2.5-7b --gpus 1xH100-80GB --offload
+    python -m engine.plan --run s1-32b                                         a published run, on 8xH100-80GB
+    python -m engine.plan --model qwen2.5-7b --gpus 1xH200-141GB --recompute    fine-tuning by sft.py
+    python -m engine.plan --stage grpo --model qwen2.5-7b --gpus 1xH100-80GB --offload
 
 Needs no GPU and no weights. One micro-batch goes through model.py forward and backward at full width over fake tensors,
 which have shapes but no numbers, with 2 and with 4 layers; what is alive at most, beyond weights and gradients, while the
@@ -38,8 +38,8 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 import model as models
 from data import run
-from data.published import GPUS, RUNS, SHAPES
-from data.rows import BadInput
+from engine.published import GPUS, RUNS, SHAPES
+from engine.rows import BadInput
 from kernels import reference
 
 GIB = 2**30
@@ -47,7 +47,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Config:
-    run: str = ""                        # a published run (RUNS in data/published.py): its settings, where none are given
+    run: str = ""                        # a published run (RUNS in engine/published.py): its settings, where none are given
     stage: Literal["sft", "grpo"] = "sft"                              # which script is planned
     model: str = "qwen2.5-32b"           # a shape (SHAPES there) or a directory with config.json
     gpus: str = "8xH100-80GB"            # number and kind, see GPUS there
