@@ -42,7 +42,8 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 import model as models
-from data import run
+from engine import runlog
+from engine import settings
 from report.behaviours import read_judged, word_class
 from engine.rows import BadInput
 from report.weights import ledger, matched, weight_changes
@@ -413,8 +414,8 @@ def entry_of(tallies, shifts, tokenizer):
 def workplace(cfg):
     """--out/work, where an interrupted analysis continues; emptied when settings, models or completions are others."""
     folder = Path(cfg.out) / "work"
-    inputs = {path: run.fingerprint(path) for path in (cfg.base, *cfg.tuned, *cfg.data, *cfg.runs)}
-    identity = run.identity(cfg, ("claims", "judged", "kl", "rank_width", "k_texts")) | inputs
+    inputs = {path: runlog.fingerprint(path) for path in (cfg.base, *cfg.tuned, *cfg.data, *cfg.runs)}
+    identity = runlog.identity(cfg, ("claims", "judged", "kl", "rank_width", "k_texts")) | inputs
     header = folder / "identity.json"
     if header.is_file() and read_json(header) != identity:
         shutil.rmtree(folder)
@@ -502,7 +503,7 @@ def main(cfg):
         summary = metrics["runs"][name] = pooled(runs, name) | {"seeds": [r.seed for r in runs if r.name == name]}
         for of_group in summary["groups"].values():
             del of_group["questions"]                                    # evaluate.py --out has them
-    run.save_config(cfg, out / "analysis.config.json")
+    runlog.save_config(cfg, out / "analysis.config.json")
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     flags = [f"--{k.replace('_', '-')} {' '.join(v) if isinstance(v, tuple) else '' if v is True else v}".strip()
              for k, v in asdict(cfg).items() if v != getattr(Config, k, None)]
@@ -521,4 +522,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

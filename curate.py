@@ -45,7 +45,8 @@ from pathlib import Path
 from typing import Literal
 
 import evaluate
-from data import run
+from engine import runlog
+from engine import settings
 from curation import rewrite
 from curation.similarity import at_most, digest, overlap_filter, parse_layers
 from curation.pool import Card, Funnel, benchmark_of, count, domain_of, draw_funnel, in_subset, judge, level_of, n_tokens, one_question_per_id, pass_rates, place_of, preparation, question_of, read_attempts, shown, sort_key, stream, summary, trace_of
@@ -491,7 +492,7 @@ def curate(cfg):
     totals = {"left": summary(funnel.left), cfg.method: summary(taken)}
     if cfg.figure:
         draw_funnel([*funnel.table, {"stage": cfg.method, "kept": taken["rows"]}], cfg.figure)
-    run.save_config(cfg, run.header_of(cfg.out), funnel=funnel.table, totals=totals)
+    runlog.save_config(cfg, runlog.header_of(cfg.out), funnel=funnel.table, totals=totals)
     print(shown(cfg.method, totals[cfg.method]))
 
 
@@ -502,4 +503,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(curate, Config)
+    settings.cli(curate, Config)

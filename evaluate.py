@@ -33,7 +33,8 @@ from os.path import commonpath, dirname
 from pathlib import Path
 from typing import Literal
 
-from data import run
+from engine import runlog
+from engine import settings
 from grading import symbolic
 from grading.answers import answer_of, canonical, check_expression, classes, extract_answer, grade, is_correct, overlap  # noqa: F401
 from grading.ifeval import follows
@@ -186,7 +187,7 @@ def load(path, k=(), best_by="logp"):
               file=sys.stderr)
     if skipped := result["all"]["skipped"]:
         print(f"{path}: {skipped} questions without an answer that can be compared with: skipped", file=sys.stderr)
-    header = run.header_of(path)
+    header = runlog.header_of(path)
     try:
         settings = json.loads(header.read_text(encoding="utf-8")) if header.exists() else {}
     except ValueError as error:
@@ -384,4 +385,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

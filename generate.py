@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 import distributed
 import model as models
-from data import run
+from engine import runlog
+from engine import settings
 from engine.format import FORMATS, ask
 from engine.rows import BadInput, read_rows, write_rows
 from decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, random_key, stop_ids
@@ -304,15 +305,15 @@ class Book:
         if cfg.stdout:
             return
         self.out, self.part = Path(cfg.out), Path(cfg.out + ".unfinished")
-        self.header = run.header_of(self.out)
-        self.identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model)
+        self.header = runlog.header_of(self.out)
+        self.identity = runlog.identity(cfg, FREE, data=cfg.data, model=cfg.model)
         if not self.header.is_file():
             self.is_new = True
             if self.out.is_file() and not cfg.overwrite:
                 raise BadInput(f"--out {self.out} exists, and without {self.header.name} it cannot be told how it was "
                                "made; choose another --out, or --overwrite to replace it")
             return
-        difference = run.difference(self.identity, json.loads(self.header.read_text()).get("identity", {}))
+        difference = runlog.difference(self.identity, json.loads(self.header.read_text()).get("identity", {}))
         if difference and not cfg.overwrite:
             raise BadInput(f"--out {self.out} was made with other settings ({difference}); choose another --out, "
                            "or --overwrite to replace it")
@@ -333,7 +334,7 @@ class Book:
             for file in self.parts():
                 if file != self.part:
                     file.unlink()
-            run.save_config(self.cfg, self.header, identity=self.identity)
+            runlog.save_config(self.cfg, self.header, identity=self.identity)
         distributed.barrier(ranks)
         rows = self.read()
         distributed.barrier(ranks)
@@ -370,7 +371,7 @@ class Book:
             write_rows(self.out, rows)
             for part in self.parts():
                 part.unlink()
-            run.save_config(self.cfg, self.header, identity=self.identity, **totals)
+            runlog.save_config(self.cfg, self.header, identity=self.identity, **totals)
         return rows
 
 
@@ -519,4 +520,4 @@ def converse(cfg, model, tokenizer, form):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

@@ -49,7 +49,8 @@ import kernels
 import model as models
 from engine import plan
 import sft
-from data import run
+from engine import runlog
+from engine import settings
 from engine.format import FORMATS, ask
 from grading.rewards import can_be_judged, names_of, parse_reward
 from engine.rows import BadInput, read_rows, write_rows
@@ -400,7 +401,7 @@ def usable_problems(cfg, problems, model, tokenizer, form, say=print):
 
 def check(cfg):
     """Raise BadInput for settings out of range or that do not go together."""
-    run.check_positive(cfg, "steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "updates_per_rollout",
+    settings.check_positive(cfg, "steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "updates_per_rollout",
                        "lr", "clip", "nft_eps", "micro_batch_tokens", "slots", "save_every", "max_rounds",
                        "reward_seconds", "reward_workers", "minibatches")
     for bad, why in (
@@ -448,10 +449,10 @@ def main(cfg):
     if ranks.mesh is None and cfg.offload:
         raise BadInput("--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)")
     held_out = read_problems(cfg.eval_data, need=("answer",)) if cfg.eval_data else []
-    identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,
+    identity = runlog.identity(cfg, FREE, data=cfg.data, model=cfg.model, reference=cfg.reference,
                             offpolicy_model=cfg.offpolicy_model)
     try:
-        with run.sigterm() as asked_to_end:
+        with runlog.sigterm() as asked_to_end:
             return train(cfg, ranks, problems, held_out, identity, asked_to_end)
     except torch.OutOfMemoryError as error:
         raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}, --slots {cfg.slots}: not enough memory; less of "
@@ -487,8 +488,8 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     held_out, n_given = fitting(cfg, held_out, model, tokenizer, form), len(held_out)
     if len(held_out) < n_given:
         say(f"{cfg.eval_data}: {n_given - len(held_out)} of {n_given} problems too long for the context left out")
-    log, samples = (run.Log(out / "log.jsonl", start, cfg.steps, shown=SHOWN),
-                    run.Log(out / "samples.jsonl", start, every=0)) if ranks.leads else (None, None)
+    log, samples = (runlog.Log(out / "log.jsonl", start, cfg.steps, shown=SHOWN),
+                    runlog.Log(out / "samples.jsonl", start, every=0)) if ranks.leads else (None, None)
     history = read_rows(log.path) if start and ranks.leads and log.path.stat().st_size else []
     off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
     most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
@@ -547,4 +548,4 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

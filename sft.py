@@ -47,7 +47,8 @@ from tqdm import tqdm
 import distributed
 import model as models
 from engine import plan
-from data import run
+from engine import runlog
+from engine import settings
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows, write_rows
 from data.load import is_text, read_traces
@@ -300,7 +301,7 @@ def resume(cfg, identity, model, optimizers, reference=None):
         step, theirs, _ = distributed.read_state(saved[0])
     if theirs is not None and theirs != identity:
         if not cfg.overwrite:
-            raise BadInput(f"--out {out} holds another run ({run.difference(identity, theirs)}); "
+            raise BadInput(f"--out {out} holds another run ({runlog.difference(identity, theirs)}); "
                            "choose another --out, or --overwrite to replace it")
         if any(Path(path).resolve().is_relative_to(out.resolve()) for path in (cfg.model, cfg.data)):
             raise BadInput(f"--overwrite would delete --model or --data, which lie in --out {out}")
@@ -324,7 +325,7 @@ def finish(cfg, model, tokenizer, identity, **totals):
     """Save the model directory; training.json, written last, marks the run complete. The checkpoint goes."""
     distributed.save(model, tokenizer, cfg.out)
     if distributed.ranks_of(model).leads:
-        run.save_config(cfg, Path(cfg.out) / "training.json", identity=identity, **totals)
+        runlog.save_config(cfg, Path(cfg.out) / "training.json", identity=identity, **totals)
         for path in checkpoints(cfg.out):
             shutil.rmtree(path)
 
@@ -344,7 +345,7 @@ def peak_flops(device):
 
 def main(cfg):
     """Fine-tune and save. Returns the log rows of the steps taken now."""
-    run.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
+    settings.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
                        "bad_steps", "tp")
     if cfg.plan:
         return plan.of_rows(cfg, encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])
@@ -354,10 +355,10 @@ def main(cfg):
     if ranks.mesh is None and cfg.offload:
         raise BadInput("--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)")
     rows = read_traces(cfg.data)
-    budget = run.flops_in(cfg.match_flops) if cfg.match_flops else math.inf
-    identity = run.identity(cfg, FREE, data=cfg.data, model=cfg.model, match_flops=cfg.match_flops)
+    budget = runlog.flops_in(cfg.match_flops) if cfg.match_flops else math.inf
+    identity = runlog.identity(cfg, FREE, data=cfg.data, model=cfg.model, match_flops=cfg.match_flops)
     try:
-        with run.sigterm() as asked_to_end:
+        with runlog.sigterm() as asked_to_end:
             return train(cfg, ranks, rows, budget, identity, asked_to_end)
     except torch.OutOfMemoryError as error:
         raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}: not enough memory; fewer tokens, --recompute, "
@@ -393,7 +394,7 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         + (f", {n_trained_on / len(steps) / cfg.batch_tokens:.1%} full"
            if cfg.batch_tokens else ""))
 
-    log = run.Log(Path(cfg.out) / "log.jsonl", start, len(steps), cfg.print_every) if ranks.leads else None
+    log = runlog.Log(Path(cfg.out) / "log.jsonl", start, len(steps), cfg.print_every) if ranks.leads else None
     history, n_bad, peak = [], 0, peak_flops(ranks.device)
     bar = tqdm(range(start, len(steps)), initial=start, total=len(steps), disable=None if ranks.leads else True)
     for number in bar:
@@ -451,11 +452,11 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
             ledger.insert(0, {"phase": "order", "tokens": n_tokens, "flops": sum(flops) // 3})
         write_rows(Path(cfg.out) / "flops.jsonl", ledger)
         if cfg.plot:
-            run.plot_loss(cfg.out)
+            runlog.plot_loss(cfg.out)
         kept_order.unlink(missing_ok=True)
     finish(cfg, model, tokenizer, identity, n_steps=len(steps), n_tokens=n_trained_on, **counts)
     return history
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

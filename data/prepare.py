@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data import run
+from engine import runlog
+from engine import settings
 from grading.answers import extract_answer, grade
 from engine.rows import BadInput, read_rows, write_rows
 
@@ -293,7 +294,7 @@ def prepare_benchmark(cfg, name):
         row |= {"task": name, "group": group}
     path = Path(cfg.out) / f"{name}.jsonl"
     write_rows(path, rows)
-    run.save_config(cfg, run.header_of(path), hub=hub_name, sampling=settings, citation=citation, n_questions=len(rows))
+    runlog.save_config(cfg, runlog.header_of(path), hub=hub_name, sampling=settings, citation=citation, n_questions=len(rows))
     no_gold = sum(grade(row, "0") is None for row in rows)
     flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in settings.items())
     print(f"{path}: {len(rows)} questions" + f", {no_gold} without an answer" * bool(no_gold) + f"; {citation}\n"
@@ -325,4 +326,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

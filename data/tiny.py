@@ -33,7 +33,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import run
+from engine import settings
 from engine.rows import write_rows
 
 LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
@@ -393,4 +393,4 @@ def evaluate_text(row):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

@@ -37,7 +37,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 import model as models
-from data import run
+from engine import settings
 from engine.published import GPUS, RUNS, SHAPES
 from engine.rows import BadInput
 from kernels import reference
@@ -462,7 +462,7 @@ def same_settings(cfg):
 
 def main(cfg):
     """Print the plan; returns it."""
-    run.check_positive(cfg, *[f.name for f in dataclasses.fields(Config) if f.type in (int, float)])
+    settings.check_positive(cfg, *[f.name for f in dataclasses.fields(Config) if f.type in (int, float)])
     if cfg.run:
         if cfg.run not in RUNS:
             raise BadInput(f"--run {cfg.run}: not one of {', '.join(RUNS)}")
@@ -477,4 +477,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

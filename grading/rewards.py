@@ -25,7 +25,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from data import run
+from engine import settings
 from grading.answers import answer_of, canonical, grade
 from engine.format import FORMATS, Format
 from engine.rows import BadInput, read_rows, write_rows
@@ -309,4 +309,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

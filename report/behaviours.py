@@ -21,7 +21,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from data import run
+from engine import settings
 from grading.answers import answer_of, canonical, grade
 from engine.rows import BadInput, read_rows, write_rows
 
@@ -220,4 +220,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

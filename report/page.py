@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import evaluate
-from data import run
+from engine import runlog
 from report import behaviours
 from report import figures
 from report.figures import BASE_COLOUR, COLOURS, INK
@@ -79,7 +79,7 @@ def read_runs(paths):
     seeds = {place: (re.findall(r"seed[-_]?(\d+)", place) or [""])[-1] for place in places.values()}
     if "" in seeds.values() or len(set(seeds.values())) < len(seeds):
         seeds = {place: str(i) for i, place in enumerate(seeds)}
-    return [Run(f.stem, seeds[places[f]], read_json(h) if (h := run.header_of(f)).is_file() else {},
+    return [Run(f.stem, seeds[places[f]], read_json(h) if (h := runlog.header_of(f)).is_file() else {},
                 read_rows(f, need=("id",))) for f in places]
 
 
@@ -107,7 +107,7 @@ def completions_of(path, files, cfg):
             "names its format in its header; give --format" if mine else "says in its header that this model wrote it"))
     for f in mine:
         known = (f.settings.get("identity") or {}).get("contents of --model")
-        if known and f.of(path) and known != run.fingerprint(path):
+        if known and f.of(path) and known != runlog.fingerprint(path):
             print(f"warning: --data {f.name}: its header says that another state of {path} wrote it (contents of --model)")
     rows = [row for f in mine for row in f.rows]
     kept = [row for row in rows if row.get("ids") and row.get("question") is not None]
@@ -139,7 +139,7 @@ def describe(cfg, tuned, runs):
         settings = read_json(f"{path}/training.json") if Path(path, "training.json").is_file() else {}
         study.training[name] = settings
         study.kinds[name] = "RL" if "reward" in settings else "SFT" if "train_on" in settings else "tuned"
-        if settings.get("identity", {}).get("contents of --model") not in (None, run.fingerprint(cfg.base)):
+        if settings.get("identity", {}).get("contents of --model") not in (None, runlog.fingerprint(cfg.base)):
             print(f"warning: {path} was not trained from {cfg.base} as it is now (training.json)")
         before, after = scores.get(study.base, {}), scores.get(name, {})
         if "math" in before and all(set(before[g]) == set(after.get(g, ())) for g in before):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch  # noqa: E402
 
 import analyze  # noqa: E402
-from data import run  # noqa: E402
+from engine import settings  # noqa: E402
 from kernels import reference  # noqa: E402
 
 
@@ -96,4 +96,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

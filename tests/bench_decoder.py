@@ -23,7 +23,7 @@ from transformers import (AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Co
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import run  # noqa: E402
+from engine import settings  # noqa: E402
 from engine.format import FORMATS  # noqa: E402
 from decoder import Request, Sampling, decode  # noqa: E402
 from engine.modules import quicken  # noqa: E402
@@ -157,4 +157,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

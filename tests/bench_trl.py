@@ -31,7 +31,7 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data import run  # noqa: E402
+from engine import settings  # noqa: E402
 
 PINNED = ("torch==2.13.0", "transformers==5.23.0", "trl==1.16.0", "matplotlib")
 V, LONGEST = 4096, 1024
@@ -359,4 +359,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

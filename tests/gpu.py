@@ -51,7 +51,8 @@ from engine import modules  # noqa: E402
 from engine import plan  # noqa: E402
 import rollouts  # noqa: E402
 import sft  # noqa: E402
-from data import run, tiny  # noqa: E402
+from data import tiny  # noqa: E402
+from engine import settings  # noqa: E402
 from engine.format import FORMATS  # noqa: E402
 from engine.rows import BadInput  # noqa: E402
 from kernels import bench, reference  # noqa: E402
@@ -475,4 +476,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    run.cli(main, Config)
+    settings.cli(main, Config)

@@ -9,7 +9,7 @@ MUTANTS = [
      'for number, line in enumerate(text.removesuffix(b"\\n").split(b"\\n"), 1):',
      'for number, line in enumerate((x.encode() for x in text.decode("utf-8", "replace").splitlines()), 1):',
      'U+2028 ends a line', 'test_data.py::test_line_separators_inside_a_string_end_no_line'),
-    ('data/run.py',
+    ('engine/runlog.py',
      'lines = self.path.read_text().split("\\n")[:-1]                 # a line without its "\\n" was cut by a kill',
      'lines = self.path.read_text().splitlines()',
      'a line that a kill cut in half stays in the log', 'test_data.py::test_log_resumes_without_gap_or_repeat'),

@@ -14,7 +14,8 @@ import analyze
 import model as models
 from analyze import (Config, Side, Tally, clustered, kl_estimator, log_ratio, main, most_shifted, pca_shift, pca_shift_masked,
                      pooled_layers, rank_shifts, summarise, token_numbers)
-from data import run, tiny
+from data import tiny
+from engine import runlog
 from report import behaviours
 from report import weights
 from engine.format import FORMATS
@@ -761,7 +762,7 @@ def test_memory_does_not_grow_with_the_responses(monkeypatch):
 def test_completions_of_another_state_are_warned_about(place, capsys):
     """The header knows what the model directory held when it wrote the completions."""
     rows = completions("tuned")
-    for print_, warned in (("0" * 16, True), (run.fingerprint(place / "tuned"), False)):
+    for print_, warned in (("0" * 16, True), (runlog.fingerprint(place / "tuned"), False)):
         r = Run("x", "", {"format": "think", "model": str(place / "tuned"), "identity": {"contents of --model": print_}}, rows)
         completions_of(str(place / "tuned"), [r], SimpleNamespace(format=None))
         assert ("another state of" in capsys.readouterr().out) is warned
@@ -802,7 +803,7 @@ def test_a_changed_base_is_noticed(place, analysed, capsys, monkeypatch):
     settings = json.loads((place / "tuned" / "training.json").read_text())
     path = place / "tuned" / "training.json"
     monkeypatch.setattr(analyze, "draw", lambda *_: {})
-    for print_, warned in (("0" * 16, True), (run.fingerprint(place / "base"), False)):
+    for print_, warned in (("0" * 16, True), (runlog.fingerprint(place / "base"), False)):
         path.write_text(json.dumps(settings | {"identity": {"contents of --model": print_}}))
         main(Config(base=str(place / "base"), tuned=(str(place / "tuned"),), data=(str(place / "runs" / "tuned.jsonl"),),
                     out=str(place / "again")))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import curate
-from data import run
+from engine import settings
 from curation import similarity
 from curation import pool
 from curation import quality
@@ -499,11 +499,11 @@ def test_command_line(tmp_path):
 
 def test_help_explains_every_setting(capsys):
     with pytest.raises(SystemExit):
-        run.parse(curate.Config, ["--help"])
+        settings.parse(curate.Config, ["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     for field in curate.Config.__dataclass_fields__:
         assert f"--{field.replace('_', '-')}" in shown
-    assert "as in the papers" in shown and run.parse(curate.Config, ["--data", "a", "--out", "b"]).quality is None
+    assert "as in the papers" in shown and settings.parse(curate.Config, ["--data", "a", "--out", "b"]).quality is None
 
 
 # ---- Copies in other words --------------------------------------------------------------------------------------

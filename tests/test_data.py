@@ -19,7 +19,9 @@ from transformers import AutoTokenizer
 
 import model as models
 import sft
-from data import run, tiny
+from data import tiny
+from engine import runlog
+from engine import settings
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows, write_rows
 
@@ -125,12 +127,12 @@ class Required:
 
 def test_flags_become_a_config():
     """Each annotation gives its type; a tuple flag replaces the default, takes several values and may be repeated."""
-    assert run.parse(Flags, []) == Flags()
-    given = run.parse(Flags, "a b --n-rows 7 --rate=-1e-3 --limit 2 --kind slow --power 3 --k 4 --k 2 16 --deep "
+    assert settings.parse(Flags, []) == Flags()
+    given = settings.parse(Flags, "a b --n-rows 7 --rate=-1e-3 --limit 2 --kind slow --power 3 --k 4 --k 2 16 --deep "
                              "--no-wide".split())
     assert given == Flags(("a", "b"), 7, -0.001, 2.0, "slow", 3, (4, 2, 16), True, False)
     assert type(given.limit) is float and type(given.k) is tuple and type(given.files) is tuple
-    assert run.parse(Required, ["--out", "x"]) == Required("x", 0)
+    assert settings.parse(Required, ["--out", "x"]) == Required("x", 0)
 
 
 @pytest.mark.parametrize("config, arguments, named", [
@@ -148,21 +150,21 @@ def test_flags_become_a_config():
 ])
 def test_wrong_flags_are_refused_by_name(capsys, config, arguments, named):
     with pytest.raises(SystemExit) as caught:
-        run.parse(config, arguments.split())
+        settings.parse(config, arguments.split())
     assert caught.value.code == 2 and re.search(rf"{named}\b", capsys.readouterr().err.splitlines()[-1])
 
 
 def test_a_wrong_flag_costs_one_line(capsys):
     """What parse's docstring says; the list of all flags is what --help is for."""
     with pytest.raises(SystemExit):
-        run.parse(Flags, ["--learning-rate", "7"])
+        settings.parse(Flags, ["--learning-rate", "7"])
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_help_shows_docstring_comments_and_defaults(capsys):
     """--help of the class above: module docstring, each comment (a % in it does not break argparse), each default."""
     with pytest.raises(SystemExit) as caught:
-        run.parse(Flags, ["--help"])
+        settings.parse(Flags, ["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert caught.value.code == 0 and " ".join(__doc__.split()) in shown
     for text in ("what to read", "how many, 100% of them (default: 5)", "a share (default: 0.25)",
@@ -180,7 +182,7 @@ def test_every_flag_of_every_script_has_its_comment(name, capsys):
     """For each setting the comment on its line appears in --help behind its flag; none is without."""
     script = importlib.import_module(name)
     with pytest.raises(SystemExit):
-        run.parse(script.Config, ["--help"])
+        settings.parse(script.Config, ["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     source = inspect.getsource(script.Config)
     lines = {m[1]: m[0] for m in re.finditer(r"^    (\w+):.*$", source, re.MULTILINE)}
@@ -202,14 +204,14 @@ def test_bad_input_ends_in_one_line(monkeypatch, capsys):
         raise BadInput(f"rows.jsonl:3: no good for {config.out}")
 
     with pytest.raises(SystemExit) as caught:
-        run.cli(refuse, Required)
+        settings.cli(refuse, Required)
     assert caught.value.code == "script.py: rows.jsonl:3: no good for x"   # sys.exit(str): status 1, str on stderr
 
     def bug(config):
         raise ValueError("a mistake of ours keeps its traceback")
 
     with pytest.raises(ValueError):
-        run.cli(bug, Required)
+        settings.cli(bug, Required)
 
 
 # ---- run: identity
@@ -218,36 +220,36 @@ def test_identity_and_difference(tmp_path):
     """Settings named in `without` do not count, contents of inputs do; JSON (tuples become lists) changes nothing."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text("1\n")
-    one = run.identity(Flags(k=(4,)), ("rate",), data=rows, model=None)
+    one = runlog.identity(Flags(k=(4,)), ("rate",), data=rows, model=None)
     assert json.loads(json.dumps(one)) == one and "rate" not in one and one["k"] == [4]
-    assert one == run.identity(Flags(k=(4,), rate=9.0), ("rate",), data=rows, model=None)
-    assert run.difference(one, one) == ""
-    two = run.identity(Flags(k=(4,), n_rows=6), ("rate",), data=rows, model=None)
-    assert run.difference(one, two) == "n_rows: 6 there, 5 here"
+    assert one == runlog.identity(Flags(k=(4,), rate=9.0), ("rate",), data=rows, model=None)
+    assert runlog.difference(one, one) == ""
+    two = runlog.identity(Flags(k=(4,), n_rows=6), ("rate",), data=rows, model=None)
+    assert runlog.difference(one, two) == "n_rows: 6 there, 5 here"
     rows.write_text("2\n")
-    three = run.identity(Flags(k=(4,)), ("rate",), data=rows, model=None)
-    assert run.difference(one, three).startswith("contents of --data: ")
-    assert run.difference({"a": 1}, {}) == "a: None there, 1 here"
+    three = runlog.identity(Flags(k=(4,)), ("rate",), data=rows, model=None)
+    assert runlog.difference(one, three).startswith("contents of --data: ")
+    assert runlog.difference({"a": 1}, {}) == "a: None there, 1 here"
 
 
 def test_fingerprint_sees_every_file(tmp_path):
     """A changed byte, a new file and a new name each change it; reading again and a deeper directory do not."""
     (tmp_path / "a").write_text("1")
     (tmp_path / "b").write_text("2")
-    seen = [run.fingerprint(tmp_path)]
-    assert re.fullmatch("[0-9a-f]{16}", seen[0]) and run.fingerprint(tmp_path) == seen[0]
+    seen = [runlog.fingerprint(tmp_path)]
+    assert re.fullmatch("[0-9a-f]{16}", seen[0]) and runlog.fingerprint(tmp_path) == seen[0]
     for change in (lambda: (tmp_path / "a").write_text("3"), lambda: (tmp_path / "c").write_text(""),
                    lambda: (tmp_path / "c").rename(tmp_path / "d")):
         change()
-        seen.append(run.fingerprint(tmp_path))
+        seen.append(runlog.fingerprint(tmp_path))
     assert len(set(seen)) == 4
     (tmp_path / "deeper").mkdir()
-    assert run.fingerprint(tmp_path) == seen[-1]
-    assert run.fingerprint("Qwen/Qwen2.5-0.5B") != run.fingerprint("Qwen/Qwen2.5-1.5B")
+    assert runlog.fingerprint(tmp_path) == seen[-1]
+    assert runlog.fingerprint("Qwen/Qwen2.5-0.5B") != runlog.fingerprint("Qwen/Qwen2.5-1.5B")
 
 
 def test_save_config(tmp_path):
-    run.save_config(Required("ü", 3), tmp_path / "new" / "training.json", n_steps=7)
+    runlog.save_config(Required("ü", 3), tmp_path / "new" / "training.json", n_steps=7)
     assert json.loads((tmp_path / "new" / "training.json").read_text()) == {"out": "ü", "seed": 3, "n_steps": 7}
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["training.json"]
 
@@ -261,12 +263,12 @@ def steps_of(path):
 def test_log_resumes_without_gap_or_repeat(tmp_path):
     """Five lines and a sixth cut by a kill; continuing after step 3 keeps 1 2 3 and goes on with 4."""
     path = tmp_path / "run" / "log.jsonl"
-    log = run.Log(path, every=0)
+    log = runlog.Log(path, every=0)
     for step in range(1, 6):
         log(step, loss=1 / step)
     with open(path, "a") as file:
         file.write('{"step": 6, "lo')
-    log = run.Log(path, last_step=3, every=0)
+    log = runlog.Log(path, last_step=3, every=0)
     assert steps_of(path) == [1, 2, 3]
     log(4, loss=0.5)
     assert steps_of(path) == [1, 2, 3, 4]
@@ -277,21 +279,21 @@ def test_log_keeps_a_whole_last_line_and_drops_a_half_one(tmp_path):
     """Resuming after step 6 itself: a line 6 without its newline may be half of `66`, so it does not count."""
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 5}\n{"step": 6}')
-    run.Log(path, last_step=6, every=0)
+    runlog.Log(path, last_step=6, every=0)
     assert steps_of(path) == [5] and path.read_text().endswith("\n")
 
 
 def test_a_new_run_begins_a_new_log(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n')
-    run.Log(path, every=0)
+    runlog.Log(path, every=0)
     assert path.read_text() == ""
 
 
 def test_log_prints_what_was_asked_for(tmp_path, capsys):
     """Every third of 8 steps and the last, 3 6 8, and two values. The file has all, at once (another process may be
     reading)."""
-    log = run.Log(tmp_path / "log.jsonl", total=8, every=3, shown=("loss", "n"))
+    log = runlog.Log(tmp_path / "log.jsonl", total=8, every=3, shown=("loss", "n"))
     for step in range(1, 9):
         log(step, loss=0.123456, n=step, flops=5)
         assert '"flops": 5' in (tmp_path / "log.jsonl").read_text().splitlines()[-1]
@@ -775,7 +777,7 @@ def test_the_recipe_of_the_base_model_still_runs(tmp_path):
     matrices. The first loss is that of guessing, ln 149 = 5.00 (within 0.2); the steps lower it."""
     lines = (ROOT / "recipes" / "tiny_base.sh").read_text().replace("\\\n", " ").splitlines()
     command = next(line for line in lines if line.startswith("python sft.py"))
-    recipe = run.parse(sft.Config, shlex.split(command.replace("$seed", "0").replace("$order", "42"))[2:])
+    recipe = settings.parse(sft.Config, shlex.split(command.replace("$seed", "0").replace("$order", "42"))[2:])
     assert (recipe.muon_lr, recipe.schedule, recipe.hold, recipe.lr_floor) == (0.02, "linear", 0.4, 0.02)
     tiny.main(tiny.Config(str(tmp_path), n_pool=1, n_train=1, n_held_out=1, pretrain=64))
     cfg = dataclasses.replace(recipe, model=str(tmp_path / "untrained"), data=str(tmp_path / "pretrain.jsonl"),

@@ -15,7 +15,7 @@ import pytest
 from bench_grader import attack, hostile
 
 import evaluate
-from data import run
+from engine import settings
 from grading import symbolic
 from grading.answers import classes, is_gradable, overlap, parse
 from engine.rows import BadInput, read_rows, write_rows
@@ -876,9 +876,9 @@ def test_wrong_use_ends_in_one_line(tmp_path):
         done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
         assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
     with pytest.raises(SystemExit) as stopped:
-        run.parse(Config, ["run.jsonl", "--sample", "3"])
+        settings.parse(Config, ["run.jsonl", "--sample", "3"])
     assert stopped.value.code == 2
-    assert run.parse(Config, ["a", "b", "--k", "1", "16"]) == Config(runs=("a", "b"), k=(1, 16))
+    assert settings.parse(Config, ["a", "b", "--k", "1", "16"]) == Config(runs=("a", "b"), k=(1, 16))
 
 
 def test_needs_neither_torch_nor_transformers():

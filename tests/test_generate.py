@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 import decoder
 import generate
 import model as models
-from data import run, tiny
+from data import tiny
+from engine import settings
 from engine.format import FORMATS, Format
 from engine.rows import BadInput, read_rows
 from decoder import Request, Sampling, decode, random_key
@@ -215,7 +216,7 @@ def test_unknown_words_do_not_count_as_an_end_token():
 
 
 def test_flags_reach_the_settings():
-    cfg = run.parse(generate.Config, "--model m --data d --out o --waits 2 --wait Hmm --thinking-budget 0".split())
+    cfg = settings.parse(generate.Config, "--model m --data d --out o --waits 2 --wait Hmm --thinking-budget 0".split())
     assert (cfg.waits, cfg.wait, cfg.thinking_budget, cfg.top_p) == (2, "Hmm", 0, 1.0)
 
 
@@ -751,7 +752,7 @@ def test_stop_through_the_command(config, tmp_path):
     flags = ["--model", BASE, "--data", config().data, "--out", str(tmp_path / "stop.jsonl"), "--format", "think",
              "--n", "3", "--temperature", "1", "--max-tokens", "26", "--slots", "4", "--logp",
              "--stop", "5 ", "= 1", "--stop-tokens", "+", "--stop-tokens", "no"]
-    cfg = run.parse(generate.Config, flags)
+    cfg = settings.parse(generate.Config, flags)
     assert cfg.stop == ("5 ", "= 1") and cfg.stop_tokens == ("+", "no")
     plain = generate.main(config(logp=True))
     with pytest.raises(BadInput, match=r"^--stop-tokens 'no': not a token of this vocabulary \(--stop takes any str"):
@@ -927,7 +928,7 @@ def test_kill_minus_nine(config, tmp_path):
     assert process.wait() == -signal.SIGKILL
     before = part.read_bytes().split(b"\n")[:-1]
     assert 5 <= len(before) < 60 and not (tmp_path / "out.jsonl").exists()
-    whole = run.parse(generate.Config, command(*flags, "--out", tmp_path / "whole.jsonl")[2:])
+    whole = settings.parse(generate.Config, command(*flags, "--out", tmp_path / "whole.jsonl")[2:])
     whole = dataclasses.replace(whole, slots=20)
     generate.main(whole)
     rows = generate.main(dataclasses.replace(whole, out=str(tmp_path / "out.jsonl")))

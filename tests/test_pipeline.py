@@ -15,7 +15,8 @@ import evaluate
 import generate
 import grpo
 import sft
-from data import prepare, run, tiny
+from data import prepare, tiny
+from engine import settings
 from engine.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,7 +175,7 @@ def test_gpu_script_runs_on_a_cpu(tmp_path, capsys, monkeypatch):
     cfg = gpu.Config(shape=("tiny",), device="cpu", dtype="fp32", context=32, new_tokens=8, batches=(2,), packed_tokens=256,
                      row_tokens=64, prompts_per_step=2, group_size=3, prompt_tokens=9, max_tokens=8,
                      out=str(tmp_path / "gpu.jsonl"))
-    assert run.parse(gpu.Config, gpu.flags(cfg)) == cfg
+    assert settings.parse(gpu.Config, gpu.flags(cfg)) == cfg
 
     def broken(cfg, shape):
         raise RuntimeError("no such kernel\nand more")

@@ -18,7 +18,8 @@ import generate
 import grpo
 from engine import plan
 import sft
-from data import prepare, run, tiny
+from data import prepare, tiny
+from engine import settings
 from grading.answers import check_expression
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +53,7 @@ def commands(tmp_path, recipe, *arguments, **variables):
             ranks, words = int(words[1]), words[words.index("--") + 1:]
         name = words[1] if words[0] == "-m" else words[0]
         arguments = words[2:] if words[0] == "-m" else words[1:]
-        found.append((ranks, name, run.parse(SCRIPTS[name].Config, arguments)))
+        found.append((ranks, name, settings.parse(SCRIPTS[name].Config, arguments)))
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data import run
+from engine import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["curate", "sft", "grpo", "generate", "evaluate", "analyze"]
@@ -74,11 +74,11 @@ def test_help_and_unknown_flags(name, capsys):
     """--help prints the docstring and each setting's comment; a misspelt flag is refused by name with status 2."""
     script = importlib.import_module(name)
     with pytest.raises(SystemExit) as done:
-        run.parse(script.Config, ["--help"])
+        settings.parse(script.Config, ["--help"])
     shown = capsys.readouterr().out
     assert done.value.code == 0 and script.__doc__.strip().splitlines()[0] in shown and "--out" in shown
     with pytest.raises(SystemExit) as done:
-        run.parse(script.Config, [x for f in dataclasses.fields(script.Config) if f.default is dataclasses.MISSING
+        settings.parse(script.Config, [x for f in dataclasses.fields(script.Config) if f.default is dataclasses.MISSING
                                   for x in (f"--{f.name}", "x")] + ["--no-such-flag", "1"])
     assert done.value.code == 2 and "--no-such-flag" in capsys.readouterr().err
 
