@@ -41,14 +41,32 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
-import model as models
-from engine import runlog
-from engine import settings
-from report.behaviours import read_judged, word_class
+from engine import attention, loading, packing, runlog, settings
+from engine import model as models
 from engine.rows import BadInput
-from report.weights import ledger, matched, weight_changes
 from kernels.pair import token_numbers
-from report.page import VIEWED_TOKENS, completions_of, contrasts, describe, draw, forced_points, model_table, page, piece, pooled, read_json, read_runs, scope, settle, tables, to_show, traces, transcript
+from report.behaviours import read_judged, word_class
+from report.page import (
+    VIEWED_TOKENS,
+    completions_of,
+    contrasts,
+    describe,
+    draw,
+    forced_points,
+    model_table,
+    page,
+    piece,
+    pooled,
+    read_json,
+    read_runs,
+    scope,
+    settle,
+    tables,
+    to_show,
+    traces,
+    transcript,
+)
+from report.weights import ledger, matched, weight_changes
 
 
 @dataclass(frozen=True)
@@ -240,9 +258,9 @@ class Side(NamedTuple):
 
 def batches(examples, micro_batch_tokens, device):
     """(prompt ids, completion ids) each -> yields (number, indices of a micro-batch, its Batch: completions are scored)."""
-    for number, group in enumerate(models.fill_bins([len(p) + len(c) for p, c in examples], micro_batch_tokens)):
+    for number, group in enumerate(packing.fill_bins([len(p) + len(c) for p, c in examples], micro_batch_tokens)):
         masks = [[False] * len(p) + [True] * len(c) for p, c in (examples[i] for i in group)]
-        yield number, group, models.pack([[*examples[i][0], *examples[i][1]] for i in group], masks, device)
+        yield number, group, packing.pack([[*examples[i][0], *examples[i][1]] for i in group], masks, device)
 
 
 def save_shard(tensors, file):
@@ -257,7 +275,7 @@ def states(side, batch, file=None):
     `file`, kept in it."""
     if file is not None and file.is_file():
         return load_file(file, device=str(side.weight.device))["hidden"]
-    packed = models.Packed(batch.lengths, batch.ids.device)
+    packed = attention.Packed(batch.lengths, batch.ids.device)
     hidden = models.hidden_states(side.model, batch.ids, batch.positions, packed)[batch.where]
     if file is not None:
         save_shard({"hidden": hidden}, file)
@@ -429,7 +447,7 @@ def compare(cfg, study, files):
     n_vocabulary = check_vocabularies(cfg)
     written = {name: completions_of(path, files, cfg) for name, path in study.tuned.items()}
     viewed, dtype = to_show(cfg, study, written), DTYPES[cfg.dtype]
-    model, tokenizer = models.load(cfg.base, cfg.device, dtype)
+    model, tokenizer = loading.load(cfg.base, cfg.device, dtype)
     written = {study.base: ([], 0, next(iter(written.values()))[2])} | written
     jobs = [job_of(cfg, tokenizer, name, parts, n_vocabulary, viewed[name]) for name, parts in written.items()]
     work = workplace(cfg)
@@ -449,8 +467,8 @@ def compare(cfg, study, files):
         tuned = base
         if job.name != study.base:
             try:
-                model = models.load(study.tuned[job.name], cfg.device, dtype)[0]
-            except BadInput as error:                # weights that are not numbers, a layer that model.py does not compute
+                model = loading.load(study.tuned[job.name], cfg.device, dtype)[0]
+            except BadInput as error:                # weights that are not numbers, a layer that engine/model.py does not compute
                 print(f"warning: {error}; the other models are analysed")
                 study.refused[job.name] = str(error)
                 continue

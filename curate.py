@@ -45,14 +45,42 @@ from pathlib import Path
 from typing import Literal
 
 import evaluate
-from engine import runlog
-from engine import settings
 from curation import rewrite
+from curation.pool import (
+    Card,
+    Funnel,
+    benchmark_of,
+    count,
+    domain_of,
+    draw_funnel,
+    in_subset,
+    judge,
+    level_of,
+    n_tokens,
+    one_question_per_id,
+    pass_rates,
+    place_of,
+    preparation,
+    question_of,
+    read_attempts,
+    shown,
+    sort_key,
+    stream,
+    summary,
+    trace_of,
+)
+from curation.quality import (
+    CONNECT,
+    DELIMITERS,
+    EXPLORE,
+    VERIFY,
+    count_words,
+    quality_problem,
+    words_of,
+)
 from curation.similarity import at_most, digest, overlap_filter, parse_layers
-from curation.pool import Card, Funnel, benchmark_of, count, domain_of, draw_funnel, in_subset, judge, level_of, n_tokens, one_question_per_id, pass_rates, place_of, preparation, question_of, read_attempts, shown, sort_key, stream, summary, trace_of
-from curation.quality import CONNECT, DELIMITERS, EXPLORE, VERIFY, count_words, quality_problem, words_of
+from engine import runlog, settings
 from engine.rows import BadInput, read_rows, write_rows
-
 
 CONTROLS = ("random", "diverse", "longest")
 Method = Literal["s1", "limo", "limo-low", "limo-band", "random", "diverse", "longest", "variance", "full"]

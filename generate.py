@@ -1,4 +1,4 @@
-"""A model that thinks under a budget: problems in, completions out. How tokens are made stands in decoder.py.
+"""A model that thinks under a budget: problems in, completions out. How tokens are made stands in engine/decoder.py.
 
 Test-time compute, each a flag that writes ordinary completion rows:
     budget forcing     --waits k --wait Wait, --min-thinking N, --thinking-budget N         s1 (2501.19393), §3.1
@@ -32,14 +32,13 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-import distributed
-import model as models
-from engine import runlog
-from engine import settings
+from engine import kv_cache, packing, processes, runlog, settings, tensor_parallel
+from engine import model as models
+from engine.decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, stop_ids
 from engine.format import FORMATS, ask
-from engine.rows import BadInput, read_rows, write_rows
-from decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, random_key, stop_ids
 from engine.modules import by_columns
+from engine.rows import BadInput, read_rows, write_rows
+from engine.sampling import random_key
 
 
 @dataclass(frozen=True)
@@ -269,9 +268,9 @@ def likelihoods(cfg, rows, pairs, model, n_tokens):
     """
     items = [(place, number) for place, row in enumerate(pairs) for number in range(len(row))]
     lengths, found, names = [sum(map(len, pairs[p][i])) for p, i in items], {}, ("logp", "entropy", "rank")
-    for group in models.fill_bins(lengths, PREFILL):
+    for group in packing.fill_bins(lengths, PREFILL):
         texts = [pairs[place][number] for place, number in (items[i] for i in group)]
-        batch = models.pack([start + end for start, end in texts],
+        batch = packing.pack([start + end for start, end in texts],
                             [[False] * len(start) + [True] * len(end) for start, end in texts], models.head(model).device)
         with torch.no_grad():
             stats = models.score(model, batch, cfg.temperature or 1.0, names, n_tokens)
@@ -325,7 +324,7 @@ class Book:
         if self.cfg.stdout:
             self.file = sys.stdout if ranks.writes else None
             return {}
-        distributed.barrier(ranks)
+        processes.barrier(ranks)
         if ranks.leads:
             if self.is_new:
                 self.out.unlink(missing_ok=True)
@@ -335,9 +334,9 @@ class Book:
                 if file != self.part:
                     file.unlink()
             runlog.save_config(self.cfg, self.header, identity=self.identity)
-        distributed.barrier(ranks)
+        processes.barrier(ranks)
         rows = self.read()
-        distributed.barrier(ranks)
+        processes.barrier(ranks)
         if ranks.writes:
             name = f"{self.part}.{ranks.index}" if ranks.index else self.part
             self.file = open(name, "a", encoding="utf-8", newline="\n")
@@ -363,10 +362,10 @@ class Book:
             return []
         if self.file:
             self.file.close()
-        distributed.barrier(self.ranks)
+        processes.barrier(self.ranks)
         rows = self.read()
         rows = [rows[key] for key in order if key in rows]
-        distributed.barrier(self.ranks)
+        processes.barrier(self.ranks)
         if self.ranks.leads:
             write_rows(self.out, rows)
             for part in self.parts():
@@ -390,10 +389,10 @@ def completions(cfg, model, tokenizer, form, requests, todo):
 
 
 def load(cfg):
-    """-> (model, tokenizer, ranks): under torchrun this process's share of the work, see distributed.join."""
-    ranks = distributed.join(cfg.device, cfg.tp)
+    """-> (model, tokenizer, ranks): under torchrun this process's share of the work, see processes.join."""
+    ranks = processes.join(cfg.device, cfg.tp)
     dtype = torch.bfloat16 if cfg.dtype == "bf16" else torch.float32
-    return *distributed.load_split(cfg.model, ranks, dtype), ranks
+    return *tensor_parallel.load_split(cfg.model, ranks, dtype), ranks
 
 
 def main(cfg, loaded=None):
@@ -432,7 +431,7 @@ def main(cfg, loaded=None):
         if requests:
             longest, slots = max(len(r.prompt) + r.max_tokens for r in requests), fit_slots(model, requests, cfg.slots)
             say(f"{slots} slots of {longest} tokens, a cache of "
-                f"{(slots + 1) * longest * models.bytes_per_token(model) / 1e9:.2g} GB")
+                f"{(slots + 1) * longest * kv_cache.bytes_per_token(model) / 1e9:.2g} GB")
     n_tokens, n_cut, began = 0, 0, time.perf_counter()
     with tqdm(total=len(left), desc=book.cfg.out or "rows", disable=None if ranks.leads else True) as bar:
         try:
@@ -444,7 +443,7 @@ def main(cfg, loaded=None):
                 bar.update()
         except torch.OutOfMemoryError as error:
             raise BadInput(f"--slots {cfg.slots}: out of memory; finished rows are kept, fewer slots continue") from error
-    n_tokens, n_cut = distributed.total(n_tokens, ranks), distributed.total(n_cut, ranks)
+    n_tokens, n_cut = processes.total(n_tokens, ranks), processes.total(n_cut, ranks)
     seconds = time.perf_counter() - began
     done = book.close(keys, n_tokens=n_tokens, seconds=round(seconds, 2), skipped_prompts=len(skipped))
     say(f"{cfg.out or 'done'}: {len(keys)} rows, {n_tokens / max(seconds, 1e-9):.0f} tokens/s, "

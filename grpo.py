@@ -44,20 +44,27 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 
-import distributed
 import kernels
-import model as models
-from engine import plan
-import sft
-from engine import runlog
-from engine import settings
-from engine.format import FORMATS, ask
-from grading.rewards import can_be_judged, names_of, parse_reward
-from engine.rows import BadInput, read_rows, write_rows
 from data.load import read_problems
+from engine import (
+    checkpoints,
+    dealing,
+    loading,
+    plan,
+    processes,
+    runlog,
+    settings,
+    sharding,
+    tensor_parallel,
+    training,
+)
+from engine import model as models
+from engine.format import FORMATS, ask
+from engine.rows import BadInput, read_rows, write_rows
+from engine.sampling import random_key
 from engine.watch import draw_curves, line_of, warnings_of
+from grading.rewards import can_be_judged, names_of, parse_reward
 from grading.sandbox import Workers
-from decoder import random_key
 from rollouts import Run, collect, columns, fitting, held_out_accuracy, logps_of, pack_groups
 
 
@@ -253,7 +260,7 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     def of_tokens(values, rows):                          # (N,) of the trained tokens of these rows
         return torch.tensor([x for i in rows for x, m in zip(values[i], masks[i]) if m], device=ranks.device)
 
-    ranks = distributed.ranks_of(model)
+    ranks = sharding.ranks_of(model)
     row = torch.tensor([i for i, mask in enumerate(masks) for m in mask if m])
     n_rows = max(1, sum(map(any, masks)))
     weights = token_weights(row, n_rows, cfg.normalise, cfg.max_tokens).split([sum(mask) for mask in masks])
@@ -266,7 +273,7 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
     total = dict.fromkeys(("loss", "entropy", "kl", "clipped", "dlogp", "w", "w²", "n"), 0.0)
     furthest = 0.0
     bins = [(rows, group) for rows in (trained, measured)
-            for group in sft.deal([len(sequences[i]) for i in rows], cfg.micro_batch_tokens, ranks.n)[ranks.index]]
+            for group in dealing.deal([len(sequences[i]) for i in rows], cfg.micro_batch_tokens, ranks.n)[ranks.index]]
     for rows, group in bins:
         learns = rows is trained
         chosen = [rows[i] for i in group or [0]]          # nothing left for this rank, but the others need its shards
@@ -300,15 +307,15 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                         if measure_kl else None
 
             if use_kl or measure_kl:
-                ref_logp, kl = distributed.compute(reference, against)
+                ref_logp, kl = sharding.compute(reference, against)
             if use_kl:
                 loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
             if cfg.entropy:
                 loss = loss - cfg.entropy * stats.entropy
             return (loss * token_weight).sum(), stats, clipped, kl
 
-        with torch.set_grad_enabled(learns), sft.autocast(cfg, ranks.mesh is not None):
-            loss, stats, clipped, kl = distributed.compute(model, micro_batch)
+        with torch.set_grad_enabled(learns), training.autocast(cfg, ranks.mesh is not None):
+            loss, stats, clipped, kl = sharding.compute(model, micro_batch)
         if learns:
             (loss * (ranks.n if group else 0)).backward()            # FSDP takes the mean over ranks
         if not group:
@@ -321,10 +328,10 @@ def policy_update(model, reference, optimizers, sequences, masks, old_logps, adv
                                 ("w²", (2 * difference).exp().sum()), ("n", len(clipped)),
                                 ("kl", 0 if kl is None else kl.sum())):
                 total[name] += float(value)
-    parts = distributed.gather([furthest, total], ranks)
+    parts = processes.gather([furthest, total], ranks)
     furthest, total = max(most for most, _ in parts), {name: sum(part[name] for _, part in parts) for name in total}
     n = total["n"] or math.nan                            # nothing trained, nothing measured
-    norm = sft.update(model, optimizers, cfg.clip, scale) if trained else 0.0
+    norm = training.update(model, optimizers, cfg.clip, scale) if trained else 0.0
     model.zero_grad(set_to_none=True)
     values = {"loss": total["loss"], "entropy": total["entropy"] / n, "kl": total["kl"] / n if measure_kl else math.nan,
               "clip_fraction": total["clipped"] / n, "ratio_max": furthest, "grad_norm": norm,
@@ -339,7 +346,7 @@ def train_on(here, optimizers, batch, step):
     update; clipping, effective sample size and |Δ log p| those of the last, which is the furthest from the sampler."""
     cfg, began = here.cfg, time.perf_counter()
     rows = [row for group in batch["groups"] for row in group]
-    scale = sft.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
+    scale = training.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
     if not rows:
         if here.ranks.leads:
             print(f"step {step + 1}: all {batch['stats']['n_groups']} groups of {cfg.max_rounds} rounds are all right or "
@@ -433,8 +440,8 @@ def check(cfg):
 def load_beside(cfg, path, tokenizer, ranks, flag):
     """A model without gradients, in shards if ranks have a mesh. Raises BadInput if its tokenizer is not --model's: token
     ids would mean other texts."""
-    model, own = distributed.load(path, ranks, cfg.dtype == "bf16") if ranks.mesh is not None \
-        else distributed.load_split(path, ranks, torch.float32)
+    model, own = sharding.load(path, ranks, cfg.dtype == "bf16") if ranks.mesh is not None \
+        else tensor_parallel.load_split(path, ranks, torch.float32)
     if own.get_vocab() != tokenizer.get_vocab():
         raise BadInput(f"{flag} {path}: another tokenizer than that of --model {cfg.model}")
     return model.requires_grad_(False)
@@ -444,8 +451,8 @@ def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     check(cfg)
     if cfg.plan:
-        return plan.of_problems(cfg, FORMATS[cfg.format], models.load_tokenizer(cfg.model), read_problems(cfg.data))
-    ranks, problems = distributed.join(cfg.device, shards=True), read_problems(cfg.data)
+        return plan.of_problems(cfg, FORMATS[cfg.format], loading.load_tokenizer(cfg.model), read_problems(cfg.data))
+    ranks, problems = processes.join(cfg.device, shards=True), read_problems(cfg.data)
     if ranks.mesh is None and cfg.offload:
         raise BadInput("--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)")
     held_out = read_problems(cfg.eval_data, need=("answer",)) if cfg.eval_data else []
@@ -464,26 +471,26 @@ def main(cfg):
 def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     """The run itself; see main. asked_to_end: filled by SIGTERM."""
     names, out, say = names_of(parse_reward(cfg.reward)), Path(cfg.out), print if ranks.leads else (lambda *_, **__: None)
-    sampling = distributed.join(cfg.device, cfg.tp)
-    model, tokenizer = distributed.load(cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute)
+    sampling = processes.join(cfg.device, cfg.tp)
+    model, tokenizer = sharding.load(cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute)
     form = FORMATS[cfg.format]
     form.check(tokenizer)
     if "self_certainty" in names and models.softcap(model):
         raise BadInput(f"--reward {cfg.reward}: no self_certainty of a model that caps its logits ({cfg.model})")
-    optimizers = sft.make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, adam_dtype=cfg.adam_dtype)
+    optimizers = training.make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, adam_dtype=cfg.adam_dtype)
     reference = other = None
     if cfg.beta or cfg.kl_every:
         reference = load_beside(cfg, cfg.reference or cfg.model, tokenizer, ranks, "--reference")
     changing = reference if cfg.ref_refresh else None                # what a checkpoint has to hold
-    start = sft.resume(cfg, identity, model, optimizers, changing)
+    start = training.resume(cfg, identity, model, optimizers, changing)
     if start is None:
         return []
     if cfg.offpolicy_frac:
         other = load_beside(cfg, cfg.offpolicy_model or cfg.model, tokenizer, sampling, "--offpolicy-model")
     sampler = model
     if ranks.mesh is not None:
-        sampler, _ = distributed.load_split(cfg.model, sampling, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
-        distributed.copy_weights(model, sampler)
+        sampler, _ = tensor_parallel.load_split(cfg.model, sampling, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
+        tensor_parallel.copy_weights(model, sampler)
     problems = usable_problems(cfg, problems, model, tokenizer, form, say)
     held_out, n_given = fitting(cfg, held_out, model, tokenizer, form), len(held_out)
     if len(held_out) < n_given:
@@ -494,26 +501,26 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     off_policy = (cfg.lag or cfg.offpolicy_frac) and not cfg.tis
     most_ratio, warned = math.inf if off_policy else 1e-3 if cfg.dtype == "fp32" else 1.0, set()
     with Workers("grading.rewards:score_group", cfg.reward_workers, cfg.reward_seconds) as pool:
-        state = distributed.read_state(distributed.checkpoints(out)[0])[2] if start else {"queue": [], "lengths": {}}
+        state = checkpoints.read_state(checkpoints.saved_checkpoints(out)[0])[2] if start else {"queue": [], "lengths": {}}
         queue, lengths = deque(state["queue"]), state.get("lengths", {})       # lengths only deal the work: older ones lack it
         here = Run(cfg, model, sampler, sampling, reference, other, tokenizer, form, pool, problems, lengths)
         for step in range(start, cfg.steps):
             # 1. sample and 2. reward, with --lag for a later step; rollout s is sampled with the weights of step s - lag
             if cfg.offload_optimizer:
-                distributed.move_state(optimizers, "cpu")
+                training.move_state(optimizers, "cpu")
             while len(queue) <= cfg.lag and step + len(queue) < cfg.steps:
                 queue.append(collect(here, step + len(queue)))
             batch = queue.popleft()
             if cfg.offload_optimizer:
-                distributed.move_state(optimizers, ranks.device)
+                training.move_state(optimizers, ranks.device)
             # 3. advantage, 4. update
             values = batch["stats"] | train_on(here, optimizers, batch, step)
             if sampler is not model:
-                distributed.copy_weights(model, sampler)
+                tensor_parallel.copy_weights(model, sampler)
             if cfg.ref_refresh and (step + 1) % cfg.ref_refresh == 0:
                 with torch.no_grad():
-                    for name, part in distributed.parts(model).items():
-                        distributed.parts(reference)[name].copy_(part)
+                    for name, part in sharding.parts(model).items():
+                        sharding.parts(reference)[name].copy_(part)
             last = step + 1 == cfg.steps
             if held_out and cfg.eval_every and ((step + 1) % cfg.eval_every == 0 or last):
                 values["held_out"] = held_out_accuracy(here, held_out)
@@ -529,9 +536,9 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
             for kind in found.keys() - warned:
                 say(f"warning: {found[kind]}", flush=True)
             warned = found.keys()
-            ends = bool(distributed.total(float(len(asked_to_end)), ranks))
+            ends = bool(processes.total(float(len(asked_to_end)), ranks))
             if not last and (ends or (step + 1) % cfg.save_every == 0):
-                sft.save_checkpoint(out, model, optimizers, step + 1, identity, changing, queue=list(queue), lengths=lengths)
+                checkpoints.save_checkpoint(out, model, optimizers, step + 1, identity, changing, queue=list(queue), lengths=lengths)
             if ends and not last:
                 say(f"SIGTERM: stopped after step {step + 1}; the same command continues")
                 raise SystemExit(143)
@@ -543,7 +550,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
         write_rows(out / "flops.jsonl", [{"phase": phase, **{unit: sum(h[f"{phase}_{unit}"] for h in history)
                                                              for unit in ("tokens", "flops")}}
                                          for phase in ("rollout", "train")])
-    sft.finish(cfg, model, tokenizer, identity, n_steps=cfg.steps)
+    training.finish(cfg, model, tokenizer, identity, n_steps=cfg.steps)
     return taken
 
 

@@ -16,16 +16,16 @@ from typing import NamedTuple
 
 import torch
 
-import distributed
 import generate
 import kernels
-import model as models
-import sft
+from engine import attention, dealing, packing, processes, sharding, training
+from engine import model as models
+from engine.decoder import Request, Sampling, decode
 from engine.format import Format
-from grading.rewards import NEED_ANSWER, names_of, parse_reward
 from engine.rows import BadInput
+from engine.sampling import random_key
+from grading.rewards import NEED_ANSWER, names_of, parse_reward
 from grading.sandbox import Failure, Workers
-from decoder import Request, Sampling, decode, random_key
 
 
 class Run(NamedTuple):
@@ -33,7 +33,7 @@ class Run(NamedTuple):
     cfg: object                          # grpo.Config
     model: torch.nn.Module               # the policy that is trained, under torchrun in shards
     sampler: torch.nn.Module             # the same policy to sample from: `model` itself, under torchrun a copy
-    ranks: distributed.Ranks             # those that share the sampler, and which prompts are theirs
+    ranks: processes.Ranks             # those that share the sampler, and which prompts are theirs
     reference: torch.nn.Module | None
     other: torch.nn.Module | None        # the sampler of --offpolicy-frac
     tokenizer: object
@@ -128,7 +128,7 @@ def judge(here, groups, reward):
 
 def share(here, values, shares):
     """Values of this rank's problems -> of all problems, in order, on every rank; collective. shares: as of deal_groups."""
-    parts = distributed.gather(values, here.ranks)
+    parts = processes.gather(values, here.ranks)
     found = {place: value for places, part in zip(shares, parts) for place, value in zip(places, part, strict=True)}
     return [found[place] for place in range(len(found))]
 
@@ -211,8 +211,8 @@ def pack_groups(sequences, masks, device):
     still sees whole sequences: Packed.blocks, which say where in the row each cell comes from, name shared tokens G times.
     The CUDA kernel of half precision wants contiguous sequences instead; on a GPU nothing is shared.
     """
-    batch = models.pack(sequences, masks, device)
-    packed, cell = models.Packed(batch.lengths, device), torch.arange(len(batch.ids))        # (T,) of the unshared row
+    batch = packing.pack(sequences, masks, device)
+    packed, cell = attention.Packed(batch.lengths, device), torch.arange(len(batch.ids))        # (T,) of the unshared row
     leader, begin, source = None, 0, cell.clone()
     for ids, mask in zip(sequences, masks):
         start = mask.index(True) if any(mask) else len(ids)
@@ -237,8 +237,8 @@ def pack_groups(sequences, masks, device):
 def token_values(model, sequences, masks, cfg, measure):
     """measure(model, hidden (N, D), target (N,)) -> (N,), for the trained tokens of all rows: a list per row. Collective if
     the model is in shards: each rank then computes its part of the rows."""
-    ranks, found = distributed.ranks_of(model), {}
-    for group in sft.deal([len(ids) for ids in sequences], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
+    ranks, found = sharding.ranks_of(model), {}
+    for group in dealing.deal([len(ids) for ids in sequences], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
         chosen = group or [0]                             # nothing left for this rank, but the others need its shards
         batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
 
@@ -246,10 +246,10 @@ def token_values(model, sequences, masks, cfg, measure):
             hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]
             return measure(model, hidden, batch.target)
 
-        with sft.autocast(cfg, ranks.mesh is not None):
-            values = distributed.compute(model, work).float().cpu().split([sum(masks[i]) for i in chosen])
+        with training.autocast(cfg, ranks.mesh is not None):
+            values = sharding.compute(model, work).float().cpu().split([sum(masks[i]) for i in chosen])
         found |= {i: value.tolist() for i, value in zip(group, values)}
-    found = {i: value for part in distributed.gather(list(found.items()), ranks) for i, value in part}
+    found = {i: value for part in processes.gather(list(found.items()), ranks) for i, value in part}
     return [found[i] for i in range(len(sequences))]
 
 

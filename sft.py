@@ -7,7 +7,7 @@ packing changes nothing but speed. The sum is divided by the count of the whole 
 gives the same gradient for any micro-batch size. Source: s1 (arXiv 2501.19393) §D for the text format, the mask and
 the defaults below; LIMO and UniReason are other values of the same flags.
 
-Under torchrun the weights are sharded over the processes (distributed.py), the rows of each step are dealt to them, and
+Under torchrun the weights are sharded over the processes (engine/sharding.py), the rows of each step are dealt to them, and
 loss and weights stay those of one process.
 
 Departs from s1 in: 1. packing (s1 pads rows to 32k tokens). 2. The token mean is over the step, not the mean of
@@ -28,12 +28,9 @@ computed) and training.json (the settings). A run that was killed continues from
 command, with any number of processes.
 """
 import bisect
-import heapq
 import itertools
 import json
 import math
-import resource
-import shutil
 import time
 from array import array
 from dataclasses import dataclass
@@ -44,15 +41,23 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-import distributed
-import model as models
-from engine import plan
-from engine import runlog
-from engine import settings
+from data.load import is_text, read_traces
+from engine import loading, packing, plan, processes, runlog, settings, sharding
+from engine import model as models
+from engine.checkpoints import save_checkpoint
+from engine.dealing import deal
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows, write_rows
-from data.load import is_text, read_traces
-from distributed import checkpoints, load_checkpoint, save_checkpoint
+from engine.training import (
+    autocast,
+    finish,
+    lr_at,
+    make_optimizers,
+    memory_gb,
+    peak_flops,
+    resume,
+    update,
+)
 
 
 @dataclass(frozen=True)
@@ -107,21 +112,6 @@ FREE = ("out", "save_every", "print_every", "plot", "bad_steps", "overwrite", "m
         "compile", "offload", "plan")
 
 
-def lr_at(step, n_steps, peak, warmup, schedule="cosine", hold=0.0, floor=0.0):
-    """Learning rate of step 0..n_steps-1: linear warm-up over ceil(warmup·n) steps from 0, then hold, then decay.
-
-    As in transformers' schedules, step s of the decay over m steps has progress s/m, so that the value 0 belongs
-    to step n_steps itself, which is never taken.
-    """
-    n_warm = math.ceil(warmup * n_steps)
-    if step < n_warm:
-        return peak * step / n_warm
-    n_held = max(n_warm, round(hold * n_steps))
-    progress = max(0, step - n_held) / max(1, n_steps - n_held)
-    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
-    return peak * (floor + (1 - floor) * shape)
-
-
 def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed, order=None):
     """Row indices of every optimizer step of the whole run, from the seed alone: resuming needs only a step number.
 
@@ -133,7 +123,7 @@ def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed, order=None):
     for _ in range(epochs):
         rows = order or torch.randperm(len(lengths), generator=generator).tolist()
         if batch_tokens and order is None:
-            packs = models.fill_bins([lengths[i] for i in rows], batch_tokens)
+            packs = packing.fill_bins([lengths[i] for i in rows], batch_tokens)
             steps += [[rows[j] for j in packs[k]] for k in torch.randperm(len(packs), generator=generator).tolist()]
             continue
         step, tokens = [], 0
@@ -146,26 +136,6 @@ def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed, order=None):
             tokens += lengths[i]
         steps.append(step)
     return steps
-
-
-def deal(lengths, capacity, n_ranks):
-    """The micro-batches of one step for each rank: lists of indices, equally many per rank (some may be empty).
-
-    Several ranks wait for the slowest, so their micro-batches are filled evenly: the longest row goes to the emptiest.
-    """
-    bins = models.fill_bins(lengths, capacity)
-    n_each = -(-len(bins) // n_ranks)
-    while n_ranks > 1:
-        bins = [[] for _ in range(n_each * n_ranks)]
-        loads = [(0, place) for place in range(len(bins))]
-        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            load, place = heapq.heappop(loads)
-            bins[place].append(i)
-            heapq.heappush(loads, (load + lengths[i], place))
-        if all(len(b) <= 1 or sum(lengths[i] for i in b) <= capacity for b in bins):
-            break
-        n_each += 1
-    return [bins[rank::n_ranks] for rank in range(n_ranks)]
 
 
 def encode(rows, tokenizer, cfg, context):
@@ -200,147 +170,20 @@ def encode(rows, tokenizer, cfg, context):
     return examples, counts
 
 
-def make_optimizers(model, lr, betas, weight_decay, muon_lr=0.0, adam_dtype="fp32"):
-    """AdamW with weight decay on matrices only; with muon_lr, Muon for the hidden matrices. `update` sets the rates."""
-    embeddings = {id(model.get_output_embeddings().weight), id(model.get_input_embeddings().weight)}
-    parts = distributed.parts(model)                         # of a sharded model this rank's part of each weight
-    hidden = {name for name, p in model.named_parameters() if p.ndim == 2 and id(p) not in embeddings}
-    matrices = [part for name, part in parts.items() if part.requires_grad and name in hidden]
-    others = [part for name, part in parts.items() if part.requires_grad and name not in hidden]
-    groups = [{"params": others, "weight_decay": 0.0}]
-    optimizers = []
-    if muon_lr:
-        optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay))
-    else:
-        groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
-    # On a GPU one kernel does the step: the other way there makes a copy of all weights on its way.
-    options = {} if adam_dtype == "bf16" else {"fused": others[0].is_cuda or None}
-    optimizers.append((AdamWBf16 if adam_dtype == "bf16" else torch.optim.AdamW)(groups, lr=lr, betas=betas, **options))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers
-
-
-class AdamWBf16(torch.optim.Optimizer):
-    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101, Algorithm 2) with both moments in bfloat16, as DeepSeek-V3 keeps
-    them (arXiv 2412.19437, §3.3.3). bfloat16 moves in steps of 1/256: beta2 past 0.99 would round small changes away."""
-
-    def __init__(self, groups, lr, betas, eps=1e-8):
-        super().__init__(groups, dict(lr=lr, betas=betas, eps=eps, weight_decay=0.0))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            lr, (beta1, beta2), eps = group["lr"], group["betas"], group["eps"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p, dtype=torch.bfloat16),
-                              "exp_avg_sq": torch.zeros_like(p, dtype=torch.bfloat16)}
-                state["step"] += 1
-                mean = state["exp_avg"].float().lerp_(p.grad, 1 - beta1)
-                square = state["exp_avg_sq"].float().lerp_(p.grad.square(), 1 - beta2)
-                state["exp_avg"].copy_(mean)
-                state["exp_avg_sq"].copy_(square)
-                n = state["step"].item()
-                p.mul_(1 - lr * group["weight_decay"])
-                p.addcdiv_(mean, (square / (1 - beta2**n)).sqrt_().add_(eps), value=-lr / (1 - beta1**n))
-
-
-def update(model, optimizers, clip, scale):
-    """Clip the gradient norm, take one step at `scale` times each group's peak rate, clear the gradients.
-
-    Returns the norm before clipping. A gradient that is not finite is not applied; nor is any when `scale` is NaN.
-    """
-    norm = distributed.clip_gradients(model, clip)
-    if math.isfinite(norm) and not math.isnan(scale):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * scale
-            optimizer.step()
-    for holder in (model, *optimizers):
-        holder.zero_grad(set_to_none=True)
-    return norm
-
-
-def autocast(cfg, sharded=False):
-    """Matrix products in bfloat16; shards are gathered as such anyway."""
-    return torch.autocast(torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.dtype == "bf16" and not sharded)
-
-
 # ---------------------------------------------------------------- the run
 
 def easy_first(model, examples, cfg, ranks):
     """Rows by the mean log-probability that the model gives to their trained tokens, highest first."""
     sums, counts = [0.0] * len(examples), [max(1, sum(trained[1:])) for _, trained in examples]
     for group in deal([len(ids) for ids, _ in examples], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
-        batch = models.pack(*zip(*(examples[i] for i in group or [0])), device=ranks.device)
+        batch = packing.pack(*zip(*(examples[i] for i in group or [0])), device=ranks.device)
         with torch.no_grad(), autocast(cfg, ranks.mesh is not None):
-            logp = distributed.score(model, batch)
+            logp = sharding.score(model, batch)
         of_row = torch.zeros(len(batch.lengths), device=logp.device).index_add(0, batch.row, logp)
         for i, value in zip(group, of_row.tolist()):
             sums[i] = value
-    sums = distributed.total(sums, ranks)
+    sums = processes.total(sums, ranks)
     return sorted(range(len(examples)), key=lambda i: -sums[i] / counts[i])
-
-
-def resume(cfg, identity, model, optimizers, reference=None):
-    """Find out where a run stands -> its last saved step, 0 for a new run, None when it is complete.
-
-    Raises BadInput when --out holds another run, unless --overwrite, which removes that run.
-    """
-    out, ranks = Path(cfg.out), distributed.ranks_of(model)
-    saved, done = checkpoints(out), out / "training.json"
-    theirs = None
-    if done.is_file():
-        theirs = json.loads(done.read_text())["identity"]
-    elif saved:
-        step, theirs, _ = distributed.read_state(saved[0])
-    if theirs is not None and theirs != identity:
-        if not cfg.overwrite:
-            raise BadInput(f"--out {out} holds another run ({runlog.difference(identity, theirs)}); "
-                           "choose another --out, or --overwrite to replace it")
-        if any(Path(path).resolve().is_relative_to(out.resolve()) for path in (cfg.model, cfg.data)):
-            raise BadInput(f"--overwrite would delete --model or --data, which lie in --out {out}")
-        distributed.barrier(ranks)                           # all have seen what is about to go
-        if ranks.leads:
-            shutil.rmtree(out)
-        distributed.barrier(ranks)
-        theirs = None
-    if theirs is None:
-        return 0
-    say = print if ranks.leads else (lambda line: None)
-    if done.is_file():
-        say(f"{out}: this run is complete")
-        return None
-    load_checkpoint(saved[0], model, optimizers, reference)
-    say(f"{out}: continuing after step {step}")
-    return step
-
-
-def finish(cfg, model, tokenizer, identity, **totals):
-    """Save the model directory; training.json, written last, marks the run complete. The checkpoint goes."""
-    distributed.save(model, tokenizer, cfg.out)
-    if distributed.ranks_of(model).leads:
-        runlog.save_config(cfg, Path(cfg.out) / "training.json", identity=identity, **totals)
-        for path in checkpoints(cfg.out):
-            shutil.rmtree(path)
-
-
-def memory_gb(device):
-    """The most that this process has held so far, on a GPU there, in units of 10^9 bytes."""
-    if torch.device(device).type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)             # Linux counts in KiB
-
-
-def peak_flops(device):
-    """Floating-point operations per second that the maker of a GPU states for bfloat16, or None."""
-    name = torch.cuda.get_device_name(device).replace(" ", "") if torch.device(device).type == "cuda" else ""
-    return next((1e12 * gpu[1] for kind, gpu in plan.GPUS.items() if kind.split("-")[0] in name), None)
 
 
 def main(cfg):
@@ -348,8 +191,8 @@ def main(cfg):
     settings.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
                        "bad_steps", "tp")
     if cfg.plan:
-        return plan.of_rows(cfg, encode(read_traces(cfg.data), models.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])
-    ranks = distributed.join(cfg.device, cfg.tp, shards=True)
+        return plan.of_rows(cfg, encode(read_traces(cfg.data), loading.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])
+    ranks = processes.join(cfg.device, cfg.tp, shards=True)
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")
     if ranks.mesh is None and cfg.offload:
@@ -370,7 +213,7 @@ def main(cfg):
 def train(cfg, ranks, rows, budget, identity, asked_to_end):
     """The run itself; see main. budget: floating-point operations; asked_to_end: filled by SIGTERM."""
     say = print if ranks.leads else (lambda line: None)
-    model, tokenizer = distributed.load(cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute, cfg.compile)
+    model, tokenizer = sharding.load(cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute, cfg.compile)
     model.requires_grad_(True)
     optimizers = make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, cfg.muon_lr, cfg.adam_dtype)
     start = resume(cfg, identity, model, optimizers)
@@ -406,15 +249,15 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
             chosen = [(ids + ids[-1:] * (longest - len(ids)), trained.ljust(longest, b"\0")) for ids, trained in chosen]
         loss = 0.0
         for group in deal([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
-            batch = models.pack(*zip(*(chosen[i] for i in group or [shortest])), device=ranks.device)
+            batch = packing.pack(*zip(*(chosen[i] for i in group or [shortest])), device=ranks.device)
             with autocast(cfg, ranks.mesh is not None):
-                logp = distributed.score(model, batch)                       # (N,)
+                logp = sharding.score(model, batch)                       # (N,)
             part = -logp.sum() / n_trained
             if not group:
                 part = part * 0                              # nothing left for this rank, but the others need its shards
             (part * ranks.n).backward()                      # FSDP takes the mean over ranks
             loss += part.item()
-        loss = distributed.total(loss, ranks)
+        loss = processes.total(loss, ranks)
         scale = lr_at(number, len(steps), 1.0, cfg.warmup, cfg.schedule, cfg.hold, cfg.lr_floor)
         norm = update(model, optimizers, cfg.clip, scale if math.isfinite(loss) else math.nan)
         seconds = time.perf_counter() - began
@@ -436,7 +279,7 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
                                       for ids, trained in chosen])
             raise BadInput(f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
                            f"are in {bad_step}")
-        n_asked = distributed.total(len(asked_to_end), ranks)            # so that all ranks end after the same step
+        n_asked = processes.total(len(asked_to_end), ranks)            # so that all ranks end after the same step
         if number + 1 == len(steps):
             break
         if n_asked or (number + 1) % cfg.save_every == 0:

@@ -11,10 +11,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from grading.answers import answer_of, grade
+from curation.rewrite import domain_by_keywords, domain_of_reply, without_hint
 from curation.similarity import Seen, digest, normalised
 from engine.rows import BadInput, parse_row
-from curation.rewrite import domain_by_keywords, domain_of_reply, without_hint
+from grading.answers import answer_of, grade
 
 BENCHMARKS = {name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])") for name, pattern in
               (("GPQA", "(?i:gpqa)"), ("AIME", "(?i:aime)"), ("MATH", "MATH|(?i:openaimath)"), ("GSM8K", "(?i:gsm8k)"))}

@@ -4,8 +4,8 @@ import string
 from fractions import Fraction
 from functools import lru_cache
 
-from grading.answers import answer_of, grade
 from engine.format import FORMATS
+from grading.answers import answer_of, grade
 
 DELIMITERS = sorted({text.strip() for f in FORMATS.values() for text in (f.open, f.end) if text})
 PUNCTUATION = string.punctuation + "…“”‘’–—"

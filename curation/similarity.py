@@ -20,8 +20,8 @@ from collections import Counter
 from math import sqrt
 from operator import mul
 
-from grading.answers import parse
 from engine.rows import BadInput
+from grading.answers import parse
 
 LAYERS = {"exact": None, "ngram": 8, "minhash": 0.6, "masked": 0.7, "answer": 0.4, "embedding": 0.9}   # and their limits
 N_HASHES, PRIME = 128, (1 << 61) - 1

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine import runlog
-from engine import settings
-from grading.answers import extract_answer, grade
+from engine import runlog, settings
 from engine.rows import BadInput, read_rows, write_rows
+from grading.answers import extract_answer, grade
 
 
 @dataclass(frozen=True)

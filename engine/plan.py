@@ -4,7 +4,7 @@
     python -m engine.plan --model qwen2.5-7b --gpus 1xH200-141GB --recompute    fine-tuning by sft.py
     python -m engine.plan --stage grpo --model qwen2.5-7b --gpus 1xH100-80GB --offload
 
-Needs no GPU and no weights. One micro-batch goes through model.py forward and backward at full width over fake tensors,
+Needs no GPU and no weights. One micro-batch goes through engine/model.py forward and backward at full width over fake tensors,
 which have shapes but no numbers, with 2 and with 4 layers; what is alive at most, beyond weights and gradients, while the
 head, the first layer that goes backward and the last one compute is continued in a straight line to all layers. To that
 arithmetic adds, for P parameters on W GPUs:
@@ -36,8 +36,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
-import model as models
-from engine import settings
+from engine import attention, loading, packing, settings
+from engine import model as models
 from engine.published import GPUS, RUNS, SHAPES
 from engine.rows import BadInput
 from kernels import reference
@@ -88,7 +88,7 @@ CONTEXT, FRAGMENTS = 1.0, 0.06           # GiB of CUDA and NCCL, share of the te
 def model_config(name):
     """A shape's name (or a hub name that ends in one) or a directory -> transformers' config. Raises BadInput."""
     if (Path(name) / "config.json").is_file():
-        with models.refusing(name):
+        with loading.refusing(name):
             return AutoConfig.from_pretrained(name)
     short = re.sub(r"-(instruct|base|math)$", "", name.lower().rpartition("/")[2])
     if short not in SHAPES:
@@ -196,7 +196,7 @@ class LikeLinear:
 def attention_on_gpu(module, query, key, value, attention_mask, scaling=None, sequences=None, sliding_window=None, **_):
     """model.attention's branch for a GPU, whatever the device: fake tensors are on the CPU."""
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    return models._flash_within(query, key, value, sequences, scaling, sliding_window)[None], None
+    return attention._flash_within(query, key, value, sequences, scaling, sliding_window)[None], None
 
 
 @functools.lru_cache(maxsize=64)
@@ -204,7 +204,7 @@ def _peaks(config_json, family, n_layers, lengths, dtype, shards, recompute, on_
     from torch._subclasses.fake_tensor import FakeTensorMode
     AttentionInterface.register("planned", attention_on_gpu)
     config = with_layers(AutoConfig.for_model(family, **json.loads(config_json)), n_layers)
-    batch, packed = models.pack([[0] * n for n in lengths]), models.Packed(lengths, "cpu")
+    batch, packed = packing.pack([[0] * n for n in lengths]), attention.Packed(lengths, "cpu")
     half = dtype == "bf16"
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if half and shards else torch.float32,

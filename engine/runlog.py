@@ -9,7 +9,9 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+
 from tqdm import tqdm
+
 from engine.rows import BadInput, read_rows
 
 

@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from pathlib import Path
+
 from engine.rows import BadInput
 
 

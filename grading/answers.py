@@ -14,10 +14,17 @@ from fractions import Fraction
 from functools import lru_cache
 
 from engine.format import FORMATS
-from grading.formulas import LETTERS, LONGEST_FORMULA, LOOKALIKES, SUBSCRIPT, Expression, check_expression, expression_value
+from grading.formulas import (
+    LETTERS,
+    LONGEST_FORMULA,
+    LOOKALIKES,
+    SUBSCRIPT,
+    Expression,
+    check_expression,
+    expression_value,
+)
 from grading.ifeval import follows
 from grading.symbolic import equal
-
 
 # ---- Which part of a text is the answer? ------------------------------------------------------------------------
 

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine import settings
-from grading.answers import answer_of, canonical, grade
 from engine.format import FORMATS, Format
 from engine.rows import BadInput, read_rows, write_rows
+from grading.answers import answer_of, canonical, grade
 
 
 @dataclass(frozen=True)

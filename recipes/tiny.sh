@@ -16,7 +16,7 @@ elif [ $# -gt 0 ]; then echo "tiny.sh: unknown arguments: $* (only --seeds N)" >
 
 out=out/tiny
 mkdir -p "$out"
-if [ -f "$out/started" ] && [ -n "$(find ./*.py kernels data recipes/tiny* -newer "$out/started" -type f -not -name '*.pyc' -print -quit)" ]; then
+if [ -f "$out/started" ] && [ -n "$(find ./*.py engine kernels grading curation report data recipes/tiny* -newer "$out/started" -type f -not -name '*.pyc' -print -quit)" ]; then
   echo "the sources changed since the last run: starting over"
   rm -rf "$out"; mkdir -p "$out"
 fi

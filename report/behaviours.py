@@ -22,8 +22,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from engine import settings
-from grading.answers import answer_of, canonical, grade
 from engine.rows import BadInput, read_rows, write_rows
+from grading.answers import answer_of, canonical, grade
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,10 @@ from typing import NamedTuple
 
 import evaluate
 from engine import runlog
-from report import behaviours
-from report import figures
-from report.figures import BASE_COLOUR, COLOURS, INK
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
+from report import behaviours, figures
+from report.figures import BASE_COLOUR, COLOURS, INK
 
 VIEWED_TOKENS = 800                      # of a transcript in the report
 MARGIN = 5                               # points; a difference whose interval lies within ± this counts as "the same"

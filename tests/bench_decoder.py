@@ -18,14 +18,19 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import (AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, StoppingCriteria,
-                          StoppingCriteriaList)
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import settings  # noqa: E402
+from engine.decoder import Request, Sampling, decode  # noqa: E402
 from engine.format import FORMATS  # noqa: E402
-from decoder import Request, Sampling, decode  # noqa: E402
 from engine.modules import quicken  # noqa: E402
 
 V = 4096

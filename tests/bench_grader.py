@@ -15,9 +15,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from grading import symbolic  # noqa: E402
-from grading.answers import LONGEST_ANSWER, answer_of, canonical, check_expression, extract_answer, grade, is_correct, overlap, parse  # noqa: E402
 from engine.rows import read_rows  # noqa: E402
+from grading import symbolic  # noqa: E402
+from grading.answers import (  # noqa: E402
+    LONGEST_ANSWER,
+    answer_of,
+    canonical,
+    check_expression,
+    extract_answer,
+    grade,
+    is_correct,
+    overlap,
+    parse,
+)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "math"
 PIECES = r"""\frac { } ( ) [ ] \{ \} ^ _ ' \sqrt 1 9 0 7 . , ; - + * / x e i n \pi \text{ % ! = \pm \boxed{ \\ & \cup $ <

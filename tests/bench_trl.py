@@ -31,6 +31,7 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import sft
 from engine import settings  # noqa: E402
 
 PINNED = ("torch==2.13.0", "transformers==5.23.0", "trl==1.16.0", "matplotlib")
@@ -154,7 +155,6 @@ def sft_rows(n, seed=0):
 
 
 def our_sft(cfg, model, data, out):
-    import sft
     shutil.rmtree(out, ignore_errors=True)
     clock, restore = our_clock(sft)
     sft.main(sft.Config(model=model, data=data, out=out, format="plain", epochs=1, batch_tokens=cfg.tokens, lr=1e-4,
@@ -188,9 +188,9 @@ def their_sft(cfg, model, examples, packing, rows_at_once, n_batch, strategy="bf
 
 
 def compare_sft(cfg, model):
-    import sft
-    from engine.rows import write_rows
     from transformers import AutoTokenizer
+
+    from engine.rows import write_rows
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = sft_rows(1000)
     mean = statistics.fmean(len(sft.FORMATS["plain"].training_ids(tokenizer, r)[0]) for r in rows)

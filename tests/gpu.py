@@ -42,17 +42,22 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import decoder  # noqa: E402
-import distributed  # noqa: E402
 import grpo  # noqa: E402
 import kernels  # noqa: E402
-import model as models  # noqa: E402
-from engine import modules  # noqa: E402
-from engine import plan  # noqa: E402
 import rollouts  # noqa: E402
-import sft  # noqa: E402
 from data import tiny  # noqa: E402
-from engine import settings  # noqa: E402
+from engine import (
+    checkpoints,  # noqa: E402
+    decoder,  # noqa: E402
+    kv_cache,  # noqa: E402
+    modules,  # noqa: E402
+    packing,  # noqa: E402
+    plan,  # noqa: E402
+    processes,  # noqa: E402
+    settings,  # noqa: E402
+    training,  # noqa: E402
+)
+from engine import model as models  # noqa: E402
 from engine.format import FORMATS  # noqa: E402
 from engine.rows import BadInput  # noqa: E402
 from kernels import bench, reference  # noqa: E402
@@ -130,7 +135,7 @@ def step_bytes(model, dtype, n, cells):
 
 def mfu_of(cfg, rate):
     """Floating-point operations per second -> the figure in words, and as a share of the data sheet's."""
-    peak = sft.peak_flops(cfg.device)
+    peak = training.peak_flops(cfg.device)
     return (f"{rate / 1e12:.1f} TFLOP/s" + (f", MFU {rate / peak:.1%}" if peak else "")), rate / peak if peak else None
 
 
@@ -160,10 +165,10 @@ def check_attention(cfg):
     fast = make("tiny", device, torch.bfloat16)
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randint(0, 512, (n,), generator=generator).tolist() for n in (5, 200, 1, 77)]
-    wanted, found = (models.score(m, models.pack(rows, device=device)).logp.float() for m in (exact, fast))
+    wanted, found = (models.score(m, packing.pack(rows, device=device)).logp.float() for m in (exact, fast))
     other = [rows[0], rows[1][:100] + [7] * 100, *rows[2:]]
-    changed = models.score(fast, models.pack(other, device=device)).logp.float()
-    inside = (models.pack(rows).row != 1).to(device)
+    changed = models.score(fast, packing.pack(other, device=device)).logp.float()
+    inside = (packing.pack(rows).row != 1).to(device)
     error, leak = (wanted - found).abs().max().item(), (found - changed)[inside].abs().max().item()
     report(cfg, f"packed bf16 against fp32: largest log-prob error {error:.4f} (want < 0.1); "
                 f"leak into other sequences {leak:.1e} (want 0)", section="checks", error=error, leak=leak)
@@ -241,15 +246,15 @@ def check_optimizer(cfg):
     """Two steps of AdamW, and the second again from a checkpoint of the first; on a GPU one kernel does them."""
     def after_second(folder=None):
         model = make("tiny", cfg.device, torch.float32).requires_grad_(True)
-        optimizers = sft.make_optimizers(model, 1e-3, (0.9, 0.95), 0.1)
+        optimizers = training.make_optimizers(model, 1e-3, (0.9, 0.95), 0.1)
         if folder:
-            sft.load_checkpoint(f"{folder}/checkpoint-1", model, optimizers)
+            checkpoints.load_checkpoint(f"{folder}/checkpoint-1", model, optimizers)
         for step in range(1 if folder else 0, 2):
             for i, p in enumerate(model.parameters()):
                 p.grad = torch.cos(torch.arange(p.numel(), device=cfg.device) + i + step).view_as(p)
-            sft.update(model, optimizers, 1e9, 1.0)
+            training.update(model, optimizers, 1e9, 1.0)
             if step == 0:
-                sft.save_checkpoint(place, model, optimizers, 1, {})
+                checkpoints.save_checkpoint(place, model, optimizers, 1, {})
         return model, optimizers[0].defaults["fused"]
 
     with tempfile.TemporaryDirectory() as place:
@@ -344,7 +349,7 @@ def bench_sft(cfg, shape):
         way = f"sft {shape} {sum(lengths)} packed tokens, Adam {adam}" + ", recomputing" * recompute
         figures = {"section": "sft", "shape": shape, "tokens": sum(lengths), "adam": adam, "recompute": recompute,
                    "compile": cfg.compile, "planned_gib": planned / plan.GIB}
-        free = models.free_memory(torch.device(cfg.device))
+        free = kv_cache.free_memory(torch.device(cfg.device))
         if planned * (1 + plan.FRAGMENTS) > free:
             report(cfg, f"{way}: planned {planned / plan.GIB:.1f} GiB, free {free / plan.GIB:.1f}: not tried", **figures)
             continue
@@ -363,20 +368,20 @@ def fine_tune(cfg, shape, lengths, way, figures):
         layer.forward = functools.partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
     for layer in models.layers(model) if cfg.compile else ():
         layer.compile(dynamic=True)
-    optimizers = sft.make_optimizers(model, 1e-5, (0.9, 0.95), 0.0, adam_dtype=figures["adam"])
-    batch = models.pack([[(3 * i + j) % 500 for j in range(n)] for i, n in enumerate(lengths)], device=cfg.device)
+    optimizers = training.make_optimizers(model, 1e-5, (0.9, 0.95), 0.0, adam_dtype=figures["adam"])
+    batch = packing.pack([[(3 * i + j) % 500 for j in range(n)] for i, n in enumerate(lengths)], device=cfg.device)
     if cfg.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     times = []
     for _ in range(4):
         wait(cfg.device)
         began = time.perf_counter()
-        with sft.autocast(cfg):
+        with training.autocast(cfg):
             loss = -models.score(model, batch).logp.mean()
         loss.backward()
         wait(cfg.device)
         middle = time.perf_counter()
-        sft.update(model, optimizers, 1.0, 1.0)
+        training.update(model, optimizers, 1.0, 1.0)
         wait(cfg.device)
         times.append((middle - began, time.perf_counter() - middle))
     passes, update = (statistics.median(part) for part in zip(*times[1:]))
@@ -399,9 +404,9 @@ def bench_grpo(cfg, shape):
                            device=cfg.device, dtype=cfg.dtype)
     problems = [{"id": i, "question": " ".join(tiny.VOCABULARY[7 + (i + j) % 140] for j in range(cfg.prompt_tokens - 2))}
                 for i in range(n)]
-    here = rollouts.Run(settings, model, model, distributed.Ranks(cfg.device), None, None, tokenizer, FORMATS["plain"], None,
+    here = rollouts.Run(settings, model, model, processes.Ranks(cfg.device), None, None, tokenizer, FORMATS["plain"], None,
                         problems, {})
-    optimizers = sft.make_optimizers(model, 1e-6, (0.9, 0.95), 0.0)
+    optimizers = training.make_optimizers(model, 1e-6, (0.9, 0.95), 0.0)
     for number in range(2):
         times = [time.perf_counter()]
 

@@ -11,17 +11,40 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import analyze
-import model as models
-from analyze import (Config, Side, Tally, clustered, kl_estimator, log_ratio, main, most_shifted, pca_shift, pca_shift_masked,
-                     pooled_layers, rank_shifts, summarise, token_numbers)
+from analyze import (
+    Config,
+    Side,
+    Tally,
+    clustered,
+    kl_estimator,
+    log_ratio,
+    main,
+    most_shifted,
+    pca_shift,
+    pca_shift_masked,
+    pooled_layers,
+    rank_shifts,
+    summarise,
+    token_numbers,
+)
 from data import tiny
-from engine import runlog
-from report import behaviours
-from report import weights
+from engine import attention, loading, packing, runlog
+from engine import model as models
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows, write_rows
 from kernels import reference
-from report.page import Run, choose_pairs, choose_waits, completions_of, contrasts, judge, paired, read_runs, settle
+from report import behaviours, weights
+from report.page import (
+    Run,
+    choose_pairs,
+    choose_waits,
+    completions_of,
+    contrasts,
+    judge,
+    paired,
+    read_runs,
+    settle,
+)
 
 HOSTILE = "</script><img src=x onerror=1>"
 
@@ -111,7 +134,7 @@ def test_pca_shift_cancels_and_its_repair_does_not():
 
 def brute_force(place, pairs):
     """What measure gives, from whole logits of transformers' own forward pass in float64, one text at a time."""
-    plain = {name: models.load(place / name)[0].double() for name in ("base", "tuned")}
+    plain = {name: loading.load(place / name)[0].double() for name in ("base", "tuned")}
     for model in plain.values():
         model.set_attn_implementation("sdpa")
     for prompt, ids in pairs:
@@ -131,7 +154,7 @@ def brute_force(place, pairs):
 def test_measure_against_float64(place):
     """KL in both directions, log-probability, rank and entropy: to 1e-6 with --dtype fp64, to rounding in float32."""
     for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 2e-5)):
-        base, tuned = (models.load(place / name, dtype=dtype)[0] for name in ("base", "tuned"))
+        base, tuned = (loading.load(place / name, dtype=dtype)[0] for name in ("base", "tuned"))
         found = measure(base, tuned, examples(), micro_batch_tokens=20)
         for values, true in zip(found, brute_force(place, examples()), strict=True):
             assert set(values) == set(true)
@@ -163,7 +186,7 @@ def test_token_numbers_in_chunks(monkeypatch):
 
 def test_measure_for_any_batch(place):
     """The micro-batch changes nothing but rounding, and the order of the answers is that of the questions."""
-    base, tuned = (models.load(place / name)[0] for name in ("base", "tuned"))
+    base, tuned = (loading.load(place / name)[0] for name in ("base", "tuned"))
     small, large = (measure(base, tuned, examples(), size) for size in (1, 10_000))
     for (_, ids), a, b in zip(examples(), small, large, strict=True):
         assert all(len(value) == len(ids) for value in a.values())
@@ -173,7 +196,7 @@ def test_measure_for_any_batch(place):
 
 def test_a_model_against_itself(place):
     """Exactly no KL and no shift."""
-    model = models.load(place / "base")[0]
+    model = loading.load(place / "base")[0]
     for values in measure(model, model, examples()):
         assert not values["kl_forward"].any() and not values["kl_reverse"].any()
         assert torch.equal(values["rank_base"], values["rank_tuned"])
@@ -181,13 +204,13 @@ def test_a_model_against_itself(place):
 
 def test_pooled_layers(place):
     """Without pads: the mean of the packed states. With pads: something else, unless no text is padded."""
-    model, tokenizer = models.load(place / "base")
+    model, tokenizer = loading.load(place / "base")
     texts = ["make 20 from 7 5 8", "copy n q", "sort 15 2 21  2 15 21"]
     padded, masked = pooled_layers(model, tokenizer, texts)
     small = pooled_layers(model, tokenizer, texts, micro_batch_tokens=1)
     for i, text in enumerate(texts):
-        batch = models.pack([tokenizer.encode(text)])
-        states = models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, "cpu"), all_layers=True)
+        batch = packing.pack([tokenizer.encode(text)])
+        states = models.hidden_states(model, batch.ids, batch.positions, attention.Packed(batch.lengths, "cpu"), all_layers=True)
         for layer, state in enumerate(states):
             torch.testing.assert_close(masked[layer][i], state.mean(0), atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(small[0][layer][i], padded[layer][i], atol=1e-5, rtol=1e-4)
@@ -414,7 +437,7 @@ def test_a_judge_through_files(tmp_path):
 def test_streamed_and_resumed(place, tmp_path):
     """States of one pass through shards, one model at a time: the same numbers. What is there is not computed again, a killed
     pass continues, and shards whose numbers are known are gone."""
-    base, tuned = (models.load(place / name)[0] for name in ("base", "tuned"))
+    base, tuned = (loading.load(place / name)[0] for name in ("base", "tuned"))
     true, b, t = measure(base, tuned, examples(), 20), Side.of(base), Side.of(tuned)
     analyze.store(b, examples(), 20, tmp_path, "base")
     n_shards = len(list(tmp_path.glob("states-*.safetensors")))
@@ -444,10 +467,10 @@ def test_streamed_and_resumed(place, tmp_path):
 
 def test_likely_tokens(place):
     """With top: the base's three likeliest tokens at each position, as softmax of its logits gives them."""
-    base, tuned = (models.load(place / name)[0] for name in ("base", "tuned"))
+    base, tuned = (loading.load(place / name)[0] for name in ("base", "tuned"))
     for (prompt, ids), values in zip(examples(2), measure(base, tuned, examples(2), top=3), strict=True):
-        batch = models.pack([prompt + ids])
-        hidden = models.hidden_states(base, batch.ids, batch.positions, models.Packed(batch.lengths, "cpu"))
+        batch = packing.pack([prompt + ids])
+        hidden = models.hidden_states(base, batch.ids, batch.positions, attention.Packed(batch.lengths, "cpu"))
         p, at = models.next_token_logits(base, hidden).softmax(1)[len(prompt) - 1:-1].topk(3)
         assert torch.equal(values["likely_ids"].long(), at)
         torch.testing.assert_close(values["likely_p"], p.double(), atol=1e-6, rtol=1e-5)
@@ -625,8 +648,8 @@ def test_main(analysed):
 
 def test_injected_and_first_tokens_are_not_counted(place):
     """One "wait" each was injected: one token fewer; --skip-first: one more."""
-    base, tokenizer = models.load(place / "base")
-    tuned, rows, counts = models.load(place / "tuned")[0], completions("tuned", 1), []
+    base, tokenizer = loading.load(place / "base")
+    tuned, rows, counts = loading.load(place / "tuned")[0], completions("tuned", 1), []
     for skip in (False, True):
         cfg = Config(base="", out="", skip_first=skip)
         job = analyze.job_of(cfg, tokenizer, "tuned", (rows, 0, FORMATS["think"]), len(tokenizer), [])
@@ -662,7 +685,7 @@ def test_hostile_text_is_escaped(analysed):
 
 def test_streamed_as_a_whole(place, analysed, monkeypatch):
     """--stream gives the numbers of two models side by side, never holding two; --kl published shows the estimate."""
-    alive, load, most = [], models.load, []
+    alive, load, most = [], loading.load, []
     import gc
     import weakref
 
@@ -673,7 +696,7 @@ def test_streamed_as_a_whole(place, analysed, monkeypatch):
         most.append(sum(ref() is not None for ref in alive))
         return model, tokenizer
 
-    monkeypatch.setattr(models, "load", watched)
+    monkeypatch.setattr(loading, "load", watched)
     monkeypatch.setattr(analyze, "draw", lambda *_: {})
     cfg = Config(base=str(place / "base"), tuned=(str(place / "tuned"), str(place / "other")), out=str(place / "streamed"),
                  data=(str(place / "runs" / "tuned.jsonl"), str(place / "runs" / "other.jsonl")), stream=True, kl="published",

@@ -13,11 +13,8 @@ from pathlib import Path
 import pytest
 
 import curate
+from curation import pool, quality, rewrite, similarity
 from engine import settings
-from curation import similarity
-from curation import pool
-from curation import quality
-from curation import rewrite
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
 

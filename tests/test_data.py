@@ -17,11 +17,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-import model as models
 import sft
 from data import tiny
-from engine import runlog
-from engine import settings
+from engine import loading, packing, runlog, settings
+from engine import model as models
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows, write_rows
 
@@ -745,7 +744,7 @@ def test_shipped_base_model(words):
     its reading cost below 0.5 nats a token (measured: 0.20) where an untrained model has ln 149 = 5.0."""
     directory = ROOT / "data" / "tiny_base"
     assert sum(file.stat().st_size for file in directory.iterdir()) < 4e6
-    model, tokenizer = models.load(str(directory))
+    model, tokenizer = loading.load(str(directory))
     assert tokenizer.get_vocab() == words.get_vocab() and tokenizer.chat_template == words.chat_template
     assert tokenizer.eos_token_id == model.config.eos_token_id == words.eos_token_id
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in tiny.untrained_model(0).parameters())
@@ -757,7 +756,7 @@ def test_shipped_base_model(words):
         model.set_attn_implementation("packed")
         examples = [FORMATS["think"].training_ids(tokenizer, row) for row in tiny.pretraining_rows(60, 12345)]
         with torch.no_grad():
-            nll.append(-models.score(model, models.pack(*zip(*examples))).logp.mean().item())
+            nll.append(-models.score(model, packing.pack(*zip(*examples))).logp.mean().item())
     assert nll[0] < 0.5 and abs(nll[1] - math.log(149)) < 0.2
 
 

@@ -1,4 +1,4 @@
-"""decoder.py: the numbers that decide a token by hand, transformers' own decoder and a decoder without a cache as
+"""engine/decoder.py: the numbers that decide a token by hand, transformers' own decoder and a decoder without a cache as
 oracles, budget forcing by script."""
 import contextlib
 import functools
@@ -11,17 +11,24 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config,
-                          Qwen3Config)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
-import decoder
 import generate
 import kernels
-import model as models
 from data import tiny
+from engine import attention, decoder, kv_cache, loading, packing, sampling
+from engine import model as models
+from engine.decoder import Request, Sampling, decode
 from engine.format import FORMATS
 from engine.rows import BadInput
-from decoder import Request, Sampling, choose, decode, first_max, keep_likely, random_key, sample, uniform
+from engine.sampling import choose, first_max, keep_likely, random_key, sample, uniform
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
@@ -152,7 +159,7 @@ def test_random_key_names_the_sample():
 
 def draw(monkeypatch, probabilities, us, **more):
     """Tokens that sample() takes for given uniform numbers."""
-    monkeypatch.setattr(decoder, "uniform", lambda key, counter: torch.tensor(us, dtype=torch.float64))
+    monkeypatch.setattr(sampling, "uniform", lambda key, counter: torch.tensor(us, dtype=torch.float64))
     logits = torch.tensor([probabilities]).log().expand(len(us), -1)
     return sample(logits, None, None, **more)
 
@@ -323,12 +330,12 @@ def test_ids_beyond_the_tokenizer_are_never_drawn():
 def test_logp_equals_a_fresh_forward(temperature):
     """What the decoder reports, from its cache, against one packed forward of prompt and completion (greedy: at
     temperature 1), 11 rows through 3 slots, in float32. Tolerance 1e-5; the values spread over more than 1."""
-    model, tokenizer = models.load(BASE)
+    model, tokenizer = loading.load(BASE)
     problems = tiny.problems("math", 11, 5, "dev")
     requests = [Request(THINK.prompt_ids(tokenizer, p["question"]), random_key(1, p["id"]), 30 + i)
                 for i, p in enumerate(problems)]
     found = completions(model, requests, settings(41, temperature), slots=3, tokenizer=tokenizer)
-    batch = models.pack([r.prompt + c.ids for r, c in zip(requests, found)],
+    batch = packing.pack([r.prompt + c.ids for r, c in zip(requests, found)],
                         [[False] * len(r.prompt) + [True] * len(c.ids) for r, c in zip(requests, found)])
     with torch.no_grad():
         logp = models.score(model, batch, temperature or 1.0).logp
@@ -362,12 +369,12 @@ def test_other_keys_other_texts():
 def test_the_stop_token_is_kept_with_its_logp():
     """Reward and training need the end-of-sequence token: it stands in ids, marked as the model's own, with the
     log-probability it was drawn with; the text does not show it."""
-    model, tokenizer = models.load(BASE)
+    model, tokenizer = loading.load(BASE)
     prompt = THINK.prompt_ids(tokenizer, "copy a b")
     c, = completions(model, [Request(prompt, 0, 60)], settings(60), tokenizer=tokenizer)
     assert c.finish == "stop" and c.ids.count(EOS) == 1 and c.ids[-1] == EOS and not any(c.injected)
     with torch.no_grad():
-        stats = models.score(model, models.pack([prompt + c.ids]))
+        stats = models.score(model, packing.pack([prompt + c.ids]))
     assert c.logp[-1] == pytest.approx(stats.logp[-1].item(), abs=1e-5)
     assert "<eos>" not in generate.completion_text(tokenizer, c)
     cut, = completions(model, [Request(prompt, 0, len(c.ids) - 1)], settings(60), tokenizer=tokenizer)
@@ -1122,7 +1129,7 @@ def test_a_prompt_is_encoded_once_for_all_its_samples(monkeypatch, slots):
     encoded, original = [], models.hidden_states
 
     def hidden_states(model, ids, positions, sequences):
-        if isinstance(sequences, models.Prefill):
+        if isinstance(sequences, attention.Prefill):
             encoded.append(ids.tolist())
         return original(model, ids, positions, sequences)
 
@@ -1150,17 +1157,17 @@ def test_slots_fit_into_memory(monkeypatch):
     slot. With one byte less nothing is left for a sequence, and the refusal says in one line of what length."""
     _, ours = twins("qwen2")
     requests = [Request(p, random_key(0, i), 30) for i, p in enumerate(prompts_of([20] * 9))]
-    reference, sizes, caches, original = decoded(ours, requests, Sampling(1.0), 9), [], [], models.Cache
-    assert models.bytes_per_token(ours) == 768
-    monkeypatch.setattr(models, "Cache", lambda *size: caches.append(size[1:]) or original(*size))
+    reference, sizes, caches, original = decoded(ours, requests, Sampling(1.0), 9), [], [], kv_cache.Cache
+    assert kv_cache.bytes_per_token(ours) == 768
+    monkeypatch.setattr(kv_cache, "Cache", lambda *size: caches.append(size[1:]) or original(*size))
     for free, slots in ((250_000, 4), (96_000, 1), (10**9, 9)):
-        monkeypatch.setattr(models, "free_memory", lambda device: free)
+        monkeypatch.setattr(kv_cache, "free_memory", lambda device: free)
         assert decoder.fit_slots(ours, requests, 99) == slots and decoder.fit_slots(ours, requests, 3) == min(3, slots)
         found = dict(decode(ours, TOKENIZER, THINK, requests, Sampling(1.0), 99, watch=lambda s, n: sizes.append(n)))
         assert [found[i] for i in range(9)] == reference and max(sizes) == slots
         assert caches.pop() == (slots + 1, 50)
         sizes.clear()
-    monkeypatch.setattr(models, "free_memory", lambda device: 95_999)
+    monkeypatch.setattr(kv_cache, "free_memory", lambda device: 95_999)
     with pytest.raises(BadInput, match="--max-tokens: the memory left does not hold .* 50 tokens") as error:
         decoded(ours, requests)
     assert "\n" not in str(error.value) and not caches
@@ -1260,8 +1267,8 @@ def test_the_state_stays_where_it_is(monkeypatch):
     """A graph reads and writes the addresses it was recorded with: through steps, refills and moves of 13 rows in 4
     slots each tensor of the state and of the cache stays where it was allocated."""
     _, ours = twins("qwen2", END_BIAS)
-    caches, places, original = [], set(), models.Cache
-    monkeypatch.setattr(models, "Cache", lambda *size: caches.append(original(*size)) or caches[-1])
+    caches, places, original = [], set(), kv_cache.Cache
+    monkeypatch.setattr(kv_cache, "Cache", lambda *size: caches.append(original(*size)) or caches[-1])
 
     def watch(state, n):
         tensors = [*state.values(), *caches[0].keys, *caches[0].values]

@@ -24,17 +24,44 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from test_families import FAMILIES, LENGTHS, LIMITS, SEED, SMALL, logp_packed, random_model, sequences, texts_of_slots
 from safetensors.torch import load_file, save_file
+from test_families import (
+    FAMILIES,
+    LENGTHS,
+    LIMITS,
+    SEED,
+    SMALL,
+    logp_packed,
+    random_model,
+    sequences,
+    texts_of_slots,
+)
 from torch.distributed.tensor import DTensor
-from transformers import (AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-import distributed
 import generate
-import model as models
 import sft
 from data import tiny
+from engine import (
+    checkpoints,
+    kv_cache,
+    loading,
+    packing,
+    processes,
+    sharding,
+    tensor_parallel,
+    training,
+)
+from engine import model as models
 from engine.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -308,7 +335,7 @@ def test_all_ranks_refuse_what_one_refuses(problems, tmp_path, what):
     would end in a traceback of the network)."""
     made, message = CANNOT_BE_CUT[what]
     if made is not None:
-        models.save(AutoModelForCausalLM.from_config(made), TOKENIZER, tmp_path / "model")
+        loading.save(AutoModelForCausalLM.from_config(made), TOKENIZER, tmp_path / "model")
 
     def work():
         generate.main(config(problems, tmp_path / "out.jsonl", model=str(tmp_path / "model"), tp=2))
@@ -342,10 +369,10 @@ def test_join():
     """4 processes, --tp 2: ranks 0 and 1 share one model and one half of the rows, 2 and 3 the others. A total counts
     each half once. Without --tp each is for itself."""
     def work():
-        two, one = distributed.join(tp=2), distributed.join()
+        two, one = processes.join(tp=2), processes.join()
         shown = [(r.device, r.index, r.n, r.leads, r.writes, r.group and dist.get_process_group_ranks(r.group))
                  for r in (two, one)]
-        return shown, distributed.total(10 * two.index + 1, two), distributed.total(dist.get_rank(), one)
+        return shown, processes.total(10 * two.index + 1, two), processes.total(dist.get_rank(), one)
 
     answers = ranks_run(work, n=4)
     assert [shown[0] for shown, *_ in answers] == [
@@ -359,7 +386,7 @@ def test_ranks_wait_for_one_another_as_long_as_it_takes():
     """One rank may have the long texts: the others wait at the end of a run for hours. (torch's defaults end the run
     after 30 minutes, on NCCL after 10.)"""
     def work():
-        group = distributed.join(tp=2).group
+        group = processes.join(tp=2).group
         dist.barrier()                                   # the first rank, which keeps the addresses, goes last
         return [g._get_backend(torch.device("cpu")).options._timeout for g in (dist.group.WORLD, group)]
 
@@ -385,18 +412,18 @@ def memory(model):
 def computed(model):
     logp = logp_packed(model, sequences([3, 70, 1, 40, 5, 2, 23], seed=1))
     texts, _ = texts_of_slots(model, sequences(LENGTHS[:7]), [min(n, 14) for n in LIMITS[:7]])
-    return logp.tolist(), texts, memory(model), models.bytes_per_token(model)
+    return logp.tolist(), texts, memory(model), kv_cache.bytes_per_token(model)
 
 
 def whole_and_split():
     """-> for each family what is computed before and after the cut, or why it cannot be cut."""
-    group, found = distributed.join(tp=2).group, {}
+    group, found = processes.join(tp=2).group, {}
     for name, (config, own) in PLAN.items():
         model = random_model(config(**{**SMALL, **own}), SEED)
         model.set_attn_implementation("packed")
         whole = computed(model)
         try:
-            distributed.split(model, group, name)
+            tensor_parallel.split(model, group, name)
         except BadInput as error:
             found[name] = str(error)
         else:
@@ -454,7 +481,7 @@ def material(tmp_path_factory):
         for parameter in model.parameters():
             if parameter.ndim == 1:                                        # biases are 0, norms 1 otherwise
                 torch.nn.init.normal_(parameter, mean=parameter[0].item(), std=0.2)
-        models.save(model, TOKENIZER, path / name)
+        loading.save(model, TOKENIZER, path / name)
     for name in ("no head", "other shape"):
         shutil.copytree(path / "qwen2", path / name)
     tensors = load_file(path / "qwen2" / "model.safetensors")
@@ -465,7 +492,7 @@ def material(tmp_path_factory):
     return path
 
 
-def training(material, out, model="qwen3", **more):
+def settings_of(material, out, model="qwen3", **more):
     return sft.Config(**{"model": str(material / model), "data": str(material / "rows.jsonl"), "out": str(out),
                          "format": "think", "epochs": 1, "batch_rows": 5, "lr": 0.5, "warmup": 0.0, "clip": 1.0,
                          "print_every": 0, "plot": False, **more})
@@ -473,14 +500,14 @@ def training(material, out, model="qwen3", **more):
 
 def plain_sgd(model, lr, *_, **__):
     """Gradient descent instead of AdamW, which turns rounding of a gradient near 0 into a step of full length."""
-    optimizer = torch.optim.SGD(distributed.parts(model).values(), lr=lr)
+    optimizer = torch.optim.SGD(sharding.parts(model).values(), lr=lr)
     optimizer.param_groups[0]["peak"] = lr
     return [optimizer]
 
 
 def by_sgd(configs, script=sft):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft, "make_optimizers", plain_sgd)
+        patch.setattr(training, "make_optimizers", plain_sgd)
         return [script.main(cfg) for cfg in configs]
 
 
@@ -498,8 +525,8 @@ def gap(one, other):
 def test_one_step_of_two_ranks(material, tmp_path, tp):
     """The shortest of the tests below: all 13 rows in one step."""
     settings = dict(batch_rows=13, tp=tp)
-    (((alone,),),) = [by_sgd([training(material, tmp_path / "alone", batch_rows=13)])]
-    for ((found,),) in ranks_run(by_sgd, [training(material, tmp_path / "out", **settings)]):
+    (((alone,),),) = [by_sgd([settings_of(material, tmp_path / "alone", batch_rows=13)])]
+    for ((found,),) in ranks_run(by_sgd, [settings_of(material, tmp_path / "out", **settings)]):
         assert found["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-6)
     assert gap(tmp_path / "alone", tmp_path / "out") <= 1e-6
 
@@ -513,9 +540,9 @@ def gradients_in_shards(folder):
     found = {}
     for name, ways in SHARDED.items():
         for tp in ways:
-            model, _ = distributed.load(str(folder / name), distributed.join(tp=tp, shards=True))
-            (-distributed.score(model, models.pack(TEXTS)).sum() / 100).backward()
-            norm = distributed.clip_gradients(model, 1e9)
+            model, _ = sharding.load(str(folder / name), processes.join(tp=tp, shards=True))
+            (-sharding.score(model, packing.pack(TEXTS)).sum() / 100).backward()
+            norm = sharding.clip_gradients(model, 1e9)
             share = sum(part.numel() for part in model.shards.parts.values()) / sum(p.numel() for p in model.parameters())
             found[name, tp] = norm, share, {
                 key: DTensor.from_local(model.shards.parts[key].grad, p.device_mesh, p.placements, run_check=False,
@@ -526,9 +553,9 @@ def gradients_in_shards(folder):
 
 def test_a_model_to_be_sharded_is_made_without_weights():
     """Matrices have a shape and no memory; what is in no file, the rotary frequencies, has its numbers."""
-    model, folder = distributed._without_weights(BASE)
+    model, folder = sharding._without_weights(BASE)
     assert folder == Path(BASE) and all(p.is_meta for p in model.parameters() if p.ndim > 1)
-    whole, _ = models.load(BASE)
+    whole, _ = loading.load(BASE)
     for (name, ours), (_, theirs) in zip(model.named_buffers(), whole.named_buffers(), strict=True):
         assert torch.equal(ours, theirs) and len(ours) > 1, name
 
@@ -540,9 +567,9 @@ def test_families_in_shards(tmp_path):
     wanted = {}
     for name in SHARDED:
         config, own = PLAN[name]
-        models.save(random_model(config(**{**SMALL, **own}), SEED), TOKENIZER, tmp_path / name)
-        model, _ = models.load(str(tmp_path / name))
-        (-models.score(model, models.pack(TEXTS)).logp.sum() / 100).backward()
+        loading.save(random_model(config(**{**SMALL, **own}), SEED), TOKENIZER, tmp_path / name)
+        model, _ = loading.load(str(tmp_path / name))
+        (-models.score(model, packing.pack(TEXTS)).logp.sum() / 100).backward()
         wanted[name] = {key: p.grad for key, p in model.named_parameters()}
     for answer in ranks_run(gradients_in_shards, tmp_path):
         for (name, tp), (norm, share, gradients) in answer.items():
@@ -556,7 +583,7 @@ def test_families_in_shards(tmp_path):
 
 def cut_short(cfg, at=2):
     """Run until the update after step `at` fails, as Ctrl-C makes it."""
-    calls, update = [], sft.update
+    calls, update = [], training.update
 
     def failing(*args):
         calls.append(1)
@@ -565,7 +592,7 @@ def cut_short(cfg, at=2):
         return update(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft, "update", failing)
+        patch.setattr(training, "update", failing)
         with pytest.raises(KeyboardInterrupt):
             sft.main(cfg)
 
@@ -577,11 +604,11 @@ def on_two_ranks(sgd, adam, others):
     whole, broken, left, also_left, from_one = adam
     sft.main(whole)
     cut_short(broken)
-    distributed.FILE_BYTES = 20_000                                        # checkpoints in several files per rank
+    sharding.FILE_BYTES = 20_000                                        # checkpoints in several files per rank
     for cfg in (left, also_left):
         cut_short(cfg)
-        assert len(list(distributed.checkpoints(cfg.out)[0].glob("*.safetensors"))) > 4
-    distributed.FILE_BYTES = 5e9
+        assert len(list(checkpoints.saved_checkpoints(cfg.out)[0].glob("*.safetensors"))) > 4
+    sharding.FILE_BYTES = 5e9
     again, taken_over, refused = sft.main(broken), sft.main(from_one), []
     material = Path(left.model).parent
     for cfg in (dataclasses.replace(left, lr=0.5), dataclasses.replace(left, muon_lr=0.01), dataclasses.replace(left, tp=3),
@@ -589,7 +616,7 @@ def on_two_ranks(sgd, adam, others):
         with pytest.raises(BadInput) as caught:
             sft.main(cfg)
         refused.append(str(caught.value))
-    distributed.FILE_BYTES = 20_000
+    sharding.FILE_BYTES = 20_000
     return history, again, taken_over, [sft.main(cfg)[0] for cfg in others], refused
 
 
@@ -600,18 +627,18 @@ def runs(material, tmp_path_factory):
     folder, histories = tmp_path_factory.mktemp("runs"), {}
 
     def sgd(out, model="qwen3", **more):
-        return training(material, folder / out, model, **{"micro_batch_tokens": 70, **more})
+        return settings_of(material, folder / out, model, **{"micro_batch_tokens": 70, **more})
 
     def adam(out, **more):
-        return training(material, folder / out, lr=0.01, save_every=1, **more)
+        return settings_of(material, folder / out, lr=0.01, save_every=1, **more)
 
     histories["1"], histories["1 qwen2"] = by_sgd([sgd("1", micro_batch_tokens=10_000),
                                                    sgd("1 qwen2", "qwen2", micro_batch_tokens=10_000)])
     sft.main(adam("adam 1"))
     cut_short(adam("1 to 2"))
-    others = [training(material, folder / "bf16", dtype="bf16"),
-              training(material, folder / "recompute", model="qwen2", recompute=True),
-              training(material, folder / "again", model=folder / "recompute", train_on="all", offload=True)]
+    others = [settings_of(material, folder / "bf16", dtype="bf16"),
+              settings_of(material, folder / "recompute", model="qwen2", recompute=True),
+              settings_of(material, folder / "again", model=folder / "recompute", train_on="all", offload=True)]
     two = ranks_run(on_two_ranks, sgd("2"), [adam(x) for x in ("adam 2", "2 to 2", "2 to 1", "2 to 4", "1 to 2")], others)
     histories["2"], histories["2 to 2"], histories["1 to 2"], histories["others"], histories["refused"] = zip(*two)
     histories["4"] = [h for (h,) in ranks_run(by_sgd, [sgd("4")], n=4)]
@@ -698,13 +725,13 @@ def test_two_ranks_ended_at_any_moment(material, tmp_path):
     its own; SIGTERM leaves a checkpoint of the last logged step. What ends undisturbed has the bytes and the log of a
     run that nobody disturbed."""
     settings = dict(lr=0.01, epochs=5, save_every=1)
-    whole = training(material, tmp_path / "whole", **settings)
-    cfg = training(material, tmp_path / "out", **settings)
+    whole = settings_of(material, tmp_path / "whole", **settings)
+    cfg = settings_of(material, tmp_path / "out", **settings)
     undisturbed = start_ranks(sft.main, [whole])
     for end in [signal.SIGTERM, *[signal.SIGKILL] * 2]:
-        before = max([0, *map(step_of, distributed.checkpoints(cfg.out))])
+        before = max([0, *map(step_of, checkpoints.saved_checkpoints(cfg.out))])
         ranks, deadline = start_ranks(sft.main, [cfg]), time.monotonic() + 60
-        while max([0, *map(step_of, distributed.checkpoints(cfg.out))]) <= before and time.monotonic() < deadline \
+        while max([0, *map(step_of, checkpoints.saved_checkpoints(cfg.out))]) <= before and time.monotonic() < deadline \
                 and ranks[0][0].is_alive():
             time.sleep(0.002)
         time.sleep(time.time_ns() % 1000 / 20_000)
@@ -713,10 +740,10 @@ def test_two_ranks_ended_at_any_moment(material, tmp_path):
                 os.kill(process.pid, end)
         if end == signal.SIGTERM:
             assert all("SystemExit: 143" in str(answer.recv()) for _, answer in ranks)
-            (saved,) = distributed.checkpoints(cfg.out)
+            (saved,) = checkpoints.saved_checkpoints(cfg.out)
             assert step_of(saved) == read_rows(tmp_path / "out" / "log.jsonl")[-1]["step"] < 15
         kill(ranks)
-    assert 0 < step_of(distributed.checkpoints(cfg.out)[0]) < 15
+    assert 0 < step_of(checkpoints.saved_checkpoints(cfg.out)[0]) < 15
     ranks_run(sft.main, cfg)
     assert all(answer.poll(60) for _, answer in undisturbed)
     kill(undisturbed)

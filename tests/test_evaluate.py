@@ -16,13 +16,30 @@ from bench_grader import attack, hostile
 
 import evaluate
 from engine import settings
+from engine.rows import BadInput, read_rows, write_rows
+from evaluate import (
+    Config,
+    answer_of,
+    canonical,
+    check_expression,
+    control,
+    extract_answer,
+    grade,
+    is_correct,
+    main,
+    majority,
+    mean_interval,
+    metrics,
+    paired_bootstrap,
+    pass_at_k,
+    performance,
+    scaling,
+    transferability,
+    wilson,
+)
 from grading import symbolic
 from grading.answers import classes, is_gradable, overlap, parse
-from engine.rows import BadInput, read_rows, write_rows
 from grading.sandbox import Workers
-from evaluate import (Config, answer_of, canonical, check_expression, control, extract_answer, grade, is_correct, main,
-                      majority, mean_interval, metrics, paired_bootstrap, pass_at_k, performance, scaling,
-                      transferability, wilson)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

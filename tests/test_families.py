@@ -11,18 +11,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig,
-                          Olmo2Config, Phi3Config, Qwen2Config, Qwen3Config)
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.cohere.modeling_cohere import CohereLayerNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 import generate
-import model as models
-from engine import modules
 from data import tiny
+from engine import attention, kv_cache, loading, modules, packing
+from engine import model as models
+from engine.decoder import Request, decode
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
-from decoder import Request, decode
 
 TOKENIZER = tiny.tokenizer()
 V, EOS, GAP, SEED = len(TOKENIZER), TOKENIZER.convert_tokens_to_ids("<eos>"), 1e-3, 10
@@ -104,7 +113,7 @@ def logp_alone(model, seqs):
 
 
 def logp_packed(model, seqs):
-    return models.score(model, models.pack(seqs)).logp
+    return models.score(model, packing.pack(seqs)).logp
 
 
 @torch.no_grad()
@@ -135,8 +144,8 @@ def family(request, tmp_path_factory):
     config, own, without = FAMILIES[request.param]
     path = tmp_path_factory.mktemp("family")
     theirs = random_model(config(**{**SMALL, **own}), SEED)
-    models.save(theirs, TOKENIZER, path)
-    ours, _ = models.load(str(path))
+    loading.save(theirs, TOKENIZER, path)
+    ours, _ = loading.load(str(path))
     texts, gap = texts_of_transformers(theirs, sequences(LENGTHS), LIMITS)
     others = {name: packed(config(**{**SMALL, **own, **change}), theirs.state_dict())
               for name, change in without.items()}
@@ -201,7 +210,7 @@ def test_the_cache_gives_what_scoring_gives(family):
     prompts = sequences(LENGTHS)
     found = dict(decode(family.ours, TOKENIZER, FORMATS["think"],
                         [Request(p, i, m) for i, (p, m) in enumerate(zip(prompts, LIMITS))], slots=3))
-    batch = models.pack([p + found[i].ids for i, p in enumerate(prompts)],
+    batch = packing.pack([p + found[i].ids for i, p in enumerate(prompts)],
                         [[False] * len(p) + [True] * len(found[i].ids) for i, p in enumerate(prompts)])
     with torch.no_grad():
         logp = models.score(family.ours, batch).logp
@@ -214,10 +223,10 @@ def test_a_plain_step_is_transformers_own(family, monkeypatch):
     model, positions = family.ours, torch.tensor([9, 3, 14])
 
     def step():
-        cache = models.Cache(model, 4, 20)
+        cache = kv_cache.Cache(model, 4, 20)
         for layer, tensor in enumerate([*cache.keys, *cache.values]):
             tensor.normal_(generator=torch.Generator().manual_seed(layer))
-        hidden = models.hidden_states(model, torch.tensor([11, 12, 13]), positions, models.Step(cache, positions, [14] * 3))
+        hidden = models.hidden_states(model, torch.tensor([11, 12, 13]), positions, attention.Step(cache, positions, [14] * 3))
         return torch.stack([hidden.sum(1), *(t[:3].sum((1, 2, 3)) for t in (*cache.keys, *cache.values))]), hidden
 
     calls, plain = [], models._plain_layers
@@ -251,8 +260,8 @@ def test_the_edge_of_a_window(mistral, n):
     out = theirs(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
     state, (logp, token) = out.hidden_states[-1][0, -1], (x.item() for x in out.logits[0, -1].log_softmax(0).max(0))
     for model in pair:
-        batch = models.pack([ids])
-        found = models.hidden_states(model, batch.ids, batch.positions, models.Packed([n], "cpu"))[-1]
+        batch = packing.pack([ids])
+        found = models.hidden_states(model, batch.ids, batch.positions, attention.Packed([n], "cpu"))[-1]
         (_, step), = decode(model, TOKENIZER, FORMATS["think"], [Request(ids, 0, 1)], slots=1)
         if model is pair[0] or n <= 5:
             assert (found - state).abs().max() < 1e-5 and step.ids == [token] and abs(step.logp[0] - logp) < 1e-5
@@ -291,8 +300,8 @@ def stretched(request, tmp_path_factory):
     config, own = STRETCHED[request.param]
     path = tmp_path_factory.mktemp("stretched") / "model"
     theirs = random_model(config(**{**SMALL, **own}), SEED)
-    models.save(theirs, TOKENIZER, path)
-    return theirs, models.load(str(path))[0], str(path)
+    loading.save(theirs, TOKENIZER, path)
+    return theirs, loading.load(str(path))[0], str(path)
 
 
 @torch.no_grad()
@@ -330,7 +339,7 @@ def test_a_long_cache_does_not_stretch_the_rope(stretched):
     """The table of rotations of a cache with room beyond the limit is that of the positions before it."""
     _, ours, _ = stretched
     embedding, x = ours.base_model.rotary_emb, torch.zeros(1)
-    tables = models.Cache(ours, 1, LIMIT + 60).rotation(embedding, x)
+    tables = kv_cache.Cache(ours, 1, LIMIT + 60).rotation(embedding, x)
     cos, sin = (table[0] for table in embedding(x, torch.arange(LIMIT)[None]))
     half = cos.shape[1] // 2
     assert torch.equal(tables[0], cos) and torch.equal(tables[1], torch.cat([-sin[:, :half], sin[:, half:]], 1))

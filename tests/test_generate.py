@@ -15,14 +15,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import decoder
 import generate
-import model as models
 from data import tiny
-from engine import settings
+from engine import decoder, loading, settings
+from engine import model as models
+from engine.decoder import Request, Sampling, decode
 from engine.format import FORMATS, Format
 from engine.rows import BadInput, read_rows
-from decoder import Request, Sampling, decode, random_key
+from engine.sampling import random_key
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
@@ -55,7 +55,7 @@ def test_main_writes_rows_in_the_order_of_the_problems(config, tmp_path):
     assert rows == read_rows(cfg.out)
     assert [(r["id"], r["sample"]) for r in rows] == [(p["id"], n) for p in problems for n in range(3)]
     assert len({tuple(r["ids"]) for r in rows}) > 10                     # samples differ
-    tokenizer = models.load(BASE)[1]
+    tokenizer = loading.load(BASE)[1]
     for row in rows:
         assert row["question"] == next(p["question"] for p in problems if p["id"] == row["id"])
         assert row["n_tokens"] == len(row["ids"]) == len(row["logp"]) <= 26
@@ -128,7 +128,7 @@ def test_main_resumes_with_the_same_file(config, tmp_path, monkeypatch):
 def test_main_of_a_complete_run_does_nothing(config, tmp_path, monkeypatch, capsys):
     first = generate.main(config())
     before = [(f.name, f.stat().st_mtime_ns) for f in sorted(tmp_path.iterdir())]
-    monkeypatch.setattr(models, "load", None)                            # would fail if called
+    monkeypatch.setattr(loading, "load", None)                            # would fail if called
     assert generate.main(config(slots=2)) == first
     assert [(f.name, f.stat().st_mtime_ns) for f in sorted(tmp_path.iterdir())] == before
     assert "complete" in capsys.readouterr().out
@@ -225,8 +225,8 @@ def test_flags_reach_the_settings():
 def test_sweep_is_a_run_for_each_value(config, tmp_path, monkeypatch):
     """--sweep thinking_budget=4,9,none: three files, named after flag and value, each with the rows of a run with that
     flag, and continued by it. The model is loaded once for all three."""
-    loads, original = [], models.load
-    monkeypatch.setattr(models, "load", lambda *given: loads.append(given[0]) or original(*given))
+    loads, original = [], loading.load
+    monkeypatch.setattr(loading, "load", lambda *given: loads.append(given[0]) or original(*given))
     runs = generate.main(config(sweep="thinking_budget=4,9,none", n=2, limit=3))
     assert loads == [BASE] and [len(rows) for rows in runs] == [6, 6, 6]
     names = sorted(f.name.lower() for f in tmp_path.iterdir() if f.suffix == ".jsonl")
@@ -236,7 +236,7 @@ def test_sweep_is_a_run_for_each_value(config, tmp_path, monkeypatch):
         one = config(thinking_budget=budget, n=2, limit=3, out=str(tmp_path / f"one{budget}.jsonl"))
         assert generate.main(one) == rows
     assert all(r["n_thinking_tokens"] <= 4 for r in runs[0]) and any(r["n_thinking_tokens"] > 9 for r in runs[2])
-    monkeypatch.setattr(models, "load", None)                            # a complete run needs no model
+    monkeypatch.setattr(loading, "load", None)                            # a complete run needs no model
     out = str(tmp_path / "out-thinking-budget-9.jsonl")
     assert generate.main(config(thinking_budget=9, n=2, limit=3, out=out)) == runs[1]
 
@@ -286,7 +286,7 @@ def test_sweep_of_a_value_that_is_no_file_name(config, tmp_path):
 ])
 def test_sweep_refuses(config, tmp_path, monkeypatch, more, message):
     """All values before the first run, and before the model is loaded: one line, no file."""
-    monkeypatch.setattr(models, "load", None)
+    monkeypatch.setattr(loading, "load", None)
     with pytest.raises(BadInput, match=re.escape(message)) as error:
         generate.main(config(**more))
     assert "\n" not in str(error.value) and [f.name for f in tmp_path.iterdir()] == ["problems.jsonl"]
@@ -490,7 +490,7 @@ def command(*flags):
 
 def greedy_text(question, history=(), **forcing):
     """The text of an answer in the terminal, decoded here."""
-    model, tokenizer = models.load(BASE)
+    model, tokenizer = loading.load(BASE)
     request = Request(FORMATS["think"].prompt_ids(tokenizer, question, history), 0, 60, **forcing)
     (_, c), = decode(model, tokenizer, FORMATS["think"], [request], Sampling(wait="wait"))
     return generate.completion_text(tokenizer, c)
@@ -634,7 +634,7 @@ SIX = Format("six", open="<think> wait", end="</think>", cue=" a b c d e")      
 def test_t15_auto_budget(config, tmp_path, monkeypatch, context):
     """T15: max_tokens 32768, a prompt of 300 ids and 2 that start thinking, 6 ids of a forced end:
     32768 - 300 - 2 - 6 - 100 = 32360, in a context that is no longer and in one that is."""
-    model, tokenizer = models.load(BASE)
+    model, tokenizer = loading.load(BASE)
     monkeypatch.setattr(models, "context_length", lambda model: context)
     problem = {"id": "1", "question": "copy " + "a " * 296 + "b"}
     cfg = config(thinking_budget=-1, max_tokens=32768)
@@ -656,7 +656,7 @@ def test_t15_auto_budget_of_s1(config, monkeypatch):
     tokenizer = type("Stub", (SimpleNamespace,), {"__len__": lambda self: 9})(**vars(tokenizer))
     monkeypatch.setattr(models, "context_length", lambda model: 32768)
     cfg = config(thinking_budget=-1, max_tokens=32768, format="s1", n=1)
-    (request,), _, _ = generate.make_requests(cfg, [{"id": "1", "question": "q" * 300}], models.load(BASE)[0], tokenizer,
+    (request,), _, _ = generate.make_requests(cfg, [{"id": "1", "question": "q" * 300}], loading.load(BASE)[0], tokenizer,
                                               FORMATS["s1"])
     assert len(request.prompt) == 302 and request.budget == 32360
 
@@ -741,7 +741,7 @@ def test_ask(config, monkeypatch, how, told):
 @pytest.mark.parametrize("how", ["longer", "tokens", "tokens:", "tokens:0", "tokens:-5", "tokens:1.5", "long:5", "l1",
                                  "l1:x", ":5"])
 def test_ask_refuses(config, monkeypatch, how):
-    monkeypatch.setattr(models, "load", None)
+    monkeypatch.setattr(loading, "load", None)
     with pytest.raises(BadInput, match=f"^--ask {how}: not one of tokens:N, steps:N, long, short, l1:N, l1-max:N$"):
         generate.main(config(ask=how))
 
@@ -794,7 +794,7 @@ def test_stop_through_the_command(config, tmp_path):
 ])
 def test_flags_that_do_not_go_together(config, tmp_path, monkeypatch, more, message):
     """One line, before the model is loaded and a file is made."""
-    monkeypatch.setattr(models, "load", None)
+    monkeypatch.setattr(loading, "load", None)
     with pytest.raises(BadInput, match=re.escape(message)) as error:
         generate.main(config(**more))
     assert "\n" not in str(error.value) and [f.name for f in tmp_path.iterdir()] == ["problems.jsonl"]
@@ -840,9 +840,9 @@ def test_a_wait_of_no_token_and_a_model_without_a_template(config, monkeypatch):
     --format r1 needs none."""
     with pytest.raises(BadInput, match="^--wait ' ' is not in this tokenizer's vocabulary$"):
         generate.main(config(waits=1, wait=" "))
-    model, tokenizer = models.load(BASE)
+    model, tokenizer = loading.load(BASE)
     tokenizer.chat_template = None
-    monkeypatch.setattr(models, "load", lambda *given: (model, tokenizer))
+    monkeypatch.setattr(loading, "load", lambda *given: (model, tokenizer))
     with pytest.raises(BadInput, match="the tokenizer has no chat template, which format 'think' needs"):
         generate.main(config())
     assert len(generate.main(config(format="r1", n=1))) == 5

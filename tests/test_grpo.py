@@ -15,17 +15,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-import distributed
 import grpo
-import model as models
-from engine import modules
 import rollouts
-import sft
 from data import tiny
-from engine import watch
-from grading import rewards
+from engine import checkpoints, loading, modules, packing, processes, training, watch
+from engine import model as models
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
+from grading import rewards
 from grading.sandbox import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -414,7 +411,7 @@ def test_parse_reward():
 @functools.cache
 def base_models():
     """(policy, a reference that differs, transformers' own pair) in double precision."""
-    policy = models.load(BASE, dtype=torch.float64)[0].requires_grad_(True)
+    policy = loading.load(BASE, dtype=torch.float64)[0].requires_grad_(True)
     reference = copy.deepcopy(policy).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for p in reference.parameters():
@@ -431,7 +428,7 @@ def config(**more):
 
 
 def running(cfg, model, reference=None, other=None, pool=None, problems=()):
-    return rollouts.Run(cfg, model, model, distributed.Ranks("cpu"), reference, other, tiny.tokenizer(),
+    return rollouts.Run(cfg, model, model, processes.Ranks("cpu"), reference, other, tiny.tokenizer(),
                         FORMATS[cfg.format], pool, problems, {})
 
 
@@ -449,7 +446,7 @@ def rollout_of_six():
     masks[0][8] = masks[4][6] = False                               # as if injected
     policy = base_models()[0]
     with torch.no_grad():
-        logp = models.score(policy, models.pack(sequences), config().temperature).logp
+        logp = models.score(policy, packing.pack(sequences), config().temperature).logp
     shift = torch.rand(len(logp), generator=generator) - 0.5
     olds, at = [], 0
     for ids in sequences:
@@ -468,7 +465,7 @@ def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, m
         return kept[0].norm().item()
 
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "update", update)
+        patch.setattr(training, "update", update)
         values = grpo.policy_update(policy, reference, [], sequences, masks, olds, advantage, cfg, 1.0, measure_kl,
                                     right_share=share, **more)
     return kept[0] if kept else None, values
@@ -582,7 +579,7 @@ def test_truncated_importance_sampling_by_hand(monkeypatch):
     The effective sample size has the ratios 3, .5, 1 uncut: 4.5² / (3 · 10.25); |Δ log p| is log 6 / 3."""
     ids, cfg = [7, 30, 41, 52], config(temperature=1.0, tis=2.0)
     with torch.no_grad():
-        logp = models.score(base_models()[0], models.pack([ids])).logp
+        logp = models.score(base_models()[0], packing.pack([ids])).logp
     olds, sampled = [[0.0, *logp.tolist()]], [[0.0, *(logp - torch.tensor([3, .5, 1]).log()).tolist()]]
     found, values = gradient(monkeypatch, [ids], [[False] + [True] * 3], olds, torch.tensor([1.0]), cfg,
                              sampled_logps=sampled)
@@ -598,7 +595,7 @@ def test_effective_sample_size_by_hand(monkeypatch, weights, ess):
     """(Σw)² / (n Σw²): 16 / (4 · 4) and 16 / (4 · 5.5)."""
     ids = [7, 30, 41, 52, 33]
     with torch.no_grad():
-        logp = models.score(base_models()[0], models.pack([ids])).logp
+        logp = models.score(base_models()[0], packing.pack([ids])).logp
     olds = [[0.0, *(logp - torch.tensor(weights).log()).tolist()]]
     _, values = gradient(monkeypatch, [ids], [[False] + [True] * 4], olds, torch.tensor([1.0]), config(temperature=1.0))
     assert values["ess"] == pytest.approx(ess, abs=1e-5)
@@ -635,7 +632,7 @@ def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
     """The gradient of --loss rft is that of sft.py's loss on the accepted completions alone; the rejected ones are in no
     count. A group in which all were accepted teaches too."""
     kept, policy = [], base_models()[0]
-    monkeypatch.setattr(sft, "update", lambda model, *more: kept.append(
+    monkeypatch.setattr(training, "update", lambda model, *more: kept.append(
         torch.cat([p.grad.flatten() for p in model.parameters()])) or 1.0)
     rows = [[{"prompt": [5, 8, 6], "ids": ids, "injected": [], "logp": [-1.0] * len(ids), "finish": "stop",
               "reward": reward, "token_rewards": None} for ids, reward in group]
@@ -643,7 +640,7 @@ def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
     values = grpo.train_on(running(config(loss="rft", group_size=2, kl_every=0), policy), [],
                            {"groups": rows, "stats": {}}, 0)
     accepted = [rows[0][0], rows[1][0]]
-    batch = models.pack([row["prompt"] + row["ids"] for row in accepted],
+    batch = packing.pack([row["prompt"] + row["ids"] for row in accepted],
                         [[False] * 3 + [True] * len(row["ids"]) for row in accepted])
     logp = models.score(policy, batch, config().temperature).logp
     (-logp.sum() / 7).backward()
@@ -686,7 +683,7 @@ def test_entropy_bonus_raises_entropy():
     last = []
     for bonus in (1.0, -1.0):
         policy, cfg = copy.deepcopy(base_models()[0]), config(entropy=bonus)
-        optimizers = sft.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
+        optimizers = training.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
         arguments = (policy, None, optimizers, sequences, masks, olds, 0 * advantage, cfg, 1.0, False)
         entropy = [grpo.policy_update(*arguments)["entropy"] for _ in range(6)]
         last.append(entropy[-1] - entropy[0])
@@ -744,7 +741,7 @@ def test_equal_rewards_leave_weights_alone_even_with_momentum(monkeypatch):
     sequences, masks, olds, advantage = rollout_of_six()
     policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
     before = [p.detach().clone() for p in policy.parameters()]
-    optimizers = sft.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.1)
+    optimizers = training.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.1)
     grpo.policy_update(policy, reference, optimizers, sequences, masks, olds, advantage, config(), 1.0, True)
     moved = [p.detach().clone() for p in policy.parameters()]
     assert any((a - b).abs().max() > 1e-4 for a, b in zip(before, moved))
@@ -756,8 +753,8 @@ def test_rows_of_advantage_zero_are_skipped_and_counted(monkeypatch):
     """No forward pass for them where no KL is asked for (row 2 is not packed), the same gradient as with it (measuring
     the KL brings it back), and their tokens stay in the normaliser: without them the gradient is larger by 44 to 35."""
     sequences, masks, olds, advantage = rollout_of_six()
-    packed, original = [], models.pack
-    monkeypatch.setattr(models, "pack", lambda rows, *more: packed.extend(rows) or original(rows, *more))
+    packed, original = [], packing.pack
+    monkeypatch.setattr(packing, "pack", lambda rows, *more: packed.extend(rows) or original(rows, *more))
     found, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config(), measure_kl=False)
     assert sequences[2] not in packed and len(packed) == 5
     packed.clear()
@@ -781,7 +778,7 @@ def test_clip_fraction_and_ratio_by_hand(monkeypatch):
     A > 0 only the first is clipped, for A < 0 only the second. The furthest ratio is |e^.5 - 1| = .6487."""
     ids = [7, 30, 41, 52]
     with torch.no_grad():
-        logp = models.score(base_models()[0], models.pack([ids])).logp
+        logp = models.score(base_models()[0], packing.pack([ids])).logp
     olds = [[0.0, *(logp - torch.tensor([.5, -.5, .1])).tolist()]]
     for advantage in (1.0, -1.0):
         _, values = gradient(monkeypatch, [ids], [[False] + [True] * 3], olds, torch.tensor([advantage]),
@@ -801,7 +798,7 @@ def test_kl_pulls_the_policy_to_the_reference(kind):
     problems = tiny.problems("math", 8, 1, "train")
     groups = rollouts.rollout(running(cfg, policy), problems, ("rollout", 0), range(8))
     sequences, masks, olds = rollouts.columns([row for group in groups for row in group], cfg)
-    optimizers = sft.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
+    optimizers = training.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
     arguments = (policy, reference, optimizers, sequences, masks, olds, torch.zeros(48), cfg, 1.0, True)
     kl = [grpo.policy_update(*arguments)["kl"] for _ in range(9)]
     assert kl[0] > 0.006 and kl[-1] < 0.003
@@ -897,13 +894,13 @@ def test_a_real_run(tmp_path, short):
     assert [s["step"] for s in samples] == list(range(1, 9)) and {len(s["group"]) for s in samples} == {8}
     trained, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
     assert any(not torch.equal(trained[name], start[name]) for name in start)
-    assert models.load(tmp_path / "out")[1].eos_token_id == EOS
+    assert loading.load(tmp_path / "out")[1].eos_token_id == EOS
 
 
 def test_without_kl_there_is_no_reference(short, tmp_path, monkeypatch):
     """--kl-every 0 and --beta 0 load one model, log no KL, and train the same weights (measuring must not act)."""
-    loaded, original = [], models.load
-    monkeypatch.setattr(models, "load", lambda *arguments: loaded.append(arguments) or original(*arguments))
+    loaded, original = [], loading.load
+    monkeypatch.setattr(loading, "load", lambda *arguments: loaded.append(arguments) or original(*arguments))
     history = grpo.main(short(kl_every=0, steps=2))
     without = load_file(tmp_path / "out" / "model.safetensors")
     assert len(loaded) == 1 and all(h["kl"] is None and h["grad_norm"] > 0 for h in history)
@@ -928,7 +925,7 @@ def test_ratio_is_one_with_a_head_larger_than_the_tokenizer(tmp_path, short):
     torch.manual_seed(0)
     size = Qwen3Config(vocab_size=157, hidden_size=20, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
                        num_key_value_heads=1, head_dim=8, max_position_embeddings=200, eos_token_id=EOS, pad_token_id=0)
-    models.save(Qwen3ForCausalLM(size), tiny.tokenizer(), tmp_path / "larger")
+    loading.save(Qwen3ForCausalLM(size), tiny.tokenizer(), tmp_path / "larger")
     history = grpo.main(short(model=str(tmp_path / "larger"), reward="random:0.5", steps=1))
     assert history[0]["grad_norm"] > 0 and history[0]["ratio_first"] < 1e-4
 
@@ -1130,7 +1127,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
                           env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)})
     assert died.returncode == -9, died.stderr[-2000:]
     out = tmp_path / "out"
-    assert [p.name for p in distributed.checkpoints(out)] == ["checkpoint-2"] and not (out / "model.safetensors").exists()
+    assert [p.name for p in checkpoints.saved_checkpoints(out)] == ["checkpoint-2"] and not (out / "model.safetensors").exists()
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 4, "rewa')
     assert len(grpo.main(cfg)) == 3
@@ -1141,7 +1138,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
         return [{k: v for k, v in row.items() if not k.endswith(("tok_s", "seconds"))} for row in rows]
     assert timeless(out / "log.jsonl") == timeless(tmp_path / "whole" / "log.jsonl") and len(whole) == 5
     assert timeless(out / "samples.jsonl") == timeless(tmp_path / "whole" / "samples.jsonl")
-    assert not distributed.checkpoints(out)
+    assert not checkpoints.saved_checkpoints(out)
     assert grpo.main(cfg) == []                                            # complete: nothing is done
     with pytest.raises(BadInput, match="lr: 0.0005 there, 0.1 here"):
         grpo.main(short(**flags | {"lr": 0.1}))
@@ -1152,7 +1149,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
 def test_another_model_samples_its_share(short):
     """--offpolicy-frac .5 of groups of 4: the first two of each come from the other model and have its log-probabilities,
     the others the policy's."""
-    problems, policy = tiny.problems("math", 3, 1, "train"), models.load(BASE)[0]
+    problems, policy = tiny.problems("math", 3, 1, "train"), loading.load(BASE)[0]
     other = copy.deepcopy(policy).requires_grad_(False)
     for p in other.parameters():
         p *= 1.1
@@ -1181,7 +1178,7 @@ def test_a_run_off_the_policy(short, spied, tmp_path):
 def test_lag(short, spied, capsys):
     """--lag 2: the rollouts of steps 1 to 3 come from the base model, that of step 4 from the weights after step 1."""
     history = grpo.main(short(lag=2, steps=4, reward="random:0.5", lr=2e-3))
-    cfg, base = short(), models.load(BASE)[0]
+    cfg, base = short(), loading.load(BASE)[0]
     worst = [max(abs(a - b) for of_base, of_sampler in zip(grpo.logps_of(base, sequences, masks, cfg), olds)
                  for a, b in zip(of_base, of_sampler)) for sequences, masks, olds, *_ in spied]
     assert max(worst[:3]) < 1e-4 and worst[3] > 1e-3
@@ -1209,11 +1206,11 @@ def test_reference_refresh(short, tmp_path):
 
 def test_another_reference(short, tmp_path, capsys):
     """--reference: the KL is to that model, from step 1 on. One with another tokenizer is refused in one line."""
-    model, tokenizer = models.load(BASE)
+    model, tokenizer = loading.load(BASE)
     with torch.no_grad():
         for p in model.parameters():
             p *= 1.05
-    models.save(model, tokenizer, tmp_path / "near")
+    loading.save(model, tokenizer, tmp_path / "near")
     assert grpo.main(short(reference=str(tmp_path / "near"), steps=1))[0]["kl"] > 1e-4
     renamed = json.loads((tmp_path / "near" / "tokenizer.json").read_text().replace('"perhaps"', '"possibly"'))
     (tmp_path / "near" / "tokenizer.json").write_text(json.dumps(renamed))
@@ -1237,8 +1234,8 @@ def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_pa
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(grpo, "train_on", stop)
         grpo.main(short(**flags))
-    checkpoint, = distributed.checkpoints(tmp_path / "out")
-    assert checkpoint.name == "checkpoint-4" and len(distributed.read_state(checkpoint)[2]["queue"]) == 1
+    checkpoint, = checkpoints.saved_checkpoints(tmp_path / "out")
+    assert checkpoint.name == "checkpoint-4" and len(checkpoints.read_state(checkpoint)[2]["queue"]) == 1
     state = json.loads((checkpoint / "state.json").read_text())
     del state["lengths"]                                 # a checkpoint of before groups were dealt by length
     (checkpoint / "state.json").write_text(json.dumps(state))
@@ -1359,7 +1356,7 @@ def test_held_out_answers_that_cannot_be_graded(short, tmp_path, monkeypatch, ca
     monkeypatch.syspath_prepend(str(tmp_path))
     problems = [{"id": "a", "question": "compare 4 7", "answer": "low"}]
     with Workers("acts:score", 1, 0.4) as pool:
-        assert rollouts.held_out_accuracy(running(short(), models.load(BASE)[0], pool=pool), problems) == 0
+        assert rollouts.held_out_accuracy(running(short(), loading.load(BASE)[0], pool=pool), problems) == 0
     assert "held-out problem a could not be graded: timeout" in capsys.readouterr().out
 
 

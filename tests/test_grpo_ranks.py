@@ -12,11 +12,10 @@ from safetensors.torch import load_file
 from test_distributed import BASE, TOKENIZER, by_sgd, gap, ranks_run, weights_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import distributed
 import grpo
-import model as models
 import rollouts
 from data import tiny
+from engine import checkpoints, loading, processes, sharding, tensor_parallel, training
 from engine.rows import read_rows, write_rows
 
 CASES = {    # 3 prompts for 2 or 4 ranks; what the second exercises is off by default, and the models of a kind
@@ -91,8 +90,8 @@ def test_a_run_of_two_ranks_is_continued_by_one(folder, runs):
     """Sampling from one copy in two parts; ended in step 4, with a rollout waiting and a reference refreshed in the checkpoint of step 2."""
     cfg = config(folder, "broken", save_every=2, **CASES["the rest"])
     ranks_run(cut_short, dataclasses.replace(cfg, tp=2))
-    saved, = distributed.checkpoints(folder / "broken")
-    known = distributed.read_state(saved)[2]["lengths"]                    # of steps 1 to 3, which takes 3 problems each
+    saved, = checkpoints.saved_checkpoints(folder / "broken")
+    known = checkpoints.read_state(saved)[2]["lengths"]                    # of steps 1 to 3, which takes 3 problems each
     assert saved.name == "checkpoint-2" and len(known) == 9
     for sample in read_rows(folder / "broken" / "samples.jsonl")[:2]:
         group = sample["group"]
@@ -107,20 +106,20 @@ def test_a_run_of_two_ranks_is_continued_by_one(folder, runs):
 
 def copies(path):
     """A model in shards of 4 ranks to two copies of two ranks each, in either type -> what is wrong."""
-    ranks, sampling = distributed.join(shards=True), distributed.join(tp=2)
-    model, _ = distributed.load(path, ranks)
+    ranks, sampling = processes.join(shards=True), processes.join(tp=2)
+    model, _ = sharding.load(path, ranks)
     wrong = []
     for dtype in (torch.float32, torch.bfloat16):
-        wanted, _ = distributed.load_split(path, sampling, dtype)
-        other, _ = distributed.load_split(path, sampling, dtype)
+        wanted, _ = tensor_parallel.load_split(path, sampling, dtype)
+        other, _ = tensor_parallel.load_split(path, sampling, dtype)
         for p in other.parameters():
             p.data.fill_(7)
-        distributed.copy_weights(model, other)
+        tensor_parallel.copy_weights(model, other)
         wrong += [name for (name, p), q in zip(other.named_parameters(), wanted.parameters()) if not torch.equal(p, q)]
-    original = distributed.DTensor.full_tensor
+    original = tensor_parallel.DTensor.full_tensor
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="are not those that are trained"):
-        patch.setattr(distributed.DTensor, "full_tensor", lambda self: original(self) + 1e-7 * (ranks.index == 3))
-        distributed.copy_weights(model, other)
+        patch.setattr(tensor_parallel.DTensor, "full_tensor", lambda self: original(self) + 1e-7 * (ranks.index == 3))
+        tensor_parallel.copy_weights(model, other)
     return wrong
 
 
@@ -133,7 +132,7 @@ def test_the_sampler_has_the_weights_that_are_trained(tmp_path):
                                          attention_bias=True, mlp_bias=True, tie_word_embeddings=False))
     for p in model.parameters():
         p.data += 0.1 * torch.randn(p.shape)
-    models.save(model, TOKENIZER, tmp_path / "model")
+    loading.save(model, TOKENIZER, tmp_path / "model")
     assert ranks_run(copies, str(tmp_path / "model"), n=4) == [[]] * 4
 
 
@@ -141,9 +140,9 @@ def test_groups_stay_together_and_all_ranks_see_all():
     """7 problems dealt to 3 ranks, the fifth as much work as all others, and put together again."""
     dealt = rollouts.deal_groups([1, 1, 1, 1, 6, 1, 1], 3)
     assert dealt == [[4], [0, 2, 5], [1, 3, 6]]
-    here = type("Here", (), {"ranks": distributed.Ranks("cpu", 0, 3)})
+    here = type("Here", (), {"ranks": processes.Ranks("cpu", 0, 3)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "gather", lambda value, ranks: dealt)
+        patch.setattr(processes, "gather", lambda value, ranks: dealt)
         assert rollouts.share(here, dealt[0], dealt) == list(range(7))
 
 
@@ -171,7 +170,7 @@ def test_ranks_sample_as_many_tokens_each(monkeypatch):
         monkeypatch.setattr(rollouts, "share", share)
         for rank in (0, 1):
             cfg = grpo.Config(model=BASE, data="", out="", reward="lcpo", prompts_per_step=6, group_size=4, max_tokens=90)
-            here = rollouts.Run(cfg, None, None, distributed.Ranks("cpu", rank, 2), None, None, TOKENIZER,
+            here = rollouts.Run(cfg, None, None, processes.Ranks("cpu", rank, 2), None, None, TOKENIZER,
                                 rollouts.Format("plain"), None, problems, lengths)
             n_prompt = len(here.form.prompt_ids(TOKENIZER, "compare 1 2"))
             assert [rollouts.expected_work(here, p) for p in problems] == [n_prompt + 4 * n for n in tokens]
@@ -187,6 +186,6 @@ def test_moments_move_and_come_back():
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    distributed.move_state([optimizer], "meta")
+    training.move_state([optimizer], "meta")
     kinds = {slot: value.device.type for slot, value in optimizer.state[model.weight].items()}
     assert kinds == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}

@@ -1,9 +1,9 @@
 """grading/ifeval.py: every instruction by hand, followed and not; strict and loose; languages; bad rows."""
 import pytest
 
+from engine.rows import BadInput
 from grading import answers
 from grading.ifeval import CHECKS, follows, language, n_sentences
-from engine.rows import BadInput
 
 CASES = [  # instruction, settings, a response that follows it, one that does not
     ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"},

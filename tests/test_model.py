@@ -1,4 +1,4 @@
-"""model.py: packing by hand, packed against one at a time, against transformers' own attention, leaks, load and save.
+"""engine/model.py: packing by hand, packed against one at a time, against transformers' own attention, leaks, load and save.
 
 Random models of three families, initialised so widely (0.25 instead of 0.02) that attention matters: log-probabilities
 spread over several units. Grouped heads (4 query, 2 key-value), head width 10, vocabulary 37; lengths 1 to 150, so that
@@ -14,15 +14,22 @@ import torch
 import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import (AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, LlamaConfig, Qwen2Config,
-                          Qwen3Config)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 import kernels
-import model as models
-from engine import modules
+from engine import attention, loading, modules, packing
+from engine import model as models
+from engine.decoder import Request, decode
 from engine.format import FORMATS
 from engine.rows import BadInput
-from decoder import Request, decode
 
 ROOT = Path(__file__).resolve().parent.parent
 V, H, H_KV, K, LAYERS = 37, 4, 2, 10, 3
@@ -55,8 +62,8 @@ def sequences(lengths=LENGTHS, seed=0):
 
 
 def forward(model, seqs):
-    batch = models.pack(seqs)
-    return models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, "cpu"))
+    batch = packing.pack(seqs)
+    return models.hidden_states(model, batch.ids, batch.positions, attention.Packed(batch.lengths, "cpu"))
 
 
 # ---- pack
@@ -65,7 +72,7 @@ def test_pack_by_hand():
     """Sequences (5 6 7), (8), (9 4 2 3): 8 tokens at positions 0 1 2 | 0 | 0 1 2 3. Scored are all but the first of
     each: tokens 1 2 5 6 7 of the row, predicted at 0 1 4 5 6; token 3 (the 8) is scored by nothing and the 9 is not
     predicted from it."""
-    batch = models.pack([[5, 6, 7], [8], [9, 4, 2, 3]])
+    batch = packing.pack([[5, 6, 7], [8], [9, 4, 2, 3]])
     assert batch.ids.tolist() == [5, 6, 7, 8, 9, 4, 2, 3]
     assert batch.positions.tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
     assert batch.lengths == [3, 1, 4]
@@ -78,14 +85,14 @@ def test_pack_by_hand():
 def test_pack_with_masks_by_hand():
     """masks (0 0 1), (1), (1 0 1 1): the first token of a sequence stays unscored although its mask is 1 (the 8, the
     9), which leaves the 7 predicted at 1, and the 2 and 3 predicted at 5 and 6."""
-    batch = models.pack([[5, 6, 7], [8], [9, 4, 2, 3]], [[0, 0, 1], [1], [True, False, True, True]])
+    batch = packing.pack([[5, 6, 7], [8], [9, 4, 2, 3]], [[0, 0, 1], [1], [True, False, True, True]])
     assert (batch.where.tolist(), batch.target.tolist(), batch.row.tolist()) == ([1, 5, 6], [7, 2, 3], [0, 2, 2])
 
 
 def test_nothing_of_the_next_document_is_predicted():
     """For many random lengths: the predicting position lies directly before the scored token, in the same sequence."""
     seqs = sequences([1, 9, 2, 1, 1, 30, 4])
-    batch = models.pack(seqs)
+    batch = packing.pack(seqs)
     owner = torch.tensor([i for i, ids in enumerate(seqs) for _ in ids])
     assert torch.equal(owner[batch.where], batch.row) and torch.equal(owner[batch.where + 1], batch.row)
     assert torch.equal(batch.ids[batch.where + 1], batch.target)
@@ -95,19 +102,19 @@ def test_nothing_of_the_next_document_is_predicted():
 
 def test_pack_leaves_its_inputs_alone():
     seqs, masks = [[5, 6, 7], [8, 9]], [[0, 1, 1], [1, 1]]
-    models.pack(seqs, masks)
+    packing.pack(seqs, masks)
     assert (seqs, masks) == ([[5, 6, 7], [8, 9]], [[0, 1, 1], [1, 1]])
 
 
 @pytest.mark.parametrize("seqs", [[], [[]], [[1, 2], []]])
 def test_pack_refuses_empty_sequences(seqs):
     with pytest.raises(ValueError, match="at least one token"):
-        models.pack(seqs)
+        packing.pack(seqs)
 
 
 def test_nothing_scored_gives_no_numbers():
     """A micro-batch of one-token sequences has N = 0 scored tokens: empty statistics, sum 0, no NaN."""
-    batch = models.pack([[5], [6]])
+    batch = packing.pack([[5], [6]])
     assert len(batch.where) == len(batch.target) == len(batch.row) == 0
     logp = models.score(random_model(LlamaConfig(**SMALL)), batch).logp
     assert logp.shape == (0,) and logp.sum() == 0
@@ -119,7 +126,7 @@ def test_nothing_scored_gives_no_numbers():
 def test_blocks_hold_each_token_once_and_put_it_back(lengths):
     """Gathering the row into blocks and back gives the row. A block wider than 64 is filled to at least half in each
     of its sequences, which bounds the waste."""
-    packed = models.Packed(lengths, "cpu")
+    packed = attention.Packed(lengths, "cpu")
     row = torch.arange(sum(lengths))
     parts = torch.cat([row[index].flatten()[real] for index, real in packed.blocks])
     assert torch.equal(parts if packed.back is None else parts[packed.back], row)
@@ -132,7 +139,7 @@ def test_blocks_hold_each_token_once_and_put_it_back(lengths):
 
 def test_fixture_needs_several_blocks():
     """150 and 70 differ by more than half; the five short ones share a block with 70 or stand beside each other."""
-    assert len(models.Packed(LENGTHS, "cpu").blocks) >= 3
+    assert len(attention.Packed(LENGTHS, "cpu").blocks) >= 3
 
 
 # ---- packed against one at a time, and against transformers
@@ -142,7 +149,7 @@ def losses_and_gradients(model, groups):
     model.zero_grad(set_to_none=True)
     total = 0.0
     for group in groups:
-        loss = -models.score(model, models.pack(group)).logp.sum()
+        loss = -models.score(model, packing.pack(group)).logp.sum()
         if loss.requires_grad:
             loss.backward()
         total += loss.item()
@@ -182,10 +189,10 @@ def test_equals_transformers_own_attention(model, implementation):
     theirs = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), attn_implementation=implementation).eval()
     theirs.load_state_dict(model.state_dict())
     seqs = sequences()
-    batch = models.pack(seqs)
+    batch = packing.pack(seqs)
     with torch.no_grad():
         logp = models.score(model, batch).logp
-        layers = models.hidden_states(model, batch.ids, batch.positions, models.Packed(batch.lengths, "cpu"),
+        layers = models.hidden_states(model, batch.ids, batch.positions, attention.Packed(batch.lengths, "cpu"),
                                       all_layers=True)
         expected, states = [], []
         for ids in seqs:
@@ -203,7 +210,7 @@ def test_equals_transformers_own_attention(model, implementation):
 def test_the_scored_statistics_are_those_of_the_kernel(model):
     """score at T = 0.7 with entropy against the whole logits: the temperature and the wish reach the kernel."""
     seqs = sequences([4, 9])
-    batch = models.pack(seqs, [[0, 0, 1, 1], [0] * 5 + [1] * 4])
+    batch = packing.pack(seqs, [[0, 0, 1, 1], [0] * 5 + [1] * 4])
     with torch.no_grad():
         stats = models.score(model, batch, temperature=0.7, want=("logp", "entropy"))
         logits = forward(model, seqs) @ models.head(model).T / 0.7
@@ -248,7 +255,7 @@ def test_positions_restart():
     alone = forward(model, [text])
     for copy_of_it in forward(model, [longer, text, text]).split([50, 12, 12])[1:]:
         assert (copy_of_it - alone).abs().max() <= 2e-6 * alone.abs().max()
-    running = models.hidden_states(model, torch.tensor(text), torch.arange(50, 62), models.Packed([12], "cpu"))
+    running = models.hidden_states(model, torch.tensor(text), torch.arange(50, 62), attention.Packed([12], "cpu"))
     assert (running - alone).abs().amax(1).min() > 0.01
 
 
@@ -259,15 +266,15 @@ def test_fill_bins_by_hand():
     (index 3) fits B (2 left); 2 fills either, the later first: B; the ones (index 2, 5) fill A.
     A = {1, 2, 5}, B = {0, 3, 4}; bins are listed by their first member. Best fit: of 7, 5, 3, 2 the 3 goes to the 7, which it
     fills, though there is more room beside the 5."""
-    assert models.fill_bins([4, 8, 1, 4, 2, 1], 10) == [[0, 3, 4], [1, 2, 5]]
-    assert models.fill_bins([5, 7, 3, 2], 10) == [[0, 3], [1, 2]]
+    assert packing.fill_bins([4, 8, 1, 4, 2, 1], 10) == [[0, 3, 4], [1, 2, 5]]
+    assert packing.fill_bins([5, 7, 3, 2], 10) == [[0, 3], [1, 2]]
 
 
 def test_an_oversized_item_gets_its_own_bin():
     """11 does not fit into 10: it stands alone instead of waiting for ever, and takes nothing with it."""
-    assert models.fill_bins([3, 11, 7], 10) == [[0, 2], [1]]
-    assert models.fill_bins([20, 20], 10) == [[0], [1]]
-    assert models.fill_bins([], 10) == []
+    assert packing.fill_bins([3, 11, 7], 10) == [[0, 2], [1]]
+    assert packing.fill_bins([20, 20], 10) == [[0], [1]]
+    assert packing.fill_bins([], 10) == []
 
 
 @pytest.mark.parametrize("capacity", [1, 30, 97, 5000])
@@ -276,7 +283,7 @@ def test_fill_bins_holds_each_index_once(capacity):
     capacity, and no two bins that would fit into one (which first-fit never leaves)."""
     lengths = torch.randint(1, 40, (200,), generator=torch.Generator().manual_seed(0)).tolist()
     copy = list(lengths)
-    bins = models.fill_bins(lengths, capacity)
+    bins = packing.fill_bins(lengths, capacity)
     assert lengths == copy and sorted(i for b in bins for i in b) == list(range(200))
     assert bins == sorted(sorted(b) for b in bins)
     sums = [sum(lengths[i] for i in b) for b in bins]
@@ -288,7 +295,7 @@ def test_fill_bins_holds_each_index_once(capacity):
 def test_fill_bins_wastes_little():
     """64 lengths like those of s1 (1k to 12k tokens) into 32k: 98% of the slots hold tokens, the last bin aside."""
     lengths = torch.randint(1000, 12000, (64,), generator=torch.Generator().manual_seed(1)).tolist()
-    bins = models.fill_bins(lengths, 32768)
+    bins = packing.fill_bins(lengths, 32768)
     full = sorted(sum(lengths[i] for i in b) for b in bins)[1:]
     assert sum(full) / (len(full) * 32768) >= 0.98
 
@@ -297,11 +304,11 @@ def test_fill_bins_wastes_little():
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A random Qwen3 with the tiny world's tokenizer, as models.save writes it."""
+    """A random Qwen3 with the tiny world's tokenizer, as loading.save writes it."""
     path = tmp_path_factory.mktemp("saved") / "model"
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "tiny_base")
     config = Qwen3Config(**{**SMALL, "vocab_size": len(tokenizer)}, attention_dropout=0.3)
-    models.save(random_model(config), tokenizer, path)
+    loading.save(random_model(config), tokenizer, path)
     return path
 
 
@@ -309,7 +316,7 @@ def test_save_and_load_bit_for_bit(directory):
     """Every tensor equal after save and load, by us and by plain transformers, whose logits our score agrees with."""
     torch.manual_seed(0)
     original = load_file(directory / "model.safetensors")
-    model, tokenizer = models.load(str(directory))
+    model, tokenizer = loading.load(str(directory))
     plain = AutoModelForCausalLM.from_pretrained(directory)
     for name, p in plain.named_parameters():
         assert torch.equal(p, original[name]) and torch.equal(p, model.get_parameter(name)), name
@@ -321,24 +328,24 @@ def test_save_and_load_bit_for_bit(directory):
     with torch.no_grad():
         expected = plain.eval()(torch.tensor([ids])).logits[0].log_softmax(1)[:-1].gather(
             1, torch.tensor(ids[1:])[:, None])[:, 0]
-        assert (models.score(model, models.pack([ids])).logp - expected).abs().max() <= 1e-5
+        assert (models.score(model, packing.pack([ids])).logp - expected).abs().max() <= 1e-5
     assert models.context_length(model) == 512 and models.softcap(model) is None
 
 
 def test_save_again_leaves_no_debris(directory, tmp_path):
     """Saving a loaded model gives the same bytes; files that lay beside stay; no temporary directory is left."""
-    model, tokenizer = models.load(str(directory))
+    model, tokenizer = loading.load(str(directory))
     (tmp_path / "log.jsonl").write_text("mine\n")
     (tmp_path / "saving").mkdir()                                          # of a save that was killed
     (tmp_path / "saving" / "config.json").write_text("half")
-    models.save(model, tokenizer, tmp_path)
+    loading.save(model, tokenizer, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
     assert (tmp_path / "log.jsonl").read_text() == "mine\n" and not (tmp_path / "saving").exists()
 
 
 def test_a_save_cut_short_is_no_model(directory, tmp_path, monkeypatch):
     """The weights arrive, then the process dies: without config.json `load` refuses what is there in one line."""
-    model, tokenizer = models.load(str(directory))
+    model, tokenizer = loading.load(str(directory))
     replace = models.os.replace
 
     def die_at_config(source, destination):
@@ -346,19 +353,19 @@ def test_a_save_cut_short_is_no_model(directory, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         replace(source, destination)
 
-    monkeypatch.setattr(models.os, "replace", die_at_config)
+    monkeypatch.setattr(loading.os, "replace", die_at_config)
     with pytest.raises(KeyboardInterrupt):
-        models.save(model, tokenizer, tmp_path / "m")
+        loading.save(model, tokenizer, tmp_path / "m")
     assert (tmp_path / "m" / "model.safetensors").exists()
     with pytest.raises(BadInput, match="no config.json"):
-        models.load(str(tmp_path / "m"))
+        loading.load(str(tmp_path / "m"))
 
 
 def test_dropout_is_off_even_in_train_mode(directory):
     """The config says 0.3; likelihoods of one text must be equal in two calls, in train mode too."""
     assert json.loads((directory / "config.json").read_text())["attention_dropout"] == 0.3
-    model, _ = models.load(str(directory))
-    batch = models.pack(sequences([9, 4]))
+    model, _ = loading.load(str(directory))
+    batch = packing.pack(sequences([9, 4]))
     with torch.no_grad():
         calls = [models.score(model.train(mode), batch).logp for mode in (True, True, False)]
     assert torch.equal(calls[0], calls[1]) and torch.equal(calls[0], calls[2])
@@ -402,7 +409,7 @@ def damaged(directory, path, damage):
 def test_a_damaged_directory_is_refused_in_one_line(directory, tmp_path, damage):
     path = damaged(directory, tmp_path / "m", damage)
     with pytest.raises(BadInput) as caught:
-        models.load(path)
+        loading.load(path)
     assert str(caught.value).startswith(path + ": ") and "\n" not in str(caught.value)
     assert ("finite" in str(caught.value)) == (damage == "a weight is NaN")
 
@@ -411,7 +418,7 @@ def test_a_damaged_directory_is_refused_in_one_line(directory, tmp_path, damage)
 def test_what_is_not_there_is_refused_in_one_line(name):
     """Paths at once, a hub-like name after transformers has looked into its cache (no network is asked)."""
     with pytest.raises(BadInput) as caught:
-        models.load(name)
+        loading.load(name)
     assert str(caught.value).startswith(name + ": ") and "\n" not in str(caught.value)
 
 
@@ -486,13 +493,13 @@ def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, 
     family, settings = OTHERS[feature]
     theirs = random_model(getattr(transformers, f"{family}Config")(**settings), "eager")
     theirs.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0)
-    models.save(theirs, AutoTokenizer.from_pretrained(directory), tmp_path)
+    loading.save(theirs, AutoTokenizer.from_pretrained(directory), tmp_path)
     try:
-        model, tokenizer = models.load(str(tmp_path))
+        model, tokenizer = loading.load(str(tmp_path))
     except BadInput as error:
         assert "\n" not in str(error) and type(theirs).__name__ in str(error)
         with pytest.raises(BadInput, match=type(theirs).__name__):
-            models.load(str(tmp_path), dtype=torch.bfloat16)
+            loading.load(str(tmp_path), dtype=torch.bfloat16)
         return
 
     def logits(ids):
@@ -500,7 +507,7 @@ def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, 
 
     seqs = sequences([7, 3, 30])
     expected = torch.cat([logits(ids).log_softmax(1)[range(len(ids) - 1), ids[1:]] for ids in seqs])
-    assert (models.score(model, models.pack(seqs)).logp - expected).abs().max() <= 1e-4
+    assert (models.score(model, packing.pack(seqs)).logp - expected).abs().max() <= 1e-4
     for i, completion in decode(model, tokenizer, FORMATS["plain"], [Request(ids, 0, 12) for ids in seqs], slots=2):
         z = logits(seqs[i] + completion.ids)[len(seqs[i]) - 1:-1]
         assert (z.max(1).values - z.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]).max() <= 1e-3
@@ -603,7 +610,7 @@ def test_weights_lie_by_columns_while_a_model_decodes(model):
     assert strides() == rows
     for name, p in ours.named_parameters():
         assert p is owners[name] and torch.equal(p, before[name]) and not p.is_inference()
-    models.score(ours, models.pack(sequences([5]))).logp.sum().backward()
+    models.score(ours, packing.pack(sequences([5]))).logp.sum().backward()
     assert all(p.grad is not None for p in ours.parameters())
 
 
@@ -612,12 +619,12 @@ def test_final_logits_are_capped():
     change log-probabilities by more than 0.1."""
     model = random_model(LlamaConfig(**SMALL))
     seqs = sequences([6])
-    plain = models.score(model, models.pack(seqs)).logp
+    plain = models.score(model, packing.pack(seqs)).logp
     model.config.final_logit_softcapping = 2.0
     hidden = forward(model, seqs)
     expected = (2 * torch.tanh(hidden @ models.head(model).T / 2)).log_softmax(1)[:-1].gather(
         1, torch.tensor(seqs[0][1:])[:, None])[:, 0]
-    assert (models.score(model, models.pack(seqs)).logp - expected).abs().max() <= 1e-5
+    assert (models.score(model, packing.pack(seqs)).logp - expected).abs().max() <= 1e-5
     assert (models.next_token_logits(model, hidden)[:-1].log_softmax(1).gather(
         1, torch.tensor(seqs[0][1:])[:, None])[:, 0] - expected).abs().max() <= 1e-5
     assert (plain - expected).abs().max() > 0.1
@@ -655,10 +662,10 @@ def test_flash_call_says_what_the_blocks_compute(monkeypatch, told, window):
     monkeypatch.setattr(library, "varlen_attn", new if told else old)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(12, heads, 8, generator=generator) for heads in (6, 2, 2))
-    packed = models.Packed([4, 7, 1], "cpu")
-    found, wanted = (f(query, key, value, packed, 0.3, window) for f in (models._flash_within, models._attend_within))
+    packed = attention.Packed([4, 7, 1], "cpu")
+    found, wanted = (f(query, key, value, packed, 0.3, window) for f in (attention._flash_within, attention._attend_within))
     assert wanted.std() > 0.1 and (found - wanted).abs().max() < 1e-6
-    whole = models._attend_within(query, key, value, packed, 0.3)
+    whole = attention._attend_within(query, key, value, packed, 0.3)
     changed = (whole - wanted).abs().amax((1, 2)) > 1e-3                # tokens that the window keeps from others
     places = [i for n in (4, 7, 1) for i in range(n)]
     assert changed.tolist() == [window is not None and i >= window for i in places]

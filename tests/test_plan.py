@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 import grpo
-import model as models
-from engine import plan
 import sft
+from engine import attention, packing, plan, training
+from engine import model as models
 from engine.rows import BadInput, write_rows
 
 GIB = 2**30
@@ -33,15 +33,15 @@ def test_parameters_of_the_shapes(name, billions):
 def real_peak(model, lengths, adam_dtype="fp32"):
     """Bytes that one step of sft.py holds at most, by the allocator's own record: weights and Adam's state, and what the
     profiler saw come and go in a second step."""
-    optimizers = sft.make_optimizers(model, 1e-4, (0.9, 0.95), 0.1, adam_dtype=adam_dtype)
+    optimizers = training.make_optimizers(model, 1e-4, (0.9, 0.95), 0.1, adam_dtype=adam_dtype)
     rows = [[1 + i % 900 for i in range(n)] for n in lengths]
 
     def step():
-        batch = models.pack(rows)
+        batch = packing.pack(rows)
         logp = models.score(model, batch).logp
         (-logp.sum() / len(logp)).backward()
         del logp
-        sft.update(model, optimizers, 1.0, 1.0)
+        training.update(model, optimizers, 1.0, 1.0)
 
     step()
     resident = sum(p.nbytes for p in model.parameters()) + sum(
@@ -91,7 +91,7 @@ def test_peak_of_fsdp(fake_ranks):
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     config = Qwen2Config(**SMALL | dict(hidden_size=512, intermediate_size=2048, vocab_size=4096, num_hidden_layers=3))
     lengths = [256] * 4
-    batch, packed = models.pack([[0] * n for n in lengths]), models.Packed(lengths, "cpu")
+    batch, packed = packing.pack([[0] * n for n in lengths]), attention.Packed(lengths, "cpu")
 
     class Root(torch.nn.Module):
         def __init__(self, model):

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from data import prepare
-from grading.answers import grade
 from engine.rows import BadInput, read_rows, write_rows
+from grading.answers import grade
 
 RAW = {  # one row of each, as it is on the hub, and its answer in ours
     "math500": ({"problem": "x?", "solution": r"\boxed{\frac12}", "answer": r"\frac12", "level": 1}, r"\frac12"),

@@ -16,10 +16,9 @@ import curate
 import evaluate
 import generate
 import grpo
-from engine import plan
 import sft
 from data import prepare, tiny
-from engine import settings
+from engine import plan, settings
 from grading.answers import check_expression
 
 ROOT = Path(__file__).resolve().parent.parent

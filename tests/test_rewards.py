@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from grading import rewards
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
+from grading import rewards
 from grading.sandbox import Failure, Workers
 
 

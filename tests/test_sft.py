@@ -26,17 +26,27 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM, get_cosine_schedule_with_warmup)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    get_cosine_schedule_with_warmup,
+)
 
-import distributed
-import model as models
 import sft
 from data import tiny
+from data.load import read_traces
+from engine import dealing, loading, packing, processes, sharding, training
+from engine import model as models
+from engine.checkpoints import saved_checkpoints
 from engine.format import FORMATS
 from engine.rows import BadInput, write_rows
-from data.load import read_traces
-from sft import Config, checkpoints, encode, lr_at, main, make_optimizers, plan_steps, update
+from engine.training import lr_at, make_optimizers, update
+from sft import Config, encode, main, plan_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 N_ROWS, BATCH = 13, 5                                                      # 3 steps an epoch: 5, 5 and 3 rows
@@ -51,7 +61,7 @@ def base(tmp_path_factory):
                          num_attention_heads=4, num_key_value_heads=2, head_dim=10, max_position_embeddings=128,
                          initializer_range=0.1, tie_word_embeddings=True, bos_token_id=None,
                          eos_token_id=1, pad_token_id=0)
-    models.save(Qwen3ForCausalLM(config), tiny.tokenizer(), path / "model")
+    loading.save(Qwen3ForCausalLM(config), tiny.tokenizer(), path / "model")
     rows = [row for row in tiny.teacher_pool(60, 0) if row["n_thinking_tokens"] <= 45][:N_ROWS]
     write_rows(path / "rows.jsonl", rows)
     return path
@@ -84,7 +94,7 @@ def plain_sgd(monkeypatch):
         optimizer.param_groups[0]["peak"] = lr
         return [optimizer]
 
-    monkeypatch.setattr(sft, "make_optimizers", optimizers)
+    monkeypatch.setattr(training, "make_optimizers", optimizers)
 
 
 # ---- learning rate
@@ -194,19 +204,19 @@ def test_packing_is_98_percent_full_and_still_shuffled():
 def test_deal_by_hand():
     """Rows of 6 5 4 3 2 tokens, at most 10 a pass. Alone: best fit decreasing, [6 4] [5 3 2]. Two ranks: one pass each,
     the longest to the emptiest: 6, 5, then 4 to the 5, 3 to the 6, 2 to a 9: 11, too much; so two passes each, evenly."""
-    assert sft.deal([6, 5, 4, 3, 2], 10, 1) == [[[0, 2], [1, 3, 4]]]
-    first, second = sft.deal([6, 5, 4, 3, 2], 10, 2)
+    assert dealing.deal([6, 5, 4, 3, 2], 10, 1) == [[[0, 2], [1, 3, 4]]]
+    first, second = dealing.deal([6, 5, 4, 3, 2], 10, 2)
     assert len(first) == len(second) == 2
     assert sorted(i for group in first + second for i in group) == [0, 1, 2, 3, 4]
-    assert sft.deal([6, 5, 4, 3, 2], 11, 2) == [[[0, 3, 4]], [[1, 2]]]
-    assert sft.deal([7, 20], 10, 4) == [[[1]], [[0]], [[]], [[]]]          # two ranks have nothing to do, and take part
+    assert dealing.deal([6, 5, 4, 3, 2], 11, 2) == [[[0, 3, 4]], [[1, 2]]]
+    assert dealing.deal([7, 20], 10, 4) == [[[1]], [[0]], [[]], [[]]]          # two ranks have nothing to do, and take part
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3, 8])
 def test_deal_is_even_and_within_bounds(n_ranks):
     """100 rows, at most 300 tokens a pass: as many passes for each rank, loads within a row of one another."""
     lengths = torch.randint(1, 60, (100,), generator=torch.Generator().manual_seed(0)).tolist()
-    ranks = sft.deal(lengths, 300, n_ranks)
+    ranks = dealing.deal(lengths, 300, n_ranks)
     assert len(ranks) == n_ranks and len({len(groups) for groups in ranks}) == 1
     assert sorted(i for groups in ranks for group in groups for i in group) == list(range(100))
     loads = [sum(lengths[i] for i in group) for groups in ranks for group in groups]
@@ -335,9 +345,9 @@ def test_what_is_scored(base, tmp_path, monkeypatch):
 def test_prompt_tokens_take_no_part_in_the_loss(base, monkeypatch):
     """Gradient of the loss with respect to the final hidden states: 0 at every position that does not predict a trained
     token, also at the prompt's, and above 1e-4 at those that do."""
-    model, tokenizer = models.load(str(base / "model"))
+    model, tokenizer = loading.load(str(base / "model"))
     examples, _ = encode(rows_of(base)[:4], tokenizer, config(base, "x"), 128)
-    batch = models.pack(*zip(*examples))
+    batch = packing.pack(*zip(*examples))
     states, hidden_states = [], models.hidden_states
 
     def spy(*args, **more):
@@ -457,9 +467,9 @@ def test_compiled_layers_are_one_program(base, monkeypatch, recompute):
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=program))
-    model, again = (distributed.load(str(base / "model"), distributed.join(), recompute=recompute, compiled=compiled)[0]
+    model, again = (sharding.load(str(base / "model"), processes.join(), recompute=recompute, compiled=compiled)[0]
                     for compiled in (False, True))
-    wanted, found = (models.score(m.train(), models.pack(rows)).logp for m in (model, again))
+    wanted, found = (models.score(m.train(), packing.pack(rows)).logp for m in (model, again))
     assert len(traced) == 1 and torch.equal(wanted, found)
 
 
@@ -508,7 +518,7 @@ def test_flops_by_hand(base):
     times 1408 of the MLP and 64 of norms: 8148. Two layers, 149 · 32 of the head (= embedding), 32 of the last norm:
     N = 21096. Forward, sequences of 10 and 4 tokens: 2 N 14 + 2 · 2 layers · 40 · (100 + 16). With a head of its own
     the embedding does not count."""
-    model, _ = models.load(str(base / "model"))
+    model, _ = loading.load(str(base / "model"))
     assert models.forward_flops(model, [10, 4]) == 2 * 21096 * 14 + 4 * 40 * 116
     config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
                          num_key_value_heads=2, tie_word_embeddings=False, bos_token_id=None, eos_token_id=1)
@@ -519,14 +529,14 @@ def test_flops_by_hand(base):
 def test_mfu_where_the_device_is_known(base, tmp_path, monkeypatch):
     """A device of 10^9 operations a second, no recomputation counted: 3 forward passes per second and 10^9, in the log; on a
     CPU, whose peak nobody knows, no such number. Names of real devices are told apart."""
-    assert "mfu" not in main(config(base, tmp_path / "cpu", epochs=1))[0] and sft.peak_flops("cpu") is None
+    assert "mfu" not in main(config(base, tmp_path / "cpu", epochs=1))[0] and training.peak_flops("cpu") is None
     names = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA L40S": 362e12,
              "NVIDIA L4": 121e12, "NVIDIA GeForce RTX 4090": 165e12, "Tesla V100": None}
     for name, peak in names.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-        assert sft.peak_flops("cuda") == peak, name
-    monkeypatch.setattr(sft, "peak_flops", lambda device: 1e9)
-    model, tokenizer = models.load(str(base / "model"))
+        assert training.peak_flops("cuda") == peak, name
+    monkeypatch.setattr(training, "peak_flops", lambda device: 1e9)
+    model, tokenizer = loading.load(str(base / "model"))
     lengths = [len(ids) for ids, _ in encode(rows_of(base), tokenizer, config(base, "x"), 128)[0]]
     (row,) = main(config(base, tmp_path / "gpu", epochs=1, batch_rows=N_ROWS, recompute=True))
     seconds = sum(lengths) / row["tok_s"]
@@ -537,7 +547,7 @@ def test_match_flops(base, tmp_path):
     """A run of 1 epoch writes what it computed: 3 forward passes' worth of its 490 tokens. A budget of its ledger makes
     another run, whatever its --epochs, take the same 3 steps; two and a half times that, the first step that reaches it."""
     main(config(base, tmp_path / "one", epochs=1))
-    model, tokenizer = models.load(str(base / "model"))
+    model, tokenizer = loading.load(str(base / "model"))
     lengths = [len(ids) for ids, _ in encode(rows_of(base), tokenizer, config(base, "x"), 128)[0]]
     total = 3 * models.forward_flops(model, lengths)
     ledger = tmp_path / "one" / "flops.jsonl"
@@ -568,7 +578,7 @@ def test_too_little_memory_is_one_line(base, tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(sft.distributed, "score", full)
+    monkeypatch.setattr(sharding, "score", full)
     with pytest.raises(BadInput, match="--micro-batch-tokens 32768: not enough memory; fewer tokens, --recompute"):
         main(config(base, tmp_path / "out"))
 
@@ -678,7 +688,7 @@ def test_a_history_of_another_kind_is_refused(base, history):
 def test_weight_decay_is_for_hidden_matrices_only(base):
     """Names by hand: 7 projections a layer decay; norms, the tied embedding and head do not. Every parameter is in
     exactly one group of one optimizer, with Muon as without."""
-    model, _ = models.load(str(base / "model"))
+    model, _ = loading.load(str(base / "model"))
     names = {id(p): name for name, p in model.named_parameters()}
     expected = {f"model.layers.{i}.{part}.weight" for i in range(2) for part in
                 [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]}
@@ -712,14 +722,14 @@ def test_bf16_adam_by_hand_and_against_torch():
     decay: 1 · (1 - 0.1 · 0.5) - 0.1 = 0.85. Twenty steps of a noisy gradient stay within 2% of torch's AdamW."""
     p = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
     p.grad = torch.tensor([2.0, 0.5])
-    optimizer = sft.AdamWBf16([{"params": [p], "weight_decay": 0.5}], lr=0.1, betas=(0.5, 0.75))
+    optimizer = training.AdamWBf16([{"params": [p], "weight_decay": 0.5}], lr=0.1, betas=(0.5, 0.75))
     optimizer.step()
     assert p.tolist() == pytest.approx([0.85, -1.05]) and p.dtype == torch.float32
     assert {k: (v.dtype, v.tolist()) for k, v in optimizer.state[p].items() if k != "step"} == {
         "exp_avg": (torch.bfloat16, [1.0, 0.25]), "exp_avg_sq": (torch.bfloat16, [1.0, 0.0625])}
     start = torch.randn(200, generator=torch.Generator().manual_seed(0))
     ends = []
-    for kind in (sft.AdamWBf16, torch.optim.AdamW):
+    for kind in (training.AdamWBf16, torch.optim.AdamW):
         p, noise = torch.nn.Parameter(start.clone()), torch.Generator().manual_seed(1)
         optimizer = kind([{"params": [p], "weight_decay": 0.1}], lr=0.05, betas=(0.9, 0.95))
         for _ in range(20):
@@ -733,7 +743,7 @@ def test_bf16_adam_resumes_to_the_bit(base, tmp_path, monkeypatch):
     cfg = config(base, tmp_path / "out", epochs=1, save_every=1, adam_dtype="bf16")
     main(dataclasses.replace(cfg, out=str(tmp_path / "whole")))
     interrupted(cfg, monkeypatch, 2)
-    saved = load_file(next(checkpoints(cfg.out)[0].glob("*.safetensors")))
+    saved = load_file(next(saved_checkpoints(cfg.out)[0].glob("*.safetensors")))
     assert {x.dtype for name, x in saved.items() if "exp_avg" in name} == {torch.bfloat16}
     assert len(main(cfg)) == 1 and gap(tmp_path / "out", tmp_path / "whole") == 0
 
@@ -741,19 +751,19 @@ def test_bf16_adam_resumes_to_the_bit(base, tmp_path, monkeypatch):
 def test_adam_is_one_kernel_on_a_gpu(base, tmp_path, monkeypatch):
     """Weights that say they are on a GPU get torch's fused AdamW, others its default. It computes the same (torch has it for
     a CPU too), keeps its count beside the weights, and resumes to the bit."""
-    optimizers = sft.make_optimizers
+    optimizers = training.make_optimizers
 
     def on_gpu(*arguments, **more):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.Tensor, "is_cuda", property(lambda p: True), raising=False)
             return optimizers(*arguments, **more)
 
-    model, _ = models.load(str(base / "model"))
+    model, _ = loading.load(str(base / "model"))
     assert [make(model, 1e-3, (0.9, 0.95), 0.5)[0].defaults["fused"] for make in (optimizers, on_gpu)] == [None, True]
     assert "fused" not in on_gpu(model, 1e-3, (0.9, 0.95), 0.5, adam_dtype="bf16")[0].defaults
     cfg = config(base, tmp_path / "out", epochs=1, save_every=1)
     main(dataclasses.replace(cfg, out=str(tmp_path / "plain")))
-    monkeypatch.setattr(sft, "make_optimizers", on_gpu)
+    monkeypatch.setattr(training, "make_optimizers", on_gpu)
     main(dataclasses.replace(cfg, out=str(tmp_path / "whole")))
     assert 0 < gap(tmp_path / "plain", tmp_path / "whole") < 1e-6
     interrupted(cfg, monkeypatch, 2)
@@ -765,7 +775,7 @@ def test_a_loaded_count_lies_where_its_step_reads_it(base, tmp_path, fused, devi
     """A fused kernel is given the address of the count: on the device of the weights, here one without memory. Others ask
     for its value: on the host."""
     for save in (True, False):
-        model, _ = models.load(str(base / "model"))
+        model, _ = loading.load(str(base / "model"))
         (optimizer,) = make_optimizers(model if save else model.to("meta"), 1e-3, (0.9, 0.95), 0.5)
         if save:
             for p in model.parameters():
@@ -826,7 +836,7 @@ def interrupted(cfg, monkeypatch, at):
         return update(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "update", failing)
+        patch.setattr(training, "update", failing)
         with pytest.raises(KeyboardInterrupt):
             main(cfg)
 
@@ -889,12 +899,12 @@ def test_resume_after_kill_9(base, tmp_path):
     cfg = dataclasses.replace(whole, out=str(tmp_path / "out"), save_every=1)
     child = subprocess.Popen(command(cfg), stdout=subprocess.DEVNULL)
     deadline = time.time() + 60
-    while not checkpoints(cfg.out) and child.poll() is None and time.time() < deadline:
+    while not saved_checkpoints(cfg.out) and child.poll() is None and time.time() < deadline:
         time.sleep(0.001)
     time.sleep(time.time_ns() % 1000 / 10_000)
     child.kill()
     child.wait()
-    assert checkpoints(cfg.out) or (tmp_path / "out" / "training.json").exists()
+    assert saved_checkpoints(cfg.out) or (tmp_path / "out" / "training.json").exists()
     main(dataclasses.replace(cfg, save_every=3))
     same_end(cfg, whole)
 
@@ -909,7 +919,7 @@ def test_resume_when_the_final_save_was_interrupted(tmp_path, monkeypatch, unint
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(*(models, "save") if place == "the model" else (sft.run, "save_config"), die)
+        patch.setattr(*(loading, "save") if place == "the model" else (sft.run, "save_config"), die)
         with pytest.raises(KeyboardInterrupt):
             main(cfg)
     assert [row["step"] for row in main(cfg)] == [7, 8, 9]
@@ -918,7 +928,7 @@ def test_resume_when_the_final_save_was_interrupted(tmp_path, monkeypatch, unint
 
 def test_the_random_state_is_part_of_a_checkpoint(base, tmp_path):
     """Nothing draws at random during these steps, so bit-equality would not notice: saved and restored directly."""
-    model, _ = models.load(str(base / "model"))
+    model, _ = loading.load(str(base / "model"))
     optimizers = make_optimizers(model, 1e-2, (0.9, 0.95), 0.1)
     torch.manual_seed(7)
     sft.save_checkpoint(tmp_path, model, optimizers, 3, {})
@@ -996,7 +1006,7 @@ def only_some(path):
 def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage):
     cfg = config(base, tmp_path / "out", save_every=2)
     interrupted(cfg, monkeypatch, 3)
-    (checkpoint,) = checkpoints(cfg.out)
+    (checkpoint,) = saved_checkpoints(cfg.out)
     (file,) = checkpoint.glob("*.safetensors")
     damage(file)
     with pytest.raises(BadInput) as caught:
@@ -1019,7 +1029,7 @@ def test_an_out_that_cannot_be_written_costs_one_line(base, tmp_path, monkeypatc
         def full(*_):
             raise kind(text)
         with monkeypatch.context() as patch, pytest.raises(wanted) as caught:
-            patch.setattr(models, "save", full)
+            patch.setattr(loading, "save", full)
             main(cfg)
         assert wanted is BrokenPipeError or str(caught.value) == f"--out {tmp_path / 'out'}: {text}"
     assert [row["step"] for row in main(cfg)] == [9]
@@ -1061,11 +1071,11 @@ def test_killed_in_the_middle_of_a_checkpoint(base, tmp_path, monkeypatch, unint
     the end is that of a run without a break."""
     for place in ("os.replace",) if uninterrupted.muon_lr else ("dcp.save", "os.replace", "shutil.rmtree"):
         cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / place))
-        owner, name = {"dcp": distributed.dcp, "os": os, "shutil": shutil}[place.split(".")[0]], place.split(".")[1]
+        owner, name = {"dcp": saved_checkpoints.dcp, "os": os, "shutil": shutil}[place.split(".")[0]], place.split(".")[1]
         original = getattr(owner, name)
 
         def die(*args, **more):
-            n_there = len(checkpoints(cfg.out))
+            n_there = len(saved_checkpoints(cfg.out))
             if n_there == 1 + (place == "shutil.rmtree") and (place != "os.replace" or "checkpoint" in str(args[0])):
                 raise KeyboardInterrupt
             return original(*args, **more)
@@ -1091,11 +1101,11 @@ def test_sigterm_saves_and_ends(base, tmp_path, monkeypatch, uninterrupted, caps
         return update(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "update", signalled)
+        patch.setattr(training, "update", signalled)
         with pytest.raises(SystemExit) as ended:
             main(cfg)
     assert ended.value.code == 143 and "stopped after step 4" in capsys.readouterr().out
-    assert [p.name for p in checkpoints(cfg.out)] == ["checkpoint-4"] and signal.getsignal(signal.SIGTERM) == handler
+    assert [p.name for p in saved_checkpoints(cfg.out)] == ["checkpoint-4"] and signal.getsignal(signal.SIGTERM) == handler
     assert [row["step"] for row in main(cfg)] == list(range(5, 10))
     same_end(cfg, uninterrupted)
 
@@ -1146,7 +1156,7 @@ def test_several_bad_steps_in_a_row_end_the_run(base, tmp_path, monkeypatch):
     lengths = [len(FORMATS["think"].training_ids(tiny.tokenizer(), row)[0]) for row in rows_of(base)]
     wanted = [rows_of(base)[i]["question"] for i in plan_steps(lengths, 3, BATCH, 0, 42)[5]]
     assert len(rows) == 3 and all(question in row["text"] for question, row in zip(wanted, rows, strict=True))
-    assert [p.name for p in checkpoints(cfg.out)] == ["checkpoint-4"]
+    assert [p.name for p in saved_checkpoints(cfg.out)] == ["checkpoint-4"]
 
 
 # ---- end to end
