@@ -7,6 +7,7 @@ that generate.py writes a row has its `prompt` as ids, the sampler's `logp` of e
 Under torchrun the prompts of a step are dealt to the ranks by the work that they promise, a group never to two, and what
 comes of them goes to all.
 """
+
 import contextlib
 import heapq
 import math
@@ -30,24 +31,28 @@ from grading.sandbox import Failure, Workers
 
 class Run(NamedTuple):
     """What stays from step to step. The weights of `model` change; those of `reference` if it is refreshed."""
-    cfg: object                          # grpo.Config
-    model: torch.nn.Module               # the policy that is trained, under torchrun in shards
-    sampler: torch.nn.Module             # the same policy to sample from: `model` itself, under torchrun a copy
-    ranks: processes.Ranks             # those that share the sampler, and which prompts are theirs
+
+    cfg: object  # grpo.Config
+    model: torch.nn.Module  # the policy that is trained, under torchrun in shards
+    # the same policy to sample from: `model` itself, under torchrun a copy
+    sampler: torch.nn.Module
+    ranks: processes.Ranks  # those that share the sampler, and which prompts are theirs
     reference: torch.nn.Module | None
-    other: torch.nn.Module | None        # the sampler of --offpolicy-frac
+    other: torch.nn.Module | None  # the sampler of --offpolicy-frac
     tokenizer: object
     form: Format
     pool: Workers
     problems: list
-    lengths: dict                        # id of a problem, as text -> mean tokens of its completions when last sampled
+    lengths: dict  # id of a problem, as text -> mean tokens of its completions when last sampled
 
 
 def choose_prompts(n_problems, step, prompts_per_step, seed):
     """Indices of the problems of step 0, 1, ...: the data in a new order each time it is used up. Needs no state."""
     chosen = []
     for place in range(step * prompts_per_step, (step + 1) * prompts_per_step):
-        order = torch.randperm(n_problems, generator=torch.Generator().manual_seed(seed + place // n_problems))
+        order = torch.randperm(
+            n_problems, generator=torch.Generator().manual_seed(seed + place // n_problems)
+        )
         chosen.append(int(order[place % n_problems]))
     return chosen
 
@@ -76,8 +81,9 @@ def expected_work(here, problem):
     last sampled, else as many tokens as it may have. Known to all ranks and the same for any number of them."""
     cfg = here.cfg
     most = min(cfg.max_tokens, problem["budget"]) if "lcpo" in cfg.reward else cfg.max_tokens
-    return len(here.form.prompt_ids(here.tokenizer, problem["question"])) \
-        + max(cfg.votes, cfg.group_size) * here.lengths.get(str(problem["id"]), most)
+    return len(here.form.prompt_ids(here.tokenizer, problem["question"])) + max(
+        cfg.votes, cfg.group_size
+    ) * here.lengths.get(str(problem["id"]), most)
 
 
 def deal_groups(work, n_ranks):
@@ -98,38 +104,60 @@ def rollout(here, problems, stream, places):
     cfg, tokenizer, form = here.cfg, here.tokenizer, here.form
     n_samples, n_other = max(cfg.votes, cfg.group_size), round(cfg.offpolicy_frac * cfg.group_size)
     requests = []
-    for place in places:                                  # the place too: a small data set can repeat within a step
+    for place in places:  # the place too: a small data set can repeat within a step
         prompt = form.prompt_ids(tokenizer, problems[place]["question"])
         for number in range(n_samples):
             key = random_key(cfg.seed, *stream, place, problems[place]["id"], number)
             requests.append(Request(prompt, key, cfg.max_tokens))
     rows = [None] * len(requests)
-    for model, numbers in [(here.sampler, range(n_other, n_samples)), (here.other, range(n_other))][:1 + (n_other > 0)]:
+    for model, numbers in [(here.sampler, range(n_other, n_samples)), (here.other, range(n_other))][
+        : 1 + (n_other > 0)
+    ]:
         chosen = [i for i in range(len(requests)) if i % n_samples in numbers]
         with computing_in(cfg.dtype, model):
             # The full distribution: a cut by top-p would have to be made in training too.
-            for at, completion in decode(model, tokenizer, form, [requests[i] for i in chosen], Sampling(cfg.temperature),
-                                         cfg.slots):
+            for at, completion in decode(
+                model,
+                tokenizer,
+                form,
+                [requests[i] for i in chosen],
+                Sampling(cfg.temperature),
+                cfg.slots,
+            ):
                 which, number = divmod(chosen[at], n_samples)
-                rows[chosen[at]] = generate.completion_row(problems[places[which]], number, completion, tokenizer, form) \
-                    | {"prompt": requests[chosen[at]].prompt, "logp": completion.logp}
-    return [rows[i:i + n_samples] for i in range(0, len(rows), n_samples)]
+                rows[chosen[at]] = generate.completion_row(
+                    problems[places[which]], number, completion, tokenizer, form
+                ) | {"prompt": requests[chosen[at]].prompt, "logp": completion.logp}
+    return [rows[i : i + n_samples] for i in range(0, len(rows), n_samples)]
 
 
 def judge(here, groups, reward):
     """What grading.rewards.score_group says of each group of this rank's rows, or the Failure of the worker that was asked."""
-    if not here.ranks.writes:                             # of the ranks that have these rows another one asks
+    if not here.ranks.writes:  # of the ranks that have these rows another one asks
         return [None] * len(groups)
-    items = [{"reward": reward, "format": here.cfg.format, "max_tokens": here.cfg.max_tokens,
-              "rows": [{name: value for name, value in row.items() if name not in ("prompt", "logp")} for row in group]}
-             for group in groups]
+    items = [
+        {
+            "reward": reward,
+            "format": here.cfg.format,
+            "max_tokens": here.cfg.max_tokens,
+            "rows": [
+                {name: value for name, value in row.items() if name not in ("prompt", "logp")}
+                for row in group
+            ],
+        }
+        for group in groups
+    ]
     return here.pool.map(items)
 
 
 def share(here, values, shares):
     """Values of this rank's problems -> of all problems, in order, on every rank; collective. shares: as of deal_groups."""
     parts = processes.gather(values, here.ranks)
-    found = {place: value for places, part in zip(shares, parts) for place, value in zip(places, part, strict=True)}
+    found = {
+        place: value
+        for places, part in zip(shares, parts)
+        for place, value in zip(places, part, strict=True)
+    }
     return [found[place] for place in range(len(found))]
 
 
@@ -142,11 +170,16 @@ def collect(here, step):
     cfg, names = here.cfg, names_of(parse_reward(here.cfg.reward))
     kept, judged, sampled, votes, n_failures, seconds = [], [], [], [], 0, 0.0
     for number in range(cfg.max_rounds if cfg.dynamic_sampling else 1):
-        again = (step * cfg.max_rounds + number, cfg.prompts_per_step, cfg.seed + 10**6)      # an order of its own
-        chosen = choose_prompts(len(here.problems), *(again if number else (step, cfg.prompts_per_step, cfg.seed)))
+        # an order of its own
+        again = (step * cfg.max_rounds + number, cfg.prompts_per_step, cfg.seed + 10**6)
+        chosen = choose_prompts(
+            len(here.problems), *(again if number else (step, cfg.prompts_per_step, cfg.seed))
+        )
         began, problems = time.perf_counter(), [here.problems[i] for i in chosen]
         shares = deal_groups([expected_work(here, problem) for problem in problems], here.ranks.n)
-        groups = rollout(here, problems, ("rollout", step, number)[:2 + (number > 0)], shares[here.ranks.index])
+        groups = rollout(
+            here, problems, ("rollout", step, number)[: 2 + (number > 0)], shares[here.ranks.index]
+        )
         seconds += time.perf_counter() - began
         if "self_certainty" in names:
             new = [row for group in groups for row in group]
@@ -157,39 +190,58 @@ def collect(here, step):
             here.lengths[str(group[0]["id"])] = statistics.fmean(row["n_tokens"] for row in group)
             if any(row["finish"] == "nan" for row in group):
                 found = Failure("error", "the model's logits are not finite")
-            if not isinstance(found, dict):               # a Failure, which JSON has made a list
+            if not isinstance(found, dict):  # a Failure, which JSON has made a list
                 n_failures, (kind, text) = n_failures + 1, found
                 if here.ranks.leads:
-                    print(f"step {step + 1}: no reward for problem {group[0]['id']}, left out: {kind}, {text}")
+                    print(
+                        f"step {step + 1}: no reward for problem {group[0]['id']}, left out: {kind}, {text}"
+                    )
                 continue
-            for row, value, right, per_token in zip(group, found["reward"], found["right"], found["token_rewards"]):
+            for row, value, right, per_token in zip(
+                group, found["reward"], found["right"], found["token_rewards"]
+            ):
                 row |= {"reward": value, "right": right, "token_rewards": per_token}
             votes += [found["vote"]] if found["vote"] else []
             judged.append(group)
-            trained = group[:cfg.group_size]
-            if not cfg.dynamic_sampling or len({row["right" if names & NEED_ANSWER else "reward"] for row in trained}) > 1:
+            trained = group[: cfg.group_size]
+            if (
+                not cfg.dynamic_sampling
+                or len({row["right" if names & NEED_ANSWER else "reward"] for row in trained}) > 1
+            ):
                 kept.append(trained)
         if len(kept) >= cfg.prompts_per_step:
             break
     if not judged:
-        raise BadInput(f"--reward {cfg.reward}: no reward could be computed in step {step + 1}; the reasons stand above")
+        raise BadInput(
+            f"--reward {cfg.reward}: no reward could be computed in step {step + 1}; the reasons stand above"
+        )
     rows = [row for group in judged for row in group]
     graded = [row["right"] for row in rows if row["right"] is not None]
-    labels, agreed = ([vote[name] for vote in votes if vote[name] is not None] for name in ("right", "agreement"))
-    stats = {"reward": statistics.fmean(row["reward"] for row in rows),
-             "accuracy": statistics.fmean(graded) if graded else None,
-             "n_tokens": statistics.fmean(row["n_tokens"] for row in sampled),
-             "truncated": statistics.fmean(row["finish"] == "length" for row in sampled),
-             "equal_groups": sum(len({row["reward"] for row in group}) == 1 for group in judged),
-             "n_groups": len(judged), "reward_failures": n_failures,
-             "rollout_tok_s": sum(row["n_tokens"] for row in sampled) / seconds, "rollout_seconds": seconds,
-             "rollout_tokens": sum(row["n_tokens"] for row in sampled),
-             "rollout_flops": models.forward_flops(here.model, [len(row["prompt"] + row["ids"]) for row in sampled])}
-    if votes:                            # the majority answers: how often right, how large, how often they pay as gold does
-        stats |= {"label_accuracy": statistics.fmean(labels) if labels else None,
-                  "majority_share": statistics.fmean(vote["share"] for vote in votes),
-                  "reward_accuracy": statistics.fmean(agreed) if agreed else None}
-    return {"groups": kept[:cfg.prompts_per_step], "stats": stats}
+    labels, agreed = (
+        [vote[name] for vote in votes if vote[name] is not None] for name in ("right", "agreement")
+    )
+    stats = {
+        "reward": statistics.fmean(row["reward"] for row in rows),
+        "accuracy": statistics.fmean(graded) if graded else None,
+        "n_tokens": statistics.fmean(row["n_tokens"] for row in sampled),
+        "truncated": statistics.fmean(row["finish"] == "length" for row in sampled),
+        "equal_groups": sum(len({row["reward"] for row in group}) == 1 for group in judged),
+        "n_groups": len(judged),
+        "reward_failures": n_failures,
+        "rollout_tok_s": sum(row["n_tokens"] for row in sampled) / seconds,
+        "rollout_seconds": seconds,
+        "rollout_tokens": sum(row["n_tokens"] for row in sampled),
+        "rollout_flops": models.forward_flops(
+            here.model, [len(row["prompt"] + row["ids"]) for row in sampled]
+        ),
+    }
+    if votes:  # the majority answers: how often right, how large, how often they pay as gold does
+        stats |= {
+            "label_accuracy": statistics.fmean(labels) if labels else None,
+            "majority_share": statistics.fmean(vote["share"] for vote in votes),
+            "reward_accuracy": statistics.fmean(agreed) if agreed else None,
+        }
+    return {"groups": kept[: cfg.prompts_per_step], "stats": stats}
 
 
 def columns(rows, cfg):
@@ -199,7 +251,10 @@ def columns(rows, cfg):
     masks = []
     for row in rows:
         injected, cut = set(row["injected"]), cfg.mask_truncated and row["finish"] == "length"
-        masks.append([False] * len(row["prompt"]) + [not cut and i not in injected for i in range(len(row["ids"]))])
+        masks.append(
+            [False] * len(row["prompt"])
+            + [not cut and i not in injected for i in range(len(row["ids"]))]
+        )
     return sequences, masks, [[0.0] * len(row["prompt"]) + row["logp"] for row in rows]
 
 
@@ -212,25 +267,28 @@ def pack_groups(sequences, masks, device):
     The CUDA kernel of half precision wants contiguous sequences instead; on a GPU nothing is shared.
     """
     batch = packing.pack(sequences, masks, device)
-    packed, cell = attention.Packed(batch.lengths, device), torch.arange(len(batch.ids))        # (T,) of the unshared row
+    # (T,) of the unshared row
+    packed, cell = attention.Packed(batch.lengths, device), torch.arange(len(batch.ids))
     leader, begin, source = None, 0, cell.clone()
     for ids, mask in zip(sequences, masks):
         start = mask.index(True) if any(mask) else len(ids)
         if leader is not None and ids[:start] == leader[0]:
-            source[begin:begin + start] = cell[leader[1]:leader[1] + start]
+            source[begin : begin + start] = cell[leader[1] : leader[1] + start]
         else:
             leader = ids[:start], begin
         begin += len(ids)
     own = source == cell
     if own.all() or batch.ids.is_cuda:
         return batch, packed
-    place, order = (own.cumsum(0) - 1)[source], []       # (T,) where a cell is in the shared row
+    place, order = (own.cumsum(0) - 1)[source], []  # (T,) where a cell is in the shared row
     for i, (index, real) in enumerate(packed.blocks):
         inside = index.flatten()[real]
         order.append(place[inside[own[inside]]])
         packed.blocks[i] = place[index], real[own[inside]]
     packed.back = torch.cat(order).argsort()
-    return batch._replace(ids=batch.ids[own], positions=batch.positions[own], where=place[batch.where]), packed
+    return batch._replace(
+        ids=batch.ids[own], positions=batch.positions[own], where=place[batch.where]
+    ), packed
 
 
 @torch.no_grad()
@@ -238,16 +296,22 @@ def token_values(model, sequences, masks, cfg, measure):
     """measure(model, hidden (N, D), target (N,)) -> (N,), for the trained tokens of all rows: a list per row. Collective if
     the model is in shards: each rank then computes its part of the rows."""
     ranks, found = sharding.ranks_of(model), {}
-    for group in dealing.deal([len(ids) for ids in sequences], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
-        chosen = group or [0]                             # nothing left for this rank, but the others need its shards
-        batch, packed = pack_groups([sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device)
+    for group in dealing.deal([len(ids) for ids in sequences], cfg.micro_batch_tokens, ranks.n)[
+        ranks.index
+    ]:
+        chosen = group or [0]  # nothing left for this rank, but the others need its shards
+        batch, packed = pack_groups(
+            [sequences[i] for i in chosen], [masks[i] for i in chosen], ranks.device
+        )
 
         def work(model):
             hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]
             return measure(model, hidden, batch.target)
 
         with training.autocast(cfg, ranks.mesh is not None):
-            values = sharding.compute(model, work).float().cpu().split([sum(masks[i]) for i in chosen])
+            values = (
+                sharding.compute(model, work).float().cpu().split([sum(masks[i]) for i in chosen])
+            )
         found |= {i: value.tolist() for i, value in zip(group, values)}
     found = {i: value for part in processes.gather(list(found.items()), ranks) for i, value in part}
     return [found[i] for i in range(len(sequences))]
@@ -255,8 +319,21 @@ def token_values(model, sequences, masks, cfg, measure):
 
 def logps_of(model, sequences, masks, cfg, n_tokens=None):
     """Log-probabilities of the trained tokens under a model as it is now, 0 elsewhere: lists like the sampler's."""
-    values = token_values(model, sequences, masks, cfg, lambda model, hidden, target: kernels.token_stats(
-        hidden, models.head(model)[:n_tokens], target, cfg.temperature, models.softcap(model)).logp)
+    values = token_values(
+        model,
+        sequences,
+        masks,
+        cfg,
+        lambda model, hidden, target: (
+            kernels.token_stats(
+                hidden,
+                models.head(model)[:n_tokens],
+                target,
+                cfg.temperature,
+                models.softcap(model),
+            ).logp
+        ),
+    )
     found = [iter(row) for row in values]
     return [[next(row) if m else 0.0 for m in mask] for row, mask in zip(found, masks)]
 
@@ -266,8 +343,9 @@ def self_certainty(here, rows):
 
     Intuitor (arXiv 2505.19590). The mean over the vocabulary of z = W h is (mean of W's rows) h: no logits are needed.
     """
+
     def measure(model, hidden, target):
-        head = models.head(model)[:len(here.tokenizer)]
+        head = models.head(model)[: len(here.tokenizer)]
         logsumexp = kernels.token_stats(hidden, head, target, want=("logsumexp",)).logsumexp
         return logsumexp - hidden.float() @ head.float().mean(0) - math.log(len(head))
 
@@ -281,14 +359,24 @@ def held_out_accuracy(here, problems):
     """Share of right answers, one sample each at cfg.temperature; what cannot be graded in time is not right."""
     cfg, shares = here.cfg, deal_groups([1] * len(problems), here.ranks.n)
     own = [problems[place] for place in shares[here.ranks.index]]
-    requests = [Request(here.form.prompt_ids(here.tokenizer, p["question"]), random_key(cfg.seed, "evaluation", p["id"]),
-                        cfg.max_tokens) for p in own]
+    requests = [
+        Request(
+            here.form.prompt_ids(here.tokenizer, p["question"]),
+            random_key(cfg.seed, "evaluation", p["id"]),
+            cfg.max_tokens,
+        )
+        for p in own
+    ]
     groups = [None] * len(own)
     with computing_in(cfg.dtype, here.sampler):
-        for i, c in decode(here.sampler, here.tokenizer, here.form, requests, Sampling(cfg.temperature), cfg.slots):
+        for i, c in decode(
+            here.sampler, here.tokenizer, here.form, requests, Sampling(cfg.temperature), cfg.slots
+        ):
             groups[i] = [generate.completion_row(own[i], 0, c, here.tokenizer, here.form)]
     found = share(here, judge(here, groups, "correct"), shares)
     for problem, verdict in zip(problems, found):
         if not isinstance(verdict, dict) and here.ranks.leads:
-            print(f"held-out problem {problem['id']} could not be graded: {verdict[0]}, {verdict[1]}")
+            print(
+                f"held-out problem {problem['id']} could not be graded: {verdict[0]}, {verdict[1]}"
+            )
     return statistics.fmean(isinstance(x, dict) and bool(x["right"][0]) for x in found)

@@ -27,6 +27,7 @@ question). Writes a Hugging Face model directory with log.jsonl (one line per st
 computed) and training.json (the settings). A run that was killed continues from its last checkpoint with the same
 command, with any number of processes.
 """
+
 import bisect
 import itertools
 import json
@@ -62,54 +63,72 @@ from engine.training import (
 
 @dataclass(frozen=True)
 class Config:
-    model: str                           # directory or hub name to start from
-    data: str                            # trace rows: .jsonl, a directory, or a data set by its name (data/load.py)
-    out: str                             # model directory to write
-    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"   # text of a trace, see engine/format.py
-    train_on: Literal["completion", "all"] = "completion"          # "all" trains on the prompt too
-    turns: int = 1                       # assistant turns that are trained: the last ones, earlier ones in `history`
+    model: str  # directory or hub name to start from
+    data: str  # trace rows: .jsonl, a directory, or a data set by its name (data/load.py)
+    out: str  # model directory to write
+    # text of a trace, see engine/format.py
+    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"
+    train_on: Literal["completion", "all"] = "completion"  # "all" trains on the prompt too
+    turns: int = 1  # assistant turns that are trained: the last ones, earlier ones in `history`
 
-    epochs: int = 5                      # s1: 5, LIMO: 15
-    batch_rows: int = 16                 # rows per optimizer step; s1: 16
-    batch_tokens: int = 0                # if set, rows per step are those that best fill this many tokens instead
-    micro_batch_tokens: int = 32768      # tokens per forward pass and rank; changes memory and speed, not the result
-    max_length: int = 32768              # longest row in tokens
-    overlong: Literal["cut", "drop"] = "cut"                       # what happens to longer ones (counted either way)
-    order: Literal["shuffled", "easy"] = "shuffled"                # easy: likeliest to the base model first, each epoch
-    padded: bool = False                 # pad to the longest row of a step, as others do; only to compare
-    match_flops: str | None = None       # flops.jsonl of another run: stop where as much is computed, whatever --epochs
+    epochs: int = 5  # s1: 5, LIMO: 15
+    batch_rows: int = 16  # rows per optimizer step; s1: 16
+    batch_tokens: int = 0  # if set, rows per step are those that best fill this many tokens instead
+    # tokens per forward pass and rank; changes memory and speed, not the result
+    micro_batch_tokens: int = 32768
+    max_length: int = 32768  # longest row in tokens
+    overlong: Literal["cut", "drop"] = "cut"  # what happens to longer ones (counted either way)
+    # easy: likeliest to the base model first, each epoch
+    order: Literal["shuffled", "easy"] = "shuffled"
+    padded: bool = False  # pad to the longest row of a step, as others do; only to compare
+    # flops.jsonl of another run: stop where as much is computed, whatever --epochs
+    match_flops: str | None = None
 
-    lr: float = 1e-5                     # peak; s1: 1e-5, LIMO: 5e-6, UniReason: 5e-5
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"   # from the peak to --lr-floor
-    warmup: float = 0.05                 # share of the steps, linear from 0
-    hold: float = 0.0                    # share of the steps that stay at the peak before decay begins
-    lr_floor: float = 0.0                # final learning rate as a share of the peak
-    weight_decay: float = 1e-4           # of matrices; norms, biases and embeddings have none
-    beta1: float = 0.9                   # AdamW
-    beta2: float = 0.95                  # AdamW
-    clip: float = 1.0                    # gradient norm
-    muon_lr: float = 0.0                 # if set, Muon at this rate for the hidden matrices; AdamW for the rest
+    lr: float = 1e-5  # peak; s1: 1e-5, LIMO: 5e-6, UniReason: 5e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # from the peak to --lr-floor
+    warmup: float = 0.05  # share of the steps, linear from 0
+    hold: float = 0.0  # share of the steps that stay at the peak before decay begins
+    lr_floor: float = 0.0  # final learning rate as a share of the peak
+    weight_decay: float = 1e-4  # of matrices; norms, biases and embeddings have none
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.95  # AdamW
+    clip: float = 1.0  # gradient norm
+    muon_lr: float = 0.0  # if set, Muon at this rate for the hidden matrices; AdamW for the rest
 
-    seed: int = 42                       # order of the rows
-    save_every: int = 100                # steps between checkpoints
-    print_every: int = 1                 # steps between lines on the terminal; log.jsonl has them all
-    plot: bool = True                    # draw loss.png at the end
-    bad_steps: int = 3                   # steps in a row without a finite loss and gradient that end the run
-    overwrite: bool = False              # replace a run with other settings in --out instead of refusing
+    seed: int = 42  # order of the rows
+    save_every: int = 100  # steps between checkpoints
+    print_every: int = 1  # steps between lines on the terminal; log.jsonl has them all
+    plot: bool = True  # draw loss.png at the end
+    bad_steps: int = 3  # steps in a row without a finite loss and gradient that end the run
+    overwrite: bool = False  # replace a run with other settings in --out instead of refusing
 
-    device: str = "cpu"                  # or cuda
-    dtype: Literal["fp32", "bf16"] = "fp32"                        # of the computation; weights stay float32
-    tp: int = 1                          # torchrun: neighbouring ranks that split each matrix (inside a node)
-    recompute: bool = False              # activation checkpointing: 1/3 more compute, keeps one input per layer
-    compile: bool = False                # torch.compile each layer
-    offload: bool = False                # torchrun: shards and optimizer in host memory
-    adam_dtype: Literal["fp32", "bf16"] = "fp32"                   # of Adam's moments; bf16 saves 4 bytes a parameter
-    plan: str = ""                       # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
+    device: str = "cpu"  # or cuda
+    dtype: Literal["fp32", "bf16"] = "fp32"  # of the computation; weights stay float32
+    tp: int = 1  # torchrun: neighbouring ranks that split each matrix (inside a node)
+    recompute: bool = False  # activation checkpointing: 1/3 more compute, keeps one input per layer
+    compile: bool = False  # torch.compile each layer
+    offload: bool = False  # torchrun: shards and optimizer in host memory
+    # of Adam's moments; bf16 saves 4 bytes a parameter
+    adam_dtype: Literal["fp32", "bf16"] = "fp32"
+    # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
+    plan: str = ""
 
 
 # Settings that may differ between a run and its continuation.
-FREE = ("out", "save_every", "print_every", "plot", "bad_steps", "overwrite", "micro_batch_tokens", "tp", "recompute",
-        "compile", "offload", "plan")
+FREE = (
+    "out",
+    "save_every",
+    "print_every",
+    "plot",
+    "bad_steps",
+    "overwrite",
+    "micro_batch_tokens",
+    "tp",
+    "recompute",
+    "compile",
+    "offload",
+    "plan",
+)
 
 
 def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed, order=None):
@@ -124,7 +143,10 @@ def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed, order=None):
         rows = order or torch.randperm(len(lengths), generator=generator).tolist()
         if batch_tokens and order is None:
             packs = packing.fill_bins([lengths[i] for i in rows], batch_tokens)
-            steps += [[rows[j] for j in packs[k]] for k in torch.randperm(len(packs), generator=generator).tolist()]
+            steps += [
+                [rows[j] for j in packs[k]]
+                for k in torch.randperm(len(packs), generator=generator).tolist()
+            ]
             continue
         step, tokens = [], 0
         for i in rows:
@@ -153,9 +175,13 @@ def encode(rows, tokenizer, cfg, context):
         if not ((row.get("thinking") or "") + row["response"]).strip():
             raise BadInput(f"{cfg.data}: row {number}: empty completion")
         history = row.get("history") or []
-        if not isinstance(history, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str)
-                                                    and is_text(m.get("content")) for m in history):
-            raise BadInput(f"{cfg.data}: row {number}: 'history' is not a list of messages with role and content")
+        if not isinstance(history, list) or not all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and is_text(m.get("content"))
+            for m in history
+        ):
+            raise BadInput(
+                f"{cfg.data}: row {number}: 'history' is not a list of messages with role and content"
+            )
         ids, trained = form.training_ids(tokenizer, row, cfg.turns)
         if cfg.train_on == "all":
             trained = [True] * len(ids)
@@ -164,7 +190,8 @@ def encode(rows, tokenizer, cfg, context):
                 counts["dropped"] += 1
                 continue
             counts["cut"] += 1
-        examples.append((array("i", ids[:longest]), bytes(trained[:longest])))     # a list of int takes 36 bytes a token
+        # a list of int takes 36 bytes a token
+        examples.append((array("i", ids[:longest]), bytes(trained[:longest])))
     if not examples:
         raise BadInput(f"{cfg.data}: no row is left within --max-length {longest}")
     return examples, counts
@@ -172,10 +199,13 @@ def encode(rows, tokenizer, cfg, context):
 
 # ---------------------------------------------------------------- the run
 
+
 def easy_first(model, examples, cfg, ranks):
     """Rows by the mean log-probability that the model gives to their trained tokens, highest first."""
     sums, counts = [0.0] * len(examples), [max(1, sum(trained[1:])) for _, trained in examples]
-    for group in deal([len(ids) for ids, _ in examples], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
+    for group in deal([len(ids) for ids, _ in examples], cfg.micro_batch_tokens, ranks.n)[
+        ranks.index
+    ]:
         batch = packing.pack(*zip(*(examples[i] for i in group or [0])), device=ranks.device)
         with torch.no_grad(), autocast(cfg, ranks.mesh is not None):
             logp = sharding.score(model, batch)
@@ -188,34 +218,62 @@ def easy_first(model, examples, cfg, ranks):
 
 def main(cfg):
     """Fine-tune and save. Returns the log rows of the steps taken now."""
-    settings.check_positive(cfg, "epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip", "save_every", "turns",
-                       "bad_steps", "tp")
+    settings.check_positive(
+        cfg,
+        "epochs",
+        "batch_rows",
+        "micro_batch_tokens",
+        "max_length",
+        "lr",
+        "clip",
+        "save_every",
+        "turns",
+        "bad_steps",
+        "tp",
+    )
     if cfg.plan:
-        return plan.of_rows(cfg, encode(read_traces(cfg.data), loading.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])
+        return plan.of_rows(
+            cfg,
+            encode(read_traces(cfg.data), loading.load_tokenizer(cfg.model), cfg, cfg.max_length)[
+                0
+            ],
+        )
     ranks = processes.join(cfg.device, cfg.tp, shards=True)
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")
     if ranks.mesh is None and cfg.offload:
-        raise BadInput("--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)")
+        raise BadInput(
+            "--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)"
+        )
     rows = read_traces(cfg.data)
     budget = runlog.flops_in(cfg.match_flops) if cfg.match_flops else math.inf
-    identity = runlog.identity(cfg, FREE, data=cfg.data, model=cfg.model, match_flops=cfg.match_flops)
+    identity = runlog.identity(
+        cfg, FREE, data=cfg.data, model=cfg.model, match_flops=cfg.match_flops
+    )
     try:
         with runlog.sigterm() as asked_to_end:
             return train(cfg, ranks, rows, budget, identity, asked_to_end)
     except torch.OutOfMemoryError as error:
-        raise BadInput(f"--micro-batch-tokens {cfg.micro_batch_tokens}: not enough memory; fewer tokens, --recompute, "
-                       "--adam-dtype bf16, more ranks under torchrun or --offload; the last checkpoint is kept") from error
+        raise BadInput(
+            f"--micro-batch-tokens {cfg.micro_batch_tokens}: not enough memory; fewer tokens, --recompute, "
+            "--adam-dtype bf16, more ranks under torchrun or --offload; the last checkpoint is kept"
+        ) from error
     except (OSError, SafetensorError) as error:
-        raise error if isinstance(error, BrokenPipeError) else BadInput(f"--out {cfg.out}: {error}") from error
+        raise (
+            error if isinstance(error, BrokenPipeError) else BadInput(f"--out {cfg.out}: {error}")
+        ) from error
 
 
 def train(cfg, ranks, rows, budget, identity, asked_to_end):
     """The run itself; see main. budget: floating-point operations; asked_to_end: filled by SIGTERM."""
     say = print if ranks.leads else (lambda line: None)
-    model, tokenizer = sharding.load(cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute, cfg.compile)
+    model, tokenizer = sharding.load(
+        cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute, cfg.compile
+    )
     model.requires_grad_(True)
-    optimizers = make_optimizers(model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, cfg.muon_lr, cfg.adam_dtype)
+    optimizers = make_optimizers(
+        model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, cfg.muon_lr, cfg.adam_dtype
+    )
     start = resume(cfg, identity, model, optimizers)
     if start is None:
         return []
@@ -223,39 +281,61 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
     lengths = [len(ids) for ids, _ in examples]
     order, kept_order = None, Path(cfg.out) / "order.json"
     if cfg.order == "easy":
-        order = read_rows(kept_order)[0]["order"] if start else easy_first(model, examples, cfg, ranks)
+        order = (
+            read_rows(kept_order)[0]["order"] if start else easy_first(model, examples, cfg, ranks)
+        )
         if ranks.leads and not start:
             write_rows(kept_order, [{"order": order}])
     flops = [3 * models.forward_flops(model, [length]) for length in lengths]
     epochs = cfg.epochs if budget == math.inf else math.ceil(budget / sum(flops))
     steps = plan_steps(lengths, epochs, cfg.batch_rows, cfg.batch_tokens, cfg.seed, order)
     spent = list(itertools.accumulate(sum(flops[i] for i in step) for step in steps))
-    steps = steps[:1 + bisect.bisect_left(spent, budget)]
+    steps = steps[: 1 + bisect.bisect_left(spent, budget)]
     n_tokens, n_trained_on = sum(lengths), sum(lengths[i] for step in steps for i in step)
-    say(f"{counts['rows']} rows, {counts['cut']} cut, {counts['dropped']} dropped; {n_tokens} tokens an epoch, "
+    say(
+        f"{counts['rows']} rows, {counts['cut']} cut, {counts['dropped']} dropped; {n_tokens} tokens an epoch, "
         f"{sum(sum(trained) for _, trained in examples) / n_tokens:.0%} of them trained; {len(steps)} steps"
-        + (f", {n_trained_on / len(steps) / cfg.batch_tokens:.1%} full"
-           if cfg.batch_tokens else ""))
+        + (f", {n_trained_on / len(steps) / cfg.batch_tokens:.1%} full" if cfg.batch_tokens else "")
+    )
 
-    log = runlog.Log(Path(cfg.out) / "log.jsonl", start, len(steps), cfg.print_every) if ranks.leads else None
+    log = (
+        runlog.Log(Path(cfg.out) / "log.jsonl", start, len(steps), cfg.print_every)
+        if ranks.leads
+        else None
+    )
     history, n_bad, peak = [], 0, peak_flops(ranks.device)
-    bar = tqdm(range(start, len(steps)), initial=start, total=len(steps), disable=None if ranks.leads else True)
+    bar = tqdm(
+        range(start, len(steps)),
+        initial=start,
+        total=len(steps),
+        disable=None if ranks.leads else True,
+    )
     for number in bar:
         began = time.perf_counter()
         chosen = [examples[i] for i in steps[number]]
         n_trained = sum(sum(trained[1:]) for _, trained in chosen)
-        shortest, longest = min(range(len(chosen)), key=lambda i: len(chosen[i][0])), max(len(ids) for ids, _ in chosen)
+        shortest, longest = (
+            min(range(len(chosen)), key=lambda i: len(chosen[i][0])),
+            max(len(ids) for ids, _ in chosen),
+        )
         if cfg.padded:
-            chosen = [(ids + ids[-1:] * (longest - len(ids)), trained.ljust(longest, b"\0")) for ids, trained in chosen]
+            chosen = [
+                (ids + ids[-1:] * (longest - len(ids)), trained.ljust(longest, b"\0"))
+                for ids, trained in chosen
+            ]
         loss = 0.0
-        for group in deal([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens, ranks.n)[ranks.index]:
-            batch = packing.pack(*zip(*(chosen[i] for i in group or [shortest])), device=ranks.device)
+        for group in deal([len(ids) for ids, _ in chosen], cfg.micro_batch_tokens, ranks.n)[
+            ranks.index
+        ]:
+            batch = packing.pack(
+                *zip(*(chosen[i] for i in group or [shortest])), device=ranks.device
+            )
             with autocast(cfg, ranks.mesh is not None):
-                logp = sharding.score(model, batch)                       # (N,)
+                logp = sharding.score(model, batch)  # (N,)
             part = -logp.sum() / n_trained
             if not group:
-                part = part * 0                              # nothing left for this rank, but the others need its shards
-            (part * ranks.n).backward()                      # FSDP takes the mean over ranks
+                part = part * 0  # nothing left for this rank, but the others need its shards
+            (part * ranks.n).backward()  # FSDP takes the mean over ranks
             loss += part.item()
         loss = processes.total(loss, ranks)
         scale = lr_at(number, len(steps), 1.0, cfg.warmup, cfg.schedule, cfg.hold, cfg.lr_floor)
@@ -264,9 +344,14 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         is_bad = not math.isfinite(loss + norm)
         n_bad = n_bad + 1 if is_bad else 0
         computed = sum(flops[i] for i in steps[number])
-        values = {"loss": None if is_bad else loss, "lr": cfg.lr * scale, "grad_norm": None if is_bad else norm,
-                  "n_trained": n_trained, "tok_s": sum(lengths[i] for i in steps[number]) / seconds,
-                  "memory_gb": memory_gb(ranks.device)}
+        values = {
+            "loss": None if is_bad else loss,
+            "lr": cfg.lr * scale,
+            "grad_norm": None if is_bad else norm,
+            "n_trained": n_trained,
+            "tok_s": sum(lengths[i] for i in steps[number]) / seconds,
+            "memory_gb": memory_gb(ranks.device),
+        }
         if peak:
             values["mfu"] = computed / seconds / (peak * ranks.n * cfg.tp)
         history.append({"step": number + 1, **values})
@@ -275,11 +360,19 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
         if n_bad == cfg.bad_steps:
             bad_step = Path(cfg.out) / "bad_step.jsonl"
             if ranks.leads:
-                write_rows(bad_step, [{"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)}
-                                      for ids, trained in chosen])
-            raise BadInput(f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
-                           f"are in {bad_step}")
-        n_asked = processes.total(len(asked_to_end), ranks)            # so that all ranks end after the same step
+                write_rows(
+                    bad_step,
+                    [
+                        {"ids": list(ids), "trained": list(trained), "text": tokenizer.decode(ids)}
+                        for ids, trained in chosen
+                    ],
+                )
+            raise BadInput(
+                f"step {number + 1}: no finite loss and gradient {n_bad} times in a row; the rows of this step "
+                f"are in {bad_step}"
+            )
+        # so that all ranks end after the same step
+        n_asked = processes.total(len(asked_to_end), ranks)
         if number + 1 == len(steps):
             break
         if n_asked or (number + 1) % cfg.save_every == 0:

@@ -3,6 +3,7 @@
 A pool may be larger than memory. Its rows are read once for the filters; selection keeps a few numbers of each, a sort_key
 or, of those that may be chosen, a Card; and the chosen rows are read again where they stand in the files.
 """
+
 import hashlib
 import json
 import re
@@ -16,11 +17,25 @@ from curation.similarity import Seen, digest, normalised
 from engine.rows import BadInput, parse_row
 from grading.answers import answer_of, grade
 
-BENCHMARKS = {name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])") for name, pattern in
-              (("GPQA", "(?i:gpqa)"), ("AIME", "(?i:aime)"), ("MATH", "MATH|(?i:openaimath)"), ("GSM8K", "(?i:gsm8k)"))}
+BENCHMARKS = {
+    name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])")
+    for name, pattern in (
+        ("GPQA", "(?i:gpqa)"),
+        ("AIME", "(?i:aime)"),
+        ("MATH", "MATH|(?i:openaimath)"),
+        ("GSM8K", "(?i:gsm8k)"),
+    )
+}
 SUBSETS = {  # benchmark: levels (0: whatever the level)
-    "easy": {"GSM8K": {0}, "MATH": {1}}, "medium": {"MATH": {1, 2, 3, 4}}, "hard": {"MATH": {3, 4, 5}},  # SimpleRL-Zoo
-    "simple": {"MATH": {1, 2}}, "complex": {"MATH": {3, 4, 5}}, "advanced": {"AIME": {0}}}               # LIMO, §6.3.2
+    # SimpleRL-Zoo
+    "easy": {"GSM8K": {0}, "MATH": {1}},
+    "medium": {"MATH": {1, 2, 3, 4}},
+    "hard": {"MATH": {3, 4, 5}},
+    # LIMO, §6.3.2
+    "simple": {"MATH": {1, 2}},
+    "complex": {"MATH": {3, 4, 5}},
+    "advanced": {"AIME": {0}},
+}
 
 
 def domain_of(row):
@@ -44,7 +59,7 @@ def question_id(question):
 
 
 def benchmark_of(row):
-    """"GPQA", "AIME", "MATH", "GSM8K" or None, from the source. NuminaMath, a copy of all of them, is none of them."""
+    """ "GPQA", "AIME", "MATH", "GSM8K" or None, from the source. NuminaMath, a copy of all of them, is none of them."""
     source = str(row.get("source") or "")
     if "numina" in source.lower():
         return None
@@ -69,13 +84,26 @@ def question_of(row):
 
 class Card:
     """What selection looks at of a row, under half a KB where a row may have 20: its text stays in the file, at `at`."""
-    __slots__ = ("at", "id", "thinking", "source", "domain", "correct", "n_thinking_tokens", "question", "rank")
+
+    __slots__ = (
+        "at",
+        "id",
+        "thinking",
+        "source",
+        "domain",
+        "correct",
+        "n_thinking_tokens",
+        "question",
+        "rank",
+    )
     response = ""
 
     def __init__(self, at, row, rank):
         self.at, self.id, self.rank, self.correct = at, str(row["id"]), rank, row.get("correct")
-        self.source, self.domain = (sys.intern(str(row.get(name) or "")) for name in ("source", "domain"))
-        self.thinking = digest(row.get("thinking") or "", row.get("response") or "")               # settles ties
+        self.source, self.domain = (
+            sys.intern(str(row.get(name) or "")) for name in ("source", "domain")
+        )
+        self.thinking = digest(row.get("thinking") or "", row.get("response") or "")  # settles ties
         self.n_thinking_tokens, self.question = n_tokens(row), digest(normalised(row["question"]))
 
     def __getitem__(self, name):
@@ -87,8 +115,14 @@ class Card:
 
 def sort_key(place, row, domain=0):
     """Some 70 bytes that sort as (id, trace) do, and then by place; domain: its number."""
-    name = str(row["id"]).encode("utf-8").replace(b"\0", b"\0\xff")                                # \0\0 ends it
-    return name + b"\0\0" + struct.pack(">QQL", digest(row.get("thinking") or "", row.get("response") or ""), place, domain)
+    name = str(row["id"]).encode("utf-8").replace(b"\0", b"\0\xff")  # \0\0 ends it
+    return (
+        name
+        + b"\0\0"
+        + struct.pack(
+            ">QQL", digest(row.get("thinking") or "", row.get("response") or ""), place, domain
+        )
+    )
 
 
 def place_of(key):
@@ -116,7 +150,7 @@ def stream(path, need=(), places=None):
         for index, file in enumerate(files if places is None else ()):
             offset = 0
             with open(file, "rb") as lines:
-                for number, line in enumerate(lines, 1):                   # "\n" alone ends a line: U+2028 does not
+                for number, line in enumerate(lines, 1):  # "\n" alone ends a line: U+2028 does not
                     yield (index << 48) + offset, parse_line(f"{file}:{number}", line, need)
                     offset += len(line)
             if not offset:
@@ -141,7 +175,9 @@ def parse_line(where, line, need):
         try:
             json.dumps(row, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            raise BadInput(f"{where}: holds half a character (a lone \\ud... escape), which no text can") from None
+            raise BadInput(
+                f"{where}: holds half a character (a lone \\ud... escape), which no text can"
+            ) from None
     return row
 
 
@@ -150,8 +186,14 @@ def preparation(taxonomy=(), field="", replies=None):
 
     The domain is that of a field; or with a taxonomy what a completion of `replies` (a file) names, else by keywords.
     """
-    named = {} if not replies else {str(row["id"]): domain_of_reply(row["response"], taxonomy)
-                                    for _, row in stream(replies, ("id", "response"))}
+    named = (
+        {}
+        if not replies
+        else {
+            str(row["id"]): domain_of_reply(row["response"], taxonomy)
+            for _, row in stream(replies, ("id", "response"))
+        }
+    )
 
     def prepare(row):
         row = without_hint(row)
@@ -160,10 +202,19 @@ def preparation(taxonomy=(), field="", replies=None):
         if field:
             domain = str(row.get(field) or "unknown")
         elif taxonomy:
-            domain = named.get(str(row["id"])) or domain_by_keywords(row["question"], taxonomy) or "unknown"
+            domain = (
+                named.get(str(row["id"]))
+                or domain_by_keywords(row["question"], taxonomy)
+                or "unknown"
+            )
         else:
             domain = domain_of(row)
-        return row | {"domain": domain} | ({"n_thinking_tokens": n_tokens(row)} if trace_of(row) else {})
+        return (
+            row
+            | {"domain": domain}
+            | ({"n_thinking_tokens": n_tokens(row)} if trace_of(row) else {})
+        )
+
     return prepare
 
 
@@ -191,7 +242,9 @@ def read_attempts(path):
 
 def pass_rates(attempts):
     """{id: share of right attempts over all files}."""
-    solved, tries = (sum(counters, Counter()) for counters in zip(*attempts)) if attempts else ({}, {})
+    solved, tries = (
+        (sum(counters, Counter()) for counters in zip(*attempts)) if attempts else ({}, {})
+    )
     return {name: solved[name] / n for name, n in tries.items()}
 
 
@@ -203,14 +256,17 @@ def one_question_per_id(path, prepare):
     def problem(row):
         name = str(row["id"])
         if pairs.add(digest(name, question_of(row))) and not names.add(digest(name)):
-            first, line, file = {}, 0, -1                                  # question: where it stands, read once more
+            first, line, file = {}, 0, -1  # question: where it stands, read once more
             for place, other in stream(path):
                 line, file = line + 1 if place >> 48 == file else 1, place >> 48
                 if str((other := prepare(other))["id"]) == name:
                     first.setdefault(question_of(other), f"{files_of(path)[file]}:{line}")
             one, other, *_ = first.values()
-            raise BadInput(f"{one} and {other}: different questions with one id, '{name}'; a row without an `id` gets "
-                           "that of s1, made from its question")
+            raise BadInput(
+                f"{one} and {other}: different questions with one id, '{name}'; a row without an `id` gets "
+                "that of s1, made from its question"
+            )
+
     return problem
 
 
@@ -218,14 +274,19 @@ class Funnel:
     """Filters, one after the other, and what they let pass."""
 
     def __init__(self, with_pairs=False):
-        self.stages = []          # (name, filter): row -> what speaks against it, or None; without a name, not counted
-        self.passed, self.dropped, self.similar = Counter(), {}, {}        # by stage: rows, Counters of reasons, of pairs
-        self.left, self.untried = Counter(), 0                             # for summary(); rows that were never attempted
-        self.with_pairs, self.pairs, self.table = with_pairs, [], []       # similar questions; what report() printed
+        # (name, filter): row -> what speaks against it, or None; without a name, not counted
+        self.stages = []
+        # by stage: rows, Counters of reasons, of pairs
+        self.passed, self.dropped, self.similar = Counter(), {}, {}
+        self.left, self.untried = Counter(), 0  # for summary(); rows that were never attempted
+        # similar questions; what report() printed
+        self.with_pairs, self.pairs, self.table = with_pairs, [], []
 
     def note(self, stage, pair):
         """Remember a pair of similar questions, and count it under the tenth of its similarity."""
-        self.similar.setdefault(stage, Counter())[f"{pair['layer']} {int(10 * pair['similarity']) / 10}"] += 1
+        self.similar.setdefault(stage, Counter())[
+            f"{pair['layer']} {int(10 * pair['similarity']) / 10}"
+        ] += 1
         if self.with_pairs:
             self.pairs.append({"stage": stage} | pair)
 
@@ -241,8 +302,14 @@ class Funnel:
             else:
                 yield place, count(self.left, row)
             if self.passed["pool"] % 100_000 == 0:
-                print(f"{self.passed['pool']} rows read; " + ", ".join(
-                    f"{stage} {self.passed[stage]}" for stage, _ in self.stages if stage), file=sys.stderr, flush=True)
+                print(
+                    f"{self.passed['pool']} rows read; "
+                    + ", ".join(
+                        f"{stage} {self.passed[stage]}" for stage, _ in self.stages if stage
+                    ),
+                    file=sys.stderr,
+                    flush=True,
+                )
         self.report()
 
     def report(self):
@@ -263,7 +330,7 @@ class Funnel:
             if stage == "difficulty":
                 self.table[-1]["without_attempt"] = self.untried
                 print(f"{'':<12} {self.untried:>7} of them were never attempted")
-        print(shown("left", summary(self.left)), flush=True)               # choosing and writing come next
+        print(shown("left", summary(self.left)), flush=True)  # choosing and writing come next
 
 
 def count(totals, row):
@@ -279,21 +346,28 @@ def count(totals, row):
 def summary(totals):
     """The numbers that tell two selections apart."""
     domains = Counter({name[1]: n for name, n in totals.items() if name[0] == "domain"})
-    return {"rows": totals["rows"], "correct": totals["correct"] / totals["graded"] if totals["graded"] else None,
-            "mean_thinking_tokens": totals["tokens"] / totals["rows"], "domains": dict(domains.most_common())}
+    return {
+        "rows": totals["rows"],
+        "correct": totals["correct"] / totals["graded"] if totals["graded"] else None,
+        "mean_thinking_tokens": totals["tokens"] / totals["rows"],
+        "domains": dict(domains.most_common()),
+    }
 
 
 def shown(name, total):
     """A summary as a line."""
     correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
     domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
-    return (f"{name:<12} {total['rows']:>7} rows  correct {correct}  thinking tokens {total['mean_thinking_tokens']:.1f}  "
-            f"domains {domains}")
+    return (
+        f"{name:<12} {total['rows']:>7} rows  correct {correct}  thinking tokens {total['mean_thinking_tokens']:.1f}  "
+        f"domains {domains}"
+    )
 
 
 def draw_funnel(funnel, path):
     """The rows left after each stage as a bar chart (PNG)."""
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 0.8 + 0.4 * len(funnel)), layout="constrained")
     axes = figure.subplots()
     names, kept = [stage["stage"] for stage in funnel], [stage["kept"] for stage in funnel]

@@ -1,4 +1,5 @@
 """Is this trace worth reading, however hard its question? String rules, false arithmetic, loops, and words by kind."""
+
 import re
 import string
 from fractions import Fraction
@@ -9,23 +10,50 @@ from grading.answers import answer_of, grade
 
 DELIMITERS = sorted({text.strip() for f in FORMATS.values() for text in (f.open, f.end) if text})
 PUNCTUATION = string.punctuation + "…“”‘’–—"
-VERIFY = {"strict": ("check", "verify"),
-          "extended": ("check", "verify", "validate", "confirm", "double-check", "recheck")}
-EXPLORE = {"strict": ("perhaps", "might"),
-           "extended": ("perhaps", "might", "maybe", "alternatively", "wait", "consider", "suppose", "possibly",
-                        "let me try")}
-CONNECT = {"strict": ("therefore", "since"),
-           "extended": ("therefore", "since", "thus", "hence", "because", "so", "then", "consequently", "however")}
+VERIFY = {
+    "strict": ("check", "verify"),
+    "extended": ("check", "verify", "validate", "confirm", "double-check", "recheck"),
+}
+EXPLORE = {
+    "strict": ("perhaps", "might"),
+    "extended": (
+        "perhaps",
+        "might",
+        "maybe",
+        "alternatively",
+        "wait",
+        "consider",
+        "suppose",
+        "possibly",
+        "let me try",
+    ),
+}
+CONNECT = {
+    "strict": ("therefore", "since"),
+    "extended": (
+        "therefore",
+        "since",
+        "thus",
+        "hence",
+        "because",
+        "so",
+        "then",
+        "consequently",
+        "however",
+    ),
+}
 
 
 def quality_ok(row):
     """s1's string rule on the question (filter.ipynb): no figure, no sub-question `p3.`, no numbered bold text."""
     question = row["question"]
-    if "[asy]" in question:                                                # an AIME figure excuses everything else
+    if "[asy]" in question:  # an AIME figure excuses everything else
         return "AIME" in str(row.get("source") or "")
-    return ("![Image]" not in question
-            and not re.search(r"p[1-9][0-9]{0,2}\.", question)             # anywhere: `step3.` counts as well
-            and not re.search(r"\*\*(?=.*\d)[^\s\]]*\*\*", question))
+    return (
+        "![Image]" not in question
+        and not re.search(r"p[1-9][0-9]{0,2}\.", question)  # anywhere: `step3.` counts as well
+        and not re.search(r"\*\*(?=.*\d)[^\s\]]*\*\*", question)
+    )
 
 
 def quality_problem(row, max_repetition=0.3):
@@ -38,14 +66,18 @@ def quality_problem(row, max_repetition=0.3):
     if row.get("finish") == "length":
         return "unfinished"
     if not response.strip() or answer_of(row) is None and grade(row, None) is not None:
-        return "no answer"                                                 # a proof, which has no gold, needs none
+        return "no answer"  # a proof, which has no gold, needs none
     if any(delimiter in thinking or delimiter in response for delimiter in DELIMITERS):
         return "delimiter in text"
     if standing_slips(thinking):
         return "false equation"
     # Who checks, repeats: four checks of one solution reach a share of 0.8, a trace caught in a loop exceeds 0.85.
     share = repetition(thinking)
-    if share <= max_repetition or share <= 0.8 and not set(words_of(thinking)).isdisjoint(VERIFY["extended"]):
+    if (
+        share <= max_repetition
+        or share <= 0.8
+        and not set(words_of(thinking)).isdisjoint(VERIFY["extended"])
+    ):
         return None
     return "repetition"
 
@@ -61,15 +93,25 @@ def repetition(text, n=8):
 # something larger (`x + 3 = 5`, `2^3 + 1 = 9`, `20% of 5 + 5 = 2`), nor what stands behind the last (`3 * 4 = 12x`).
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,15})"
 _PIECE = rf"{_NUMBER}(?: ?[-+*/] ?{_NUMBER})*"
-_CHAIN = re.compile(rf"(?<![\w.,:^_)}}\]\\+*/-])(?<![-+*/^)}}\]\\\d] )(?<!of )(?<!mod ){_PIECE}(?: ?= ?-?{_PIECE})+"
-                    r"(?![\w^(!%√]|[.,:]\d| ?[-+/]| ?\*(?!\*)| ?\\[A-Za-z]| \(?(?:mod|remainder|R)\b)")
+_CHAIN = re.compile(
+    rf"(?<![\w.,:^_)}}\]\\+*/-])(?<![-+*/^)}}\]\\\d] )(?<!of )(?<!mod ){_PIECE}(?: ?= ?-?{_PIECE})+"
+    r"(?![\w^(!%√]|[.,:]\d| ?[-+/]| ?\*(?!\*)| ?\\[A-Za-z]| \(?(?:mod|remainder|R)\b)"
+)
 _INSIDE = " ,+-*/="
 
 
 def chains(text):
     """What _CHAIN.findall finds in a text with its signs written in ASCII, but searched only around each `=` between two
     numbers: most of a trace is words."""
-    for sign, plain in (("×", "*"), ("·", "*"), ("÷", "/"), ("−", "-"), ("\\times", "*"), ("\\cdot", "*"), ("\t", " ")):
+    for sign, plain in (
+        ("×", "*"),
+        ("·", "*"),
+        ("÷", "/"),
+        ("−", "-"),
+        ("\\times", "*"),
+        ("\\cdot", "*"),
+        ("\t", " "),
+    ):
         text = text.replace(sign, plain)
     while "  " in text:
         text = text.replace("  ", " ")
@@ -84,7 +126,7 @@ def chains(text):
             first -= 1
         while done < len(text) and (text[done] in _INSIDE or text[done].isdecimal()):
             done += 1
-        for chain in _CHAIN.finditer(text, first, done + 16):              # 16: farther than its lookahead sees
+        for chain in _CHAIN.finditer(text, first, done + 16):  # 16: farther than its lookahead sees
             if chain.start() < done:
                 yield chain[0]
 
@@ -98,16 +140,21 @@ def equations(text):
     for chain in chains(text):
         pieces = [piece.strip() for piece in chain.split("=")]
         for left, right in zip(pieces, pieces[1:]):
-            if not re.search(r"\d ?[-+*/]", left):                         # `3 = 4` computes nothing
+            if not re.search(r"\d ?[-+*/]", left):  # `3 = 4` computes nothing
                 continue
             try:
-                yield left, right, not readings(left).isdisjoint(
-                    readings(right) | readings(re.match(r"-?[\d,]+", right)[0]))
+                yield (
+                    left,
+                    right,
+                    not readings(left).isdisjoint(
+                        readings(right) | readings(re.match(r"-?[\d,]+", right)[0])
+                    ),
+                )
             except ZeroDivisionError:
                 continue
 
 
-@lru_cache(maxsize=10_000)                                                # traces repeat themselves and each other
+@lru_cache(maxsize=10_000)  # traces repeat themselves and each other
 def readings(piece):
     """Values of `a op b op c`: worked from left to right, and with * and / before + and -."""
     first, *rest = re.findall(r"(?:^-|[-+*/])?\d+", re.sub("[ ,]", "", piece))
@@ -131,7 +178,10 @@ def false_equations(text):
 
 def standing_slips(text):
     """The false equations that no later right one with the same left side takes back."""
-    last = {left.replace(" ", ""): (equal, f"{left} = {right}") for left, right, equal in equations(text)}
+    last = {
+        left.replace(" ", ""): (equal, f"{left} = {right}")
+        for left, right, equal in equations(text)
+    }
     return [shown for equal, shown in last.values() if not equal]
 
 
@@ -141,5 +191,5 @@ def words_of(text):
 
 def count_words(words, wanted):
     """How often the wanted words or phrases occur among words; whole words only."""
-    text = f" {'  '.join(words)} "                                         # two spaces: neighbours share none
+    text = f" {'  '.join(words)} "  # two spaces: neighbours share none
     return sum(text.count(f" {'  '.join(item.split())} ") for item in wanted)

@@ -10,6 +10,7 @@
 
 Every function returns a new row and leaves the given one alone. Draws depend on the seed and the row's id alone.
 """
+
 import json
 import random
 import re
@@ -20,10 +21,12 @@ from engine.rows import BadInput
 
 # Words that announce a second thought; where a trace has no blank lines, a step begins at one of the first group.
 TURNS = r"wait|alternatively|hmm|but|however|actually"
-REFLECTION = re.compile(rf"\b(?:{TURNS}|double-check|recheck|re-check|check|verify|maybe|perhaps)\b[ \t]*,?[ \t]*",
-                        re.IGNORECASE)
+REFLECTION = re.compile(
+    rf"\b(?:{TURNS}|double-check|recheck|re-check|check|verify|maybe|perhaps)\b[ \t]*,?[ \t]*",
+    re.IGNORECASE,
+)
 COMPLETION = """sample text thinking response ids injected n_thinking_tokens n_tokens finish stop n_waits forced n_tries
-                logp correct""".split()                                    # fields that a problem does not have
+                logp correct""".split()  # fields that a problem does not have
 CORRUPTIONS = ("digits", "keywords", "shuffle", "delete", "insert")
 
 
@@ -33,17 +36,25 @@ def draws(row, seed):
 
 # ---- Corruption -------------------------------------------------------------------------------------------------
 
+
 def split_steps(text):
     """(steps, what joins them): parts between blank lines; without any, parts that begin with a second thought."""
     if re.search(r"\n\s*\n", text):
         return [step for step in re.split(r"\n\s*\n", text.strip()) if step.strip()], "\n\n"
-    return [step.strip() for step in re.split(rf"(?i)(?<=\s)(?=\b(?:{TURNS})\b)", text) if step.strip()], " "
+    return [
+        step.strip() for step in re.split(rf"(?i)(?<=\s)(?=\b(?:{TURNS})\b)", text) if step.strip()
+    ], " "
 
 
 def corrupt_digits(text, share, rng):
     """Each digit becomes another one with probability `share`."""
-    return re.sub(r"[0-9]", lambda digit: rng.choice("0123456789".replace(digit[0], ""))
-                  if rng.random() < share else digit[0], text)
+    return re.sub(
+        r"[0-9]",
+        lambda digit: (
+            rng.choice("0123456789".replace(digit[0], "")) if rng.random() < share else digit[0]
+        ),
+        text,
+    )
 
 
 def corrupt_keywords(text, share, rng):
@@ -68,15 +79,17 @@ def corrupt_steps(steps, how, share, rng, donor=()):
 
 
 def parse_corruption(text):
-    """"delete:0.67" -> ("delete", 0.67); without a share all is meant. Raises BadInput."""
+    """ "delete:0.67" -> ("delete", 0.67); without a share all is meant. Raises BadInput."""
     how, _, share = text.partition(":")
     try:
         share = float(share or 1)
     except ValueError:
         share = -1
     if how not in CORRUPTIONS or not 0 <= share <= 1:
-        raise BadInput(f"--corrupt {text}: not one of {', '.join(name + ':SHARE' for name in CORRUPTIONS)}, "
-                       "with a share from 0 to 1")
+        raise BadInput(
+            f"--corrupt {text}: not one of {', '.join(name + ':SHARE' for name in CORRUPTIONS)}, "
+            "with a share from 0 to 1"
+        )
     return how, share
 
 
@@ -90,10 +103,14 @@ def corrupted(row, how, share, seed=0, donor=()):
     else:
         steps, joint = split_steps(text)
         text = joint.join(corrupt_steps(steps, how, share, rng, donor))
-    return {k: v for k, v in row.items() if k != "n_thinking_tokens"} | {"thinking": text, "corrupted": f"{how}:{share:g}"}
+    return {k: v for k, v in row.items() if k != "n_thinking_tokens"} | {
+        "thinking": text,
+        "corrupted": f"{how}:{share:g}",
+    }
 
 
 # ---- Budgets ----------------------------------------------------------------------------------------------------
+
 
 def bucket(n):
     """The smallest power of two that is at least n: 1023 -> 1024, 1025 -> 2048 (s1, §E.1)."""
@@ -101,16 +118,26 @@ def bucket(n):
 
 
 def parse_budget(text):
-    """"l1:100:4000:0.5", "tokens" or "steps" -> (name, numbers). Raises BadInput."""
+    """ "l1:100:4000:0.5", "tokens" or "steps" -> (name, numbers). Raises BadInput."""
     name, *numbers = text.split(":")
     try:
-        low, high, share = [float(x) for x in numbers] + [0] * (3 - len(numbers)) if name == "l1" else (1, 1, 0)
-        if name not in ("l1", "tokens", "steps") or name != "l1" and numbers or len(numbers) not in (0, 2, 3) or \
-                not 1 <= low <= high or not 0 <= share <= 1:
+        low, high, share = (
+            [float(x) for x in numbers] + [0] * (3 - len(numbers)) if name == "l1" else (1, 1, 0)
+        )
+        if (
+            name not in ("l1", "tokens", "steps")
+            or name != "l1"
+            and numbers
+            or len(numbers) not in (0, 2, 3)
+            or not 1 <= low <= high
+            or not 0 <= share <= 1
+        ):
             raise ValueError
     except ValueError:
-        raise BadInput(f"--budget {text}: not one of tokens, steps, l1:LOW:HIGH, l1:LOW:HIGH:SHARE "
-                       "(the share of prompts with a maximum)") from None
+        raise BadInput(
+            f"--budget {text}: not one of tokens, steps, l1:LOW:HIGH, l1:LOW:HIGH:SHARE "
+            "(the share of prompts with a maximum)"
+        ) from None
     return name, (int(low), int(high), share)
 
 
@@ -125,19 +152,26 @@ def with_budget(row, name, numbers=(), seed=0):
     if name == "l1":
         (low, high, share), rng = numbers, draws(row, seed)
         budget, maximum = rng.randint(low, high), rng.random() < share
-        return row | {"question": ask(row["question"], f"l1{'-max' * maximum}:{budget}"), "budget": budget} \
+        return (
+            row
+            | {"question": ask(row["question"], f"l1{'-max' * maximum}:{budget}"), "budget": budget}
             | ({"budget_is_maximum": True} if maximum else {})
+        )
     if name == "tokens":
         budget = bucket(row["n_thinking_tokens"])
         return row | {"question": ask(row["question"], f"tokens:{budget}"), "budget": budget}
     steps = [step.strip() for step in re.split(r"\n\s*\n", row["thinking"]) if step.strip()]
     budget, start = bucket(len(steps)), FORMATS["s1-steps"].open
     counted = [f"{budget - i} steps left\n{step}" for i, step in enumerate(steps)]
-    return row | {"question": ask(row["question"], f"steps:{budget}"), "budget": budget,
-                  "thinking": f"\n{start}".join(counted)}
+    return row | {
+        "question": ask(row["question"], f"steps:{budget}"),
+        "budget": budget,
+        "thinking": f"\n{start}".join(counted),
+    }
 
 
 # ---- Hints ------------------------------------------------------------------------------------------------------
+
 
 def hinted(row, template):
     """STaR's rationalisation: a problem whose question ends in a hint, e.g. " ({answer})"; with the template `choices`
@@ -148,11 +182,17 @@ def hinted(row, template):
     if template == "choices":
         right = (row.get("choices") or [""])[int(row.get("answer_index") or 0)]
         if not right or right not in question:
-            raise BadInput(f"--hint choices: the question of row {row['id']} does not list its right choice")
+            raise BadInput(
+                f"--hint choices: the question of row {row['id']} does not list its right choice"
+            )
         text = question.replace(right, right + " (CORRECT)", 1)
     else:
         text = question + template.replace("{answer}", str(answer))
-    return {k: v for k, v in row.items() if k not in COMPLETION} | {"question": text, "unhinted": question, "hint": True}
+    return {k: v for k, v in row.items() if k not in COMPLETION} | {
+        "question": text,
+        "unhinted": question,
+        "hint": True,
+    }
 
 
 def without_hint(row):
@@ -162,6 +202,7 @@ def without_hint(row):
 
 
 # ---- Samples of a weaker teacher --------------------------------------------------------------------------------
+
 
 def matched_samples(n_strong, strong, weak, strong_tokens=1.0, weak_tokens=1.0):
     """Samples per question of a weaker teacher for the FLOPs of n_strong samples of a stronger one, rounded down.
@@ -173,16 +214,25 @@ def matched_samples(n_strong, strong, weak, strong_tokens=1.0, weak_tokens=1.0):
 
 # ---- Domains ----------------------------------------------------------------------------------------------------
 
+
 def load_taxonomy(path):
     """JSON -> [(two-digit code, title, keywords)]: {"Geometry": ["triangle", ...], ...}, or s1's list of {"code",
     "title", "descriptions"}, which has no keywords. Raises BadInput."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(data, dict):
-            data = [{"code": f"{i:02}", "title": title, "keywords": words} for i, (title, words) in enumerate(data.items())]
-        entries = [(str(x["code"]), str(x["title"]), [w.lower() for w in x.get("keywords") or ()]) for x in data]
+            data = [
+                {"code": f"{i:02}", "title": title, "keywords": words}
+                for i, (title, words) in enumerate(data.items())
+            ]
+        entries = [
+            (str(x["code"]), str(x["title"]), [w.lower() for w in x.get("keywords") or ()])
+            for x in data
+        ]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadInput(f"--taxonomy {path}: cannot be used ({type(error).__name__}: {error})") from None
+        raise BadInput(
+            f"--taxonomy {path}: cannot be used ({type(error).__name__}: {error})"
+        ) from None
     return entries
 
 
@@ -197,9 +247,12 @@ def domain_by_keywords(question, taxonomy):
 def domain_question(row, taxonomy):
     """The row as a question to a model: to which of these domains does it belong?"""
     listed = "\n".join(f"{code} {title}" for code, title, _ in taxonomy)
-    return {"id": row["id"], "question": f"Here is a list of domains, each with a two-digit code.\n\n{listed}\n\nTo which "
-            "of them does the following question belong? Explain in a sentence, then end your reply with the code.\n\n"
-            + row["question"]}
+    return {
+        "id": row["id"],
+        "question": f"Here is a list of domains, each with a two-digit code.\n\n{listed}\n\nTo which "
+        "of them does the following question belong? Explain in a sentence, then end your reply with the code.\n\n"
+        + row["question"],
+    }
 
 
 def domain_of_reply(text, taxonomy):
@@ -209,12 +262,14 @@ def domain_of_reply(text, taxonomy):
 
 # ---- Text -------------------------------------------------------------------------------------------------------
 
+
 def trained_text(row, name):
     """Everything that a model in this format is trained to write after the prompt, the end-of-sequence token aside."""
     return "".join(FORMATS[name].completion_pieces(row))
 
 
 # ---- Chosen rows -> the rows written -------------------------------------------------------------------------------
+
 
 def with_next(rows):
     """(row, the row after it), after the last one the first."""
@@ -242,4 +297,6 @@ def finished(rows, hint="", corrupt="", budget="", taxonomy=None, format="", cop
             row = domain_question(row, taxonomy)
         if format:
             row = row | {"completion": trained_text(row, format)}
-        yield from [row] if copies == 1 else [row | {"id": f"{row['id']}-{i}"} for i in range(copies)]
+        yield from (
+            [row] if copies == 1 else [row | {"id": f"{row['id']}-{i}"} for i in range(copies)]
+        )

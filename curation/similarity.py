@@ -11,6 +11,7 @@ MinHash (Broder 1997): under a random permutation the smallest element of two se
 Jaccard similarity. b bands of r such minima each: sets with similarity s meet in at least one band with probability
 1 - (1 - s^r)^b. Candidates are confirmed with the exact similarity, so that hashing can only miss a pair, never make one.
 """
+
 import hashlib
 import random
 import re
@@ -23,7 +24,8 @@ from operator import mul
 from engine.rows import BadInput
 from grading.answers import parse
 
-LAYERS = {"exact": None, "ngram": 8, "minhash": 0.6, "masked": 0.7, "answer": 0.4, "embedding": 0.9}   # and their limits
+# and their limits
+LAYERS = {"exact": None, "ngram": 8, "minhash": 0.6, "masked": 0.7, "answer": 0.4, "embedding": 0.9}
 N_HASHES, PRIME = 128, (1 << 61) - 1
 _rng = random.Random(1997)
 PERMUTATIONS = [(_rng.randrange(1, PRIME), _rng.randrange(PRIME)) for _ in range(N_HASHES)]
@@ -49,8 +51,11 @@ def shingles(text, masked=False, k=3):
     text = text.lower()
     if masked:
         text = re.sub(r"\d+(?:[.,]\d+)*", "0", text)
-    words = re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+|[-+*/^=<>|!]", text)       # Chinese has no spaces
-    return {zlib.crc32(" ".join(words[i:i + k]).encode()) for i in range(max(1, len(words) - k + 1))}
+    # Chinese has no spaces
+    words = re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+|[-+*/^=<>|!]", text)
+    return {
+        zlib.crc32(" ".join(words[i : i + k]).encode()) for i in range(max(1, len(words) - k + 1))
+    }
 
 
 def jaccard(a, b):
@@ -65,13 +70,15 @@ def signature(hashes, n=N_HASHES):
 
 def collision(s, b, r):
     """Probability that sets of Jaccard similarity s agree in all r rows of at least one of b bands."""
-    return 1 - (1 - s ** r) ** b
+    return 1 - (1 - s**r) ** b
 
 
 def bands_for(threshold, n=N_HASHES, recall=0.95):
     """(b, r) with b·r <= n: the largest r, hence the fewest candidates, that still finds `recall` of the pairs which
     are just as similar as the threshold."""
-    return next((n // r, r) for r in range(n, 0, -1) if r == 1 or collision(threshold, n // r, r) >= recall)
+    return next(
+        (n // r, r) for r in range(n, 0, -1) if r == 1 or collision(threshold, n // r, r) >= recall
+    )
 
 
 def parse_layers(flag, given, ngram=8):
@@ -81,12 +88,22 @@ def parse_layers(flag, given, ngram=8):
         name, _, number = text.partition(":")
         try:
             limit = float(number) if number else ngram if name == "ngram" else LAYERS[name]
-            if name == "exact" and number or name == "ngram" and (limit < 1 or limit != int(limit)) \
-                    or name not in ("exact", "ngram") and not 0 < limit <= 1:
+            if (
+                name == "exact"
+                and number
+                or name == "ngram"
+                and (limit < 1 or limit != int(limit))
+                or name not in ("exact", "ngram")
+                and not 0 < limit <= 1
+            ):
                 raise ValueError
         except (KeyError, ValueError):
-            known = ", ".join(layer + f":{default}" * (default is not None) for layer, default in LAYERS.items())
-            raise BadInput(f"{flag} {text}: not one of {known} (a share of 1 behind all but ngram)") from None
+            known = ", ".join(
+                layer + f":{default}" * (default is not None) for layer, default in LAYERS.items()
+            )
+            raise BadInput(
+                f"{flag} {text}: not one of {known} (a share of 1 behind all but ngram)"
+            ) from None
         layers[name] = int(limit) if name == "ngram" else limit
     return layers
 
@@ -103,7 +120,9 @@ class Minima:
 
     def keys(self, hashes):
         minima = signature(hashes, self.bands * self.rows)
-        return [(band, *minima[band * self.rows:(band + 1) * self.rows]) for band in range(self.bands)]
+        return [
+            (band, *minima[band * self.rows : (band + 1) * self.rows]) for band in range(self.bands)
+        ]
 
     def add(self, text):
         hashes = shingles(text, self.masked)
@@ -117,10 +136,16 @@ class Minima:
         """(number, similarity) of the most similar text with at least the threshold, or None."""
         hashes = shingles(text, self.masked)
         # J(A, B) <= |A ∩ B| / |A| <= |A ∩ all shingles| / |A|: nothing is lost here.
-        if not self.texts or self.known is not None and len(hashes & self.known) < self.threshold * len(hashes):
+        if (
+            not self.texts
+            or self.known is not None
+            and len(hashes & self.known) < self.threshold * len(hashes)
+        ):
             return None
         candidates = {i for key in self.keys(hashes) for i in self.buckets.get(hash(key), ())}
-        found = [(i, jaccard(hashes, shingles(self.texts[i], self.masked))) for i in sorted(candidates)]
+        found = [
+            (i, jaccard(hashes, shingles(self.texts[i], self.masked))) for i in sorted(candidates)
+        ]
         best = max(found, key=lambda pair: pair[1], default=(0, -1))
         return best if best[1] >= self.threshold else None
 
@@ -132,7 +157,12 @@ class Overlap:
         """layers: of parse_layers, cheap ones first. growing: the rows are a pool that is searched while it grows; the
         n-gram layer then compares rows of different sources only, as s1 does between its sixteen sources."""
         self.layers, self.growing = layers, growing
-        self.names, self.questions, self.sources, self.by = [], [], [], {layer: {} for layer in layers}
+        self.names, self.questions, self.sources, self.by = (
+            [],
+            [],
+            [],
+            {layer: {} for layer in layers},
+        )
         self.vectors = []
         for layer in {"minhash", "masked"} & set(layers):
             self.by[layer] = Minima(layers[layer], layer == "masked", prefilter=not growing)
@@ -158,7 +188,9 @@ class Overlap:
         """(reason, layer, number of the other row, similarity) of the first layer that finds one, or None."""
         for layer, limit in self.layers.items():
             if found := getattr(self, layer)(row, limit):
-                shown = {"exact": "same question", "ngram": f"shared {limit}-gram"}.get(layer, f"{layer} {limit}")
+                shown = {"exact": "same question", "ngram": f"shared {limit}-gram"}.get(
+                    layer, f"{layer} {limit}"
+                )
                 return shown, layer, *found
         return None
 
@@ -182,13 +214,19 @@ class Overlap:
 
     def answer(self, row, limit):
         ours, same = shingles(row["question"]), self.by["answer"].get(gold(row), ())
-        best = max(((number, jaccard(ours, theirs)) for number, theirs in same), key=lambda p: p[1], default=(0, -1))
+        best = max(
+            ((number, jaccard(ours, theirs)) for number, theirs in same),
+            key=lambda p: p[1],
+            default=(0, -1),
+        )
         return best if best[1] >= limit else None
 
     def embedding(self, row, limit):
         """Every pair is compared, in plain Python: for pools of thousands, not millions."""
         ours = unit(row)
-        cosines = [(number, sum(map(mul, ours, theirs))) for number, theirs in enumerate(self.vectors)]
+        cosines = [
+            (number, sum(map(mul, ours, theirs))) for number, theirs in enumerate(self.vectors)
+        ]
         best = max(cosines, key=lambda pair: pair[1], default=(0, -2))
         return best if best[1] >= limit else None
 
@@ -201,15 +239,24 @@ def gold(row):
 def unit(row):
     """The row's `embedding` with length 1. Raises BadInput."""
     vector = row.get("embedding")
-    if not isinstance(vector, list) or not all(isinstance(x, (int, float)) for x in vector) or not any(vector):
-        raise BadInput(f"row {row.get('id')}: `embedding` is not a list of numbers, which the layer embedding needs")
+    if (
+        not isinstance(vector, list)
+        or not all(isinstance(x, (int, float)) for x in vector)
+        or not any(vector)
+    ):
+        raise BadInput(
+            f"row {row.get('id')}: `embedding` is not a list of numbers, which the layer embedding needs"
+        )
     length = sqrt(sum(x * x for x in vector))
     return [x / length for x in vector]
 
 
 def digest(*texts):
     """64 bits that stand for some texts."""
-    return int.from_bytes(hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=8).digest(),
+        "little",
+    )
 
 
 class Seen:
@@ -256,12 +303,21 @@ def overlap_filter(layers, note, rows=None):
             return None
         if found := seen.find(row):
             reason, layer, other, similarity = found
-            note({"layer": layer, "similarity": round(similarity, 4), "id": row["id"], "question": row["question"],
-                  "other_id": seen.names[other], "other": seen.questions[other]})
+            note(
+                {
+                    "layer": layer,
+                    "similarity": round(similarity, 4),
+                    "id": row["id"],
+                    "question": row["question"],
+                    "other_id": seen.names[other],
+                    "other": seen.questions[other],
+                }
+            )
             return reason
         if rows is None:
             seen.add(row)
             questions.add(name)
+
     return problem
 
 
@@ -271,7 +327,8 @@ def at_most(limit, key, reason):
 
     def problem(row):
         name = digest(*key(row))
-        if limit > 1:                                                      # a Counter takes five times the memory
+        if limit > 1:  # a Counter takes five times the memory
             counts[name] += 1
         return None if (seen.add(name) if limit == 1 else counts[name] <= limit) else reason
+
     return problem

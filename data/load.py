@@ -1,4 +1,5 @@
 """Rows to train on, from wherever they are: JSONL, a directory, a data set by its name."""
+
 import re
 from pathlib import Path
 
@@ -16,8 +17,19 @@ def read_traces(path):
     `thinking` where that is a list too. Raises BadInput naming file and line, or row.
     """
     folder = Path(path)
-    on_hub = not folder.exists() and path.count("/") == 1 and not folder.suffix and not path.startswith(".")
-    if path in prepare.DATASETS and not folder.exists() or on_hub or folder.is_dir() and not any(folder.glob("*.jsonl")):
+    on_hub = (
+        not folder.exists()
+        and path.count("/") == 1
+        and not folder.suffix
+        and not path.startswith(".")
+    )
+    if (
+        path in prepare.DATASETS
+        and not folder.exists()
+        or on_hub
+        or folder.is_dir()
+        and not any(folder.glob("*.jsonl"))
+    ):
         rows = _data_set(path)
         for number, row in enumerate(rows, 1):
             for field in NEED:
@@ -33,9 +45,13 @@ def read_traces(path):
             continue
         several = isinstance(thinking, list)
         if several and len(thinking) != len(responses):
-            raise BadInput(f"{path}: row {number}: {len(responses)} responses but {len(thinking)} entries in 'thinking'")
-        one_each += [row | {"response": response, "thinking": thinking[k] if several else thinking}
-                     for k, response in enumerate(responses)]
+            raise BadInput(
+                f"{path}: row {number}: {len(responses)} responses but {len(thinking)} entries in 'thinking'"
+            )
+        one_each += [
+            row | {"response": response, "thinking": thinking[k] if several else thinking}
+            for k, response in enumerate(responses)
+        ]
     return one_each
 
 
@@ -57,12 +73,15 @@ def _data_set(path):
     """Rows of data that the `datasets` library reads. Raises BadInput."""
     try:
         import datasets
+
         if path in prepare.DATASETS:
             name, configuration, split, convert = prepare.DATASETS[path]
             return [convert(row) for row in datasets.load_dataset(name, configuration, split=split)]
-        saved = (Path(path) / "state.json").is_file()                      # by save_to_disk
-        found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path, split="train")
+        saved = (Path(path) / "state.json").is_file()  # by save_to_disk
+        found = (
+            datasets.load_from_disk(path) if saved else datasets.load_dataset(path, split="train")
+        )
         return [dict(row) for row in found]
-    except Exception as error:               # the library raises many kinds; all mean that it could not be read
+    except Exception as error:  # the library raises many kinds; all mean that it could not be read
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"{path}: cannot be loaded ({reason})") from error

@@ -26,6 +26,7 @@ Facts, comparisons and repetitions are a closed set and are not held out.
     python -m data.tiny --out out/tiny/data                     problems, the teacher's pool: a second or two
     python -m data.tiny --out out/base --pretrain 96000         also the base model's reading, and an untrained model
 """
+
 import hashlib
 import itertools
 import json
@@ -40,29 +41,38 @@ LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
 COLOURS = "red blue green pink black white grey brown".split()
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 SPECIAL = ["<pad>", "<eos>", "<unk>", "<user>", "<bot>", "<think>", "</think>"]
-WORDS = (["+", "-", "*", "=", ".", ",", "?", *BRACKETS, *BRACKETS.values()] + LETTERS + COLOURS +
-         "make from pair sum pick three total sort close logic compare copy first last of fact repeat".split() +
-         "try low high yes vs okay we need let me guess maybe perhaps wait check verify unsure therefore since".split() +
-         "done hmm so then min is and or".split())
+WORDS = (
+    ["+", "-", "*", "=", ".", ",", "?", *BRACKETS, *BRACKETS.values()]
+    + LETTERS
+    + COLOURS
+    + "make from pair sum pick three total sort close logic compare copy first last of fact repeat".split()
+    + "try low high yes vs okay we need let me guess maybe perhaps wait check verify unsure therefore since".split()
+    + "done hmm so then min is and or".split()
+)
 VOCABULARY = list(dict.fromkeys(SPECIAL + [str(n) for n in range(51)] + WORDS))
 
-TASKS = {"math": ("cd", "pair", "pick"), "other": ("sort", "close", "logic", "compare"),
-         "plain": ("copy", "edge", "fact", "repeat")}
+TASKS = {
+    "math": ("cd", "pair", "pick"),
+    "other": ("sort", "close", "logic", "compare"),
+    "plain": ("copy", "edge", "fact", "repeat"),
+}
 MAX_ATTEMPTS = 9
 
 
 @dataclass(frozen=True)
 class Config:
-    out: str                 # directory to write into
-    seed: int = 0            # of the traces and of which training problems are drawn; held-out problems never change
-    n_pool: int = 4000       # teacher traces
-    n_train: int = 2000      # math problems for reinforcement learning
-    n_held_out: int = 300    # held-out math problems; the two other groups get 200 each
-    pretrain: int = 0        # documents for the base model; 0 writes none
-    init_seed: int = 0       # weights of the untrained base model
+    out: str  # directory to write into
+    # of the traces and of which training problems are drawn; held-out problems never change
+    seed: int = 0
+    n_pool: int = 4000  # teacher traces
+    n_train: int = 2000  # math problems for reinforcement learning
+    n_held_out: int = 300  # held-out math problems; the two other groups get 200 each
+    pretrain: int = 0  # documents for the base model; 0 writes none
+    init_seed: int = 0  # weights of the untrained base model
 
 
 # ---------------------------------------------------------------- problems
+
 
 def split_of(key):
     """'held_out' for one key in eight, 'dev' for one (choose settings there), else 'train'."""
@@ -73,7 +83,13 @@ def evaluate_chain(numbers, operators):
     """Left-to-right value after each operation, or None once one leaves 0..50: ([7, 8, 5], '+-') -> [15, 10]."""
     values, total = [], numbers[0]
     for operator, number in zip(operators, numbers[1:]):
-        total = total + number if operator == "+" else total - number if operator == "-" else total * number
+        total = (
+            total + number
+            if operator == "+"
+            else total - number
+            if operator == "-"
+            else total * number
+        )
         if not 0 <= total <= 50:
             return None
         values.append(total)
@@ -84,7 +100,11 @@ def candidates(problem):
     """All attempts at a math problem that stay in 0..50, as (numbers, operators)."""
     nums, n_used = problem["nums"], problem["n_used"]
     if problem["task"] == "cd":
-        found = {(p, o) for p in itertools.permutations(nums) for o in itertools.product("+-*", repeat=len(nums) - 1)}
+        found = {
+            (p, o)
+            for p in itertools.permutations(nums)
+            for o in itertools.product("+-*", repeat=len(nums) - 1)
+        }
     else:
         found = {(c, ("+",) * (n_used - 1)) for c in itertools.combinations(nums, n_used)}
     return sorted(c for c in found if evaluate_chain(*c) is not None)
@@ -101,10 +121,18 @@ def math_problem(task, rng):
     solution = rng.choice(candidates(problem))
     target = evaluate_chain(*solution)[-1]
     listed = " ".join(map(str, nums))
-    question = {"cd": f"make {target} from {listed}", "pair": f"pair sum {target} from {listed}",
-                "pick": f"pick three total {target} from {listed}"}[task]
+    question = {
+        "cd": f"make {target} from {listed}",
+        "pair": f"pair sum {target} from {listed}",
+        "pick": f"pick three total {target} from {listed}",
+    }[task]
     key = f"{task} {sorted(nums)} {target}"
-    return problem | {"question": question, "answer": expression(solution), "target": target, "key": key}
+    return problem | {
+        "question": question,
+        "answer": expression(solution),
+        "target": target,
+        "key": key,
+    }
 
 
 def other_problem(task, rng):
@@ -134,10 +162,15 @@ def other_problem(task, rng):
         b = a if rng.random() < 0.25 else rng.randint(0, 50)
         question, answer = f"compare {a} {b}", "low" if a < b else "high" if a > b else "yes"
     elif task == "copy":
-        words = [rng.choice(LETTERS + COLOURS + [str(n) for n in range(51)]) for _ in range(rng.randint(3, 7))]
+        words = [
+            rng.choice(LETTERS + COLOURS + [str(n) for n in range(51)])
+            for _ in range(rng.randint(3, 7))
+        ]
         question, answer = "copy " + _join(words), _join(words)
     elif task == "edge":
-        words = [rng.choice(LETTERS + [str(n) for n in range(51)]) for _ in range(rng.randint(3, 6))]
+        words = [
+            rng.choice(LETTERS + [str(n) for n in range(51)]) for _ in range(rng.randint(3, 6))
+        ]
         end = rng.choice(("first", "last"))
         question, answer = f"{end} of " + _join(words), words[0 if end == "first" else -1]
     elif task == "fact":
@@ -146,7 +179,13 @@ def other_problem(task, rng):
     else:
         word, n = rng.choice(LETTERS + COLOURS), rng.randint(1, 5)
         question, answer = f"repeat {word} {n}", _join([word] * n)
-    return {"task": task, "question": question, "answer": answer, "thinking": thinking, "key": question}
+    return {
+        "task": task,
+        "question": question,
+        "answer": answer,
+        "thinking": thinking,
+        "key": question,
+    }
 
 
 def problem(group, task, rng, split):
@@ -154,7 +193,11 @@ def problem(group, task, rng, split):
     while True:
         row = math_problem(task, rng) if group == "math" else other_problem(task, rng)
         if task in ("fact", "repeat", "compare") or split_of(row["key"]) == split:
-            return {"id": hashlib.sha256(row["question"].encode()).hexdigest()[:16], "group": group, **row}
+            return {
+                "id": hashlib.sha256(row["question"].encode()).hexdigest()[:16],
+                "group": group,
+                **row,
+            }
 
 
 def problems(group, n, seed, split):
@@ -182,6 +225,7 @@ def _fact(letter, colour):
 
 # ---------------------------------------------------------------- traces
 
+
 def expression(candidate):
     """((7, 8, 5), '+-') -> '7 + 8 - 5'."""
     numbers, operators = candidate
@@ -193,7 +237,9 @@ def calculation(candidate, slip=0):
     numbers, operators = candidate
     values = evaluate_chain(*candidate)
     values[-1] = min(50, max(0, values[-1] + slip))
-    return str(numbers[0]) + "".join(f" {o} {n} = {v}" for o, n, v in zip(operators, numbers[1:], values))
+    return str(numbers[0]) + "".join(
+        f" {o} {n} = {v}" for o, n, v in zip(operators, numbers[1:], values)
+    )
 
 
 class Search:
@@ -231,21 +277,23 @@ def base_trace(problem, rng):
 def good_trace(problem, rng):
     """Attempts compared with the target, doubts, re-checks; one failure in ten is mistaken for a success."""
     search = Search(problem, rng)
-    stop = rng.uniform(0.15, 0.7)                    # this trace's impatience
+    stop = rng.uniform(0.15, 0.7)  # this trace's impatience
     words = [f"okay we need {search.target} ."]
     for number in range(MAX_ATTEMPTS):
         attempt = search.next()
         verdict = search.verdict(attempt)
         slip = verdict != "yes" and rng.random() < 0.1
         shown = calculation(attempt)
-        if slip:                                     # the last result is written as the target
+        if slip:  # the last result is written as the target
             shown = calculation(attempt, search.target - evaluate_chain(*attempt)[-1])
-        words.append(f"{rng.choice(('maybe', 'perhaps'))} {shown} vs {search.target} {'yes' if slip else verdict} .")
+        words.append(
+            f"{rng.choice(('maybe', 'perhaps'))} {shown} vs {search.target} {'yes' if slip else verdict} ."
+        )
         if verdict == "yes" or slip:
             words.append(f"therefore {expression(attempt)} done")
             while rng.random() < (0.8 if slip else 0.45):
                 words.append(f"wait , check {calculation(attempt)} vs {search.target} {verdict} .")
-                if slip:                             # the check shows it: go on searching
+                if slip:  # the check shows it: go on searching
                     words.append(f"guess {expression(attempt)} unsure")
                     break
                 words.append(f"therefore {expression(attempt)} done")
@@ -276,11 +324,17 @@ def sloppy_trace(problem, rng):
 
 def loop_trace(problem, rng):
     attempt = Search(problem, rng).next()
-    return "okay so . " + " ".join(f"then {calculation(attempt)} hmm ." for _ in range(rng.randint(2, 5))), attempt
+    return "okay so . " + " ".join(
+        f"then {calculation(attempt)} hmm ." for _ in range(rng.randint(2, 5))
+    ), attempt
 
 
-TEACHER = {"good": (good_trace, 0.50), "blurt": (blurt_trace, 0.20), "sloppy": (sloppy_trace, 0.15),
-           "loop": (loop_trace, 0.15)}
+TEACHER = {
+    "good": (good_trace, 0.50),
+    "blurt": (blurt_trace, 0.20),
+    "sloppy": (sloppy_trace, 0.15),
+    "loop": (loop_trace, 0.15),
+}
 
 
 def teacher_pool(n, seed):
@@ -291,9 +345,17 @@ def teacher_pool(n, seed):
         row = problem("math", task, rng, "train")
         kind = rng.choices(list(TEACHER), [share for _, share in TEACHER.values()])[0]
         thinking, attempt = TEACHER[kind][0](row, rng)
-        rows.append(row | {"id": f"{row['id']}-{i}", "subject": task, "thinking": thinking,
-                           "response": expression(attempt), "n_thinking_tokens": len(thinking.split()),
-                           "model": f"teacher-{kind}"})
+        rows.append(
+            row
+            | {
+                "id": f"{row['id']}-{i}",
+                "subject": task,
+                "thinking": thinking,
+                "response": expression(attempt),
+                "n_thinking_tokens": len(thinking.split()),
+                "model": f"teacher-{kind}",
+            }
+        )
     return rows
 
 
@@ -310,14 +372,18 @@ def pretraining_rows(n, seed):
         if group != "math":
             task = rng.choice(TASKS[group] + (("compare",) if group == "other" else ()))
             row = problem(group, task, rng, "train")
-            yield {"question": row["question"], "thinking": row["thinking"], "response": row["answer"]}
+            yield {
+                "question": row["question"],
+                "thinking": row["thinking"],
+                "response": row["answer"],
+            }
             continue
         row = problem("math", rng.choice(("cd", "cd", "pair", "pick")), rng, "train")
         style = rng.choices(styles, (70, 15, 5, 5, 5))[0]
         thinking, attempt = style(row, rng)
         if rng.random() < 0.1:
             words = thinking.split()
-            thinking = " ".join(words[:rng.randrange(len(words))])
+            thinking = " ".join(words[: rng.randrange(len(words))])
             attempt = best_so_far(row, thinking, rng)
         yield {"question": row["question"], "thinking": thinking, "response": expression(attempt)}
 
@@ -332,20 +398,29 @@ def best_so_far(problem, thinking, rng):
 
 # ---------------------------------------------------------------- tokenizer and untrained model
 
+
 def tokenizer():
     """One token per word; a real PreTrainedTokenizerFast with a chat template."""
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
+
     words = Tokenizer(WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
     words.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
-                                   extra_special_tokens=["<user>", "<bot>", "<think>", "</think>"])
-    fast.chat_template = ("{% for message in messages %}"
-                          "{{ ('<user> ' if message.role == 'user' else '<bot> ') + message.content + ' ' }}"
-                          "{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        extra_special_tokens=["<user>", "<bot>", "<think>", "</think>"],
+    )
+    fast.chat_template = (
+        "{% for message in messages %}"
+        "{{ ('<user> ' if message.role == 'user' else '<bot> ') + message.content + ' ' }}"
+        "{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+    )
     return fast
 
 
@@ -353,11 +428,22 @@ def untrained_model(seed):
     """A Qwen3 of 170 thousand parameters."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
-    config = Qwen3Config(vocab_size=len(VOCABULARY), hidden_size=64, intermediate_size=192, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=4, head_dim=16, max_position_embeddings=512,
-                         rope_parameters={"rope_type": "default", "rope_theta": 500.0}, tie_word_embeddings=True,
-                         bos_token_id=None, eos_token_id=VOCABULARY.index("<eos>"),
-                         pad_token_id=VOCABULARY.index("<pad>"))
+
+    config = Qwen3Config(
+        vocab_size=len(VOCABULARY),
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=VOCABULARY.index("<eos>"),
+        pad_token_id=VOCABULARY.index("<pad>"),
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config)
@@ -366,9 +452,15 @@ def untrained_model(seed):
 def main(cfg):
     out = Path(cfg.out)
     for split in ("held_out", "dev"):
-        rows = [row for group, n in (("math", cfg.n_held_out), ("other", 200), ("plain", 200))
-                for row in problems(group, n, 0, split)]
-        write_rows(out / f"{split}.jsonl", ({k: v for k, v in row.items() if k != "thinking"} for row in rows))
+        rows = [
+            row
+            for group, n in (("math", cfg.n_held_out), ("other", 200), ("plain", 200))
+            for row in problems(group, n, 0, split)
+        ]
+        write_rows(
+            out / f"{split}.jsonl",
+            ({k: v for k, v in row.items() if k != "thinking"} for row in rows),
+        )
         print(f"{split + '.jsonl':<16}{len(rows):>7} problems")
     train = problems("math", cfg.n_train, cfg.seed, "train")
     write_rows(out / "train.jsonl", train)
@@ -376,13 +468,17 @@ def main(cfg):
     pool = teacher_pool(cfg.n_pool, cfg.seed)
     write_rows(out / "pool.jsonl", pool)
     right = sum(evaluate_text(row) for row in pool) / max(1, len(pool))
-    print(f"{'pool.jsonl':<16}{len(pool):>7} traces of the teacher, {right:.0%} of them right, "
-          f"{sum(row['n_thinking_tokens'] for row in pool) / max(1, len(pool)):.0f} thinking tokens on average")
+    print(
+        f"{'pool.jsonl':<16}{len(pool):>7} traces of the teacher, {right:.0%} of them right, "
+        f"{sum(row['n_thinking_tokens'] for row in pool) / max(1, len(pool)):.0f} thinking tokens on average"
+    )
     if cfg.pretrain:
         write_rows(out / "pretrain.jsonl", pretraining_rows(cfg.pretrain, cfg.seed))
         untrained_model(cfg.init_seed).save_pretrained(out / "untrained")
         tokenizer().save_pretrained(out / "untrained")
-        print(f"{'pretrain.jsonl':<16}{cfg.pretrain:>7} documents; untrained/ is the model that is to read them")
+        print(
+            f"{'pretrain.jsonl':<16}{cfg.pretrain:>7} documents; untrained/ is the model that is to read them"
+        )
     (out / "tiny.json").write_text(json.dumps(vars(cfg), indent=1) + "\n")
 
 

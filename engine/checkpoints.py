@@ -1,5 +1,5 @@
-"""Checkpoints of a training run: weights, optimizer, random state, in safetensors.
-"""
+"""Checkpoints of a training run: weights, optimizer, random state, in safetensors."""
+
 import errno
 import json
 import os
@@ -19,6 +19,7 @@ from engine.sharding import FILE_BYTES, parts
 
 # ---------------------------------------------------------------- checkpoints
 
+
 def save_checkpoint(out, model, optimizers, step, identity, reference=None, **more):
     """Weights, optimizer state and random state as OUT/checkpoint-STEP, by torch.distributed.checkpoint, in safetensors: the
     usual .distcp files would be unpickled. A checkpoint is there when its folder has its name; the one before is deleted
@@ -34,13 +35,19 @@ def save_checkpoint(out, model, optimizers, step, identity, reference=None, **mo
         if shards is not None:
             barrier(shards.ranks)
         state, n_bytes, files = _state(model, optimizers, reference), 0, {}
-        for key, tensor in state.items():                # a rank copies a file at a time to host memory, so not all of it
+        # a rank copies a file at a time to host memory, so not all of it
+        for key, tensor in state.items():
             n_bytes += tensor.nbytes
             files[key] = 1 + int(n_bytes // FILE_BYTES)
-        dcp.save(state, no_dist=shards is None,
-                 storage_writer=HuggingFaceStorageWriter(part, files, save_distributed=True))
+        dcp.save(
+            state,
+            no_dist=shards is None,
+            storage_writer=HuggingFaceStorageWriter(part, files, save_distributed=True),
+        )
         if leads:
-            (part / "state.json").write_text(json.dumps({"step": step, "identity": identity, "files": _sizes(part), **more}))
+            (part / "state.json").write_text(
+                json.dumps({"step": step, "identity": identity, "files": _sizes(part), **more})
+            )
             older = saved_checkpoints(out)
             shutil.rmtree(out / f"checkpoint-{step}", ignore_errors=True)
             os.replace(part, out / f"checkpoint-{step}")
@@ -50,9 +57,15 @@ def save_checkpoint(out, model, optimizers, step, identity, reference=None, **mo
             barrier(shards.ranks)
     except (OSError, SafetensorError, dcp.api.CheckpointException) as error:
         shutil.rmtree(part, ignore_errors=True)
-        reason = os.strerror(errno.ENOSPC) if f"os error {errno.ENOSPC}" in str(error) else str(error).split("\n")[0]
-        raise BadInput(f"{out}: the checkpoint of step {step} cannot be written ({reason}); the one before it is kept "
-                       "and the same command continues from it") from error
+        reason = (
+            os.strerror(errno.ENOSPC)
+            if f"os error {errno.ENOSPC}" in str(error)
+            else str(error).split("\n")[0]
+        )
+        raise BadInput(
+            f"{out}: the checkpoint of step {step} cannot be written ({reason}); the one before it is kept "
+            "and the same command continues from it"
+        ) from error
 
 
 def saved_checkpoints(out):
@@ -73,7 +86,9 @@ def read_state(path):
             raise ValueError(f"its files are not the {len(state['files'])} that were written")
         return int(state["step"]), dict(state["identity"]), state
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: unreadable checkpoint ({error}); delete it to start over") from error
+        raise BadInput(
+            f"{path}: unreadable checkpoint ({error}); delete it to start over"
+        ) from error
 
 
 def load_checkpoint(path, model, optimizers, reference=None):
@@ -82,22 +97,42 @@ def load_checkpoint(path, model, optimizers, reference=None):
         reader = HuggingFaceStorageReader(path)
         saved = reader.read_metadata().state_dict_metadata
         named = parts(model)
-        for key, tensor in saved.items():                # an optimizer has no state before its first step
+        for key, tensor in saved.items():  # an optimizer has no state before its first step
             kind, _, rest = key.partition("/")
             if kind.startswith("optimizer"):
                 slot, _, name = rest.partition("/")
-                p, like, optimizer = named[name], tensor.properties.dtype, optimizers[int(kind.removeprefix("optimizer"))]
+                p, like, optimizer = (
+                    named[name],
+                    tensor.properties.dtype,
+                    optimizers[int(kind.removeprefix("optimizer"))],
+                )
                 # A fused step reads its count where the weights are, any other on the host.
-                optimizer.state[p][slot] = torch.zeros_like(p, dtype=like) if len(tensor.size) else \
-                    torch.zeros((), dtype=like, device=p.device if optimizer.defaults.get("fused") else "cpu")
+                optimizer.state[p][slot] = (
+                    torch.zeros_like(p, dtype=like)
+                    if len(tensor.size)
+                    else torch.zeros(
+                        (),
+                        dtype=like,
+                        device=p.device if optimizer.defaults.get("fused") else "cpu",
+                    )
+                )
         state = _state(model, optimizers, reference)
         if set(state) != set(saved):
             raise KeyError(min(set(state) ^ set(saved)))
         dcp.load(state, storage_reader=reader, no_dist=getattr(model, "shards", None) is None)
         torch.set_rng_state(state["random"])
-    except (OSError, KeyError, ValueError, IndexError, SafetensorError, dcp.api.CheckpointException) as error:
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        IndexError,
+        SafetensorError,
+        dcp.api.CheckpointException,
+    ) as error:
         reason = str(error).strip().split("\n")[-1]
-        raise BadInput(f"{path}: unreadable checkpoint ({reason}); delete it to start over") from error
+        raise BadInput(
+            f"{path}: unreadable checkpoint ({reason}); delete it to start over"
+        ) from error
 
 
 def _state(model, optimizers, reference=None):
@@ -113,7 +148,13 @@ def _state(model, optimizers, reference=None):
             for slot, value in values.items():
                 if value.ndim and isinstance(weights[name], DTensor):
                     p = weights[name]
-                    value = DTensor.from_local(value, p.device_mesh, p.placements, run_check=False, shape=p.shape,
-                                               stride=p.stride())
+                    value = DTensor.from_local(
+                        value,
+                        p.device_mesh,
+                        p.placements,
+                        run_check=False,
+                        shape=p.shape,
+                        stride=p.stride(),
+                    )
                 state[f"optimizer{number}/{slot}/{name}"] = value
     return state | {"random": torch.get_rng_state()}

@@ -1,5 +1,5 @@
-"""Dealing work to the ranks of a run: the micro-batches of a step, filled evenly.
-"""
+"""Dealing work to the ranks of a run: the micro-batches of a step, filled evenly."""
+
 import heapq
 
 from engine import packing

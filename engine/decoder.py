@@ -19,6 +19,7 @@ starts it anew after each "Wait" (rule "round"; we do not repeat that the harnes
 text, to one budget). 2. A "Wait" that would leave no room for one more token is not appended. 3. An end-of-sequence
 token inside thinking is an end of thinking whenever something is forced.
 """
+
 from collections import deque
 from itertools import groupby
 from typing import NamedTuple
@@ -32,22 +33,23 @@ from engine.modules import by_columns
 from engine.rows import BadInput
 from engine.sampling import random_key, sample
 
-POLL = {"cuda": 8, "cpu": 2}             # steps between looks at which sequences are done; a look waits for the GPU
+# steps between looks at which sequences are done; a look waits for the GPU
+POLL = {"cuda": 8, "cpu": 2}
 
-PREFILL = 16384                          # prompt tokens encoded at once
+PREFILL = 16384  # prompt tokens encoded at once
 
 NO_BUDGET = 2**40
 
 
 class Request(NamedTuple):
     prompt: list[int]
-    key: int                             # stream of random numbers of this sample
+    key: int  # stream of random numbers of this sample
     max_tokens: int
-    waits: int = 0                       # ends of thinking that are replaced by Sampling.wait
-    budget: int | None = None            # tokens of thinking
-    min_thinking: int = 0                # tokens of thinking before it may end, however many waits that takes
-    steps: int = 0                       # of thinking, in a format that has them; 0 = as many as it wants
-    n_tries: int = 1                     # this one and those rejected before it
+    waits: int = 0  # ends of thinking that are replaced by Sampling.wait
+    budget: int | None = None  # tokens of thinking
+    min_thinking: int = 0  # tokens of thinking before it may end, however many waits that takes
+    steps: int = 0  # of thinking, in a format that has them; 0 = as many as it wants
+    n_tries: int = 1  # this one and those rejected before it
 
     @property
     def is_guided(self):
@@ -57,6 +59,7 @@ class Request(NamedTuple):
 
 class Sampling(NamedTuple):
     """What all requests of a call share; the names are those of Config."""
+
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -70,28 +73,33 @@ class Sampling(NamedTuple):
 
 
 class Completion(NamedTuple):
-    ids: list[int]                       # every generated token, the stop token included
-    injected: list[bool]                 # written by budget forcing, not by the model
-    logp: list[float]                    # of each token at the sampling temperature; 0 where injected or not asked for
-    finish: str                          # one of FINISH
+    ids: list[int]  # every generated token, the stop token included
+    injected: list[bool]  # written by budget forcing, not by the model
+    # of each token at the sampling temperature; 0 where injected or not asked for
+    logp: list[float]
+    finish: str  # one of FINISH
     n_thinking: int
     n_waits: int
-    forced: bool                         # the answer was forced by the budget
-    stop: str | None = None              # the stop string that ended it, if it was one
+    forced: bool  # the answer was forced by the budget
+    stop: str | None = None  # the stop string that ended it, if it was one
     n_tries: int = 1
 
 
-FINISH = ("length", "stop", "rejected", "nan")     # ran into max_tokens, stopped, too long in every try, broken logits
+# ran into max_tokens, stopped, too long in every try, broken logits
+FINISH = ("length", "stop", "rejected", "nan")
 
 STOPPED, REJECTED, BROKEN = 1, 2, 3
 
 
 # ---------------------------------------------------------------- one step
 
+
 class Control:
     """What a step needs to know of format and settings, as token ids and tables over the vocabulary. Raises BadInput
     for a format without an end of thinking where something is to be forced, and for strings outside the vocabulary."""
-    none, wait, end, force, force_after_break = range(5)             # scripts: token strings the decoder can inject
+
+    # scripts: token strings the decoder can inject
+    none, wait, end, force, force_after_break = range(5)
 
     def __init__(self, model, tokenizer, form, sampling, requests):
         def encode(text):
@@ -103,7 +111,8 @@ class Control:
             return found.to(device)
 
         device = models.head(model).device
-        self.n_tokens = min(len(tokenizer), len(models.head(model)))  # the head may be larger; those are never drawn
+        # the head may be larger; those are never drawn
+        self.n_tokens = min(len(tokenizer), len(models.head(model)))
         self.rule, self.reject = sampling.budget_rule, sampling.over_budget == "reject"
         self.stop_strings = [s for s in sampling.stop if s]
         self.has_waits = any(r.waits or r.min_thinking for r in requests)
@@ -111,22 +120,35 @@ class Control:
         self.active = any(r.is_guided for r in requests)
         end_id = form.end_id(tokenizer)
         if self.active and end_id is None:
-            raise BadInput(f"--format {form.name}: this tokenizer has no single token that ends thinking, "
-                           "which forcing (--waits, --thinking-budget, --steps) needs")
+            raise BadInput(
+                f"--format {form.name}: this tokenizer has no single token that ends thinking, "
+                "which forcing (--waits, --thinking-budget, --steps) needs"
+            )
         if self.has_waits and form.has_steps:
-            raise BadInput(f"--waits: --format {form.name} counts steps, which cannot be prolonged by a word")
+            raise BadInput(
+                f"--waits: --format {form.name} counts steps, which cannot be prolonged by a word"
+            )
         self.end_id = -1 if end_id is None else end_id
         self.has_steps, self.answer_id = form.has_steps, (*encode(form.end), -1, -1)[1]
-        scripts = [[], encode(sampling.wait), encode(form.end), encode(form.after + form.end + form.cue),
-                   encode(form.end + form.cue)]
-        if self.has_waits and sampling.wait and (not scripts[self.wait]
-                                                 or tokenizer.unk_token_id in scripts[self.wait]):
+        scripts = [
+            [],
+            encode(sampling.wait),
+            encode(form.end),
+            encode(form.after + form.end + form.cue),
+            encode(form.end + form.cue),
+        ]
+        if (
+            self.has_waits
+            and sampling.wait
+            and (not scripts[self.wait] or tokenizer.unk_token_id in scripts[self.wait])
+        ):
             raise BadInput(f"--wait {sampling.wait!r} is not in this tokenizer's vocabulary")
         self.wait_length, self.force_length = len(scripts[self.wait]), len(scripts[self.force])
         self.forced_length = len(scripts[self.force_after_break])
         self.script_length = torch.tensor([len(s) for s in scripts], device=device)
         width = max(1, *map(len, scripts))
-        self.script = torch.tensor([s + [0] * (width - len(s)) for s in scripts], device=device)   # (5, width)
+        # (5, width)
+        self.script = torch.tensor([s + [0] * (width - len(s)) for s in scripts], device=device)
         stops = stop_ids(model, tokenizer, sampling.stop_tokens)
         self.is_stop = table(stops)
         self.is_end = table(stops if form.has_steps else {*stops, self.end_id})
@@ -153,30 +175,46 @@ def stop_ids(model, tokenizer, names):
     for name in names:
         found = tokenizer.convert_tokens_to_ids(name)
         if found is None or found == tokenizer.unk_token_id:
-            raise BadInput(f"--stop-tokens {name!r}: not a token of this vocabulary (--stop takes any string)")
+            raise BadInput(
+                f"--stop-tokens {name!r}: not a token of this vocabulary (--stop takes any string)"
+            )
         ids.add(found)
     return ids
 
 
 def new_state(slots, width, device):
     """The state of the sequences: tensors with one row per slot, changed in place. width: tokens of a completion."""
+
     def column(dtype=torch.int64, *shape):
         return torch.zeros(slots, *shape, dtype=dtype, device=device)
 
     return {
-        "index": column(), "key": column(), "limit": column(),        # of the request
-        "waits": column(), "budget": column(), "min_thinking": column(), "steps": column(),
-        "length": column(),                                           # tokens in the cache
-        "token": column(),                                            # newest token; it is fed next
-        "n": column(), "n_thinking": column(), "n_round": column(), "n_waits": column(), "n_steps": column(),
-        "guided": column(torch.bool),                                 # something may be forced on it
+        "index": column(),
+        "key": column(),
+        "limit": column(),  # of the request
+        "waits": column(),
+        "budget": column(),
+        "min_thinking": column(),
+        "steps": column(),
+        "length": column(),  # tokens in the cache
+        "token": column(),  # newest token; it is fed next
+        "n": column(),
+        "n_thinking": column(),
+        "n_round": column(),
+        "n_waits": column(),
+        "n_steps": column(),
+        "guided": column(torch.bool),  # something may be forced on it
         "thinking": column(torch.bool),
         # Before the first token of a round of thinking; as in s1's harness, the very first counts if more can come.
         "fresh": column(torch.bool),
-        "script": column(), "at": column(),                           # which script is being injected, and where
-        "forced": column(torch.bool), "done": ~column(torch.bool), "finish": column(),
+        "script": column(),
+        "at": column(),  # which script is being injected, and where
+        "forced": column(torch.bool),
+        "done": ~column(torch.bool),
+        "finish": column(),
         # One cell more than can be used: where the steps of a finished sequence write.
-        "ids": column(torch.int64, width + 1), "injected": column(torch.bool, width + 1),
+        "ids": column(torch.int64, width + 1),
+        "injected": column(torch.bool, width + 1),
         "logp": column(torch.float32, width + 1),
     }
 
@@ -187,31 +225,41 @@ def advance(state, logits, control, sampling, group=None):
     group: ranks that compute the same logits; the first one's choice holds.
     """
     alive = ~state["done"]
-    logits = logits[:, :control.n_tokens]
-    if control.has_waits:                             # a round of thinking does not begin with its own end
+    logits = logits[:, : control.n_tokens]
+    if control.has_waits:  # a round of thinking does not begin with its own end
         logits = logits.masked_fill(state["fresh"][:, None] & control.is_end, -torch.inf)
 
     def draw(logits, counter):
-        token, logp = sample(logits, state["key"], counter, sampling.temperature, sampling.top_k, sampling.top_p,
-                             sampling.logp)
+        token, logp = sample(
+            logits,
+            state["key"],
+            counter,
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+            sampling.logp,
+        )
         if group is not None:
             dist.broadcast(token, dist.get_global_rank(group, 0), group)
         return token, logp
 
     token, logp = draw(logits, state["n"])
-    sound = alive & logp.isfinite()                   # or else a NaN or an infinity is among the logits
+    sound = alive & logp.isfinite()  # or else a NaN or an infinity is among the logits
 
     # No script under way; and a finished sequence, which steps along until it is taken out, begins none.
-    free = sound & (state["at"] >= control.script_length[state["script"]]) if control.active else sound
+    free = (
+        sound & (state["at"] >= control.script_length[state["script"]]) if control.active else sound
+    )
     thinking = free & state["thinking"]
     wants_end = thinking & control.is_end[token]
-    if control.has_steps:                             # each step begins with the same token as the answer
+    if control.has_steps:  # each step begins with the same token as the answer
         header = thinking & (token == control.end_id)
         state["n_steps"] += header
         wants_end |= header & (state["n_steps"] == state["steps"])
         answers = thinking & (state["token"] == control.end_id) & (token == control.answer_id)
         state["thinking"] &= ~answers
-        state["n_thinking"].sub_(answers.long()).clamp_(min=0)       # the header before it was no thinking
+        # the header before it was no thinking
+        state["n_thinking"].sub_(answers.long()).clamp_(min=0)
     own_end = wants_end & (token == control.end_id)
     if control.active:
         wants_end = wants_end & state["guided"]
@@ -220,15 +268,21 @@ def advance(state, logits, control, sampling, group=None):
         more = (state["n_waits"] < state["waits"]) | (state["n_thinking"] < state["min_thinking"])
         room = counted + control.wait_length < state["budget"] if control.rule == "total" else more
         waiting = wants_end & ~spent & more & room
-        if control.has_waits and not control.wait_length:            # no string: the next likely token instead
+        # no string: the next likely token instead
+        if control.has_waits and not control.wait_length:
             barred = logits.masked_fill(control.is_end, -torch.inf)
             other = draw(barred, state["n"] + 2**32)
-            token, logp = torch.where(waiting, other[0], token), torch.where(waiting, other[1], logp)
+            token, logp = (
+                torch.where(waiting, other[0], token),
+                torch.where(waiting, other[1], logp),
+            )
         if control.reject:
             state["finish"].masked_fill_(spent, REJECTED)
         closing = wants_end & ~spent & ~waiting
         own_end &= closing | ~state["guided"]
-        force = torch.where(control.breaks[state["token"]], control.force_after_break, control.force)
+        force = torch.where(
+            control.breaks[state["token"]], control.force_after_break, control.force
+        )
         begins = spent | waiting | closing
         script = torch.where(spent, force, torch.where(waiting, control.wait, control.end))
         state["script"].copy_(torch.where(begins, script, state["script"]))
@@ -239,11 +293,15 @@ def advance(state, logits, control, sampling, group=None):
             state["forced"] |= spent
         state["thinking"] &= ~(spent | closing)
         scripted = alive & (state["at"] < control.script_length[state["script"]])
-        written = control.script[state["script"], state["at"].clamp(max=control.script.shape[1] - 1)]
+        written = control.script[
+            state["script"], state["at"].clamp(max=control.script.shape[1] - 1)
+        ]
         token = torch.where(scripted, written, token)
         state["at"] += scripted
-        state["fresh"].copy_(scripted & (state["script"] == control.wait) & (state["at"] == control.wait_length))
-        injected = scripted & ~own_end                # the model's own end token is its own, also inside a script
+        state["fresh"].copy_(
+            scripted & (state["script"] == control.wait) & (state["at"] == control.wait_length)
+        )
+        injected = scripted & ~own_end  # the model's own end token is its own, also inside a script
     state["thinking"] &= ~own_end
 
     at, stops = state["n"][:, None], alive & control.is_stop[token]
@@ -269,7 +327,13 @@ class Stepper:
     many small operations of a step take the host longer to launch than the GPU to compute."""
 
     def __init__(self, model, cache, state, control, sampling):
-        self.model, self.cache, self.state, self.control, self.sampling = model, cache, state, control, sampling
+        self.model, self.cache, self.state, self.control, self.sampling = (
+            model,
+            cache,
+            state,
+            control,
+            sampling,
+        )
         # A rotary embedding that looks at the longest sequence of the batch would ask the device for it.
         self.use_graphs = models.head(model).is_cuda and models.rope_limit(model) is None
         self.graphs, self.pool, self.live = {}, None, {}
@@ -279,43 +343,62 @@ class Stepper:
         """bounds: of the length of each live sequence, known to the host."""
         if not self.use_graphs:
             return self.run(bounds)
-        size = min(1 << (len(bounds) - 1).bit_length(), self.cache.slots - 1)        # rows behind are done, nothing changes
+        # rows behind are done, nothing changes
+        size = min(1 << (len(bounds) - 1).bit_length(), self.cache.slots - 1)
         if size in self.graphs:
             return self.graphs[size].replay()
         bounds = [self.cache.max_len - 1] * size
-        self.run(bounds)                                              # a real step, which also compiles what it needs
+        self.run(bounds)  # a real step, which also compiles what it needs
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):                 # records and does not compute
+        with torch.cuda.graph(graph, pool=self.pool):  # records and does not compute
             self.run(bounds)
         self.graphs[size], self.pool = graph, graph.pool()
 
     def run(self, bounds):
         if len(bounds) not in self.live:
-            self.live[len(bounds)] = {name: tensor[:len(bounds)] for name, tensor in self.state.items()}
+            self.live[len(bounds)] = {
+                name: tensor[: len(bounds)] for name, tensor in self.state.items()
+            }
         live = self.live[len(bounds)]
         step = attention.Step(self.cache, live["length"], bounds)
         hidden = models.hidden_states(self.model, live["token"], live["length"], step)
         live["length"].add_(1).clamp_(max=self.cache.max_len - 1)
-        advance(live, models.next_token_logits(self.model, hidden), self.control, self.sampling, self.group)
+        advance(
+            live,
+            models.next_token_logits(self.model, hidden),
+            self.control,
+            self.sampling,
+            self.group,
+        )
 
 
 # ---------------------------------------------------------------- decoding
 
+
 def fit_slots(model, requests, slots):
     """How many of `slots` sequences fit into free memory, a fifth of which is left for the computation itself."""
     longest = max(len(r.prompt) + r.max_tokens for r in requests)
-    room = int(0.8 * kv_cache.free_memory(models.head(model).device) / (longest * kv_cache.bytes_per_token(model))) - 1
-    if getattr(model, "group", None) is not None:                     # the ranks that share a model go in step
+    room = (
+        int(
+            0.8
+            * kv_cache.free_memory(models.head(model).device)
+            / (longest * kv_cache.bytes_per_token(model))
+        )
+        - 1
+    )
+    if getattr(model, "group", None) is not None:  # the ranks that share a model go in step
         room = torch.tensor(room, device=models.head(model).device)
         dist.all_reduce(room, dist.ReduceOp.MIN, model.group)
         room = int(room)
     if room < 1:
-        raise BadInput(f"--max-tokens: the memory left does not hold the cache of one sequence of {longest} tokens")
+        raise BadInput(
+            f"--max-tokens: the memory left does not hold the cache of one sequence of {longest} tokens"
+        )
     return min(slots, len(requests), room)
 
 
 @torch.inference_mode()
-def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, watch=None):
+def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=None):
     """Yield (index of the request, Completion) as they finish.
 
     form: a data.format.Format. slots: sequences decoded side by side at most; fewer if memory is short. Same requests,
@@ -326,6 +409,7 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
     """
     if not requests:
         return
+    sampling = sampling or Sampling()
     requests, control = list(requests), Control(model, tokenizer, form, sampling, requests)
     slots = fit_slots(model, requests, slots)
     # The last slot of the cache keeps the prompt of a group that is admitted in parts.
@@ -333,29 +417,46 @@ def decode(model, tokenizer, form, requests, sampling=Sampling(), slots=256, wat
     device = models.head(model).device
     state = new_state(slots, max(r.max_tokens for r in requests), device)
     step = Stepper(model, cache, state, control, sampling)
-    waiting, kept, bounds = deque(enumerate(requests)), None, []         # bounds: the length of each live sequence
+    # bounds: the length of each live sequence
+    waiting, kept, bounds = deque(enumerate(requests)), None, []
     with by_columns(model, slots):
         while bounds or waiting:
             new = [waiting.popleft() for _ in range(min(slots - len(bounds), len(waiting)))]
             if new:
-                kept = admit(model, cache, state, new, len(bounds), kept, waiting[0][1].prompt if waiting else None,
-                             bool(form.end))
+                kept = admit(
+                    model,
+                    cache,
+                    state,
+                    new,
+                    len(bounds),
+                    kept,
+                    waiting[0][1].prompt if waiting else None,
+                    bool(form.end),
+                )
                 bounds += [len(r.prompt) - 1 for _, r in new]
             n_live = len(bounds)
             for _ in range(1 if watch or control.stop_strings else POLL[device.type]):
                 step(bounds)
                 bounds = [min(n + 1, cache.max_len - 1) for n in bounds]
-            found = stop_at_strings(tokenizer, state, n_live, control.stop_strings) if control.stop_strings else {}
+            found = (
+                stop_at_strings(tokenizer, state, n_live, control.stop_strings)
+                if control.stop_strings
+                else {}
+            )
             if watch:
                 watch(state, n_live)
-            done, lengths = torch.stack([state["done"][:n_live].long(), state["length"][:n_live]]).tolist()
+            done, lengths = torch.stack(
+                [state["done"][:n_live].long(), state["length"][:n_live]]
+            ).tolist()
             over = [i for i in range(n_live) if done[i]]
             if over:
                 cache.clear(over, max(lengths[i] for i in over) + 1)
             for index, completion in take_out(state, over, requests, found):
                 request = requests[index]
                 if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
-                    requests[index] = request._replace(key=random_key(request.key, "again"), n_tries=request.n_tries + 1)
+                    requests[index] = request._replace(
+                        key=random_key(request.key, "again"), n_tries=request.n_tries + 1
+                    )
                     waiting.appendleft((index, requests[index]))
                 else:
                     yield index, completion
@@ -398,35 +499,54 @@ def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
         if batch and (i + 1 == len(prompts) or n_packed + len(prompts[i + 1][0]) > PREFILL):
             packed = packing.pack([ids for ids, _ in batch], device=device)
             slots = torch.tensor([place for ids, place in batch for _ in ids], device=device)
-            models.hidden_states(model, packed.ids, packed.positions, attention.Prefill(
-                attention.Packed(packed.lengths, device), cache, slots, packed.positions))
+            models.hidden_states(
+                model,
+                packed.ids,
+                packed.positions,
+                attention.Prefill(
+                    attention.Packed(packed.lengths, device), cache, slots, packed.positions
+                ),
+            )
             batch, n_packed = [], 0
     for source, places, length in copies:
         if places:
             cache.copy([source] * len(places), places, length)
     requests = [r for _, r in new]
-    values = {"index": [i for i, _ in new], "key": [r.key for r in requests], "limit": [r.max_tokens for r in requests],
-              "waits": [r.waits for r in requests], "min_thinking": [r.min_thinking for r in requests],
-              "steps": [r.steps for r in requests],
-              "budget": [NO_BUDGET if r.budget is None else r.budget for r in requests],
-              "length": [len(r.prompt) - 1 for r in requests], "token": [r.prompt[-1] for r in requests],
-              "guided": [r.is_guided for r in requests], "thinking": [has_thinking] * len(new),
-              "fresh": [r.waits + r.min_thinking > 0 for r in requests]}
+    values = {
+        "index": [i for i, _ in new],
+        "key": [r.key for r in requests],
+        "limit": [r.max_tokens for r in requests],
+        "waits": [r.waits for r in requests],
+        "min_thinking": [r.min_thinking for r in requests],
+        "steps": [r.steps for r in requests],
+        "budget": [NO_BUDGET if r.budget is None else r.budget for r in requests],
+        "length": [len(r.prompt) - 1 for r in requests],
+        "token": [r.prompt[-1] for r in requests],
+        "guided": [r.is_guided for r in requests],
+        "thinking": [has_thinking] * len(new),
+        "fresh": [r.waits + r.min_thinking > 0 for r in requests],
+    }
     for name, tensor in state.items():
-        tensor[first:first + len(new)] = torch.tensor(values[name], device=device) if name in values else 0
+        tensor[first : first + len(new)] = (
+            torch.tensor(values[name], device=device) if name in values else 0
+        )
     return kept
 
 
 def stop_at_strings(tokenizer, state, n_live, strings):
     """End the live sequences whose newest token completed one of the strings -> {row: string}."""
-    width = 4 * max(map(len, strings))                # a token is a byte at least, a character at most four
+    width = 4 * max(map(len, strings))  # a token is a byte at least, a character at most four
     n = state["n"][:n_live]
     at = n[:, None] - torch.arange(width, 0, -1, device=n.device)
     tails = state["ids"][:n_live].gather(1, at.clamp(min=0)).tolist()
     found = {}
-    for row, (tail, length, finish) in enumerate(zip(tails, n.tolist(), state["finish"][:n_live].tolist())):
-        if finish == 0:                               # a stop token has not ended it already
-            text = tokenizer.decode(tail[max(0, width - length):], clean_up_tokenization_spaces=False)
+    for row, (tail, length, finish) in enumerate(
+        zip(tails, n.tolist(), state["finish"][:n_live].tolist())
+    ):
+        if finish == 0:  # a stop token has not ended it already
+            text = tokenizer.decode(
+                tail[max(0, width - length) :], clean_up_tokenization_spaces=False
+            )
             hits = [(text.index(string), string) for string in strings if string in text]
             if hits:
                 found[row] = min(hits)[1]
@@ -436,9 +556,22 @@ def stop_at_strings(tokenizer, state, n_live, strings):
 
 def take_out(state, rows, requests, stop_strings):
     """Finished rows of the state -> (index, Completion)."""
-    picked = {name: tensor[rows].tolist() for name, tensor in state.items()} if rows else {"index": []}
+    picked = (
+        {name: tensor[rows].tolist() for name, tensor in state.items()} if rows else {"index": []}
+    )
     for i, index in enumerate(picked["index"]):
         n = picked["n"][i]
-        yield index, Completion(picked["ids"][i][:n], picked["injected"][i][:n], picked["logp"][i][:n],
-                                FINISH[picked["finish"][i]], picked["n_thinking"][i], picked["n_waits"][i],
-                                picked["forced"][i], stop_strings.get(rows[i]), requests[index].n_tries)
+        yield (
+            index,
+            Completion(
+                picked["ids"][i][:n],
+                picked["injected"][i][:n],
+                picked["logp"][i][:n],
+                FINISH[picked["finish"][i]],
+                picked["n_thinking"][i],
+                picked["n_waits"][i],
+                picked["forced"][i],
+                stop_strings.get(rows[i]),
+                requests[index].n_tries,
+            ),
+        )

@@ -1,5 +1,5 @@
-"""Keys and values of the sequences that are being decoded.
-"""
+"""Keys and values of the sequences that are being decoded."""
+
 import re
 from pathlib import Path
 
@@ -32,8 +32,16 @@ class Cache:
         """cos and sin (positions, K), sin with the sign that its half of the numbers takes; made once. embedding: the
         model's rotary module; like: any tensor of its type and device."""
         if self.tables is None:
-            cos, sin = (table[0] for table in embedding(like, torch.arange(self.n_positions, device=like.device)[None]))
-            self.tables = cos, torch.cat([-sin[:, :sin.shape[1] // 2], sin[:, sin.shape[1] // 2:]], 1)
+            cos, sin = (
+                table[0]
+                for table in embedding(
+                    like, torch.arange(self.n_positions, device=like.device)[None]
+                )
+            )
+            self.tables = (
+                cos,
+                torch.cat([-sin[:, : sin.shape[1] // 2], sin[:, sin.shape[1] // 2 :]], 1),
+            )
         return self.tables
 
     def write(self, layer, slot, position, key, value):
@@ -62,7 +70,9 @@ def cache_shape(model):
 
 def bytes_per_token(model):
     """Memory that the cache takes for one token of one sequence."""
-    return 2 * sum(heads * width for heads, width in cache_shape(model)) * head(model).element_size()
+    return (
+        2 * sum(heads * width for heads, width in cache_shape(model)) * head(model).element_size()
+    )
 
 
 def free_memory(device):
@@ -71,6 +81,8 @@ def free_memory(device):
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     try:
-        return 1024 * int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])
-    except (OSError, TypeError):                     # not Linux: nothing is known
+        return 1024 * int(
+            re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]
+        )
+    except (OSError, TypeError):  # not Linux: nothing is known
         return 2**60

@@ -1,5 +1,5 @@
-"""Model directories in and out: load, check, save.
-"""
+"""Model directories in and out: load, check, save."""
+
 import os
 import re
 import shutil
@@ -18,7 +18,7 @@ from engine.modules import quicken
 from engine.packing import pack
 from engine.rows import BadInput
 
-transformers_logging.disable_progress_bar()      # one bar per loaded tensor tells nobody anything
+transformers_logging.disable_progress_bar()  # one bar per loaded tensor tells nobody anything
 
 
 def load(path, device="cpu", dtype=torch.float32):
@@ -33,8 +33,13 @@ def read(path, dtype):
     """The same on the CPU and unchecked. Weights come from safetensors only: a pickle can run code."""
     tokenizer = load_tokenizer(path)
     with refusing(path):
-        model, found = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="packed",
-                                                            use_safetensors=True, output_loading_info=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation="packed",
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     if found["missing_keys"]:
         raise BadInput(f"{path}: the weights lack {sorted(found['missing_keys'])[0]}")
     without_dropout(model.config)
@@ -48,10 +53,15 @@ def refusing(path):
     try:
         yield
     except Exception as error:
-        name = re.search(r'"architectures": \[\s*"(\w+)"', (Path(path) / "config.json").read_text()) \
-            if Path(path).exists() else None
-        raise BadInput(f"{path}: cannot be loaded as a model ({name[1] + ': ' if name else ''}"
-                       f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})") from error
+        name = (
+            re.search(r'"architectures": \[\s*"(\w+)"', (Path(path) / "config.json").read_text())
+            if Path(path).exists()
+            else None
+        )
+        raise BadInput(
+            f"{path}: cannot be loaded as a model ({name[1] + ': ' if name else ''}"
+            f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
+        ) from error
 
 
 def without_dropout(config):
@@ -69,7 +79,7 @@ def load_tokenizer(path):
         raise BadInput(f"{path}: no such model directory")
     with refusing(path):
         tokenizer = AutoTokenizer.from_pretrained(path)
-    if len(tokenizer) < 3:                           # what transformers makes up when there are no tokenizer files
+    if len(tokenizer) < 3:  # what transformers makes up when there are no tokenizer files
         raise BadInput(f"{path}: no tokenizer")
     if tokenizer.eos_token_id is None:
         raise BadInput(f"{path}: the tokenizer has no end-of-sequence token")
@@ -83,14 +93,22 @@ def check_forward(model, path):
     Sinks, position biases, scaled logits, recurrent layers, windows that are put into a mask: what our attention or
     head lacks shows here.
     """
+
     def refuse(why):
         raise BadInput(f"{path}: {type(model).__name__} {why}")
 
-    config, calls, pair, device = model.config.get_text_config(), [], [[5, 3, 8, 6, 4], [7, 9, 2, 5]], head(model).device
+    config, calls, pair, device = (
+        model.config.get_text_config(),
+        [],
+        [[5, 3, 8, 6, 4], [7, 9, 2, 5]],
+        head(model).device,
+    )
     kinds = getattr(config, "layer_types", None)
     strange = set(kinds or ()) - {"full_attention", "sliding_attention"}
     if strange:
-        refuse(f"has layers of the kind {sorted(strange)[0]}, which engine/model.py does not compute")
+        refuse(
+            f"has layers of the kind {sorted(strange)[0]}, which engine/model.py does not compute"
+        )
 
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         refuse("has a head with a bias, which engine/model.py does not add")
@@ -107,23 +125,46 @@ def check_forward(model, path):
             layers = list(calls)
             cache, batch = Cache(model, 2, 5), pack([ids[:2] for ids in pair], device=device)
             slots = batch.positions.new_tensor([0, 0, 1, 1])
-            hidden_states(model, batch.ids, batch.positions, Prefill(Packed([2, 2], device), cache, slots, batch.positions))
+            hidden_states(
+                model,
+                batch.ids,
+                batch.positions,
+                Prefill(Packed([2, 2], device), cache, slots, batch.positions),
+            )
             at = batch.positions.new_tensor([2, 2])
-            hidden = hidden_states(model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, [2, 2]))
-            cached = -F.cross_entropy(next_token_logits(model, hidden), at.new_tensor([ids[3] for ids in pair]),
-                                      reduction="none")
+            hidden = hidden_states(
+                model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, [2, 2])
+            )
+            cached = -F.cross_entropy(
+                next_token_logits(model, hidden),
+                at.new_tensor([ids[3] for ids in pair]),
+                reduction="none",
+            )
             model.set_attn_implementation("eager")
             pair = [torch.tensor(ids, device=device) for ids in pair]
-            theirs = [-F.cross_entropy(model(ids[None], use_cache=False).logits[0, :-1].float(), ids[1:], reduction="none")
-                      for ids in pair]
-        except Exception as error:                   # whatever an unknown architecture does with our arguments
-            refuse(f"does not take packed sequences ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})")
+            theirs = [
+                -F.cross_entropy(
+                    model(ids[None], use_cache=False).logits[0, :-1].float(),
+                    ids[1:],
+                    reduction="none",
+                )
+                for ids in pair
+            ]
+        except Exception as error:  # whatever an unknown architecture does with our arguments
+            refuse(
+                f"does not take packed sequences ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
+            )
         finally:
             model.set_attn_implementation("packed")
     window = getattr(config, "sliding_window", None)
-    wanted = [(i, None if kinds and kinds[i] == "full_attention" else window) for i in range(config.num_hidden_layers)]
+    wanted = [
+        (i, None if kinds and kinds[i] == "full_attention" else window)
+        for i in range(config.num_hidden_layers)
+    ]
     if sorted(layers, key=lambda call: call[0]) != wanted:
-        refuse("has layers that do not call the attention once, with the window that the config names")
+        refuse(
+            "has layers that do not call the attention once, with the window that the config names"
+        )
     theirs = torch.cat(theirs)
     if not theirs.isfinite().all():
         refuse("has weights that give no finite log-probabilities")
@@ -155,6 +196,6 @@ def publish(part, tokenizer, path):
     """Move what was saved, and the tokenizer, to `path`: config.json last."""
     tokenizer.save_pretrained(part)
     for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
-        file.chmod(0o644)                            # safetensors' own files are for their owner only
+        file.chmod(0o644)  # safetensors' own files are for their owner only
         os.replace(file, Path(path) / file.name)
     part.rmdir()

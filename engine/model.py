@@ -11,6 +11,7 @@ row knows the length of each sequence, and its positions restart at 0.
 
 Shapes: T tokens in a packed row, B sequences, H heads, H_kv key-value heads, K head width, D width, V vocabulary.
 """
+
 import math
 
 import torch
@@ -29,7 +30,9 @@ def head(model):
 def layers(model):
     """The ModuleList of the model's layers, whatever the family calls it."""
     n = model.config.get_text_config().num_hidden_layers
-    return next(m for m in model.base_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n)
+    return next(
+        m for m in model.base_model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n
+    )
 
 
 def softcap(model):
@@ -39,7 +42,9 @@ def softcap(model):
 
 def context_length(model):
     """Tokens of the longest sequence that the model takes."""
-    return min(model.config.get_text_config().max_position_embeddings, rope_limit(model) or math.inf)
+    return min(
+        model.config.get_text_config().max_position_embeddings, rope_limit(model) or math.inf
+    )
 
 
 def rope_limit(model):
@@ -48,11 +53,14 @@ def rope_limit(model):
     limits = []
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
-        for layer, kind in (kinds.items() if isinstance(kinds, dict) else [(None, kinds)]):
+        for layer, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
             if kind in ("dynamic", "longrope"):
                 parameters = module.config.rope_parameters
                 parameters = parameters if layer is None else parameters[layer]
-                limits.append(parameters.get("original_max_position_embeddings") or module.config.max_position_embeddings)
+                limits.append(
+                    parameters.get("original_max_position_embeddings")
+                    or module.config.max_position_embeddings
+                )
     return min(limits, default=None)
 
 
@@ -62,15 +70,26 @@ def hidden_states(model, ids, positions, sequences, all_layers=False):
     all_layers: a list of n_layers + 1 tensors (T, D) instead, from the embeddings to the final norm.
     """
     if not hasattr(model, "rope_limit"):
-        model.rope_limit = rope_limit(model)         # asked at each step, so looked up once
+        model.rope_limit = rope_limit(model)  # asked at each step, so looked up once
     if model.rope_limit is not None and sequences.max_len > model.rope_limit:
-        raise BadInput(f"{sequences.max_len} tokens: beyond {model.rope_limit} the rotary embedding of {type(model).__name__} "
-                       "depends on the other sequences of a batch")
+        raise BadInput(
+            f"{sequences.max_len} tokens: beyond {model.rope_limit} the rotary embedding of {type(model).__name__} "
+            "depends on the other sequences of a batch"
+        )
     # A model in shards has the weights of a layer only while that layer itself is called.
-    if not isinstance(sequences, Packed) and type(model).__name__ in PLAIN and not hasattr(model, "shards"):
+    if (
+        not isinstance(sequences, Packed)
+        and type(model).__name__ in PLAIN
+        and not hasattr(model, "shards")
+    ):
         return _plain_layers(model.base_model, ids, positions, sequences)
-    out = model.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False,
-                           output_hidden_states=all_layers, sequences=sequences)
+    out = model.base_model(
+        input_ids=ids[None],
+        position_ids=positions[None],
+        use_cache=False,
+        output_hidden_states=all_layers,
+        sequences=sequences,
+    )
     return [h[0] for h in out.hidden_states] if all_layers else out.last_hidden_state[0]
 
 
@@ -82,22 +101,37 @@ def _plain_layers(body, ids, positions, sequences):
     """The layers of a Step, (T,) -> (T, D), or of a Prefill: the same modules and, to the bit, the same numbers, without
     what transformers does around them for masks and caches of its own; for a few sequences that takes a CPU as long."""
     x, half = body.embed_tokens(ids), sequences.cache.keys[0].shape[3] // 2
-    cos, sin = (table[positions, None] for table in sequences.cache.rotation(body.rotary_emb, x))  # (T, 1, K)
+    # (T, 1, K)
+    cos, sin = (table[positions, None] for table in sequences.cache.rotation(body.rotary_emb, x))
 
-    def rotate(x):                                   # (T, H, K); "RoFormer" (Su et al. 2021), i paired with i + K / 2
+    def rotate(x):  # (T, H, K); "RoFormer" (Su et al. 2021), i paired with i + K / 2
         return x * cos + x.roll(half, 2) * sin
 
-    window = getattr(body.config, "sliding_window", None)              # of layers that do not say it themselves (Mistral)
+    # of layers that do not say it themselves (Mistral)
+    window = getattr(body.config, "sliding_window", None)
     for layer in body.layers:
         own, h = layer.self_attn, layer.input_layernorm(x)
-        query, key, value = (project(h).view(len(h), -1, 2 * half) for project in (own.q_proj, own.k_proj, own.v_proj))
-        if hasattr(own, "q_norm"):                   # Qwen3
+        query, key, value = (
+            project(h).view(len(h), -1, 2 * half)
+            for project in (own.q_proj, own.k_proj, own.v_proj)
+        )
+        if hasattr(own, "q_norm"):  # Qwen3
             query, key = own.q_norm(query), own.k_norm(key)
         query, key = rotate(query), rotate(key)
-        if isinstance(sequences, Prefill) and layer is body.layers[-1]:            # nobody asks for what follows
-            return sequences.cache.write(own.layer_idx, sequences.slots, sequences.positions, key, value)
-        out = _attend(query, key, value, sequences, own.layer_idx, own.scaling,
-                      own.sliding_window if hasattr(own, "sliding_window") else window)
+        # nobody asks for what follows
+        if isinstance(sequences, Prefill) and layer is body.layers[-1]:
+            return sequences.cache.write(
+                own.layer_idx, sequences.slots, sequences.positions, key, value
+            )
+        out = _attend(
+            query,
+            key,
+            value,
+            sequences,
+            own.layer_idx,
+            own.scaling,
+            own.sliding_window if hasattr(own, "sliding_window") else window,
+        )
         x = x + own.o_proj(out.flatten(1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return body.norm(x)
@@ -108,9 +142,12 @@ def score(model, batch, temperature=1.0, want=("logp",), n_tokens=None):
 
     n_tokens: only the first so many logits count, where the head is larger than the vocabulary.
     """
-    hidden = hidden_states(model, batch.ids, batch.positions, Packed(batch.lengths, batch.ids.device))
-    return kernels.token_stats(hidden[batch.where], head(model)[:n_tokens], batch.target, temperature, softcap(model),
-                               want)
+    hidden = hidden_states(
+        model, batch.ids, batch.positions, Packed(batch.lengths, batch.ids.device)
+    )
+    return kernels.token_stats(
+        hidden[batch.where], head(model)[:n_tokens], batch.target, temperature, softcap(model), want
+    )
 
 
 def next_token_logits(model, hidden):

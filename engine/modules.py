@@ -1,5 +1,6 @@
 """Norms and linear layers that compute what transformers' do in less time. A first reading can leave them out: names,
 shapes and weights of a model stay, and its outputs differ by rounding at most."""
+
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,10 +23,16 @@ def fuse_norms(model):
     Only in classes that compute just this: Gemma, which scales by 1 + weight, keeps its own. The class is replaced, not
     the forward of each module: torch.compile would take every layer for another program, and give up after 8.
     """
+
     def fused(kind):
         def forward(self, x):
-            same = x.dtype == self.weight.dtype          # mixed types under autocast are left to transformers
-            return F.rms_norm(x, x.shape[-1:], self.weight, self.variance_epsilon) if same else kind.forward(self, x)
+            # mixed types under autocast are left to transformers
+            same = x.dtype == self.weight.dtype
+            return (
+                F.rms_norm(x, x.shape[-1:], self.weight, self.variance_epsilon)
+                if same
+                else kind.forward(self, x)
+            )
 
         return type(kind.__name__, (kind,), {"forward": forward})
 
@@ -35,7 +42,10 @@ def fuse_norms(model):
             continue
         kind = type(module)
         if kind not in classes:
-            x, weight = torch.linspace(-1, 3, len(module.weight)), torch.linspace(-2, 2, len(module.weight))
+            x, weight = (
+                torch.linspace(-1, 3, len(module.weight)),
+                torch.linspace(-2, 2, len(module.weight)),
+            )
             theirs = torch.func.functional_call(module, {"weight": weight}, x)
             plain = torch.allclose(theirs, F.rms_norm(x, x.shape, weight, module.variance_epsilon))
             classes[kind] = fused(kind) if plain else kind
@@ -44,13 +54,18 @@ def fuse_norms(model):
 
 def mkl_holds_back():
     """Whether matrix products in float32 take AVX2 where the processor has AVX-512, as MKL does on one by AMD."""
-    processor = Path("/proc/cpuinfo")                    # there on Linux; elsewhere nothing is known, and nothing changed
-    return (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-            and processor.exists() and "AuthenticAMD" in processor.read_text())
+    # there on Linux; elsewhere nothing is known, and nothing changed
+    processor = Path("/proc/cpuinfo")
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and processor.exists()
+        and "AuthenticAMD" in processor.read_text()
+    )
 
 
-WORK = 2**24                             # multiplications of a product; from here on a convolution pays
-FEW = 256                                # rows; so many are the image of the convolution, fewer are its filters
+WORK = 2**24  # multiplications of a product; from here on a convolution pays
+FEW = 256  # rows; so many are the image of the convolution, fewer are its filters
 
 
 class WideLinear(torch.nn.Linear):
@@ -67,12 +82,12 @@ class WideLinear(torch.nn.Linear):
         weight, bias = self.weight, self.bias
         if not _pays(x, weight):
             return F.linear(x, weight, bias)
-        rows = x.reshape(-1, x.shape[-1])                                # (T, D)
+        rows = x.reshape(-1, x.shape[-1])  # (T, D)
         if len(rows) < FEW:
             out = _product(weight, rows).t().contiguous()
             out = out if bias is None else out + bias
         else:
-            n = len(rows) // 64 * 64                                     # oneDNN compiles a kernel for each size
+            n = len(rows) // 64 * 64  # oneDNN compiles a kernel for each size
             out = _product(rows[:n], weight, bias)
             if n < len(rows):
                 out = torch.cat([out, self.forward(rows[n:])])
@@ -81,16 +96,22 @@ class WideLinear(torch.nn.Linear):
 
 def _pays(x, weight):
     """Whether a convolution is faster: not for a layer that is compiled, in shards over ranks, or on a GPU."""
-    return (x.numel() * len(weight) >= WORK and weight.numel() >= 2**15 and x.dtype == torch.float32
-            and x.device.type == "cpu" and not torch.compiler.is_compiling()
-            and not hasattr(weight, "full_tensor")                       # a DTensor: tensor parallelism
-            and (x.numel() >= FEW * x.shape[-1] or len(weight) % 16 == 0 and weight.is_contiguous()))
+    return (
+        x.numel() * len(weight) >= WORK
+        and weight.numel() >= 2**15
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not hasattr(weight, "full_tensor")  # a DTensor: tensor parallelism
+        and (x.numel() >= FEW * x.shape[-1] or len(weight) % 16 == 0 and weight.is_contiguous())
+    )
 
 
 def _product(image, filters, bias=None):
     """image (P, D), P a multiple of 16; filters (F, D); bias (F,) -> image @ filters.T + bias, (P, F)."""
-    pixels = image.view(16, len(image) // 16, 1, -1).permute(0, 3, 1, 2) # (16, D, P / 16, 1), channels last: no copy
-    out = F.conv2d(pixels, filters[:, :, None, None], bias)              # fewer images might not go to oneDNN
+    # (16, D, P / 16, 1), channels last: no copy
+    pixels = image.view(16, len(image) // 16, 1, -1).permute(0, 3, 1, 2)
+    out = F.conv2d(pixels, filters[:, :, None, None], bias)  # fewer images might not go to oneDNN
     return out.permute(0, 2, 3, 1).reshape(len(image), -1)
 
 
@@ -102,12 +123,19 @@ def by_columns(model, rows):
     MKL's AVX2 code then takes less time for a few of them: a whole decoding step of one or two sequences 0.85. From four
     rows on the bits are the same. Training, saving and sharding see weights as they were.
     """
-    layers = [m for m in model.modules() if isinstance(m, WideLinear) and m.weight.dtype == torch.float32
-              and m.weight.device.type == "cpu" and m.weight.is_contiguous() and not hasattr(m.weight, "full_tensor")
-              and m.weight.numel() * rows < WORK]
+    layers = [
+        m
+        for m in model.modules()
+        if isinstance(m, WideLinear)
+        and m.weight.dtype == torch.float32
+        and m.weight.device.type == "cpu"
+        and m.weight.is_contiguous()
+        and not hasattr(m.weight, "full_tensor")
+        and m.weight.numel() * rows < WORK
+    ]
 
     def store(order):
-        with torch.inference_mode(False):                                # what is made in that mode cannot be trained
+        with torch.inference_mode(False):  # what is made in that mode cannot be trained
             for layer in layers:
                 layer.weight.data = order(layer.weight.data)
 

@@ -1,5 +1,5 @@
-"""Sequences packed side by side into one row, without padding, and the tokens to be scored.
-"""
+"""Sequences packed side by side into one row, without padding, and the tokens to be scored."""
+
 import math
 from typing import NamedTuple
 
@@ -8,12 +8,13 @@ import torch
 
 class Batch(NamedTuple):
     """Sequences packed into one row, and the tokens to be scored."""
-    ids: torch.Tensor          # (T,) all tokens, sequence after sequence
-    positions: torch.Tensor    # (T,) restart at 0 in each sequence
-    lengths: list[int]         # of each sequence; they sum to T
-    where: torch.Tensor        # (N,) index in T of the position that predicts a scored token
-    target: torch.Tensor       # (N,) the scored token
-    row: torch.Tensor          # (N,) the sequence it belongs to
+
+    ids: torch.Tensor  # (T,) all tokens, sequence after sequence
+    positions: torch.Tensor  # (T,) restart at 0 in each sequence
+    lengths: list[int]  # of each sequence; they sum to T
+    where: torch.Tensor  # (N,) index in T of the position that predicts a scored token
+    target: torch.Tensor  # (N,) the scored token
+    row: torch.Tensor  # (N,) the sequence it belongs to
 
 
 def pack(sequences, masks=None, device="cpu"):
@@ -32,9 +33,15 @@ def pack(sequences, masks=None, device="cpu"):
     scored = positions > 0
     if masks is not None:
         scored &= torch.tensor([bool(m) for mask in masks for m in mask])
-    at = scored.nonzero()[:, 0]                                           # (N,) tokens that are predicted
-    return Batch(ids.to(device), positions.to(device), lengths,
-                 (at - 1).to(device), ids[at].to(device), row[at].to(device))
+    at = scored.nonzero()[:, 0]  # (N,) tokens that are predicted
+    return Batch(
+        ids.to(device),
+        positions.to(device),
+        lengths,
+        (at - 1).to(device),
+        ids[at].to(device),
+        row[at].to(device),
+    )
 
 
 def fill_bins(lengths, capacity):
@@ -44,12 +51,13 @@ def fill_bins(lengths, capacity):
     a shuffled input gives other groups; each goes where the least room is left that suffices. A length above the
     capacity gets a bin of its own. Groups and their members keep the order of the input. A million rows: seconds.
     """
-    bins, with_room, rooms = [], {}, 0               # room -> bins with that much left; bit r of rooms: there is one
+    # room -> bins with that much left; bit r of rooms: there is one
+    bins, with_room, rooms = [], {}, 0
     for i in sorted(range(len(lengths)), key=lambda i: -round(8 * math.log2(max(1, lengths[i])))):
         length = lengths[i]
         enough = rooms >> length if length <= capacity else 0
         if enough:
-            room = length + (enough & -enough).bit_length() - 1            # the lowest bit set
+            room = length + (enough & -enough).bit_length() - 1  # the lowest bit set
             place = with_room[room].pop()
             if not with_room[room]:
                 rooms ^= 1 << room

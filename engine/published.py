@@ -13,21 +13,60 @@ SHAPES = {
 
 # Data sheets: GiB that PyTorch sees, bf16 TFLOP/s (dense), memory GB/s, GB/s to the other GPUs one way.
 GPUS = {
-    "H100-80GB": (79.1, 989, 3350, 450), "H200-141GB": (139.8, 989, 4800, 450), "B200-180GB": (178.0, 2250, 8000, 900),
-    "A100-80GB": (79.1, 312, 2039, 300), "A100-40GB": (39.4, 312, 1555, 300), "L40S-48GB": (44.4, 362, 864, 32),
-    "RTX4090-24GB": (23.5, 165, 1008, 32), "L4-24GB": (22.0, 121, 300, 32),
+    "H100-80GB": (79.1, 989, 3350, 450),
+    "H200-141GB": (139.8, 989, 4800, 450),
+    "B200-180GB": (178.0, 2250, 8000, 900),
+    "A100-80GB": (79.1, 312, 2039, 300),
+    "A100-40GB": (39.4, 312, 1555, 300),
+    "L40S-48GB": (44.4, 362, 864, 32),
+    "RTX4090-24GB": (23.5, 165, 1008, 32),
+    "L4-24GB": (22.0, 121, 300, 32),
 }
 
 # Published hyper-parameters: s1 §D, LIMO's training configuration, UniReason §2.2 and A.3. 4.7M tokens of s1K are its
 # Table 6; mean lengths of the other data sets, and of UniReason's answers, are assumptions.
 RUNS = {
-    "s1-32b": dict(model="qwen2.5-32b", rows=1000, row_tokens=5000, epochs=5, batch_rows=16, micro_batch_tokens=32768,
-                   recompute=True),
-    "limo-32b": dict(model="qwen2.5-32b", rows=800, row_tokens=6500, epochs=15, batch_rows=64, max_length=16384,
-                     micro_batch_tokens=16384, recompute=True),
-    "unireason-14b-sft": dict(model="qwen3-14b", rows=47000, row_tokens=5000, epochs=1.5, batch_rows=512,
-                              max_length=16384, micro_batch_tokens=16384, recompute=True),
-    "unireason-14b-rl": dict(stage="grpo", model="qwen3-14b", steps=140, prompts_per_step=512, group_size=16,
-                             answer_tokens=4000, max_tokens=16384, max_length=16584, micro_batch_tokens=16584,
-                             recompute=True, tp=4),      # each rollout once, in four parts of 128 prompts
+    "s1-32b": dict(
+        model="qwen2.5-32b",
+        rows=1000,
+        row_tokens=5000,
+        epochs=5,
+        batch_rows=16,
+        micro_batch_tokens=32768,
+        recompute=True,
+    ),
+    "limo-32b": dict(
+        model="qwen2.5-32b",
+        rows=800,
+        row_tokens=6500,
+        epochs=15,
+        batch_rows=64,
+        max_length=16384,
+        micro_batch_tokens=16384,
+        recompute=True,
+    ),
+    "unireason-14b-sft": dict(
+        model="qwen3-14b",
+        rows=47000,
+        row_tokens=5000,
+        epochs=1.5,
+        batch_rows=512,
+        max_length=16384,
+        micro_batch_tokens=16384,
+        recompute=True,
+    ),
+    "unireason-14b-rl": dict(
+        stage="grpo",
+        model="qwen3-14b",
+        steps=140,
+        prompts_per_step=512,
+        group_size=16,
+        answer_tokens=4000,
+        max_tokens=16384,
+        max_length=16584,
+        micro_batch_tokens=16584,
+        # each rollout once, in four parts of 128 prompts
+        recompute=True,
+        tp=4,
+    ),
 }

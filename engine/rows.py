@@ -8,6 +8,7 @@ trace       problem + thinking, response, model, and what curation adds (correct
 completion  problem + sample, text, thinking, response, ids, injected, n_thinking_tokens, n_tokens,
             finish ("stop", "length", "rejected" or "nan"), stop (what stopped it), n_waits, forced, n_tries, logp
 """
+
 import json
 import os
 from pathlib import Path
@@ -45,7 +46,11 @@ def parse_row(where, line, need=()):
     try:
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        what = "empty line" if not line.strip() else f"not a JSON object ({type(error).__name__}: {error})"
+        what = (
+            "empty line"
+            if not line.strip()
+            else f"not a JSON object ({type(error).__name__}: {error})"
+        )
         raise BadInput(f"{where}: {what:.300}") from error
     if not isinstance(row, dict):
         raise BadInput(f"{where}: not a JSON object but {type(row).__name__}")

@@ -1,11 +1,12 @@
-"""The next token: counter-based random numbers, top-k and top-p, greedy and sampled choice.
-"""
+"""The next token: counter-based random numbers, top-k and top-p, greedy and sampled choice."""
+
 import hashlib
 
 import torch
 import torch.nn.functional as F
 
 # ---------------------------------------------------------------- sampling
+
 
 def random_key(seed, *parts):
     """A 63-bit key for a stream of random numbers, from a seed and whatever names the sample."""
@@ -18,12 +19,13 @@ def uniform(key, counter):
     A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the number for a
     token depends on its key and position alone, hence not on who shares the batch. The mixer is SplitMix64.
     """
-    def shift(x, n):                                     # logical shift: int64 is signed
+
+    def shift(x, n):  # logical shift: int64 is signed
         return (x >> n) & ((1 << (64 - n)) - 1)
 
     def mix(x):
-        x = (x ^ shift(x, 30)) * -0x40A7B892E31B1A47     # 0xBF58476D1CE4E5B9
-        x = (x ^ shift(x, 27)) * -0x6B2FB644ECCEEE15     # 0x94D049BB133111EB
+        x = (x ^ shift(x, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
+        x = (x ^ shift(x, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
         return x ^ shift(x, 31)
 
     x = mix(mix(key) + (counter + 1) * -0x61C8864680B583EB)  # 0x9E3779B97F4A7C15
@@ -38,7 +40,7 @@ def keep_likely(logits, top_k, top_p):
     if top_p < 1:
         ordered, index = logits.sort(descending=True)
         probability = ordered.softmax(1)
-        above = probability.cumsum(1) - probability                  # of the tokens before this one
+        above = probability.cumsum(1) - probability  # of the tokens before this one
         outside = torch.zeros_like(above, dtype=torch.bool).scatter(1, index, above >= top_p)
         logits = logits.masked_fill(outside, -torch.inf)
     return logits
@@ -50,14 +52,14 @@ def sample(logits, key, counter, temperature=1.0, top_k=0, top_p=1.0, with_logp=
     Without with_logp a greedy choice spares itself the softmax; NaN or infinite logits show in logp either way.
     """
     if temperature == 0:
-        token = first_max(logits)                                    # of the logits: log-probabilities may round to ties
+        token = first_max(logits)  # of the logits: log-probabilities may round to ties
         top = logits.gather(1, token)
         if not with_logp:
-            return token[:, 0], (top - top)[:, 0]                    # 0, or NaN
+            return token[:, 0], (top - top)[:, 0]  # 0, or NaN
     else:
         logits = keep_likely(logits / temperature, top_k, top_p)
         top = logits.amax(1, keepdim=True)
-    likely = (logits - top).exp_()                                   # probabilities, but for their sum
+    likely = (logits - top).exp_()  # probabilities, but for their sum
     if temperature > 0:
         token = choose(likely, uniform(key, counter)[:, None])
     return token[:, 0], (logits.gather(1, token) - top - likely.sum(1, keepdim=True).log())[:, 0]
@@ -78,18 +80,21 @@ def choose(likely, u, width=128):
     In two levels, blocks of the vocabulary and the tokens of one: sums in float64 over all of it take longer than the
     rest of sampling. NaN gives some token.
     """
+
     def first_above(sums, point):
         return torch.searchsorted(sums, point, right=True).clamp(max=sums.shape[1] - 1)
 
     blocks = _blocks(likely, width, 0.0)
-    below = blocks.sum(2).double().cumsum(1)                         # (B, blocks)
+    below = blocks.sum(2).double().cumsum(1)  # (B, blocks)
     point = u * below[:, -1:]
     block = first_above(below, point)
     start = F.pad(below, (1, 0)).gather(1, block)
-    inside = _pick(blocks, block).double().cumsum(1)                 # (B, width)
+    inside = _pick(blocks, block).double().cumsum(1)  # (B, width)
     # A block's sum in float32 may exceed that in float64: then its last token that has a probability is meant.
     last = inside[:, -1:].nextafter(torch.zeros_like(u))
-    return (block * width + first_above(inside, (point - start).minimum(last))).clamp(max=likely.shape[1] - 1)
+    return (block * width + first_above(inside, (point - start).minimum(last))).clamp(
+        max=likely.shape[1] - 1
+    )
 
 
 def _blocks(x, width, fill):

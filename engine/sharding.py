@@ -14,6 +14,7 @@ Weights and Adam's moments are float32 in shards; matrix products are in bfloat1
 No rank ever holds the whole model: weights are read from safetensors straight into shards, and written back one whole
 parameter at a time. One process without torchrun is one plain model, to which none of this happens.
 """
+
 import json
 import logging
 import re
@@ -43,12 +44,14 @@ from engine.processes import Ranks, barrier
 from engine.rows import BadInput
 from engine.tensor_parallel import _cuts
 
-FILE_BYTES = 5e9                                 # of one safetensors file of a large model or, of all ranks, a checkpoint
+FILE_BYTES = 5e9  # of one safetensors file of a large model or, of all ranks, a checkpoint
 
-logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # 2-D shards take two gathers: known
+# 2-D shards take two gathers: known
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
 # ---------------------------------------------------------------- training: a model in shards
+
 
 class Root(torch.nn.Module):
     """What FSDP gathers the embeddings, the last norm and the head for: all that uses them runs inside its forward."""
@@ -63,9 +66,11 @@ class Root(torch.nn.Module):
 
 class Shards(NamedTuple):
     """Hangs on a sharded model as model.shards."""
+
     root: Root
-    parts: dict                  # name -> this rank's part of the weight, sharing its memory: what an optimizer steps
-    halves: set                  # names of weights whose gradient is summed over the ranks of tp
+    # name -> this rank's part of the weight, sharing its memory: what an optimizer steps
+    parts: dict
+    halves: set  # names of weights whose gradient is summed over the ranks of tp
     ranks: Ranks
 
 
@@ -81,28 +86,42 @@ def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False
     else:
         tokenizer = loading.load_tokenizer(path)
         model, folder = _without_weights(path)
-    for layer in models.layers(model) if compiled else ():       # inside the checkpoint, of which dynamo compiles nothing
+    # inside the checkpoint, of which dynamo compiles nothing
+    for layer in models.layers(model) if compiled else ():
         layer.forward = torch.compile(layer.forward, dynamic=True)
     for layer in models.layers(model) if recompute else ():
-        layer.forward = partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
-    halves = _split_layers(model, ranks, path) if ranks.mesh is not None and ranks.mesh["tp"].size() > 1 else set()
+        layer.forward = partial(
+            torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False
+        )
+    halves = (
+        _split_layers(model, ranks, path)
+        if ranks.mesh is not None and ranks.mesh["tp"].size() > 1
+        else set()
+    )
     if ranks.mesh is None:
         return model, tokenizer
 
     buffers = dict(model.named_buffers())
-    options = dict(mesh=ranks.mesh["dp"],
-                   offload_policy=CPUOffloadPolicy(torch.cuda.is_available()) if offload else OffloadPolicy(),
-                   mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy())
+    options = dict(
+        mesh=ranks.mesh["dp"],
+        offload_policy=CPUOffloadPolicy(torch.cuda.is_available()) if offload else OffloadPolicy(),
+        mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+        if bf16
+        else MixedPrecisionPolicy(),
+    )
     for layer in models.layers(model):
         fully_shard(layer, **options)
     root = fully_shard(Root(model), **options)
     root.to_empty(device="cpu" if offload else ranks.device)
-    for name, buffer in model.named_buffers():           # to_empty has emptied the rotary frequencies too
+    for name, _ in model.named_buffers():  # to_empty has emptied the rotary frequencies too
         module, _, last = name.rpartition(".")
         model.get_submodule(module)._buffers[last] = buffers[name].to(ranks.device)
     _read_shards(model, folder, path)
-    parts = {name: torch.nn.Parameter(p.detach().to_local()) for name, p in model.named_parameters()}
-    object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))     # the root holds the model: no submodule
+    parts = {
+        name: torch.nn.Parameter(p.detach().to_local()) for name, p in model.named_parameters()
+    }
+    # the root holds the model: no submodule
+    object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))
     root(loading.check_forward, path)
     root.reshard()
     return model.eval(), tokenizer
@@ -112,7 +131,9 @@ class _EmptyOnMeta(TorchFunctionMode):
     """torch.empty makes tensors without memory: a model under it has no weights, but its buffers and norms."""
 
     def __torch_function__(self, function, types, arguments=(), options=None):
-        return function(*arguments, **(options or {}) | ({"device": "meta"} if function is torch.empty else {}))
+        return function(
+            *arguments, **(options or {}) | ({"device": "meta"} if function is torch.empty else {})
+        )
 
 
 def _without_weights(path):
@@ -121,11 +142,14 @@ def _without_weights(path):
         folder = Path(path)
         if not folder.exists():
             from huggingface_hub import snapshot_download
+
             folder = Path(snapshot_download(path, allow_patterns=["*.json", "model*.safetensors"]))
         config = AutoConfig.from_pretrained(folder)
         loading.without_dropout(config)
         with _EmptyOnMeta():
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="packed")
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation="packed"
+            )
         modules.quicken(model)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -137,24 +161,38 @@ def _read_shards(model, folder, path):
     """Fill this rank's part of every weight from the safetensors files, reading no more than that part."""
     index = folder / "model.safetensors.index.json"
     try:
-        files = json.loads(index.read_text())["weight_map"] if index.is_file() else \
-            dict.fromkeys(safe_open(folder / "model.safetensors", "pt").keys(), "model.safetensors")
+        files = (
+            json.loads(index.read_text())["weight_map"]
+            if index.is_file()
+            else dict.fromkeys(
+                safe_open(folder / "model.safetensors", "pt").keys(), "model.safetensors"
+            )
+        )
         for name, p in model.named_parameters():
             if name not in files:
-                raise BadInput(f"{path}: the weights lack {name}; if a file has it by another name (experts one by one), "
-                               "load them in one process and save_pretrained(..., save_original_format=False)")
+                raise BadInput(
+                    f"{path}: the weights lack {name}; if a file has it by another name (experts one by one), "
+                    "load them in one process and save_pretrained(..., save_original_format=False)"
+                )
             with safe_open(folder / files[name], "pt") as file:
                 whole = file.get_slice(name)
                 if list(p.shape) != whole.get_shape():
-                    raise BadInput(f"{path}: {name} is {whole.get_shape()}, not {list(p.shape)} as config.json says")
+                    raise BadInput(
+                        f"{path}: {name} is {whole.get_shape()}, not {list(p.shape)} as config.json says"
+                    )
                 p.to_local().copy_(whole[_region(p)])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise error if isinstance(error, BadInput) else BadInput(f"{path}: unreadable weights ({error})") from error
+        raise (
+            error
+            if isinstance(error, BadInput)
+            else BadInput(f"{path}: unreadable weights ({error})")
+        ) from error
 
 
 def _region(p):
     """Which part of the whole weight a DTensor holds here: a slice for each dimension."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
     sizes, offsets = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
     return tuple(slice(start, start + size) for size, start in zip(sizes, offsets))
 
@@ -186,19 +224,29 @@ def compute(model, work):
         return work(model)
     result = shards.root(work)
     if not (result[0] if isinstance(result, tuple) else result).requires_grad:
-        shards.root.reshard()                    # no backward pass will come, after which FSDP has shards again
+        shards.root.reshard()  # no backward pass will come, after which FSDP has shards again
     return result
 
 
 def score(model, batch):
     """Log-probability (N,) of each scored token of a Batch, with gradient."""
+
     def work(model):
         head = model.get_output_embeddings().weight
         if not isinstance(head, DTensor):
             return models.score(model, batch).logp
-        hidden = models.hidden_states(model, batch.ids, batch.positions, attention.Packed(batch.lengths, batch.ids.device))
-        return kernels.token_stats(hidden[batch.where], head.to_local(), batch.target, softcap=models.softcap(model),
-                                   offset=_region(head)[0].start, group=model.shards.ranks.group).logp
+        hidden = models.hidden_states(
+            model, batch.ids, batch.positions, attention.Packed(batch.lengths, batch.ids.device)
+        )
+        return kernels.token_stats(
+            hidden[batch.where],
+            head.to_local(),
+            batch.target,
+            softcap=models.softcap(model),
+            offset=_region(head)[0].start,
+            group=model.shards.ranks.group,
+        ).logp
+
     return compute(model, work)
 
 
@@ -221,7 +269,10 @@ def clip_gradients(model, clip):
     shards = getattr(model, "shards", None)
     if shards is None:
         return torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item()
-    square, world = torch.zeros((), dtype=torch.float64, device=shards.ranks.device), dist.get_world_size()
+    square, world = (
+        torch.zeros((), dtype=torch.float64, device=shards.ranks.device),
+        dist.get_world_size(),
+    )
     for name, p in model.named_parameters():
         if p.grad is None:
             continue
@@ -250,8 +301,13 @@ def save(model, tokenizer, path):
     leads, part = shards.ranks.leads, loading.saving(path) if shards.ranks.leads else None
     tensors, n_bytes, files = {}, 0, []
     for name, p in model.named_parameters():
-        whole = DTensor.from_local(p.detach().to_local().to(shards.ranks.device), p.device_mesh, p.placements,
-                                   shape=p.shape, stride=p.stride()).full_tensor()
+        whole = DTensor.from_local(
+            p.detach().to_local().to(shards.ranks.device),
+            p.device_mesh,
+            p.placements,
+            shape=p.shape,
+            stride=p.stride(),
+        ).full_tensor()
         if not leads:
             continue
         if tensors and n_bytes + whole.nbytes > FILE_BYTES:
@@ -263,12 +319,20 @@ def save(model, tokenizer, path):
         if len(files) == 1:
             (part / "part-0").rename(part / "model.safetensors")
         else:
-            final = [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
+            final = [
+                f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))
+            ]
             for i, name in enumerate(final):
                 (part / f"part-{i}").rename(part / name)
             weight_map = {key: name for keys, name in zip(files, final) for key in keys}
-            (part / "model.safetensors.index.json").write_text(json.dumps(
-                {"metadata": {"total_size": sum(p.numel() * 4 for p in model.parameters())}, "weight_map": weight_map}))
+            (part / "model.safetensors.index.json").write_text(
+                json.dumps(
+                    {
+                        "metadata": {"total_size": sum(p.numel() * 4 for p in model.parameters())},
+                        "weight_map": weight_map,
+                    }
+                )
+            )
         model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32
         model.config.save_pretrained(part)
         model.generation_config.save_pretrained(part)

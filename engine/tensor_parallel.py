@@ -1,5 +1,5 @@
-"""Inference over several GPUs: a part of each matrix on every rank, as plain tensors.
-"""
+"""Inference over several GPUs: a part of each matrix on every rank, as plain tensors."""
+
 import re
 
 import torch
@@ -11,17 +11,19 @@ from engine.rows import BadInput
 
 # ---------------------------------------------------------------- inference: a part of each matrix, as plain tensors
 
+
 def load_split(path, ranks, dtype):
     """models.load for generate.py: with ranks.group, this rank's part of a model that these ranks share."""
     if ranks.group is None:
         return loading.load(path, ranks.device, dtype)
-    refused = [None] * dist.get_world_size(ranks.group)  # one after the other: each reads the whole before it keeps its part
+    # one after the other: each reads the whole before it keeps its part
+    refused = [None] * dist.get_world_size(ranks.group)
     for rank in dist.get_process_group_ranks(ranks.group):
         if rank == dist.get_rank():
             try:
                 model, tokenizer = loading.read(path, dtype)
                 split(model, ranks.group, path)
-            except BadInput as error:                    # the others must hear of it, or they would wait for this one
+            except BadInput as error:  # the others must hear of it, or they would wait for this one
                 refused[0] = str(error)
         dist.barrier(ranks.group)
     dist.all_gather_object(refused, refused[0], ranks.group)
@@ -40,32 +42,45 @@ def copy_weights(model, other):
     group = getattr(other, "group", None)
     rank, size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     cuts = _cuts(other, size, "the model") if size > 1 else {}
-    places, sums = dict(other.named_parameters()), torch.zeros(2, dtype=torch.int64, device=ranks.device)
+    places, sums = (
+        dict(other.named_parameters()),
+        torch.zeros(2, dtype=torch.int64, device=ranks.device),
+    )
     for name, p in model.named_parameters():
         mine, n_parts, local = places[name], 1, p.to_local().detach()
         for mesh_size, placement in zip(p.device_mesh.shape, p.placements):
             n_parts *= 1 if placement.is_replicate() else mesh_size
         sums[0] += n_parts * _checksum(local.to(ranks.device, mine.dtype))
-        whole = DTensor.from_local(local.to(ranks.device), p.device_mesh, p.placements, run_check=False, shape=p.shape,
-                                   stride=p.stride()).full_tensor()
+        whole = DTensor.from_local(
+            local.to(ranks.device),
+            p.device_mesh,
+            p.placements,
+            run_check=False,
+            shape=p.shape,
+            stride=p.stride(),
+        ).full_tensor()
         layer, _, kind = name.removeprefix(f"{other.base_model_prefix}.").rpartition(".")
         how, n_parts = cuts.get(layer), size
         if how == "rowwise" and kind == "bias":
-            mine.copy_(whole if rank == 0 else torch.zeros_like(whole))          # it is added once
+            mine.copy_(whole if rank == 0 else torch.zeros_like(whole))  # it is added once
         elif how is not None:
             mine.copy_(whole.chunk(size, int(how == "rowwise"))[rank])
         else:
             mine.copy_(whole)
             n_parts = 1
         sums[1] += n_parts * _checksum(mine)
-    dist.all_reduce(sums)                                # each of n parts is on world / n ranks: both are world · the sum
+    dist.all_reduce(sums)  # each of n parts is on world / n ranks: both are world · the sum
     if sums[0] != sums[1]:
         raise RuntimeError("the weights that sample are not those that are trained")
 
 
 def _checksum(x):
     """The sum of a tensor's numbers read as integers, modulo 2^64."""
-    return x.contiguous().view({2: torch.int16, 4: torch.int32}[x.element_size()]).sum(dtype=torch.int64)
+    return (
+        x.contiguous()
+        .view({2: torch.int16, 4: torch.int32}[x.element_size()])
+        .sum(dtype=torch.int64)
+    )
 
 
 def _cuts(model, size, name):
@@ -73,7 +88,9 @@ def _cuts(model, size, name):
     "rowwise" (the matching part of the inputs; the sum over ranks is the output)}. All others stay whole."""
     plan = getattr(model.config, "base_model_tp_plan", None)
     if not plan:
-        raise BadInput(f"--tp {size}: transformers has no tensor-parallel plan for {type(model).__name__}")
+        raise BadInput(
+            f"--tp {size}: transformers has no tensor-parallel plan for {type(model).__name__}"
+        )
     found = {}
     for path, layer in model.base_model.named_modules():
         how = plan.get(re.sub(r"\.\d+\.", ".*.", path))
@@ -83,8 +100,10 @@ def _cuts(model, size, name):
         if layer.weight.shape[how == "rowwise"] % size or heads % size:
             raise BadInput(f"--tp {size}: {path} of {name} cannot be cut into {size} equal parts")
         found[path] = how
-    if not found:                                # Phi 3 has queries, keys and values in one matrix
-        raise BadInput(f"--tp {size}: transformers' plan for {type(model).__name__} cuts no layer of {name}")
+    if not found:  # Phi 3 has queries, keys and values in one matrix
+        raise BadInput(
+            f"--tp {size}: transformers' plan for {type(model).__name__} cuts no layer of {name}"
+        )
     return found
 
 
@@ -98,7 +117,7 @@ def split(model, group, name="the model"):
             layer.bias.data = layer.bias.data.chunk(size)[rank].clone()
         if how == "rowwise":
             if rank and layer.bias is not None:
-                layer.bias.data.zero_()                          # it is added once
+                layer.bias.data.zero_()  # it is added once
             layer.register_forward_hook(lambda layer, inputs, output: _sum_over(output, group))
         if path.endswith("k_proj"):
             model.attention_parts = size

@@ -1,5 +1,5 @@
-"""Training, as sft.py and grpo.py share it: optimizers, learning rate, one update, where a run stands, how it ends.
-"""
+"""Training, as sft.py and grpo.py share it: optimizers, learning rate, one update, where a run stands, how it ends."""
+
 import json
 import math
 import resource
@@ -25,15 +25,21 @@ def lr_at(step, n_steps, peak, warmup, schedule="cosine", hold=0.0, floor=0.0):
         return peak * step / n_warm
     n_held = max(n_warm, round(hold * n_steps))
     progress = max(0, step - n_held) / max(1, n_steps - n_held)
-    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
+    shape = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[schedule]
     return peak * (floor + (1 - floor) * shape)
 
 
 def make_optimizers(model, lr, betas, weight_decay, muon_lr=0.0, adam_dtype="fp32"):
     """AdamW with weight decay on matrices only; with muon_lr, Muon for the hidden matrices. `update` sets the rates."""
     embeddings = {id(model.get_output_embeddings().weight), id(model.get_input_embeddings().weight)}
-    parts = sharding.parts(model)                         # of a sharded model this rank's part of each weight
-    hidden = {name for name, p in model.named_parameters() if p.ndim == 2 and id(p) not in embeddings}
+    parts = sharding.parts(model)  # of a sharded model this rank's part of each weight
+    hidden = {
+        name for name, p in model.named_parameters() if p.ndim == 2 and id(p) not in embeddings
+    }
     matrices = [part for name, part in parts.items() if part.requires_grad and name in hidden]
     others = [part for name, part in parts.items() if part.requires_grad and name not in hidden]
     groups = [{"params": others, "weight_decay": 0.0}]
@@ -44,7 +50,11 @@ def make_optimizers(model, lr, betas, weight_decay, muon_lr=0.0, adam_dtype="fp3
         groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
     # On a GPU one kernel does the step: the other way there makes a copy of all weights on its way.
     options = {} if adam_dtype == "bf16" else {"fused": others[0].is_cuda or None}
-    optimizers.append((AdamWBf16 if adam_dtype == "bf16" else torch.optim.AdamW)(groups, lr=lr, betas=betas, **options))
+    optimizers.append(
+        (AdamWBf16 if adam_dtype == "bf16" else torch.optim.AdamW)(
+            groups, lr=lr, betas=betas, **options
+        )
+    )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -67,8 +77,11 @@ class AdamWBf16(torch.optim.Optimizer):
                     continue
                 state = self.state[p]
                 if not state:
-                    state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p, dtype=torch.bfloat16),
-                              "exp_avg_sq": torch.zeros_like(p, dtype=torch.bfloat16)}
+                    state |= {
+                        "step": torch.zeros(()),
+                        "exp_avg": torch.zeros_like(p, dtype=torch.bfloat16),
+                        "exp_avg_sq": torch.zeros_like(p, dtype=torch.bfloat16),
+                    }
                 state["step"] += 1
                 mean = state["exp_avg"].float().lerp_(p.grad, 1 - beta1)
                 square = state["exp_avg_sq"].float().lerp_(p.grad.square(), 1 - beta2)
@@ -76,7 +89,9 @@ class AdamWBf16(torch.optim.Optimizer):
                 state["exp_avg_sq"].copy_(square)
                 n = state["step"].item()
                 p.mul_(1 - lr * group["weight_decay"])
-                p.addcdiv_(mean, (square / (1 - beta2**n)).sqrt_().add_(eps), value=-lr / (1 - beta1**n))
+                p.addcdiv_(
+                    mean, (square / (1 - beta2**n)).sqrt_().add_(eps), value=-lr / (1 - beta1**n)
+                )
 
 
 def update(model, optimizers, clip, scale):
@@ -97,7 +112,9 @@ def update(model, optimizers, clip, scale):
 
 def autocast(cfg, sharded=False):
     """Matrix products in bfloat16; shards are gathered as such anyway."""
-    return torch.autocast(torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.dtype == "bf16" and not sharded)
+    return torch.autocast(
+        torch.device(cfg.device).type, torch.bfloat16, enabled=cfg.dtype == "bf16" and not sharded
+    )
 
 
 def resume(cfg, identity, model, optimizers, reference=None):
@@ -114,11 +131,15 @@ def resume(cfg, identity, model, optimizers, reference=None):
         step, theirs, _ = checkpoints.read_state(saved[0])
     if theirs is not None and theirs != identity:
         if not cfg.overwrite:
-            raise BadInput(f"--out {out} holds another run ({runlog.difference(identity, theirs)}); "
-                           "choose another --out, or --overwrite to replace it")
-        if any(Path(path).resolve().is_relative_to(out.resolve()) for path in (cfg.model, cfg.data)):
+            raise BadInput(
+                f"--out {out} holds another run ({runlog.difference(identity, theirs)}); "
+                "choose another --out, or --overwrite to replace it"
+            )
+        if any(
+            Path(path).resolve().is_relative_to(out.resolve()) for path in (cfg.model, cfg.data)
+        ):
             raise BadInput(f"--overwrite would delete --model or --data, which lie in --out {out}")
-        processes.barrier(ranks)                           # all have seen what is about to go
+        processes.barrier(ranks)  # all have seen what is about to go
         if ranks.leads:
             shutil.rmtree(out)
         processes.barrier(ranks)
@@ -147,12 +168,17 @@ def memory_gb(device):
     """The most that this process has held so far, on a GPU there, in units of 10^9 bytes."""
     if torch.device(device).type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)             # Linux counts in KiB
+    # Linux counts in KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
 
 
 def peak_flops(device):
     """Floating-point operations per second that the maker of a GPU states for bfloat16, or None."""
-    name = torch.cuda.get_device_name(device).replace(" ", "") if torch.device(device).type == "cuda" else ""
+    name = (
+        torch.cuda.get_device_name(device).replace(" ", "")
+        if torch.device(device).type == "cuda"
+        else ""
+    )
     return next((1e12 * gpu[1] for kind, gpu in GPUS.items() if kind.split("-")[0] in name), None)
 
 

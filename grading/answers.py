@@ -5,6 +5,7 @@ regular expressions are linear, nesting and powers are limited. An answer is par
 every equivalent spelling (a Fraction, a formula's value at two points, a tuple with its brackets, ...), and two answers
 are equal when these values are. What the rules cannot read is compared symbolically (grading/symbolic.py).
 """
+
 import cmath
 import re
 import string
@@ -28,11 +29,16 @@ from grading.symbolic import equal
 
 # ---- Which part of a text is the answer? ------------------------------------------------------------------------
 
-LONGEST_TEXT, LONGEST_ANSWER = 200_000, 2_000              # characters; beyond it nothing is right
-ANSWER_LINE = re.compile(r"\b(?:answer|correct (?:option|choice))\b[*_ \t]{0,9}(?::|is\b:?)[*_ \t]{0,9}([^\n]*)"
-                         r"(?=(\n\s{0,9}[^\n]*)?)", re.IGNORECASE)
+LONGEST_TEXT, LONGEST_ANSWER = 200_000, 2_000  # characters; beyond it nothing is right
+ANSWER_LINE = re.compile(
+    r"\b(?:answer|correct (?:option|choice))\b[*_ \t]{0,9}(?::|is\b:?)[*_ \t]{0,9}([^\n]*)"
+    r"(?=(\n\s{0,9}[^\n]*)?)",
+    re.IGNORECASE,
+)
 LETTER_LINE = re.compile(r"[\s*_]{0,9}\(?([A-J])(?:[).:][^\n]*)?[\s*_]{0,9}")
-BETWEEN_BOXES = re.compile(r"(?=.{1,40}$)(?=.*(?:[,;]|\b(?:and|or)\b))(?:[ $,;}]|\\q?quad|\\text\{|and|or)+")
+BETWEEN_BOXES = re.compile(
+    r"(?=.{1,40}$)(?=.*(?:[,;]|\b(?:and|or)\b))(?:[ $,;}]|\\q?quad|\\text\{|and|or)+"
+)
 
 
 def extract_answer(text, format=""):
@@ -49,18 +55,23 @@ def extract_answer(text, format=""):
         answer, _ = _box(text, boxes[-1].end())
         for box, following in zip(boxes[-2::-1], boxes[:0:-1]) if answer else ():
             before, end = _box(text, box.end())
-            if not before or not BETWEEN_BOXES.fullmatch(text[end:following.start()]):
+            if not before or not BETWEEN_BOXES.fullmatch(text[end : following.start()]):
                 break
             answer = f"{before}, {answer}"
         return answer
     closed = text.rfind("</answer>")
     opened = text.rfind("<answer>", 0, max(closed, 0))
     if opened >= 0:
-        return _clean(text[opened + len("<answer>"):closed])
+        return _clean(text[opened + len("<answer>") : closed])
     *_, line = [None, *ANSWER_LINE.finditer(text)]
     if line:
-        bold = text[text.rfind("\n", 0, line.start()) + 1:line.start(1)].count("**") % 2     # **Answer: B** because ...
-        return _clean(line[1].partition("**")[0] if bold else line[1]) or _clean(line[1]) or _clean(line[2] or "")
+        # **Answer: B** because ...
+        bold = text[text.rfind("\n", 0, line.start()) + 1 : line.start(1)].count("**") % 2
+        return (
+            _clean(line[1].partition("**")[0] if bold else line[1])
+            or _clean(line[1])
+            or _clean(line[2] or "")
+        )
     last = text.rpartition("####")[2].partition("\n")[0].strip()
     if "####" in text and re.fullmatch(r"(?=\D*\d)\S{1,40}", last):
         return _clean(last)
@@ -74,10 +85,11 @@ def _box(text, begin):
         end = re.compile(r"[^$\n]*").match(text, begin).end()
         return _clean(text[begin:end]), end
     depth = 0
-    for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, begin):    # \{ and \} are characters, not groups
+    # \{ and \} are characters, not groups
+    for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, begin):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0 and brace[0] == "}":
-            return _clean(text[begin + 1:brace.start()]), brace.end()
+            return _clean(text[begin + 1 : brace.start()]), brace.end()
     return None, len(text)
 
 
@@ -95,60 +107,86 @@ def answer_of(row):
         for form in (FORMATS["s1"], FORMATS["think"]):
             if form.open in text or form.end in text:
                 text = text.rpartition(form.end)[2] if form.end in text else ""
-    if row.get("instruction_id_list") is not None:                         # IFEval looks at all of it
+    if row.get("instruction_id_list") is not None:  # IFEval looks at all of it
         return text or None
     answer, first = extract_answer(text), text.strip().partition("\n")[0]
-    if answer is None and isinstance(row.get("references"), list):         # CoQA: the first line, as lm-eval takes it
+    # CoQA: the first line, as lm-eval takes it
+    if answer is None and isinstance(row.get("references"), list):
         return first or None
-    if answer is None and row.get("choices") == ["no", "yes"]:             # so in HaluEval, with one of the two in it
+    # so in HaluEval, with one of the two in it
+    if answer is None and row.get("choices") == ["no", "yes"]:
         said = set(re.findall(r"\b(?:yes|no)\b", first[:LONGEST_ANSWER].lower()))
         return said.pop() if len(said) == 1 else None
-    if answer is None and row.get("choices") and (line := LETTER_LINE.fullmatch(text.rstrip().rpartition("\n")[2][:200])):
-        return line[1]                                                     # the last line is a letter: "B", "**(B)**"
+    if (
+        answer is None
+        and row.get("choices")
+        and (line := LETTER_LINE.fullmatch(text.rstrip().rpartition("\n")[2][:200]))
+    ):
+        return line[1]  # the last line is a letter: "B", "**(B)**"
     return answer
 
 
 # ---- Is an answer right? ----------------------------------------------------------------------------------------
 
-SCALES = r"million|billion|trillion|thousand|hundred|dozen|[ap]\.?m\b"     # these words are not units to be dropped
-UNITS = r"[cmkn]m|kg|mg|ml|ft|mi|lb|oz|[mn]s|hr|yr|[kM]?Hz|[kM]?eV|k?Pa|k[JNWV]|m[VW]|AU|pc"    # m alone may be a name
+# these words are not units to be dropped
+SCALES = r"million|billion|trillion|thousand|hundred|dozen|[ap]\.?m\b"
+# m alone may be a name
+UNITS = r"[cmkn]m|kg|mg|ml|ft|mi|lb|oz|[mn]s|hr|yr|[kM]?Hz|[kM]?eV|k?Pa|k[JNWV]|m[VW]|AU|pc"
 POWER = r"\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*$"
-REWRITES = [(re.compile(pattern), new) for pattern, new in (
-    (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})", ""),                            # 1{,}000 and 10,\!080
-    (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
-    (r"(?<!\\)\\[()\[\]]|\\?\$", ""),                                      # \( \) \[ \] $ \$
-    (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![a-zA-Z])", " "),
-    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-    (r"\\(?:text|mbox|mathrm|mathbf|mathit|operatorname|(?:text|math)(?:bf|it|rm|sf|tt|normal))\s*\{", r"\\text{"),
-    (rf"(?:(?<=[\d}})])|(?<=\\pi))\s*\\text\{{(?!\s*(?:{SCALES}))[^{{}}]*\}}{POWER}", ""),       # 15\text{ cm}^2
-    (r"\\text\{([^{}]*)\}", r" \1 "),
-    (r"\^?\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\?%", " "),
-    (rf"(?<=[\d}})])\s*(?:(?:degrees?|inch(?:es)?|feet|cm|mm|km|ft|kg|mg|ml|units?){POWER}"
-     rf"|(?:\s(?!\s*(?:{SCALES}))(?:[a-zA-Z]{{3,20}}|of|in|{UNITS})\.?)+{POWER}"
-     rf"|\s(?:{UNITS}|[mgJ])\s*/\s*(?:{UNITS}|[smhgLK]){POWER})", ""),                # 3 m/s^2
-    (r"(?<![\\a-zA-Z])(sqrt|sin|cos|tan|ln|log|pi|infty)(?![a-zA-Z])", r"\\\1"),
-    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-    (r"\\(?:cdot|times|ast)(?![a-zA-Z])|\*\*", lambda found: "^" if found[0] == "**" else "*"),
-    (r"\\div(?![a-zA-Z])", "/"),
-    (r"\\(frac|sqrt)\s*(\w)", r"\\\1{\2}"),                                # \frac12, \sqrt2
-    (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
-    (r"(?<![\w}.^])(\d+)\s*\\frac\s*\{(\d+)\}\s*\{(\d+)\}", r"(\1+\\frac{\2}{\3})"),        # mixed: 1\frac{4}{5}
-    (r"(?<![\w}.^/])(\d+)\s+(\d+)\s*/\s*(\d+)", r"(\1+\\frac{\2}{\3})"),                    # mixed: 1 4/5
-    (r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,4})(?![\w.])", r"(\1*10^{\2})"),
-    (r"([_^])\{(\w)\}", r"\1\2"),
-    (r"\^\s*\{?\s*(\\prime\s*)+\}?", lambda found: "'" * found[0].count("p")),
-    (r"(?<=\d)\s*([apAP])\.?\s?[mM](?![a-zA-Z])\.?", lambda found: found[1].lower() + "m"),      # 5 p.m., 1:58 AM
-    (r"(?<![\d:.])0(?=\d\s*:\s*\d\d)", ""),                              # 05:00
-    (r"^\\approx(?![a-zA-Z])", ""),
-    (r"\\\{\s*\\\}|\\varnothing(?![a-zA-Z])|∅", r"\\emptyset"),
-    (r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*", ", "),
-)]
-GLUED = re.compile(r"\\(" + "|".join(sorted(LETTERS | {"pi"}, key=len, reverse=True)) + r")([a-zA-Z]+)")
+REWRITES = [
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})", ""),  # 1{,}000 and 10,\!080
+        (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])", ""),
+        (r"(?<!\\)\\[()\[\]]|\\?\$", ""),  # \( \) \[ \] $ \$
+        (r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![a-zA-Z])", " "),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (
+            r"\\(?:text|mbox|mathrm|mathbf|mathit|operatorname|(?:text|math)(?:bf|it|rm|sf|tt|normal))\s*\{",
+            r"\\text{",
+        ),
+        # 15\text{ cm}^2
+        (rf"(?:(?<=[\d}})])|(?<=\\pi))\s*\\text\{{(?!\s*(?:{SCALES}))[^{{}}]*\}}{POWER}", ""),
+        (r"\\text\{([^{}]*)\}", r" \1 "),
+        (r"\^?\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\?%", " "),
+        (
+            rf"(?<=[\d}})])\s*(?:(?:degrees?|inch(?:es)?|feet|cm|mm|km|ft|kg|mg|ml|units?){POWER}"
+            rf"|(?:\s(?!\s*(?:{SCALES}))(?:[a-zA-Z]{{3,20}}|of|in|{UNITS})\.?)+{POWER}"
+            rf"|\s(?:{UNITS}|[mgJ])\s*/\s*(?:{UNITS}|[smhgLK]){POWER})",
+            "",
+        ),  # 3 m/s^2
+        (r"(?<![\\a-zA-Z])(sqrt|sin|cos|tan|ln|log|pi|infty)(?![a-zA-Z])", r"\\\1"),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\(?:cdot|times|ast)(?![a-zA-Z])|\*\*", lambda found: "^" if found[0] == "**" else "*"),
+        (r"\\div(?![a-zA-Z])", "/"),
+        (r"\\(frac|sqrt)\s*(\w)", r"\\\1{\2}"),  # \frac12, \sqrt2
+        (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
+        # mixed: 1\frac{4}{5}
+        (r"(?<![\w}.^])(\d+)\s*\\frac\s*\{(\d+)\}\s*\{(\d+)\}", r"(\1+\\frac{\2}{\3})"),
+        (r"(?<![\w}.^/])(\d+)\s+(\d+)\s*/\s*(\d+)", r"(\1+\\frac{\2}{\3})"),  # mixed: 1 4/5
+        (r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,4})(?![\w.])", r"(\1*10^{\2})"),
+        (r"([_^])\{(\w)\}", r"\1\2"),
+        (r"\^\s*\{?\s*(\\prime\s*)+\}?", lambda found: "'" * found[0].count("p")),
+        # 5 p.m., 1:58 AM
+        (r"(?<=\d)\s*([apAP])\.?\s?[mM](?![a-zA-Z])\.?", lambda found: found[1].lower() + "m"),
+        (r"(?<![\d:.])0(?=\d\s*:\s*\d\d)", ""),  # 05:00
+        (r"^\\approx(?![a-zA-Z])", ""),
+        (r"\\\{\s*\\\}|\\varnothing(?![a-zA-Z])|∅", r"\\emptyset"),
+        (r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*", ", "),
+    )
+]
+GLUED = re.compile(
+    r"\\(" + "|".join(sorted(LETTERS | {"pi"}, key=len, reverse=True)) + r")([a-zA-Z]+)"
+)
 THOUSANDS = re.compile(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d|,\d)")
-NAME = re.compile(r"\s*([a-zA-Z\\](?:[a-zA-Z\\_]|\{\w*\}){0,20}(?:\([a-z, ]{1,9}\))?)\s*"
-                  r"(?:=|\\(?:in|approx)(?![a-zA-Z]))(?=.)")
-NAMED_TUPLE = re.compile(r"^\(\s*[a-zA-Z](?:_\w)?(?:\s*,\s*[a-zA-Z](?:_\w)?){1,9}\s*\)\s*=\s*(?=\()")
-WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\d [\d.]")                # or numbers side by side: no product
+NAME = re.compile(
+    r"\s*([a-zA-Z\\](?:[a-zA-Z\\_]|\{\w*\}){0,20}(?:\([a-z, ]{1,9}\))?)\s*"
+    r"(?:=|\\(?:in|approx)(?![a-zA-Z]))(?=.)"
+)
+NAMED_TUPLE = re.compile(
+    r"^\(\s*[a-zA-Z](?:_\w)?(?:\s*,\s*[a-zA-Z](?:_\w)?){1,9}\s*\)\s*=\s*(?=\()"
+)
+WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\d [\d.]")  # or numbers side by side: no product
 RELATION = re.compile(r"[<>]=?|\\[lg](?:t|eq?(?:slant)?)(?![a-zA-Z])")
 VARIABLE = re.compile(rf"\s*(?![ei]\b)[a-zA-Z]{SUBSCRIPT}(?:\([a-zA-Z]\))?\s*")
 UNORDERED = ("set", "union")
@@ -168,8 +206,8 @@ def _normalised(text, thousands=True):
     text = " ".join(text[:LONGEST_ANSWER].translate(LOOKALIKES).split()).rstrip(" .$")
     for pattern, new in REWRITES:
         text = pattern.sub(new, text)
-    text = GLUED.sub(r"\\\1 \2", text)                                      # \lambdakT
-    if thousands and not re.search(r"[(\[]|\\\{", text):                   # inside brackets a comma separates
+    text = GLUED.sub(r"\\\1 \2", text)  # \lambdakT
+    if thousands and not re.search(r"[(\[]|\\\{", text):  # inside brackets a comma separates
         text = THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
     return text
 
@@ -189,23 +227,34 @@ def _parts(text):
     """(kind, texts of the parts). The kind says what holds them together: "set" and "union", in which order does not
     count, "()" and its like, a matrix with the lengths of its rows, "<" and its like; "" for one formula or some words."""
     text = text.strip().rstrip(".,;: ")
-    names = {name[1]: part[name.end():] for part in _split(text, ",") if (name := NAME.match(part))}
-    if len(names) > 1 and len(names) == len(_split(text, ",")):             # y = 2, x = 1
+    names = {
+        name[1]: part[name.end() :] for part in _split(text, ",") if (name := NAME.match(part))
+    }
+    if len(names) > 1 and len(names) == len(_split(text, ",")):  # y = 2, x = 1
         return "named " + " ".join(sorted(names)), [value for _, value in sorted(names.items())]
-    text = text[name.end():].strip() if (name := NAME.match(text)) else text        # x = 5, f(x) = 2x, x \in [0, 1]
-    text = NAMED_TUPLE.sub("", text)                                       # (x, y) = (1, 2)
+    # x = 5, f(x) = 2x, x \in [0, 1]
+    text = text[name.end() :].strip() if (name := NAME.match(text)) else text
+    text = NAMED_TUPLE.sub("", text)  # (x, y) = (1, 2)
     if matrix := re.fullmatch(r"\\begin\{([pbv]?matrix)\}(.*)\\end\{\1\}", text, re.DOTALL):
         rows = [row.split("&") for row in matrix[2].split("\\\\") if row.strip()]
         return f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row]
     if len(parts := _split(text, "\\cup")) > 1:
         return "union", parts
-    if text[:1] in tuple("([") and text[-1:] in tuple(")]") and len(parts := _split(text[1:-1], ",")) > 1:
-        return text[0] + text[-1], parts                                   # order and kind of bracket count
+    if (
+        text[:1] in tuple("([")
+        and text[-1:] in tuple(")]")
+        and len(parts := _split(text[1:-1], ",")) > 1
+    ):
+        return text[0] + text[-1], parts  # order and kind of bracket count
     braces = re.fullmatch(r"\\?\{(.*?)\\?\}", text, re.DOTALL)
-    if braces and len(_split(braces[1] + ",", ",")) > 1:                    # brackets match inside: one pair around all
+    # brackets match inside: one pair around all
+    if braces and len(_split(braces[1] + ",", ",")) > 1:
         text = re.sub(r"^\s*[a-zA-Z]\s*(?:\\mid(?![a-zA-Z])|[|:])", "", braces[1])
-    parts = [part.replace("\\pm", sign) for part in _split(text.replace(";", ","), ",")
-             for sign in ("+-" if "\\pm" in part else "+")]
+    parts = [
+        part.replace("\\pm", sign)
+        for part in _split(text.replace(";", ","), ",")
+        for sign in ("+-" if "\\pm" in part else "+")
+    ]
     if len(parts) > 1:
         return "union" if all(map(RELATION.search, parts)) else "set", parts
     return _relation(text)
@@ -215,7 +264,11 @@ def _relation(text):
     r"""_parts of x > 2, which is (2, \infty), of 0 \le x < 1, which is [0, 1), and of other chains, with < for >."""
     signs, sides = RELATION.findall(text), RELATION.split(text)
     loose = ["=" in sign or "e" in sign for sign in signs]
-    if not signs or len({sign.lstrip("\\")[0] in "<l" for sign in signs}) > 1 or not all(map(str.strip, sides)):
+    if (
+        not signs
+        or len({sign.lstrip("\\")[0] in "<l" for sign in signs}) > 1
+        or not all(map(str.strip, sides))
+    ):
         return "", [text]
     if signs[0].lstrip("\\")[0] in ">g":
         loose, sides = loose[::-1], sides[::-1]
@@ -244,7 +297,7 @@ def _split(text, separator):
         if depth < 0:
             return [text]
         if found[0] == separator and depth == 0:
-            parts.append(text[begin:found.start()])
+            parts.append(text[begin : found.start()])
             begin = found.end()
     return [*parts, text[begin:]] if depth == 0 else [text]
 
@@ -257,11 +310,18 @@ def _formula(text):
     if equals and not re.search("[a-zA-Z]", text):
         raise ValueError("0.5 = 50 says nothing")
     text = f"({left})-({right})" if equals else text
-    values = [Expression(text, point).sum() for point in range(2 if equals or re.search("[a-zA-Z]", text) else 1)]
+    values = [
+        Expression(text, point).sum()
+        for point in range(2 if equals or re.search("[a-zA-Z]", text) else 1)
+    ]
     if equals:
         return ("equation", _rounded(values[0] / values[1]))
     values = [_rounded(value) for value in values]
-    return values[0] if isinstance(values[0], Fraction) and len(set(values)) == 1 else ("at", *dict.fromkeys(values))
+    return (
+        values[0]
+        if isinstance(values[0], Fraction) and len(set(values)) == 1
+        else ("at", *dict.fromkeys(values))
+    )
 
 
 def _rounded(value):
@@ -273,7 +333,9 @@ def _rounded(value):
     value = complex(value)
     if not cmath.isfinite(value):
         raise ValueError("not finite")
-    real, imag = (0.0 if abs(part) < 1e-12 * abs(value) else part for part in (value.real, value.imag))
+    real, imag = (
+        0.0 if abs(part) < 1e-12 * abs(value) else part for part in (value.real, value.imag)
+    )
     simple = Fraction(real).limit_denominator(1000)
     if not imag and abs(real - simple) <= 1e-12 * abs(real):
         return simple
@@ -289,12 +351,19 @@ def is_correct(prediction, answer):
     be written C; names (x = 1) and a.m. may be left out or added.
     """
     prediction, answer = str(prediction), str(answer)
-    if not answer.strip() or not prediction.strip() or max(len(prediction), len(answer)) > LONGEST_ANSWER:
+    if (
+        not answer.strip()
+        or not prediction.strip()
+        or max(len(prediction), len(answer)) > LONGEST_ANSWER
+    ):
         return False
     if prediction.strip() == answer.strip():
         return True
-    powers = [re.findall(r"(?:\}|[a-z]{2})\s*\^\s*\{?([23])\}?\W*$", side) for side in (prediction, answer)]
-    if all(powers) and powers[0] != powers[1]:                             # 5 cm^2 is not 5 cm^3; both may be just 5
+    powers = [
+        re.findall(r"(?:\}|[a-z]{2})\s*\^\s*\{?([23])\}?\W*$", side)
+        for side in (prediction, answer)
+    ]
+    if all(powers) and powers[0] != powers[1]:  # 5 cm^2 is not 5 cm^3; both may be just 5
         return False
     said, gold = parse(prediction), parse(answer)
     if said == gold or (isinstance(gold, tuple) and parse(prediction, thousands=False) == gold):
@@ -302,7 +371,10 @@ def is_correct(prediction, answer):
     if choice := re.fullmatch(r"\(?([A-J])\)?", answer.replace("\\text", "").strip("{}$. ")):
         said = re.match(r"(?:\\text\s*\{)?\(?([A-Ja-j])(?:[).:}]|$)", prediction.strip("$* "))
         return bool(said) and said[1].upper() == choice[1]
-    for one, other, written, facing in ((said, gold, prediction, answer), (gold, said, answer, prediction)):
+    for one, other, written, facing in (
+        (said, gold, prediction, answer),
+        (gold, said, answer, prediction),
+    ):
         if not isinstance(one, Fraction):
             continue
         if "%" in written and "%" not in facing and one / 100 == other:
@@ -310,9 +382,11 @@ def is_correct(prediction, answer):
         value = _endless(other)
         if "." in written and value is not None and abs(one - value) * 10**6 <= abs(value):
             return True
-    if re.fullmatch(r"\d{1,2}:\d\d", str(gold)):                           # 1:58 a.m. for 1:58
+    if re.fullmatch(r"\d{1,2}:\d\d", str(gold)):  # 1:58 a.m. for 1:58
         return str(said) in (f"{gold}am", f"{gold}pm")
-    return _unread(said, gold) and _equal(_normalised(prediction), _normalised(answer), time.monotonic() + 0.5)
+    return _unread(said, gold) and _equal(
+        _normalised(prediction), _normalised(answer), time.monotonic() + 0.5
+    )
 
 
 def _endless(node):
@@ -326,24 +400,40 @@ def _endless(node):
 
 def _unread(*nodes):
     """Do these nodes hold a part that the rules could not read, or names, which may be left out?"""
-    return any(node[0].startswith("named") or (node[0] not in ("at", "equation") and _unread(*node[1:]))
-               if isinstance(node, tuple) else isinstance(node, str) for node in nodes)
+    return any(
+        node[0].startswith("named") or (node[0] not in ("at", "equation") and _unread(*node[1:]))
+        if isinstance(node, tuple)
+        else isinstance(node, str)
+        for node in nodes
+    )
 
 
 def _equal(one, other, until, depth=0):
     """Are two normalised texts the same, part by part, by the rules or else symbolically? No question after `until`."""
-    (kind, parts), (kind_, parts_) = (_parts(text) if depth <= 4 else ("", [text]) for text in (one, other))
-    if "named" in (kind[:5], kind_[:5]):                                   # x = 1, y = 2 for 1, 2 or (1, 2)
-        kind = kind_ = next((other for other in ("set", "()") if other in (kind, kind_)), kind) if kind != kind_ else kind
+    (kind, parts), (kind_, parts_) = (
+        _parts(text) if depth <= 4 else ("", [text]) for text in (one, other)
+    )
+    if "named" in (kind[:5], kind_[:5]):  # x = 1, y = 2 for 1, 2 or (1, 2)
+        kind = kind_ = (
+            next((other for other in ("set", "()") if other in (kind, kind_)), kind)
+            if kind != kind_
+            else kind
+        )
     if kind != kind_ or len(parts) != len(parts_) or len(parts) > 50:
         return False
     if not kind:
         nodes = _node(parts[0], 5), _node(parts_[0], 5)
-        return nodes[0] == nodes[1] or _unread(*nodes) and time.monotonic() < until and equal(*sorted((parts[0], parts_[0])))
+        return (
+            nodes[0] == nodes[1]
+            or _unread(*nodes)
+            and time.monotonic() < until
+            and equal(*sorted((parts[0], parts_[0])))
+        )
     if kind not in UNORDERED:
         return all(_equal(part, part_, until, depth + 1) for part, part_ in zip(parts, parts_))
     left, right = ([(_node(part, depth + 1), part) for part in side] for side in (parts, parts_))
-    for same in (lambda x, y: x[0] == y[0], lambda x, y: _equal(x[1], y[1], until, depth + 1)):       # cheap ones first
+    # cheap ones first
+    for same in (lambda x, y: x[0] == y[0], lambda x, y: _equal(x[1], y[1], until, depth + 1)):
         for x in list(left):
             if y := next((y for y in right if same(x, y)), None):
                 left.remove(x), right.remove(y)
@@ -355,9 +445,12 @@ def is_gradable(answer):
     if answer is None or len(answer := str(answer)) > LONGEST_ANSWER or parse(answer) == "":
         return False
     text = _normalised(answer)
-    braces = re.findall(r"(?<!\\)[{}]", text)                               # without a command they may be the answer: ) } ]
-    return ((braces.count("{") == braces.count("}") or not re.search(r"\\[a-zA-Z]|[\^_]", text))
-            and not re.search(r"^\s*[\^_*/=]\s*\S|\S\s*[\^_*/=]\s*$|\\frac\s*\{[^{}]*\}\s*\{\s*\}|\\sqrt\s*\{\s*\}", text))
+    braces = re.findall(r"(?<!\\)[{}]", text)  # without a command they may be the answer: ) } ]
+    return (
+        braces.count("{") == braces.count("}") or not re.search(r"\\[a-zA-Z]|[\^_]", text)
+    ) and not re.search(
+        r"^\s*[\^_*/=]\s*\S|\S\s*[\^_*/=]\s*$|\\frac\s*\{[^{}]*\}\s*\{\s*\}|\\sqrt\s*\{\s*\}", text
+    )
 
 
 def grade(row, prediction):
@@ -367,20 +460,34 @@ def grade(row, prediction):
     them), else `answer` and, beside it, `choices` (whose text may stand for the letter) and `accept` (other right answers).
     """
     if row.get("nums") is not None and row.get("target") is not None:
-        return check_expression(prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right"))
+        return check_expression(
+            prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right")
+        )
     if row.get("instruction_id_list") is not None:
         return prediction is not None and all(follows(row, prediction))
     if isinstance(row.get("references"), list):
         said = plain_words(prediction or "")
-        return any(said == plain_words(answer) for answer in row["references"]) if row["references"] else None
+        return (
+            any(said == plain_words(answer) for answer in row["references"])
+            if row["references"]
+            else None
+        )
     gold, choices = row.get("answer"), row.get("choices")
     if not is_gradable(gold):
         return None
     if prediction is None:
         return False
     said = prediction.strip().casefold()
-    if choices and len(said) > 1 and said in (texts := [str(choice).strip().casefold() for choice in choices]):
-        prediction = prediction if str(gold).strip().casefold() in texts else chr(ord("A") + texts.index(said))
+    if (
+        choices
+        and len(said) > 1
+        and said in (texts := [str(choice).strip().casefold() for choice in choices])
+    ):
+        prediction = (
+            prediction
+            if str(gold).strip().casefold() in texts
+            else chr(ord("A") + texts.index(said))
+        )
     others = row["accept"] if isinstance(row.get("accept"), list) else []
     return any(is_correct(prediction, right) for right in [gold, *others])
 
@@ -394,6 +501,7 @@ def plain_words(text):
 def overlap(prediction, references):
     """(exact match, F1 of words) in 0..1: the best over the references. Of several, the mean over leaving out each one in
     turn, as a person among the annotators would be measured (CoQA, 1808.07042, §6.1)."""
+
     def best(answers):
         pairs = []
         for words in answers:
@@ -403,7 +511,11 @@ def overlap(prediction, references):
         return [max(column) for column in zip(*pairs)]
 
     said, words = plain_words(prediction or ""), [plain_words(answer) for answer in references]
-    rounds = [best(words[:i] + words[i + 1:]) for i in range(len(words))] if len(words) > 1 else [best(words)]
+    rounds = (
+        [best(words[:i] + words[i + 1 :]) for i in range(len(words))]
+        if len(words) > 1
+        else [best(words)]
+    )
     return tuple(sum(column) / len(rounds) for column in zip(*rounds))
 
 
@@ -423,9 +535,18 @@ def classes(row, answers):
     for answer in answers:
         name = None if answer is None else canonical(row, answer)
         if answer is not None and name not in names:
-            same = () if row.get("nums") is not None else (
-                i for i, leader in enumerate(leaders) if is_correct(answer, leader) or is_correct(leader, answer))
-            names[name] = next(iter(same), len(leaders)) if row.get("nums") is None else len(leaders)
+            same = (
+                ()
+                if row.get("nums") is not None
+                else (
+                    i
+                    for i, leader in enumerate(leaders)
+                    if is_correct(answer, leader) or is_correct(leader, answer)
+                )
+            )
+            names[name] = (
+                next(iter(same), len(leaders)) if row.get("nums") is None else len(leaders)
+            )
             leaders += [answer] if names[name] == len(leaders) else []
         found.append(None if answer is None else names[name])
     return found

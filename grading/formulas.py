@@ -3,6 +3,7 @@
 Nothing that a model wrote is ever executed: a text becomes tokens, tokens become a number, and nesting, powers and
 factorials are limited, so that every text is read in bounded time.
 """
+
 import cmath
 import math
 import operator
@@ -11,22 +12,52 @@ import re
 from collections import Counter
 from fractions import Fraction
 
-LONGEST_FORMULA = 400                      # characters; beyond it nothing is right
-LOOKALIKES = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "π": "\\pi ", "∞": "\\infty ", "°": "",
-                            "√": "\\sqrt", "∪": "\\cup ", "±": "\\pm ", "€": "", "£": "", "²": "^2", "³": "^3",
-                            "≤": "\\le ", "≥": "\\ge ", "′": "'", "’": "'"})
+LONGEST_FORMULA = 400  # characters; beyond it nothing is right
+LOOKALIKES = str.maketrans(
+    {
+        "−": "-",
+        "–": "-",
+        "×": "*",
+        "·": "*",
+        "÷": "/",
+        "π": "\\pi ",
+        "∞": "\\infty ",
+        "°": "",
+        "√": "\\sqrt",
+        "∪": "\\cup ",
+        "±": "\\pm ",
+        "€": "",
+        "£": "",
+        "²": "^2",
+        "³": "^3",
+        "≤": "\\le ",
+        "≥": "\\ge ",
+        "′": "'",
+        "’": "'",
+    }
+)
 SUBSCRIPT = r"(?:_(?:\w|\{\w{1,9}\}))?'{0,3}"
-TOKEN = re.compile(rf"\\(?:dot|ddot|hat|bar|vec|tilde|overline)\s*\{{\w{{1,3}}\}}{SUBSCRIPT}|\\[a-zA-Z]+{SUBSCRIPT}"
-                   rf"|[0-9]+\.?[0-9]*|\.[0-9]+|[a-zA-Z]{SUBSCRIPT}|\S")
+TOKEN = re.compile(
+    rf"\\(?:dot|ddot|hat|bar|vec|tilde|overline)\s*\{{\w{{1,3}}\}}{SUBSCRIPT}|\\[a-zA-Z]+{SUBSCRIPT}"
+    rf"|[0-9]+\.?[0-9]*|\.[0-9]+|[a-zA-Z]{SUBSCRIPT}|\S"
+)
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 BRACKETS = {"(": ")", "{": "}", "[": "]"}
 CONSTANTS = {"e": math.e, "i": 1j, "\\pi": math.pi}
-FUNCTIONS = {"\\" + name: getattr(cmath, name.replace("arc", "a")) for name in
-             "sin cos tan sinh cosh tanh arcsin arccos arctan exp log".split()}
-FUNCTIONS |= {"\\ln": cmath.log, "\\cot": lambda x: 1 / cmath.tan(x),
-              "\\sec": lambda x: 1 / cmath.cos(x), "\\csc": lambda x: 1 / cmath.sin(x)}
-LETTERS = set("""alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi
-                 psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega hbar ell infty""".split())
+FUNCTIONS = {
+    "\\" + name: getattr(cmath, name.replace("arc", "a"))
+    for name in "sin cos tan sinh cosh tanh arcsin arccos arctan exp log".split()
+}
+FUNCTIONS |= {
+    "\\ln": cmath.log,
+    "\\cot": lambda x: 1 / cmath.tan(x),
+    "\\sec": lambda x: 1 / cmath.cos(x),
+    "\\csc": lambda x: 1 / cmath.sin(x),
+}
+LETTERS = set(
+    """alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi
+                 psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega hbar ell infty""".split()
+)
 
 
 class Expression:
@@ -39,8 +70,11 @@ class Expression:
 
     def __init__(self, text, point=0, implicit=True, left_to_right=False):
         self.tokens, self.at, self.depth = [*TOKEN.findall(text), ""], 0, 0
-        if not any(token.startswith("c") for token in self.tokens):        # constants of integration are c or C
-            self.tokens = ["c" + token[1:] if token.startswith("C") else token for token in self.tokens]
+        # constants of integration are c or C
+        if not any(token.startswith("c") for token in self.tokens):
+            self.tokens = [
+                "c" + token[1:] if token.startswith("C") else token for token in self.tokens
+            ]
         self.point, self.implicit, self.left_to_right = point, implicit, left_to_right
 
     def take(self, *wanted):
@@ -64,7 +98,7 @@ class Expression:
             if sign := self.take("*", "/"):
                 total = OPERATORS[sign](total, self.signed())
             elif self.implicit and re.match(r"[\w\\({\[.]", self.tokens[self.at]):
-                total = total * self.power()                               # 2x, 3\sqrt{5}, (a+5)(b+2)
+                total = total * self.power()  # 2x, 3\sqrt{5}, (a+5)(b+2)
             else:
                 break
         return total
@@ -73,11 +107,11 @@ class Expression:
         sign = 1
         while found := self.take("+", "-"):
             sign = -sign if found == "-" else sign
-        return sign * self.power()                                         # -3^2 = -9
+        return sign * self.power()  # -3^2 = -9
 
     def power(self):
         self.depth += 1
-        if self.depth > 50:                                                # every recursion passes here
+        if self.depth > 50:  # every recursion passes here
             raise ValueError("nested too deeply")
         value = self.atom()
         if self.take("!"):
@@ -98,8 +132,10 @@ class Expression:
             return Fraction(token)
         if token in BRACKETS:
             begin, value = self.at, self.sum(BRACKETS[token])
-            if token == "[" and not {"(", "{"} & set(self.tokens[begin:self.at]):
-                raise ValueError("[ ] groups only what holds other brackets; else it is an interval's or a list's")
+            if token == "[" and not {"(", "{"} & set(self.tokens[begin : self.at]):
+                raise ValueError(
+                    "[ ] groups only what holds other brackets; else it is an interval's or a list's"
+                )
             return value
         if token == "\\frac":
             return self.group() / self.group()
@@ -110,11 +146,15 @@ class Expression:
             exponent = self.group() if self.take("^") else Fraction(1)
             bracketed, argument = self.tokens[self.at] in BRACKETS, self.power()
             while not bracketed and re.match(r"\w|\\pi", self.tokens[self.at]):
-                argument = argument * self.power()                         # \cos 2t
+                argument = argument * self.power()  # \cos 2t
             return _power(FUNCTIONS[token](argument), exponent)
         if token in CONSTANTS:
             return CONSTANTS[token]
-        if re.match(r"[a-zA-Z]", token) or "{" in token or re.split("[_']", token[1:])[0] in LETTERS:
+        if (
+            re.match(r"[a-zA-Z]", token)
+            or "{" in token
+            or re.split("[_']", token[1:])[0] in LETTERS
+        ):
             return random.Random(f"{token} {self.point}").uniform(1, 2)
         raise ValueError(f"unexpected {token}")
 
@@ -124,8 +164,8 @@ def _power(base, exponent):
         if max(abs(base.numerator), base.denominator).bit_length() * abs(exponent) > 4096:
             raise ValueError("power too large")
         if base < 0 and exponent.denominator > 1 and exponent.denominator % 2:
-            return (-1) ** exponent.numerator * float(-base) ** float(exponent)     # the real root
-    return base ** exponent
+            return (-1) ** exponent.numerator * float(-base) ** float(exponent)  # the real root
+    return base**exponent
 
 
 def check_expression(text, nums, target, n_used=None, left_to_right=False):
@@ -146,9 +186,15 @@ def expression_value(text, left_to_right=False):
     if not isinstance(text, str) or len(text) > LONGEST_FORMULA:
         return None
     text = re.sub(r"\\(?:times|cdot)", "*", text.translate(LOOKALIKES)).replace("\\div", "/")
-    found = re.fullmatch(r"([0-9+\-*/() ]+)(?:=\s*(-?[0-9]{1,50}))?", text.strip().strip("$").strip())
+    found = re.fullmatch(
+        r"([0-9+\-*/() ]+)(?:=\s*(-?[0-9]{1,50}))?", text.strip().strip("$").strip()
+    )
     try:
-        value = Expression(found[1], implicit=False, left_to_right=left_to_right).sum() if found else None
+        value = (
+            Expression(found[1], implicit=False, left_to_right=left_to_right).sum()
+            if found
+            else None
+        )
     except (ValueError, ArithmeticError):
         return None
     if value is None or (found[2] and Fraction(found[2]) != value):

@@ -15,6 +15,7 @@ Labels for `vote_offline` and `wrong_label`, the majority answer of a model that
     python generate.py --model BASE --data problems.jsonl --out votes.jsonl --n 64 --temperature 1
     python -m grading.rewards --data votes.jsonl --out labelled.jsonl --keep wrong
 """
+
 import functools
 import inspect
 import math
@@ -34,9 +35,10 @@ from grading.answers import answer_of, canonical, grade
 @dataclass(frozen=True)
 class Around:
     """What a reward may look at beside the row."""
+
     form: Format | None
-    max_tokens: int           # the most a completion can have
-    group: list               # all rows of the same prompt
+    max_tokens: int  # the most a completion can have
+    group: list  # all rows of the same prompt
 
     @functools.cached_property
     def majority(self):
@@ -50,7 +52,11 @@ def majority(rows):
     answers = [answer_of(row) for row in rows]
     classes = [None if a is None else canonical(row, a) for row, a in zip(rows, answers)]
     votes = Counter(c for c in classes if c is not None).most_common(1)
-    return (votes[0][0], rows[classes.index(votes[0][0])], votes[0][1] / len(rows)) if votes else (None, None, 0.0)
+    return (
+        (votes[0][0], rows[classes.index(votes[0][0])], votes[0][1] / len(rows))
+        if votes
+        else (None, None, 0.0)
+    )
 
 
 def reward_correct(row, around):
@@ -80,10 +86,17 @@ def reward_format(row, around):
     """1 when it stopped, thinking was ended exactly once and an answer follows, in its tags where the format has them
     (r1: <answer> ... </answer>)."""
     form, text = around.form, row["text"]
-    tags = [tag for tag in (form.end, form.close and form.between.strip(), form.close.strip()) if tag]
+    tags = [
+        tag for tag in (form.end, form.close and form.between.strip(), form.close.strip()) if tag
+    ]
     places = [text.find(tag) for tag in tags]
-    return float(row["finish"] == "stop" and places == sorted(places) and all(text.count(tag) == 1 for tag in tags)
-                 and bool(row["response"]) and (not form.close or text.rstrip().endswith(tags[-1])))
+    return float(
+        row["finish"] == "stop"
+        and places == sorted(places)
+        and all(text.count(tag) == 1 for tag in tags)
+        and bool(row["response"])
+        and (not form.close or text.rstrip().endswith(tags[-1]))
+    )
 
 
 def reward_boxed(row, around):
@@ -94,7 +107,9 @@ def reward_boxed(row, around):
 def reward_countdown(row, around, wrong=0.1):
     """1 for a right expression, `wrong` for another answer in the right format, 0 without: TinyZero's reward, which pays
     for the tags. The checker is that of `correct`."""
-    return reward_format(row, around) * (1.0 if reward_correct(row, around) else wrong if answer_of(row) else 0.0)
+    return reward_format(row, around) * (
+        1.0 if reward_correct(row, around) else wrong if answer_of(row) else 0.0
+    )
 
 
 def reward_self_certainty(row, around):
@@ -107,14 +122,16 @@ def reward_contains(row, around, text: str):
     return float(text.casefold() in row["text"].casefold())
 
 
-CJK = "\u3040-\u30ff\u3400-\u9fff"               # written without spaces: a character is a word
+CJK = "\u3040-\u30ff\u3400-\u9fff"  # written without spaces: a character is a word
 
 
 def reward_language(row, around, script: str):
     """Share of the words whose letters are all of a script (latin, cjk, ...), 1 if there are none: DeepSeek-R1's
     language consistency (2501.12948), where the language is told by its script (English from French it is not)."""
     words = re.findall(rf"[{CJK}]|[^\W\d_{CJK}]+", row["text"])
-    ours = sum(all(unicodedata.name(c, "").startswith(script.upper()) for c in word) for word in words)
+    ours = sum(
+        all(unicodedata.name(c, "").startswith(script.upper()) for c in word) for word in words
+    )
     return ours / len(words) if words else 1.0
 
 
@@ -122,7 +139,7 @@ def reward_repetition(row, around, n=20, most=-1):
     """most · share of the n-grams of words that repeat an earlier one; 0 for a text of fewer than n words. The sparse
     form of "Demystifying long CoT" (2502.03373), which punishes wrong answers alone: !correct&repetition."""
     words = row["text"].split()
-    grams = [tuple(words[i:i + int(n)]) for i in range(len(words) - int(n) + 1)]
+    grams = [tuple(words[i : i + int(n)]) for i in range(len(words) - int(n) + 1)]
     return most * (1 - len(set(grams)) / len(grams)) if grams else 0.0
 
 
@@ -131,7 +148,7 @@ def reward_dense_repetition(row, around, n=40, most=-0.05, discount=0.99):
     discounted sum from each token on. 2502.03373 and its run scripts, where this return has its own discount."""
     ids, n, seen, until, returns = row["ids"], int(n), set(), 0, []
     for i in range(len(ids)):
-        gram = tuple(ids[i:i + n])
+        gram = tuple(ids[i : i + n])
         if len(gram) == n:
             until = i + n if gram in seen else until
             seen.add(gram)
@@ -141,13 +158,17 @@ def reward_dense_repetition(row, around, n=40, most=-0.05, discount=0.99):
     return returns
 
 
-def reward_cosine(row, around, right_short=2, right_long=1, wrong_short=-10, wrong_long=0, exceed=-10, margin=16):
+def reward_cosine(
+    row, around, right_short=2, right_long=1, wrong_short=-10, wrong_long=0, exceed=-10, margin=16
+):
     """From its value at length 0 along half a cosine to that at --max-tokens, for right and for wrong answers; for
     both `exceed` within `margin` tokens of the limit. 2502.03373 and its run scripts."""
     n, limit = row["n_tokens"], around.max_tokens
     if n + margin >= limit:
         return exceed
-    short, long = (right_short, right_long) if reward_correct(row, around) else (wrong_short, wrong_long)
+    short, long = (
+        (right_short, right_long) if reward_correct(row, around) else (wrong_short, wrong_long)
+    )
     return long + 0.5 * (short - long) * (1 + math.cos(math.pi * n / limit))
 
 
@@ -163,24 +184,48 @@ def reward_lcpo(row, around, alpha=0.0003):
 
 def reward_lcpo_max(row, around, alpha=0.0003, delta=0.5):
     """right · clip(α (budget - tokens) + δ, 0, 1): LCPO-Max as L1's paper has it (its code has half the slope)."""
-    return reward_correct(row, around) * min(1.0, max(0.0, alpha * (row["budget"] - row["n_tokens"]) + delta))
+    return reward_correct(row, around) * min(
+        1.0, max(0.0, alpha * (row["budget"] - row["n_tokens"]) + delta)
+    )
 
 
-REWARDS = {"correct": reward_correct, "vote": reward_vote, "vote_offline": reward_label, "wrong_label": reward_label,
-           "random": reward_random, "format": reward_format, "boxed": reward_boxed, "contains": reward_contains,
-           "language": reward_language, "repetition": reward_repetition, "dense_repetition": reward_dense_repetition,
-           "cosine": reward_cosine, "overlong": reward_overlong, "lcpo": reward_lcpo, "lcpo_max": reward_lcpo_max,
-           "countdown": reward_countdown, "self_certainty": reward_self_certainty}
+REWARDS = {
+    "correct": reward_correct,
+    "vote": reward_vote,
+    "vote_offline": reward_label,
+    "wrong_label": reward_label,
+    "random": reward_random,
+    "format": reward_format,
+    "boxed": reward_boxed,
+    "contains": reward_contains,
+    "language": reward_language,
+    "repetition": reward_repetition,
+    "dense_repetition": reward_dense_repetition,
+    "cosine": reward_cosine,
+    "overlong": reward_overlong,
+    "lcpo": reward_lcpo,
+    "lcpo_max": reward_lcpo_max,
+    "countdown": reward_countdown,
+    "self_certainty": reward_self_certainty,
+}
 PER_TOKEN = {"dense_repetition"}
 # What a problem needs beside its question.
-NEED_ANSWER, NEED_BUDGET = {"correct", "cosine", "lcpo", "lcpo_max", "countdown"}, {"lcpo", "lcpo_max"}
+NEED_ANSWER, NEED_BUDGET = (
+    {"correct", "cosine", "lcpo", "lcpo_max", "countdown"},
+    {"lcpo", "lcpo_max"},
+)
 NEED_LABEL = {"vote_offline", "wrong_label"}
-LIMITS = {"random": ("a probability", lambda probability: 0 <= probability <= 1),
-          "repetition": ("n = 1, 2, 3 ...", lambda n, most: n >= 1 and n == int(n)),
-          "dense_repetition": ("n = 1, 2, 3 ... and a discount in 0 .. 1",
-                               lambda n, most, discount: n >= 1 and n == int(n) and 0 <= discount <= 1),
-          "overlong": ("1 token or more", lambda cache: cache >= 1),
-          "contains": ("a text", bool), "language": ("a script", bool)}
+LIMITS = {
+    "random": ("a probability", lambda probability: 0 <= probability <= 1),
+    "repetition": ("n = 1, 2, 3 ...", lambda n, most: n >= 1 and n == int(n)),
+    "dense_repetition": (
+        "n = 1, 2, 3 ... and a discount in 0 .. 1",
+        lambda n, most, discount: n >= 1 and n == int(n) and 0 <= discount <= 1,
+    ),
+    "overlong": ("1 token or more", lambda cache: cache >= 1),
+    "contains": ("a text", bool),
+    "language": ("a script", bool),
+}
 
 
 @functools.lru_cache
@@ -191,7 +236,9 @@ def parse_reward(text):
     for term in terms:
         for name, negated, _ in term:
             if name in PER_TOKEN and (negated or len(term) > 1):
-                raise BadInput(f"--reward {text}: {name} is a number for each token; it can be added, not multiplied")
+                raise BadInput(
+                    f"--reward {text}: {name} is a number for each token; it can be added, not multiplied"
+                )
     return terms
 
 
@@ -205,14 +252,25 @@ def can_be_judged(problems, text, path):
     a gold answer, or whose label may be right). Raises BadInput for one without the budget or label that it needs."""
     used = names_of(parse_reward(text))
     for row in problems:
-        if used & NEED_BUDGET and (type(row.get("budget")) not in (int, float) or not row["budget"] > 0):
-            raise BadInput(f"{path}: row '{row['id']}': --reward {text} needs a positive number as `budget`")
+        if used & NEED_BUDGET and (
+            type(row.get("budget")) not in (int, float) or not row["budget"] > 0
+        ):
+            raise BadInput(
+                f"{path}: row '{row['id']}': --reward {text} needs a positive number as `budget`"
+            )
         if used & NEED_LABEL and row.get("label") is None:
-            raise BadInput(f"{path}: row '{row['id']}': --reward {text} needs a `label` (python -m grading.rewards)")
+            raise BadInput(
+                f"{path}: row '{row['id']}': --reward {text} needs a `label` (python -m grading.rewards)"
+            )
     graded = [row for row in problems if not used & NEED_ANSWER or grade(row, "0") is not None]
-    kept = [row for row in graded if "wrong_label" not in used or grade(row, str(row["label"])) is False]
+    kept = [
+        row for row in graded if "wrong_label" not in used or grade(row, str(row["label"])) is False
+    ]
     return kept, f"{len(problems) - len(graded)} without a gold answer" + (
-        f", {len(graded) - len(kept)} whose label is not known to be wrong" if "wrong_label" in used else "")
+        f", {len(graded) - len(kept)} whose label is not known to be wrong"
+        if "wrong_label" in used
+        else ""
+    )
 
 
 def _factor(text, factor):
@@ -225,8 +283,12 @@ def _factor(text, factor):
         pairs = [piece.rpartition("=") for piece in given.split(",")] if given else []
         values = (given,) if own and own[0].annotation is str else None
         if values is None:
-            bound = signature.bind(None, None, *(float(value) for key, _, value in pairs if not key),
-                                   **{key: float(value) for key, _, value in pairs if key})
+            bound = signature.bind(
+                None,
+                None,
+                *(float(value) for key, _, value in pairs if not key),
+                **{key: float(value) for key, _, value in pairs if key},
+            )
             bound.apply_defaults()
             values = bound.args[2:]
             if not all(map(math.isfinite, values)):
@@ -235,8 +297,10 @@ def _factor(text, factor):
             raise ValueError
     except (TypeError, ValueError):
         usage = ",".join(str(p).partition(":")[0] for p in own)
-        raise BadInput(f"--reward {text}: '{factor}' is not {name}{':' * bool(own)}{usage}"
-                       + (f" with {LIMITS[name][0]}" if name in LIMITS else "")) from None
+        raise BadInput(
+            f"--reward {text}: '{factor}' is not {name}{':' * bool(own)}{usage}"
+            + (f" with {LIMITS[name][0]}" if name in LIMITS else "")
+        ) from None
     return name, factor.startswith("!"), values
 
 
@@ -247,15 +311,25 @@ def rewards_of(reward, group, form, max_tokens):
     def value(row, name, negated, arguments):
         one = REWARDS[name](row, around, *arguments)
         return 1 - one if negated else one
+
     terms = [term for term in reward if term[0][0] not in PER_TOKEN]
-    return [float(sum(math.prod(value(row, *factor) for factor in term) for term in terms)) for row in group]
+    return [
+        float(sum(math.prod(value(row, *factor) for factor in term) for term in terms))
+        for row in group
+    ]
 
 
 def token_rewards_of(reward, group):
     """The terms for each token -> for each row a list of numbers, or None if there are no such terms."""
     terms = [(name, arguments) for (name, _, arguments), *_ in reward if name in PER_TOKEN]
-    return [[sum(at) for at in zip(*(REWARDS[name](row, None, *arguments) for name, arguments in terms))] or None
-            for row in group]
+    return [
+        [
+            sum(at)
+            for at in zip(*(REWARDS[name](row, None, *arguments) for name, arguments in terms))
+        ]
+        or None
+        for row in group
+    ]
 
 
 def score_group(item):
@@ -271,23 +345,50 @@ def score_group(item):
     vote, right = None, [grade(row, answer_of(row)) for row in rows]
     if "vote" in names_of(reward):
         _, first, share = majority(rows)
-        agree = [bool(paid) == gold for paid, gold in zip(rewards_of(parse_reward("vote"), rows, None, 0), right)]
-        vote = {"share": share, "right": first and grade(first, answer_of(first)),
-                "agreement": None if None in right else sum(agree) / len(agree)}
-    return {"reward": values, "right": right, "token_rewards": token_rewards_of(reward, rows), "vote": vote}
+        agree = [
+            bool(paid) == gold
+            for paid, gold in zip(rewards_of(parse_reward("vote"), rows, None, 0), right)
+        ]
+        vote = {
+            "share": share,
+            "right": first and grade(first, answer_of(first)),
+            "agreement": None if None in right else sum(agree) / len(agree),
+        }
+    return {
+        "reward": values,
+        "right": right,
+        "token_rewards": token_rewards_of(reward, rows),
+        "vote": vote,
+    }
 
 
 # ---- Labels by majority ------------------------------------------------------------------------------------------
 
-OF_COMPLETION = {"sample", "text", "thinking", "response", "ids", "injected", "n_thinking_tokens", "n_tokens", "finish",
-                 "stop", "n_waits", "forced", "n_tries", "logp", "settings"}
+OF_COMPLETION = {
+    "sample",
+    "text",
+    "thinking",
+    "response",
+    "ids",
+    "injected",
+    "n_thinking_tokens",
+    "n_tokens",
+    "finish",
+    "stop",
+    "n_waits",
+    "forced",
+    "n_tries",
+    "logp",
+    "settings",
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    data: str                            # completion rows of generate.py --n 64
-    out: str                             # problem rows to write, with `label` and its share of the votes, `label_share`
-    keep: Literal["all", "right", "wrong"] = "all"                 # which labels; right and wrong need a gold answer
+    data: str  # completion rows of generate.py --n 64
+    out: str  # problem rows to write, with `label` and its share of the votes, `label_share`
+    # which labels; right and wrong need a gold answer
+    keep: Literal["all", "right", "wrong"] = "all"
 
 
 def main(cfg):
@@ -301,7 +402,9 @@ def main(cfg):
         if first and (cfg.keep == "all" or right is (cfg.keep == "right")):
             problem = {name: value for name, value in first.items() if name not in OF_COMPLETION}
             labelled.append(problem | {"label": answer_of(first), "label_share": share})
-    print(f"{len(labelled)} of {len(groups)} problems labelled by the majority of their completions")
+    print(
+        f"{len(labelled)} of {len(groups)} problems labelled by the majority of their completions"
+    )
     if not labelled:
         raise BadInput(f"{cfg.data}: --keep {cfg.keep} leaves no problem")
     write_rows(cfg.out, labelled)

@@ -11,6 +11,7 @@ A worker past the limit is killed, and another one starts in its place at once, 
 all of its start; so after a crash. The first item starts the first. Workers end with their parent, however it ended: at
 the end of their input, or, busy, by the kernel's timers.
 """
+
 import contextlib
 import importlib
 import json
@@ -25,11 +26,12 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-SLACK, START = 1.0, 60.0     # seconds: past the limit until the parent kills it itself; to import the function
+# seconds: past the limit until the parent kills it itself; to import the function
+SLACK, START = 1.0, 60.0
 
 
 class Failure(NamedTuple):
-    kind: str                # "timeout"; "crash": the process died; "error": the function raised an exception
+    kind: str  # "timeout"; "crash": the process died; "error": the function raised an exception
     text: str
 
 
@@ -37,8 +39,12 @@ class Worker:
     def __init__(self, function, limit, memory):
         paths = [str(Path(__file__).resolve().parent.parent), *map(os.path.abspath, sys.path)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "grading.sandbox", function, str(limit), str(memory)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, bufsize=0, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
+            [sys.executable, "-m", "grading.sandbox", function, str(limit), str(memory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
         self.input, self.output = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.input, False)
         self.function, self.limit, self.ready, self.received = function, limit, False, b""
@@ -49,8 +55,9 @@ class Worker:
 
     def look(self, readable):
         """Send and receive what the pipes allow -> [], or [value or Failure]; after a failure `process` is None."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):        # full; dead, as its output will tell
-            self.unsent = self.unsent[os.write(self.input, self.unsent):] if self.unsent else b""
+        # full; dead, as its output will tell
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            self.unsent = self.unsent[os.write(self.input, self.unsent) :] if self.unsent else b""
         new = os.read(self.output, 1 << 20) if readable else None
         self.received += new or b""
         if not self.ready and b"\n" in self.received:
@@ -72,7 +79,7 @@ class Worker:
     def end(self):
         """Kill the process, if it lives -> its exit status."""
         self.process.kill()
-        with self.process as process:                # closes the pipes and waits
+        with self.process as process:  # closes the pipes and waits
             self.process = None
         return process.returncode
 
@@ -90,7 +97,7 @@ class Workers(contextlib.AbstractContextManager):
 
     def map(self, items):
         """The value of each item or its Failure, in order. Raises RuntimeError when the function cannot be imported."""
-        if self.owner != os.getpid():                # after a fork: the pipes are the parent's
+        if self.owner != os.getpid():  # after a fork: the pipes are the parent's
             self.idle, self.owner = [], os.getpid()
         texts = [json.dumps(item).encode() + b"\n" for item in items]
         results, todo, busy = [None] * len(texts), deque(enumerate(texts)), []
@@ -107,10 +114,11 @@ class Workers(contextlib.AbstractContextManager):
                     wait = min(worker.deadline for worker in busy) - time.monotonic()
                     ready = {key.fd for key, _ in selector.select(max(0.0, wait))}
                 for worker in list(busy):
-                    for results[worker.index] in worker.look(worker.output in ready):
+                    for result in worker.look(worker.output in ready):
+                        results[worker.index] = result
                         busy.remove(worker)
                         self.idle += [worker if worker.process else Worker(*self.settings)]
-        finally:                                     # interrupted: what still runs is not waited for
+        finally:  # interrupted: what still runs is not waited for
             for worker in busy:
                 if worker.process:
                     worker.end()
@@ -119,15 +127,18 @@ class Workers(contextlib.AbstractContextManager):
 
 def serve(name, limit, memory):
     """The life of a worker: a line of JSON in, a line of JSON out, until the input ends."""
+
     def arm(seconds):
-        for timer in signal.ITIMER_REAL, signal.ITIMER_PROF:     # the clock, which math-verify resets; processor time
+        # the clock, which math-verify resets; processor time
+        for timer in signal.ITIMER_REAL, signal.ITIMER_PROF:
             signal.setitimer(timer, seconds)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)     # Ctrl-C is for the parent
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)    # the parent is gone: end, and say nothing
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone: end, and say nothing
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)                                    # what the function prints goes to the terminal
-    with contextlib.suppress(ValueError, OSError):   # not on every system, and not above an earlier limit
+    os.dup2(2, 1)  # what the function prints goes to the terminal
+    # not on every system, and not above an earlier limit
+    with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     module, _, function = name.partition(":")
     function = getattr(importlib.import_module(module), function)

@@ -13,6 +13,7 @@ This folder shares its name with a package of the Hugging Face hub, for which tr
 here quick, without side effects and without a __version__. Where that package is installed too, in a version that
 transformers uses, transformers takes this folder for it; __getattr__ says so.
 """
+
 import importlib.util
 import os
 
@@ -26,26 +27,44 @@ __all__ = ["TokenStats", "decode_attention", "log_softmax_kl", "token_kl", "toke
 
 def _engine(name, tensor, *differentiable):
     """The Triton file of that name for a tensor on a GPU; the twin for others, and for gradients that it lacks."""
-    if not tensor.is_cuda or (torch.is_grad_enabled() and any(x.requires_grad for x in differentiable)):
+    if not tensor.is_cuda or (
+        torch.is_grad_enabled() and any(x.requires_grad for x in differentiable)
+    ):
         return reference
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")        # what Triton 3.9 does anyway, without its warning
+    # what Triton 3.9 does anyway, without its warning
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     return importlib.import_module(f"kernels.{name}")
 
 
-def token_stats(hidden, weight, target, temperature=1.0, softcap=None, want=("logp",), ignore_index=-100, offset=None,
-                group=None):
+def token_stats(
+    hidden,
+    weight,
+    target,
+    temperature=1.0,
+    softcap=None,
+    want=("logp",),
+    ignore_index=-100,
+    offset=None,
+    group=None,
+):
     """See reference.token_stats; with an offset, for a rank's shard of the head, parallel.token_stats."""
     engine = _engine("linear", hidden)
     options = temperature, softcap, want, ignore_index, engine
     if offset is None:
         return reference.token_stats(hidden, weight, target, *options)
-    return importlib.import_module("kernels.parallel").token_stats(hidden, weight, target, offset, group, *options)
+    return importlib.import_module("kernels.parallel").token_stats(
+        hidden, weight, target, offset, group, *options
+    )
 
 
-def token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None):
+def token_kl(
+    hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None
+):
     """See reference.token_kl, which also serves on a GPU where a gradient is asked for."""
     tensors = hidden_p, weight_p, hidden_q, weight_q
-    return _engine("linear", hidden_p, *tensors).token_kl(*tensors, temperature, softcap_p, softcap_q)
+    return _engine("linear", hidden_p, *tensors).token_kl(
+        *tensors, temperature, softcap_p, softcap_q
+    )
 
 
 def log_softmax_kl(logits_p, logits_q):
@@ -53,15 +72,24 @@ def log_softmax_kl(logits_p, logits_q):
     return _engine("softmax_kl", logits_p, logits_p, logits_q).log_softmax_kl(logits_p, logits_q)
 
 
-def decode_attention(query, keys, values, lengths, bounds, scale, window=None, softcap=None, masks=None):
+def decode_attention(
+    query, keys, values, lengths, bounds, scale, window=None, softcap=None, masks=None
+):
     """See reference.decode_attention. On a GPU `bounds` and `masks` are not looked at: a graph of it stays right."""
     if query.is_cuda:
-        return _engine("attention", query).decode_attention(query, keys, values, lengths, scale, window, softcap)
-    return reference.decode_attention(query, keys, values, lengths, bounds, scale, window, softcap, masks)
+        return _engine("attention", query).decode_attention(
+            query, keys, values, lengths, scale, window, softcap
+        )
+    return reference.decode_attention(
+        query, keys, values, lengths, bounds, scale, window, softcap, masks
+    )
 
 
 def __getattr__(name):
-    if name.startswith("__") or importlib.util.find_spec(f"kernels.{name}"):                 # of ours: import goes on
+    # of ours: import goes on
+    if name.startswith("__") or importlib.util.find_spec(f"kernels.{name}"):
         raise AttributeError(f"module 'kernels' has no attribute {name!r}")
-    raise ImportError(f"no {name!r} in this project's kernels/. If transformers asked: it wants the hub's package of "
-                      "that name, which cannot be beside this project; `pip uninstall kernels` in its environment")
+    raise ImportError(
+        f"no {name!r} in this project's kernels/. If transformers asked: it wants the hub's package of "
+        "that name, which cannot be beside this project; `pip uninstall kernels` in its environment"
+    )

@@ -5,6 +5,7 @@ ranks exchange a few numbers per token, which reference.merge puts together as i
 compute the same loss. Backward, a rank's own numbers give the gradient of its shard; that of the hidden states, which
 all share, is the sum over ranks.
 """
+
 import torch
 import torch.distributed as dist
 
@@ -34,8 +35,18 @@ def _gather(x, group):
     return torch.stack(rows)
 
 
-def token_stats(hidden, weight, target, offset, group=None, temperature=1.0, softcap=None, want=("logp",),
-                ignore_index=-100, engine=reference):
+def token_stats(
+    hidden,
+    weight,
+    target,
+    offset,
+    group=None,
+    temperature=1.0,
+    softcap=None,
+    want=("logp",),
+    ignore_index=-100,
+    engine=reference,
+):
     """As reference.token_stats, for weight (V_rank, D): entries offset .. offset + V_rank of the vocabulary.
 
     hidden (N, D) and target (N,), counted over the whole vocabulary, are the same on all ranks, and so is what is
@@ -45,17 +56,22 @@ def token_stats(hidden, weight, target, offset, group=None, temperature=1.0, sof
     bounds = _gather(torch.tensor([offset, offset + len(weight)], device=hidden.device), group)
     starts, ends = bounds.T.tolist()
     if [0, *ends[:-1]] != starts:
-        raise ValueError(f"shards start at {starts} and end at {ends}: they must follow one another")
+        raise ValueError(
+            f"shards start at {starts} and end at {ends}: they must follow one another"
+        )
     _, ignored = reference.check_target(target, len(hidden), ends[-1], hidden.device, ignore_index)
     inside = (target >= offset) & (target < ends[dist.get_rank(group)]) & ~ignored
     local, hidden = torch.where(inside, target - offset, -1), _Shared.apply(hidden, group)
     threshold = None
     if "rank" in want:
-        own, *_ = engine.statistics(hidden.detach(), weight.detach(), local, None, temperature, softcap, ())
+        own, *_ = engine.statistics(
+            hidden.detach(), weight.detach(), local, None, temperature, softcap, ()
+        )
         threshold = own.masked_fill(~inside, 0)
         dist.all_reduce(threshold, group=group)
     logit, logsumexp, entropy, above, top, argmax = reference.Statistics.apply(
-        hidden, weight, local, threshold, temperature, softcap, tuple(want), engine)
+        hidden, weight, local, threshold, temperature, softcap, tuple(want), engine
+    )
     logit = _gather(logit.masked_fill(~inside, 0), group).sum(0)
     entropies = None if entropy is None else _gather(entropy, group)
     logsumexp, entropy = reference.merge(_gather(logsumexp, group), entropies)

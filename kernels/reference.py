@@ -17,6 +17,7 @@ Gradients come from the logits of a part, computed once more unless all of them 
     ∂/∂z_v = p_v (g_L + g_H (L - H - z_v)) + g_target [v = target],   then ∂/∂h = (∂/∂z) W, ∂/∂W = (∂/∂z)ᵀ h
 Parts of the vocabulary, not of the rows, so that each row of ∂/∂W is written once and not added to.
 """
+
 import sys
 from typing import NamedTuple
 
@@ -24,13 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_NUMBERS = 2**21      # logits held at a time: 8 MB in fp32, what a CPU caches
-IN_VAIN = 256              # cells that may be read for nothing to spare another call of the attention
-KEPT_NUMBERS = 2**25       # up to so many (128 MB) stay for the gradient here, which then takes three products, not four
+CHUNK_NUMBERS = 2**21  # logits held at a time: 8 MB in fp32, what a CPU caches
+IN_VAIN = 256  # cells that may be read for nothing to spare another call of the attention
+# up to so many (128 MB) stay for the gradient here, which then takes three products, not four
+KEPT_NUMBERS = 2**25
 
 
 class TokenStats(NamedTuple):
     """One number per token, each (N,) in float32 (ids and ranks in int64); None for what was not wanted."""
+
     logp: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
     rank: torch.Tensor | None = None
@@ -38,8 +41,16 @@ class TokenStats(NamedTuple):
     logsumexp: torch.Tensor | None = None
 
 
-def token_stats(hidden, weight, target, temperature=1.0, softcap=None, want=("logp",), ignore_index=-100,
-                engine=None):
+def token_stats(
+    hidden,
+    weight,
+    target,
+    temperature=1.0,
+    softcap=None,
+    want=("logp",),
+    ignore_index=-100,
+    engine=None,
+):
     """hidden (N, D), weight (V, D), target (N,) int64 -> TokenStats of the target under softmax(hidden weightᵀ / T).
 
     want: any of TokenStats' fields; logp, entropy and logsumexp are differentiable in hidden and weight, once. Weight
@@ -50,13 +61,30 @@ def token_stats(hidden, weight, target, temperature=1.0, softcap=None, want=("lo
     """
     hidden, weight = check(hidden, weight, temperature, want)
     safe, ignored = check_target(target, len(hidden), len(weight), hidden.device, ignore_index)
-    return pack(want, ignored, *Statistics.apply(hidden, weight, safe, None, temperature, softcap, tuple(want),
-                                                 engine or sys.modules[__name__]))
+    return pack(
+        want,
+        ignored,
+        *Statistics.apply(
+            hidden,
+            weight,
+            safe,
+            None,
+            temperature,
+            softcap,
+            tuple(want),
+            engine or sys.modules[__name__],
+        ),
+    )
 
 
 def pack(want, ignored, logit, logsumexp, entropy, above, _, argmax):
-    values = {"logp": logit - logsumexp, "logsumexp": logsumexp, "entropy": entropy, "argmax": argmax,
-              "rank": None if above is None else above + 1}
+    values = {
+        "logp": logit - logsumexp,
+        "logsumexp": logsumexp,
+        "entropy": entropy,
+        "argmax": argmax,
+        "rank": None if above is None else above + 1,
+    }
     return TokenStats(**{name: values[name].masked_fill(ignored, 0) for name in want})
 
 
@@ -65,13 +93,17 @@ class Statistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, target, threshold, temperature, softcap, want, engine):
-        few = engine is sys.modules[__name__] and any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT_NUMBERS
+        few = (
+            engine is sys.modules[__name__]
+            and any(ctx.needs_input_grad)
+            and len(hidden) * len(weight) <= KEPT_NUMBERS
+        )
         given, kept = (hidden, weight, target, threshold, temperature, softcap, want), []
         values = statistics(*given, kept) if few else engine.statistics(*given)
         ctx.save_for_backward(hidden, weight, target, *values[1:3], *kept)
         ctx.mark_non_differentiable(*(x for x in values[3:] if x is not None))
         ctx.settings = temperature, softcap, engine
-        ctx.set_materialize_grads(False)                         # None for what nobody differentiates
+        ctx.set_materialize_grads(False)  # None for what nobody differentiates
         return values
 
     @staticmethod
@@ -79,20 +111,34 @@ class Statistics(torch.autograd.Function):
     def backward(ctx, for_logit, for_sum, for_entropy, *_):
         hidden, weight, target, logsumexp, entropy, *kept = ctx.saved_tensors
         temperature, softcap, engine = ctx.settings
-        for_logit, for_sum = (torch.zeros_like(logsumexp) if x is None else x for x in (for_logit, for_sum))
+        for_logit, for_sum = (
+            torch.zeros_like(logsumexp) if x is None else x for x in (for_logit, for_sum)
+        )
         if for_entropy is None:
             entropy = None
         for_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         for_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         size = engine.columns(len(hidden), len(weight))
         for i, start in enumerate(range(0, len(weight), size)):
-            part = weight[start:start + size]                                             # (C, D)
-            given = hidden, part, target - start, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap
-            slope = logit_gradient(*given, kept[i]) if kept else engine.logit_gradient(*given)      # (N, C), hidden's type
+            part = weight[start : start + size]  # (C, D)
+            given = (
+                hidden,
+                part,
+                target - start,
+                logsumexp,
+                entropy,
+                for_logit,
+                for_sum,
+                for_entropy,
+                temperature,
+                softcap,
+            )
+            # (N, C), hidden's type
+            slope = logit_gradient(*given, kept[i]) if kept else engine.logit_gradient(*given)
             if for_hidden is not None:
-                for_hidden.addmm_(slope, part)                       # in half precision rounded once for each part
+                for_hidden.addmm_(slope, part)  # in half precision rounded once for each part
             if for_weight is not None:
-                torch.mm(slope.T, hidden, out=for_weight[start:start + size])
+                torch.mm(slope.T, hidden, out=for_weight[start : start + size])
         return for_hidden, for_weight, None, None, None, None, None, None
 
 
@@ -101,18 +147,25 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want, ke
     where entropy, rank or argmax is not wanted. threshold (N,): None for the target's logit (any for target -1).
     kept: a list that gets the logits, part by part."""
     n, size = len(hidden), columns(len(hidden), len(weight))
-    logit = torch.zeros(n, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+    logit = torch.zeros(
+        n, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device
+    )
     above = torch.zeros(n, dtype=torch.int64, device=hidden.device) if "rank" in want else None
-    if "rank" in want and threshold is None:                  # of a single chunk the logit is known when it counts
-        threshold = logit if size == len(weight) else \
-            statistics(hidden, weight, target, None, temperature, softcap, ())[0]
+    if "rank" in want and threshold is None:  # of a single chunk the logit is known when it counts
+        threshold = (
+            logit
+            if size == len(weight)
+            else statistics(hidden, weight, target, None, temperature, softcap, ())[0]
+        )
     # Two tensors of a chunk's size in all, used again for each chunk: new ones cost a CPU page faults.
     room, spare = torch.empty(2, n * size, dtype=logit.dtype, device=hidden.device)
     sums, entropies, tops, places = [], [], [], []
     for start in range(0, len(weight), size):
-        part = weight[start:start + size]
-        less, e = (x[:n * len(part)].view(n, len(part)) for x in (room, spare))           # (N, C)
-        z = _logits(hidden, part, temperature, softcap, less if kept is None else torch.empty_like(less))
+        part = weight[start : start + size]
+        less, e = (x[: n * len(part)].view(n, len(part)) for x in (room, spare))  # (N, C)
+        z = _logits(
+            hidden, part, temperature, softcap, less if kept is None else torch.empty_like(less)
+        )
         if kept is not None:
             kept.append(z)
         here = ((target >= start) & (target < start + size)).nonzero()[:, 0]
@@ -128,22 +181,40 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want, ke
         if "entropy" in want:
             entropies.append(total.log() - e.mul_(less).sum(1) / total)
     logsumexp, entropy = merge(torch.stack(sums), torch.stack(entropies) if entropies else None)
-    top, argmax = merge_argmax(torch.stack(tops), torch.stack(places)) if "argmax" in want else (None, None)
+    top, argmax = (
+        merge_argmax(torch.stack(tops), torch.stack(places)) if "argmax" in want else (None, None)
+    )
     return logit, logsumexp, entropy, above, top, argmax
 
 
-def logit_gradient(hidden, part, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap, z=None):
+def logit_gradient(
+    hidden,
+    part,
+    target,
+    logsumexp,
+    entropy,
+    for_logit,
+    for_sum,
+    for_entropy,
+    temperature,
+    softcap,
+    z=None,
+):
     """Gradient of the products hidden partᵀ, part (C, D) of the head: (N, C) in hidden's type. target counts from the
     part's first entry; entropy is None where its gradient is not asked for. z: its logits if they were kept."""
-    z = _logits(hidden, part, temperature, softcap) if z is None else z                   # (N, C)
+    z = _logits(hidden, part, temperature, softcap) if z is None else z  # (N, C)
     for_logit, factor = for_logit / temperature, (for_sum / temperature)[:, None]
     if entropy is not None:
-        factor = ((logsumexp - entropy)[:, None] - z).mul_(for_entropy[:, None] / temperature).add_(factor)
+        factor = (
+            ((logsumexp - entropy)[:, None] - z)
+            .mul_(for_entropy[:, None] / temperature)
+            .add_(factor)
+        )
     slope = (z - logsumexp[:, None]).exp_().mul_(factor)
     here = ((target >= 0) & (target < len(part))).nonzero()[:, 0]
     slope[here, target[here]] += for_logit[here]
     if softcap is not None:
-        slope *= 1 - (z * (temperature / softcap)) ** 2          # slope of the cap
+        slope *= 1 - (z * (temperature / softcap)) ** 2  # slope of the cap
     return slope.to(hidden.dtype)
 
 
@@ -168,10 +239,14 @@ def merge_argmax(top, place):
 def merge_kl(sum_p, sum_q, forward, reverse):
     """logsumexp of both sides and KL of both directions, (parts, N) each -> (KL(p‖q), KL(q‖p)) of the whole, (N,)."""
     log_p, log_q = sum_p - sum_p.logsumexp(0), sum_q - sum_q.logsumexp(0)
-    return (log_p.exp() * (forward + log_p - log_q)).sum(0), (log_q.exp() * (reverse + log_q - log_p)).sum(0)
+    return (log_p.exp() * (forward + log_p - log_q)).sum(0), (
+        log_q.exp() * (reverse + log_q - log_p)
+    ).sum(0)
 
 
-def token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None):
+def token_kl(
+    hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None
+):
     """hidden_p (N, D), weight_p (V, D), hidden_q (N, E), weight_q (V, E) -> (KL(p‖q), KL(q‖p)), each (N,) float32.
 
     The KL runs over the full vocabulary at each position; both models must share it. Widths may differ.
@@ -183,11 +258,14 @@ def token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=
         z_q = _logits(hidden_q, weight_q, temperature, softcap_q)
         return z_p.logsumexp(1), z_q.logsumexp(1), *log_softmax_kl(z_p, z_q)
 
-    size, parts = columns(4 * len(hidden_p), len(weight_p)), []      # several tensors of a chunk's size at a time
+    # several tensors of a chunk's size at a time
+    size, parts = columns(4 * len(hidden_p), len(weight_p)), []
     for start in range(0, len(weight_p), size):
-        part = [x[start:start + size] if i % 2 else x for i, x in enumerate(tensors)]
+        part = [x[start : start + size] if i % 2 else x for i, x in enumerate(tensors)]
         recompute = torch.is_grad_enabled() and size < len(weight_p)
-        parts.append(checkpoint(part_kl, *part, use_reentrant=False) if recompute else part_kl(*part))
+        parts.append(
+            checkpoint(part_kl, *part, use_reentrant=False) if recompute else part_kl(*part)
+        )
     return merge_kl(*map(torch.stack, zip(*parts)))
 
 
@@ -200,7 +278,9 @@ def log_softmax_kl(logits_p, logits_q):
     return (logp.exp() * difference).sum(1), -(logq.exp() * difference).sum(1)
 
 
-def decode_attention(query, keys, values, lengths, bounds, scale, window=None, softcap=None, masks=None):
+def decode_attention(
+    query, keys, values, lengths, bounds, scale, window=None, softcap=None, masks=None
+):
     """Attention of one new token per sequence to the cache of its slot -> (B, H, K).
 
     query (B, H, K); keys, values (slots, H_kv, L, K), of which row b reads slot b, head h the head h // (H / H_kv);
@@ -213,10 +293,12 @@ def decode_attention(query, keys, values, lengths, bounds, scale, window=None, s
     if window not in masks:
         masks[window] = list(_spans(lengths, bounds, window, keys.shape[1], query.dtype))
     # The heads that share a key-value head stand as further query rows: nothing is repeated in memory.
-    grouped, parts = query.reshape(n, keys.shape[1], -1, width), []                 # (B, H_kv, H / H_kv, K)
+    grouped, parts = query.reshape(n, keys.shape[1], -1, width), []  # (B, H_kv, H / H_kv, K)
     for rows, cells, mask in masks[window]:
-        q, k, v = (x.flatten(0, 1) for x in (grouped[rows], keys[rows, :, :cells], values[rows, :, :cells]))
-        if softcap is None and query.element_size() < 4:                            # one that sums in float32
+        q, k, v = (
+            x.flatten(0, 1) for x in (grouped[rows], keys[rows, :, :cells], values[rows, :, :cells])
+        )
+        if softcap is None and query.element_size() < 4:  # one that sums in float32
             q, k, v, mask = (x[:, None] for x in (q, k, v, mask))
             parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale))
         elif softcap is None:
@@ -233,12 +315,16 @@ def _spans(lengths, bounds, window, kv_heads, dtype):
     makes few cells be read in vain, so that short sequences do not read as far as the longest of all."""
     spans, first = [(0, 0)], 0
     for start in range(0, len(bounds), 8):
-        (rows, cells), part = spans[-1], bounds[start:start + 8]
+        (rows, cells), part = spans[-1], bounds[start : start + 8]
         longest = max(part) + 1
         in_vain = rows * max(0, longest - cells) + len(part) * max(0, cells - longest)
-        spans[-1:] = [(rows + len(part), max(cells, longest))] if in_vain < IN_VAIN else [spans[-1], (len(part), longest)]
+        spans[-1:] = (
+            [(rows + len(part), max(cells, longest))]
+            if in_vain < IN_VAIN
+            else [spans[-1], (len(part), longest)]
+        )
     for rows, cells in spans:
-        last = lengths[first:first + rows].repeat_interleave(kv_heads)[:, None, None]
+        last = lengths[first : first + rows].repeat_interleave(kv_heads)[:, None, None]
         cell = torch.arange(cells, device=lengths.device)
         seen = (cell <= last) if window is None else (cell <= last) & (cell > last - window)
         yield slice(first, first + rows), cells, torch.where(seen, 0.0, -torch.inf).to(dtype)
@@ -259,10 +345,18 @@ def _logits(hidden, weight, temperature, softcap, out=None):
 def check(hidden, weight, temperature, want=()):
     """hidden and weight in one type; ValueError for what does not fit."""
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (N, D) and (V, D)")
-    if not hidden.is_floating_point() or not weight.is_floating_point() or hidden.device != weight.device:
-        raise ValueError(f"hidden {hidden.dtype} on {hidden.device} and weight {weight.dtype} on {weight.device} "
-                         "must be floating-point numbers on one device")
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (N, D) and (V, D)"
+        )
+    if (
+        not hidden.is_floating_point()
+        or not weight.is_floating_point()
+        or hidden.device != weight.device
+    ):
+        raise ValueError(
+            f"hidden {hidden.dtype} on {hidden.device} and weight {weight.dtype} on {weight.device} "
+            "must be floating-point numbers on one device"
+        )
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: must be positive")
     unknown = set(want) - set(TokenStats._fields)
@@ -276,8 +370,10 @@ def check(hidden, weight, temperature, want=()):
 def check_target(target, n, n_vocab, device, ignore_index):
     """-> target with 0 for what is ignored, and which those are; ValueError for what does not fit."""
     if target.shape != (n,) or target.dtype != torch.int64 or target.device != device:
-        raise ValueError(f"target {tuple(target.shape)} {target.dtype} on {target.device} must be ({n},) int64 "
-                         f"on {device}")
+        raise ValueError(
+            f"target {tuple(target.shape)} {target.dtype} on {target.device} must be ({n},) int64 "
+            f"on {device}"
+        )
     ignored = target == ignore_index
     safe = target.masked_fill(ignored, 0)
     if n and not ((safe >= 0) & (safe < n_vocab)).all():
@@ -287,12 +383,20 @@ def check_target(target, n, n_vocab, device, ignore_index):
 
 def check_pair(hidden_p, weight_p, hidden_q, weight_q, temperature):
     tensors = *check(hidden_p, weight_p, temperature), *check(hidden_q, weight_q, temperature)
-    if len(hidden_p) != len(hidden_q) or len(weight_p) != len(weight_q) or hidden_p.device != hidden_q.device:
-        raise ValueError(f"{len(hidden_p)} tokens of {len(weight_p)} against {len(hidden_q)} of {len(weight_q)}: "
-                         "KL needs the same tokens and one vocabulary, on one device")
+    if (
+        len(hidden_p) != len(hidden_q)
+        or len(weight_p) != len(weight_q)
+        or hidden_p.device != hidden_q.device
+    ):
+        raise ValueError(
+            f"{len(hidden_p)} tokens of {len(weight_p)} against {len(hidden_q)} of {len(weight_q)}: "
+            "KL needs the same tokens and one vocabulary, on one device"
+        )
     return tensors
 
 
 def check_logits(logits_p, logits_q):
     if logits_p.ndim != 2 or logits_p.shape != logits_q.shape or logits_p.device != logits_q.device:
-        raise ValueError(f"logits {tuple(logits_p.shape)} and {tuple(logits_q.shape)} must be (N, V) on one device")
+        raise ValueError(
+            f"logits {tuple(logits_p.shape)} and {tuple(logits_q.shape)} must be (N, V) on one device"
+        )

@@ -14,14 +14,16 @@ When a larger logit comes, m becomes m' and every u grows by δ = m - m' ≤ 0, 
 All terms are of the order of log V, however large the logits are: nothing cancels. Gradients, given those of L, H and
 the target's logit:  ∂/∂z_v = p_v (g_L + g_H (L - H - z_v)) + g_target [v = target],  p_v = e^(z_v - L).
 """
+
 import torch
 import triton
 import triton.language as tl
 
 from kernels import reference
 
-LOWEST = tl.constexpr(-1e38)     # the largest logit before any was seen; finite, because 0 · inf is NaN
-BLOCK = 4096                     # logits of a row at a time
+# the largest logit before any was seen; finite, because 0 · inf is NaN
+LOWEST = tl.constexpr(-1e38)
+BLOCK = 4096  # logits of a row at a time
 
 
 @triton.jit
@@ -50,15 +52,21 @@ def absorb_pair(top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q):
 
 
 @triton.jit
-def _row_statistics(logits, target, logit, logsumexp, entropy, rank, n_columns, stride, BLOCK: tl.constexpr):
+def _row_statistics(
+    logits, target, logit, logsumexp, entropy, rank, n_columns, stride, BLOCK: tl.constexpr
+):
     """One row of logits per program -> one number of each kind."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     own = tl.load(logits + tl.load(target + row)).to(tl.float32)
-    top, total, lean = tl.full([1], LOWEST, tl.float32), tl.zeros([1], tl.float32), tl.zeros([1], tl.float32)
+    top, total, lean = (
+        tl.full([1], LOWEST, tl.float32),
+        tl.zeros([1], tl.float32),
+        tl.zeros([1], tl.float32),
+    )
     above = tl.zeros([1], tl.int32)
     for start in range(0, n_columns, BLOCK):
-        v = start + tl.arange(0, BLOCK)[None, :]                                               # (1, C)
+        v = start + tl.arange(0, BLOCK)[None, :]  # (1, C)
         z = tl.where(v < n_columns, tl.load(logits + v, mask=v < n_columns).to(tl.float32), LOWEST)
         top, total, lean = absorb(top, total, lean, z)
         above += tl.sum((z > own).to(tl.int32), 1)
@@ -70,31 +78,54 @@ def _row_statistics(logits, target, logit, logsumexp, entropy, rank, n_columns, 
 
 
 @triton.jit
-def _row_gradient(logits, target, logsumexp, entropy, for_logit, for_sum, for_entropy, gradient, n_columns, stride,
-                  BLOCK: tl.constexpr):
+def _row_gradient(
+    logits,
+    target,
+    logsumexp,
+    entropy,
+    for_logit,
+    for_sum,
+    for_entropy,
+    gradient,
+    n_columns,
+    stride,
+    BLOCK: tl.constexpr,
+):
     """BLOCK columns of one row per program -> as many of the gradient (N, V)."""
     row, v = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = v < n_columns
-    z = tl.load(logits + row * stride + v, mask=inside).to(tl.float32)                         # (C,)
+    z = tl.load(logits + row * stride + v, mask=inside).to(tl.float32)  # (C,)
     total, spread = tl.load(logsumexp + row), tl.load(entropy + row)
-    slope = tl.exp(z - total) * (tl.load(for_sum + row) + tl.load(for_entropy + row) * (total - spread - z))
+    slope = tl.exp(z - total) * (
+        tl.load(for_sum + row) + tl.load(for_entropy + row) * (total - spread - z)
+    )
     slope += tl.where(v == tl.load(target + row), tl.load(for_logit + row), 0.0)
     tl.store(gradient + row * n_columns + v, slope.to(gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _row_kl(logits_p, logits_q, forward, reverse, n_columns, stride_p, stride_q, BLOCK: tl.constexpr):
+def _row_kl(
+    logits_p, logits_q, forward, reverse, n_columns, stride_p, stride_q, BLOCK: tl.constexpr
+):
     """One row of both logits per program -> KL(p‖q) and KL(q‖p) of that row."""
     row = tl.program_id(0).to(tl.int64)
     zero = tl.zeros([1], tl.float32)
-    top_p, total_p, gap_p, top_q, total_q, gap_q = zero + LOWEST, zero, zero, zero + LOWEST, zero, zero
+    top_p, total_p, gap_p, top_q, total_q, gap_q = (
+        zero + LOWEST,
+        zero,
+        zero,
+        zero + LOWEST,
+        zero,
+        zero,
+    )
     for start in range(0, n_columns, BLOCK):
-        v = start + tl.arange(0, BLOCK)[None, :]                                               # (1, C)
+        v = start + tl.arange(0, BLOCK)[None, :]  # (1, C)
         z_p = tl.load(logits_p + row * stride_p + v, mask=v < n_columns).to(tl.float32)
         z_q = tl.load(logits_q + row * stride_q + v, mask=v < n_columns).to(tl.float32)
         z_p, z_q = tl.where(v < n_columns, z_p, LOWEST), tl.where(v < n_columns, z_q, LOWEST)
         top_p, total_p, gap_p, top_q, total_q, gap_q = absorb_pair(
-            top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q)
+            top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q
+        )
     ratio = tl.log(total_q) - tl.log(total_p)
     one = row + tl.arange(0, 1)
     tl.store(forward + one, gap_p / total_p + ratio)
@@ -107,10 +138,22 @@ class _RowStatistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, target):
         n, n_columns = logits.shape
-        logit, logsumexp, entropy = (torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(3))
+        logit, logsumexp, entropy = (
+            torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(3)
+        )
         rank = torch.empty(n, dtype=torch.int64, device=logits.device)
-        _row_statistics[(n,)](logits, target, logit, logsumexp, entropy, rank, n_columns, logits.stride(0), BLOCK,
-                              num_warps=8)
+        _row_statistics[(n,)](
+            logits,
+            target,
+            logit,
+            logsumexp,
+            entropy,
+            rank,
+            n_columns,
+            logits.stride(0),
+            BLOCK,
+            num_warps=8,
+        )
         ctx.save_for_backward(logits, target, logsumexp, entropy)
         ctx.mark_non_differentiable(rank)
         return logit, logsumexp, entropy, rank
@@ -122,7 +165,17 @@ class _RowStatistics(torch.autograd.Function):
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         n, n_columns = logits.shape
         _row_gradient[n, triton.cdiv(n_columns, BLOCK)](
-            logits, target, logsumexp, entropy, *given, gradient, n_columns, logits.stride(0), BLOCK, num_warps=8)
+            logits,
+            target,
+            logsumexp,
+            entropy,
+            *given,
+            gradient,
+            n_columns,
+            logits.stride(0),
+            BLOCK,
+            num_warps=8,
+        )
         return gradient, None
 
 
@@ -131,18 +184,33 @@ def log_softmax_statistics(logits, target, ignore_index=-100):
 
     Differentiable in logits but for the rank. Raises ValueError as reference.token_stats does.
     """
-    safe, ignored = reference.check_target(target, len(logits), logits.shape[1], logits.device, ignore_index)
+    safe, ignored = reference.check_target(
+        target, len(logits), logits.shape[1], logits.device, ignore_index
+    )
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     logit, logsumexp, entropy, rank = _RowStatistics.apply(logits, safe)
     values = {"logp": logit - logsumexp, "entropy": entropy, "rank": rank, "logsumexp": logsumexp}
-    return reference.TokenStats(**{name: value.masked_fill(ignored, 0) for name, value in values.items()})
+    return reference.TokenStats(
+        **{name: value.masked_fill(ignored, 0) for name, value in values.items()}
+    )
 
 
 def log_softmax_kl(logits_p, logits_q):
     """As reference.log_softmax_kl, in one pass over both and without a gradient."""
     reference.check_logits(logits_p, logits_q)
     logits_p, logits_q = (x if x.stride(1) == 1 else x.contiguous() for x in (logits_p, logits_q))
-    forward, reverse = (torch.empty(len(logits_p), dtype=torch.float32, device=logits_p.device) for _ in "pq")
-    _row_kl[(len(logits_p),)](logits_p, logits_q, forward, reverse, logits_p.shape[1], logits_p.stride(0),
-                              logits_q.stride(0), BLOCK, num_warps=8)
+    forward, reverse = (
+        torch.empty(len(logits_p), dtype=torch.float32, device=logits_p.device) for _ in "pq"
+    )
+    _row_kl[(len(logits_p),)](
+        logits_p,
+        logits_q,
+        forward,
+        reverse,
+        logits_p.shape[1],
+        logits_p.stride(0),
+        logits_q.stride(0),
+        BLOCK,
+        num_warps=8,
+    )
     return forward, reverse

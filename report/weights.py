@@ -6,6 +6,7 @@ rank       of each matrix's float32 update, against the largest possible
 overlap    of the sets that two trainings changed, against what chance gives: the density of the other set
 Source: 2505.11711 (bfloat16, tolerance 1e-5). And what trainings cost, from the flops.jsonl that they write.
 """
+
 import itertools
 import json
 import math
@@ -21,15 +22,21 @@ from transformers.utils import cached_file
 
 from engine.rows import BadInput, read_rows
 
-TOLERANCES, PUBLISHED = (0.0, 1e-6, 1e-5, 1e-4, 1e-3), 1e-5    # of a weight that counts as unchanged
+TOLERANCES, PUBLISHED = (0.0, 1e-6, 1e-5, 1e-4, 1e-3), 1e-5  # of a weight that counts as unchanged
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def shards(path):
     """{tensor's name: safetensors file} of a model directory or hub name."""
     try:
-        index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-        names = set(json.loads(Path(index).read_text())["weight_map"].values()) if index else ["model.safetensors"]
+        index = cached_file(
+            path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False
+        )
+        names = (
+            set(json.loads(Path(index).read_text())["weight_map"].values())
+            if index
+            else ["model.safetensors"]
+        )
         files = [cached_file(path, name) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{path}: no safetensors weights ({str(error).splitlines()[0]})") from error
@@ -65,7 +72,9 @@ class Changes:
 
     def add(self, name, before, after, rank_width):
         """-> the mask of published changes (bfloat16, 1e-5), None where the tensors cannot be compared."""
-        delta = None if after is None or after.shape != before.shape else after.float() - before.float()
+        delta = (
+            None if after is None or after.shape != before.shape else after.float() - before.float()
+        )
         if delta is None or not delta.isfinite().all():
             self.unmatched += 1
             return None
@@ -74,7 +83,7 @@ class Changes:
             apart = difference(before, after, kind)
             for tolerance in TOLERANCES:
                 self.counts[dtype, tolerance] += (apart > tolerance).sum().item()
-        mask = apart > PUBLISHED                                 # of the last dtype, bfloat16
+        mask = apart > PUBLISHED  # of the last dtype, bfloat16
         number = re.search(r"\.(\d+)\.", name)
         layer = self.layers[f"layer {number[1]}" if number else name]
         squares = (x.double().square().sum().item() for x in (before, delta))
@@ -82,17 +91,38 @@ class Changes:
             layer[i] += x
         if delta.ndim == 2:
             full = min(delta.shape)
-            self.matrices[name] = {"changed": 100 * mask.double().mean().item(), "full_rank": full,
-                                   "rank": int(torch.linalg.matrix_rank(delta)) if full <= rank_width else None}
+            self.matrices[name] = {
+                "changed": 100 * mask.double().mean().item(),
+                "full_rank": full,
+                "rank": int(torch.linalg.matrix_rank(delta)) if full <= rank_width else None,
+            }
         return mask
 
     def summary(self):
-        ranks = [m["rank"] / m["full_rank"] for m in self.matrices.values() if m["rank"] is not None]
-        return {"n": self.n, "unmatched": self.unmatched, "rank_share": 100 * statistics.fmean(ranks) if ranks else None,
-                "unchanged": {dtype: {f"{t:g}": 100 * (1 - self.counts[dtype, t] / self.n) if self.n else None
-                                      for t in TOLERANCES} for dtype in DTYPES},
-                "layers": {name: {"norm": math.sqrt(norm), "update_norm": math.sqrt(update), "changed": 100 * n_changed / n}
-                           for name, (norm, update, n_changed, n) in self.layers.items()}, "matrices": self.matrices}
+        ranks = [
+            m["rank"] / m["full_rank"] for m in self.matrices.values() if m["rank"] is not None
+        ]
+        return {
+            "n": self.n,
+            "unmatched": self.unmatched,
+            "rank_share": 100 * statistics.fmean(ranks) if ranks else None,
+            "unchanged": {
+                dtype: {
+                    f"{t:g}": 100 * (1 - self.counts[dtype, t] / self.n) if self.n else None
+                    for t in TOLERANCES
+                }
+                for dtype in DTYPES
+            },
+            "layers": {
+                name: {
+                    "norm": math.sqrt(norm),
+                    "update_norm": math.sqrt(update),
+                    "changed": 100 * n_changed / n,
+                }
+                for name, (norm, update, n_changed, n) in self.layers.items()
+            },
+            "matrices": self.matrices,
+        }
 
 
 def weight_changes(base, tuned, rank_width=1024, device="cpu"):
@@ -102,28 +132,47 @@ def weight_changes(base, tuned, rank_width=1024, device="cpu"):
     and tuned has, of another shape, or with numbers that are not finite.
     """
     where, there = shards(base), {name: shards(path) for name, path in tuned.items()}
-    found, pairs = {name: Changes() for name in tuned}, {pair: [0, 0, 0, 0] for pair in itertools.combinations(tuned, 2)}
+    found, pairs = (
+        {name: Changes() for name in tuned},
+        {pair: [0, 0, 0, 0] for pair in itertools.combinations(tuned, 2)},
+    )
     for tensor in tqdm(sorted(where), desc="weights", disable=None):
         before = read_tensor(where[tensor], tensor, device)
-        after = {name: read_tensor(files[tensor], tensor, device) if tensor in files else None
-                 for name, files in there.items()}
+        after = {
+            name: read_tensor(files[tensor], tensor, device) if tensor in files else None
+            for name, files in there.items()
+        }
         masks = {name: found[name].add(tensor, before, after[name], rank_width) for name in tuned}
         for (one, other), sums in pairs.items():
             a, b = masks[one], masks[other]
             if a is not None and b is not None:
-                for i, x in enumerate(((a & b).sum().item(), a.sum().item(), b.sum().item(), a.numel())):
+                for i, x in enumerate(
+                    ((a & b).sum().item(), a.sum().item(), b.sum().item(), a.numel())
+                ):
                     sums[i] += x
     for name, files in there.items():
         found[name].unmatched += len(set(files) - set(where))
         if found[name].unmatched:
-            print(f"warning: {name}: {found[name].unmatched} tensors cannot be compared with those of {base}; left out")
-    overlaps = [{"one": one, "other": other, "of_one": 100 * both / a, "of_other": 100 * both / b,
-                 "chance_of_one": 100 * b / n, "chance_of_other": 100 * a / n}
-                for (one, other), (both, a, b, n) in pairs.items() if a and b]
+            print(
+                f"warning: {name}: {found[name].unmatched} tensors cannot be compared with those of {base}; left out"
+            )
+    overlaps = [
+        {
+            "one": one,
+            "other": other,
+            "of_one": 100 * both / a,
+            "of_other": 100 * both / b,
+            "chance_of_one": 100 * b / n,
+            "chance_of_other": 100 * a / n,
+        }
+        for (one, other), (both, a, b, n) in pairs.items()
+        if a and b
+    ]
     return {name: changes.summary() for name, changes in found.items()}, overlaps
 
 
 # ---------------------------------------------------------------- compute
+
 
 def ledger(path):
     """flops.jsonl of a training directory, rows of phase, tokens, flops -> {"phases": {phase: totals}, "total", "training"};
@@ -138,8 +187,11 @@ def ledger(path):
                 raise BadInput(f"{file}:{number}: '{name}' is not a number from 0 on")
             phases[str(row["phase"])][name] += row[name]
     flops = {phase: totals["flops"] for phase, totals in phases.items()}
-    return {"phases": dict(phases), "total": sum(flops.values()),
-            "training": sum(x for phase, x in flops.items() if phase.startswith("train"))}
+    return {
+        "phases": dict(phases),
+        "total": sum(flops.values()),
+        "training": sum(x for phase, x in flops.items() if phase.startswith("train")),
+    }
 
 
 def matched(one, other, training):
@@ -149,5 +201,7 @@ def matched(one, other, training):
     for what in ("total", "training"):
         if one[what] and other[what]:
             times = other[what] / one[what]
-            result[what] = {"times": times} | {k: training[k] * times for k in ("n_steps", "epochs") if k in training}
+            result[what] = {"times": times} | {
+                k: training[k] * times for k in ("n_steps", "epochs") if k in training
+            }
     return result

@@ -7,6 +7,7 @@ A forward pass is what any likelihood needs: the layers, and the product of stat
 analysis adds to both of them log-probability, rank and entropy of each model and the KL in both directions. With half of
 the layers the head, where the analysis adds its work, weighs twice as much as in the real model.
 """
+
 import sys
 import tempfile
 import time
@@ -25,24 +26,37 @@ from kernels import reference  # noqa: E402
 
 @dataclass(frozen=True)
 class Config:
-    responses: int = 4           # analysed; the bar speaks of 100, and the ratio hardly depends on it
-    length: int = 1000           # tokens of each
+    responses: int = 4  # analysed; the bar speaks of 100, and the ratio hardly depends on it
+    length: int = 1000  # tokens of each
     layers: int = 12
     width: int = 896
     vocabulary: int = 151_936
-    repeats: int = 2             # the fastest of so many
-    device: str = "cpu"          # or cuda
-    dtype: Literal["fp32", "bf16"] = "fp32"    # of weights and computation
+    repeats: int = 2  # the fastest of so many
+    device: str = "cpu"  # or cuda
+    dtype: Literal["fp32", "bf16"] = "fp32"  # of weights and computation
 
 
 def make(cfg, seed):
     from transformers import Qwen2Config, Qwen2ForCausalLM
+
     torch.manual_seed(seed)
     width = cfg.width
-    config = Qwen2Config(vocab_size=cfg.vocabulary, hidden_size=width, intermediate_size=4864 * width // 896,
-                         num_hidden_layers=cfg.layers, num_attention_heads=max(2, width // 64), tie_word_embeddings=True,
-                         num_key_value_heads=2, max_position_embeddings=32768, attn_implementation="packed")
-    model = Qwen2ForCausalLM(config).eval().to(cfg.device, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
+    config = Qwen2Config(
+        vocab_size=cfg.vocabulary,
+        hidden_size=width,
+        intermediate_size=4864 * width // 896,
+        num_hidden_layers=cfg.layers,
+        num_attention_heads=max(2, width // 64),
+        tie_word_embeddings=True,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        attn_implementation="packed",
+    )
+    model = (
+        Qwen2ForCausalLM(config)
+        .eval()
+        .to(cfg.device, torch.bfloat16 if cfg.dtype == "bf16" else torch.float32)
+    )
     return analyze.Side.of(model)
 
 
@@ -58,7 +72,9 @@ def forward(side, examples, micro_batch_tokens):
         size = reference.columns(len(hidden), len(side.weight))
         room = torch.empty(len(hidden) * size, dtype=hidden.dtype)
         for part in side.weight.split(size):
-            torch.mm(hidden, part.T, out=room[:len(hidden) * len(part)].view(len(hidden), len(part)))
+            torch.mm(
+                hidden, part.T, out=room[: len(hidden) * len(part)].view(len(hidden), len(part))
+            )
 
 
 def timed(cfg, function):
@@ -77,9 +93,14 @@ def main(cfg):
     """Print both times and their ratio -> the ratio."""
     base, tuned = make(cfg, 0), make(cfg, 1)
     generator = torch.Generator().manual_seed(2)
-    examples = [tuple(torch.randint(0, cfg.vocabulary, (n,), generator=generator).tolist() for n in (50, cfg.length))
-                for _ in range(cfg.responses)]
-    size = cfg.length + 50                           # one response at a time fits the caches of a CPU
+    examples = [
+        tuple(
+            torch.randint(0, cfg.vocabulary, (n,), generator=generator).tolist()
+            for n in (50, cfg.length)
+        )
+        for _ in range(cfg.responses)
+    ]
+    size = cfg.length + 50  # one response at a time fits the caches of a CPU
     if cfg.device == "cuda":
         size *= 16
     two = timed(cfg, lambda: (forward(base, examples, size), forward(tuned, examples, size)))
@@ -89,8 +110,12 @@ def main(cfg):
         analyze.store(base, examples, size, Path(folder), "base")
         list(analyze.measure(base._replace(model=None), tuned, examples, size, Path(folder)))
         stored = time.process_time() - stored
-    print(f"{cfg.responses} responses × {cfg.length} tokens, {cfg.layers} layers, vocabulary {cfg.vocabulary}, {cfg.device}")
-    print(f"two forward passes {two:8.2f} s\nanalysis           {plain:8.2f} s   ratio {plain / two:.2f}")
+    print(
+        f"{cfg.responses} responses × {cfg.length} tokens, {cfg.layers} layers, vocabulary {cfg.vocabulary}, {cfg.device}"
+    )
+    print(
+        f"two forward passes {two:8.2f} s\nanalysis           {plain:8.2f} s   ratio {plain / two:.2f}"
+    )
     print(f"one model at a time, states on disk {stored:8.2f} s of the processor, once")
     return plain / two
 

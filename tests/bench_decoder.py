@@ -7,6 +7,7 @@ On a CPU the figures are tokens per second of processor time, which other progra
 GPU tests/gpu.py measures against the memory bandwidth. transformers decodes all prompts as one left-padded batch and
 stops when the last row is done; rows that are done cost it as much as live ones.
 """
+
 import copy
 import random
 import statistics
@@ -38,25 +39,37 @@ V = 4096
 
 @dataclass(frozen=True)
 class Config:
-    prompts: tuple[int, ...] = (32, 128)                   # of the comparison
-    longest: int = 384                                     # tokens of a completion
-    batches: tuple[int, ...] = (1, 4, 16, 64, 128)         # of the figure
-    contexts: tuple[int, ...] = (64, 256, 512, 1024, 2048) # of the figure
-    repeats: int = 5                                       # draws of prompts and lengths, compared by their sums
-    figure: str = ""                                       # PNG to draw
+    prompts: tuple[int, ...] = (32, 128)  # of the comparison
+    longest: int = 384  # tokens of a completion
+    batches: tuple[int, ...] = (1, 4, 16, 64, 128)  # of the figure
+    contexts: tuple[int, ...] = (64, 256, 512, 1024, 2048)  # of the figure
+    repeats: int = 5  # draws of prompts and lengths, compared by their sums
+    figure: str = ""  # PNG to draw
 
 
 def pair():
     """(transformers' model, ours) with the same weights, and a tokenizer of as many words."""
-    config = Qwen2Config(vocab_size=V, hidden_size=256, intermediate_size=512, num_hidden_layers=4,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, eos_token_id=0)
+    config = Qwen2Config(
+        vocab_size=V,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        eos_token_id=0,
+    )
     torch.manual_seed(0)
-    theirs = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="sdpa").eval()
+    theirs = AutoModelForCausalLM.from_config(
+        copy.deepcopy(config), attn_implementation="sdpa"
+    ).eval()
     with torch.no_grad():
-        theirs.get_output_embeddings().weight[0] = 0                     # the end of sequence is never the likeliest
-    ours = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="packed").eval()
+        theirs.get_output_embeddings().weight[0] = 0  # the end of sequence is never the likeliest
+    ours = AutoModelForCausalLM.from_config(
+        copy.deepcopy(config), attn_implementation="packed"
+    ).eval()
     ours.load_state_dict(theirs.state_dict())
-    quicken(ours)                                                        # as model.load does
+    quicken(ours)  # as model.load does
     words = Tokenizer(WordLevel({str(i): i for i in range(V)}, unk_token="1"))
     return theirs, ours, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="0")
 
@@ -69,7 +82,9 @@ def workload(n, kind, longest, seed=0):
     if kind == "uniform":
         return prompts, [rng.randint(longest // 24, longest) for _ in range(n)]
     if kind == "few long":
-        return prompts, [longest if i % 8 == 0 else rng.randint(longest // 24, longest // 6) for i in range(n)]
+        return prompts, [
+            longest if i % 8 == 0 else rng.randint(longest // 24, longest // 6) for i in range(n)
+        ]
     return prompts, [min(longest, 1 + int(rng.expovariate(3.7 / longest))) for _ in range(n)]
 
 
@@ -87,14 +102,22 @@ def by_transformers(model, prompts, lengths):
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=max(lengths), do_sample=False, pad_token_id=0,
-                         stopping_criteria=StoppingCriteriaList([RowStop(width, lengths)]))
-    return [row[width:width + n] for row, n in zip(out.tolist(), lengths)]
+    out = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=max(lengths),
+        do_sample=False,
+        pad_token_id=0,
+        stopping_criteria=StoppingCriteriaList([RowStop(width, lengths)]),
+    )
+    return [row[width : width + n] for row, n in zip(out.tolist(), lengths)]
 
 
 def by_us(model, tokenizer, prompts, lengths):
     requests = [Request(prompt, i, n) for i, (prompt, n) in enumerate(zip(prompts, lengths))]
-    found = dict(decode(model, tokenizer, FORMATS["plain"], requests, Sampling(logp=False), len(requests)))
+    found = dict(
+        decode(model, tokenizer, FORMATS["plain"], requests, Sampling(logp=False), len(requests))
+    )
     return [found[i].ids for i in range(len(requests))]
 
 
@@ -115,9 +138,12 @@ def compare(cfg, theirs, ours, tokenizer):
                 runs.append((sum(lengths), a, b))
                 same += sum(x == y for x, y in zip(mine, other))
             tokens, mine, other = (sum(column) for column in zip(*runs))
-            print(f"{n:>4} prompts, {kind:<11} {tokens / n / cfg.repeats:4.0f} tokens each: {tokens / mine:5.0f} tokens/s "
-                  f"against {tokens / other:5.0f}, {other / mine:.2f} x ({', '.join(f'{b / a:.2f}' for _, a, b in runs)}); "
-                  f"{same} of {n * cfg.repeats} texts equal", flush=True)
+            print(
+                f"{n:>4} prompts, {kind:<11} {tokens / n / cfg.repeats:4.0f} tokens each: {tokens / mine:5.0f} tokens/s "
+                f"against {tokens / other:5.0f}, {other / mine:.2f} x ({', '.join(f'{b / a:.2f}' for _, a, b in runs)}); "
+                f"{same} of {n * cfg.repeats} texts equal",
+                flush=True,
+            )
 
 
 def step_seconds(cfg, model, tokenizer, n, context, steps=32):
@@ -125,20 +151,28 @@ def step_seconds(cfg, model, tokenizer, n, context, steps=32):
     prompts = [[2 + (7 * i + j) % 997 for j in range(context)] for i in range(n)]
     times = []
     for _ in range(cfg.repeats):
-        long, short = (timed(lambda: by_us(model, tokenizer, prompts, [k] * n))[0] for k in (steps + 8, 8))
+        long, short = (
+            timed(lambda: by_us(model, tokenizer, prompts, [k] * n))[0] for k in (steps + 8, 8)
+        )
         times.append((long - short) / steps)
     return statistics.median(times)
 
 
 def draw(cfg, model, tokenizer):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     speed = [n / step_seconds(cfg, model, tokenizer, n, 128) for n in cfg.batches]
     left.plot(cfg.batches, speed, "o-")
     left.set_xscale("log", base=2)
     left.set_xticks(cfg.batches, cfg.batches)
-    left.set(ylim=(0, None), xlabel="sequences decoded side by side", ylabel="tokens / s", title="128 tokens of context")
+    left.set(
+        ylim=(0, None),
+        xlabel="sequences decoded side by side",
+        ylabel="tokens / s",
+        title="128 tokens of context",
+    )
     seconds = [step_seconds(cfg, model, tokenizer, 16, context) for context in cfg.contexts]
     right.plot(cfg.contexts, [1e3 * t for t in seconds], "o-", label="measured")
     slope = (seconds[-1] - seconds[0]) / (cfg.contexts[-1] - cfg.contexts[0])

@@ -5,6 +5,7 @@ float16; its bfloat16 dot returns garbage (held as integers), so test_triton.py 
 Every torch.empty of a wrapper is poisoned here (NaN, or a huge integer): what no kernel writes would show. Sizes are
 odd and blocks made small, so that there are several of each with a rest. N rows, D and E widths, V vocabulary.
 """
+
 import os
 import sys
 
@@ -18,7 +19,9 @@ from triton.runtime import interpreter  # noqa: E402
 
 from kernels import attention, linear, parallel, reference, softmax_kl  # noqa: E402
 
-if triton.__version__.startswith("3.6."):     # torch 2.11's; int() of its arrays (1,) is an error in numpy 2.4. 3.7 squeezes
+# torch 2.11's; int() of its arrays (1,) is an error in numpy 2.4. 3.7 squeezes
+if triton.__version__.startswith("3.6."):
+
     def patch_tensor(tensor, scope, patch=interpreter._patch_lang_tensor):
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
@@ -29,7 +32,9 @@ if triton.__version__.startswith("3.6."):     # torch 2.11's; int() of its array
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
     for name in ("empty", "empty_like"):
-        def poisoned(*arguments, make=getattr(torch, name), **options):
+        make = getattr(torch, name)
+
+        def poisoned(*arguments, make=make, **options):
             out = make(*arguments, **options)
             return out.fill_(torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).max)
 
@@ -38,14 +43,25 @@ def poison(monkeypatch):
 
 # ---- attention.py
 
+
 def slots(lengths, n_heads, kv_heads, width, max_len, dtype, seed=0):
     """A query per row and a cache with one slot more than rows, in which every dead cell is NaN."""
     rng = torch.Generator().manual_seed(seed)
-    keys, values = (torch.full((len(lengths) + 1, kv_heads, max_len, width), torch.nan, dtype=dtype) for _ in "kv")
+    keys, values = (
+        torch.full((len(lengths) + 1, kv_heads, max_len, width), torch.nan, dtype=dtype)
+        for _ in "kv"
+    )
     for row, length in enumerate(lengths):
         for cache in (keys, values):
-            cache[row, :, :length + 1] = torch.randn(kv_heads, length + 1, width, generator=rng).to(dtype)
-    return torch.randn(len(lengths), n_heads, width, generator=rng).to(dtype), keys, values, torch.tensor(lengths)
+            cache[row, :, : length + 1] = torch.randn(
+                kv_heads, length + 1, width, generator=rng
+            ).to(dtype)
+    return (
+        torch.randn(len(lengths), n_heads, width, generator=rng).to(dtype),
+        keys,
+        values,
+        torch.tensor(lengths),
+    )
 
 
 def attend(query, keys, values, lengths, scale, window=None, softcap=None):
@@ -55,7 +71,7 @@ def attend(query, keys, values, lengths, scale, window=None, softcap=None):
         first = 0 if window is None else max(0, length - window + 1)
         for h in range(query.shape[1]):
             g = h // (query.shape[1] // keys.shape[1])
-            k, v = (x[row, g, first:length + 1].double() for x in (keys, values))
+            k, v = (x[row, g, first : length + 1].double() for x in (keys, values))
             scores = scale * (k @ query[row, h].double())
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
@@ -64,19 +80,32 @@ def attend(query, keys, values, lengths, scale, window=None, softcap=None):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("n_heads, kv_heads, width, max_len, lengths, window, softcap", [
-    (10, 2, 48, 300, [0, 1, 63, 64, 65, 127, 128, 299], None, None),       # G = 5, K no power of 2, edges of blocks
-    (4, 4, 16, 600, [599, 5, 64], 7, None),                                # G = 1, window within a block
-    (6, 2, 128, 520, [519, 511, 512, 0], 130, 5.0),                        # several splits, window over its edges
-    (5, 1, 20, 70, [3, 69], 64, 2.0),                                      # window longer than one of the rows
-    (34, 2, 32, 40, [17, 39], None, 1.0)])                                 # G = 17: two tiles' worth of heads in one
+@pytest.mark.parametrize(
+    "n_heads, kv_heads, width, max_len, lengths, window, softcap",
+    [
+        # G = 5, K no power of 2, edges of blocks
+        (10, 2, 48, 300, [0, 1, 63, 64, 65, 127, 128, 299], None, None),
+        (4, 4, 16, 600, [599, 5, 64], 7, None),  # G = 1, window within a block
+        (6, 2, 128, 520, [519, 511, 512, 0], 130, 5.0),  # several splits, window over its edges
+        (5, 1, 20, 70, [3, 69], 64, 2.0),  # window longer than one of the rows
+        (34, 2, 32, 40, [17, 39], None, 1.0),
+    ],
+)  # G = 17: two tiles' worth of heads in one
 def test_attention(n_heads, kv_heads, width, max_len, lengths, window, softcap, dtype):
     """float32 within 2e-6 of float64; float16 at most twice as far from it as the twin, which is within 4e-3. Without
     window and cap it would be off by more than 0.05 (asserted). Dead cells are NaN, the output is poisoned."""
     query, keys, values, lengths = slots(lengths, n_heads, kv_heads, width, max_len, dtype)
     out = attention.decode_attention(query, keys, values, lengths, 0.3, window, softcap)
-    twin = reference.decode_attention(query, keys.nan_to_num(), values.nan_to_num(), lengths, lengths.tolist(), 0.3,
-                                      window, softcap)
+    twin = reference.decode_attention(
+        query,
+        keys.nan_to_num(),
+        values.nan_to_num(),
+        lengths,
+        lengths.tolist(),
+        0.3,
+        window,
+        softcap,
+    )
     expected = attend(query, keys, values, lengths, 0.3, window, softcap)
     assert out.dtype == dtype and out.shape == query.shape
     error, budget = ((x - expected).abs().max() for x in (out, twin))
@@ -85,12 +114,13 @@ def test_attention(n_heads, kv_heads, width, max_len, lengths, window, softcap, 
         assert (attend(query, keys, values, lengths, 0.3) - expected).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("programs, max_splits", [(1, 64), (10**6, 64), (10**6, 2)])      # 1, 16 and 2 splits
+# 1, 16 and 2 splits
+@pytest.mark.parametrize("programs, max_splits", [(1, 64), (10**6, 64), (10**6, 2)])
 def test_attention_in_any_number_of_splits(monkeypatch, programs, max_splits):
     """Rows of 1 to 16 blocks, so that many splits stay empty: always within 1e-6 of float64."""
     monkeypatch.setattr(attention, "PROGRAMS", programs)
     monkeypatch.setattr(attention, "MAX_SPLITS", max_splits)
-    monkeypatch.setattr(attention, "BLOCK_BYTES", 1024)                    # 16 cells
+    monkeypatch.setattr(attention, "BLOCK_BYTES", 1024)  # 16 cells
     query, keys, values, lengths = slots([0, 15, 16, 17, 100, 249], 3, 1, 16, 250, torch.float32)
     out = attention.decode_attention(query, keys, values, lengths, 0.5)
     assert (out - attend(query, keys, values, lengths, 0.5)).abs().max() <= 1e-6
@@ -103,8 +133,10 @@ def test_attention_with_other_strides():
     wide[:, ::2] = query
     other = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (keys, values)]
     assert not any(x.is_contiguous() for x in other)
-    assert torch.equal(attention.decode_attention(wide[:, ::2], *other, lengths, 0.3),
-                       attention.decode_attention(query, keys, values, lengths, 0.3))
+    assert torch.equal(
+        attention.decode_attention(wide[:, ::2], *other, lengths, 0.3),
+        attention.decode_attention(query, keys, values, lengths, 0.3),
+    )
 
 
 def test_attention_keeps_a_bad_number_in_its_row():
@@ -113,7 +145,9 @@ def test_attention_keeps_a_bad_number_in_its_row():
     clean = attention.decode_attention(query, keys, values, lengths, 0.3)
     keys[0, :, 4], values[1, :, 20] = torch.nan, torch.inf
     out = attention.decode_attention(query, keys, values, lengths, 0.3)
-    assert torch.equal(out[2:], clean[2:]) and not out[:2].isfinite().any() and clean.isfinite().all()
+    assert (
+        torch.equal(out[2:], clean[2:]) and not out[:2].isfinite().any() and clean.isfinite().all()
+    )
 
 
 def test_attention_of_no_rows():
@@ -121,20 +155,35 @@ def test_attention_of_no_rows():
     assert attention.decode_attention(query[:0], keys, values, lengths[:0], 0.3).shape == (0, 4, 16)
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(query=torch.zeros(2, 3, 16)), "does not fit"), (dict(query=torch.zeros(4, 4, 16)), "does not fit"),
-    (dict(query=torch.zeros(2, 4, 8)), "does not fit"), (dict(query=torch.zeros(2, 4, 16).half()), "must be alike"),
-    (dict(lengths=torch.tensor([1, 2], dtype=torch.int32)), "int64"), (dict(lengths=torch.tensor([1])), r"\(2,\)")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(query=torch.zeros(2, 3, 16)), "does not fit"),
+        (dict(query=torch.zeros(4, 4, 16)), "does not fit"),
+        (dict(query=torch.zeros(2, 4, 8)), "does not fit"),
+        (dict(query=torch.zeros(2, 4, 16).half()), "must be alike"),
+        (dict(lengths=torch.tensor([1, 2], dtype=torch.int32)), "int64"),
+        (dict(lengths=torch.tensor([1])), r"\(2,\)"),
+    ],
+)
 def test_attention_refuses(change, message):
     query, keys, values, lengths = slots([2, 5], 4, 2, 16, 8, torch.float32)
     with pytest.raises(ValueError, match=message):
-        attention.decode_attention(**{"query": query, "keys": keys, "values": values, "lengths": lengths,
-                                      "scale": 1.0, **change})
+        attention.decode_attention(
+            **{
+                "query": query,
+                "keys": keys,
+                "values": values,
+                "lengths": lengths,
+                "scale": 1.0,
+                **change,
+            }
+        )
 
 
 # ---- softmax_kl.py
 
-N, D, E, V = 37, 50, 23, 199                                             # rows() has 11, to be quick
+N, D, E, V = 37, 50, 23, 199  # rows() has 11, to be quick
 EVERYTHING = ("logp", "entropy", "rank", "argmax", "logsumexp")
 
 
@@ -142,7 +191,13 @@ def plain(z, target):
     """Whole logits in any precision -> logp, entropy, logsumexp, rank, argmax."""
     logp = z.log_softmax(1)
     rank = 1 + (z > z.gather(1, target[:, None])).sum(1)
-    return (logp.gather(1, target[:, None])[:, 0], -(logp.exp() * logp).sum(1), z.logsumexp(1), rank, z.argmax(1))
+    return (
+        logp.gather(1, target[:, None])[:, 0],
+        -(logp.exp() * logp).sum(1),
+        z.logsumexp(1),
+        rank,
+        z.argmax(1),
+    )
 
 
 def kl(z_p, z_q):
@@ -152,12 +207,14 @@ def kl(z_p, z_q):
 
 def rows(n=11, v=V, scale=3.0, dtype=torch.float32, seed=0):
     rng = torch.Generator().manual_seed(seed)
-    return (scale * torch.randn(n, v, generator=rng)).to(dtype), torch.randint(v, (n,), generator=rng)
+    return (scale * torch.randn(n, v, generator=rng)).to(dtype), torch.randint(
+        v, (n,), generator=rng
+    )
 
 
 @pytest.fixture
 def small_rows(monkeypatch):
-    monkeypatch.setattr(softmax_kl, "BLOCK", 64)                           # 3 blocks and a rest of 7
+    monkeypatch.setattr(softmax_kl, "BLOCK", 64)  # 3 blocks and a rest of 7
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -180,7 +237,9 @@ def test_rows(small_rows, scale, dtype):
     (w * (stats.logp - 0.3 * stats.entropy + 0.2 * stats.logsumexp)).sum().backward()
     (w.double() * (logp - 0.3 * entropy + 0.2 * logsumexp))[kept].sum().backward()
     assert exact.grad.abs().max() > 1
-    assert (mine.grad - exact.grad).abs().max() <= (1e-5 if dtype == torch.float32 else 1e-3) * exact.grad.abs().max()
+    assert (mine.grad - exact.grad).abs().max() <= (
+        1e-5 if dtype == torch.float32 else 1e-3
+    ) * exact.grad.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -196,12 +255,20 @@ def test_rows_kl(small_rows, dtype):
 
 def test_rows_keep_a_bad_number_in_its_row(small_rows):
     logits, target = rows()
-    clean = softmax_kl.log_softmax_statistics(logits, target), softmax_kl.log_softmax_kl(logits, logits.flip(1))
+    clean = (
+        softmax_kl.log_softmax_statistics(logits, target),
+        softmax_kl.log_softmax_kl(logits, logits.flip(1)),
+    )
     logits[2, 70], logits[5, 3] = torch.nan, torch.inf
-    stats, pair = softmax_kl.log_softmax_statistics(logits, target), softmax_kl.log_softmax_kl(logits, logits.flip(1))
+    stats, pair = (
+        softmax_kl.log_softmax_statistics(logits, target),
+        softmax_kl.log_softmax_kl(logits, logits.flip(1)),
+    )
     good = torch.ones(len(logits), dtype=torch.bool)
     good[[2, 5]] = False
-    for a, b in zip((stats.logp, stats.entropy, *pair), (clean[0].logp, clean[0].entropy, *clean[1])):
+    for a, b in zip(
+        (stats.logp, stats.entropy, *pair), (clean[0].logp, clean[0].entropy, *clean[1])
+    ):
         assert torch.equal(a[good], b[good]) and not a[~good].isfinite().any()
 
 
@@ -218,11 +285,14 @@ def test_rows_none_and_refused(small_rows):
 
 # ---- linear.py
 
+
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of 16 x 16 x 32 (2 blocks and a rest in each direction), 6 of them to a program."""
     for half in (True, False):
-        monkeypatch.setitem(linear.TILES, half, dict(BLOCK_R=16, BLOCK_C=32, BLOCK_D=32, num_warps=4, num_stages=2))
+        monkeypatch.setitem(
+            linear.TILES, half, dict(BLOCK_R=16, BLOCK_C=32, BLOCK_D=32, num_warps=4, num_stages=2)
+        )
     monkeypatch.setattr(linear, "SPAN", 64)
     monkeypatch.setattr(linear, "GROUP", 2)
 
@@ -239,7 +309,9 @@ def logits_of(hidden, weight, temperature, softcap):
 
 
 def loss(logp, entropy, logsumexp):
-    return (torch.linspace(-1, 2, len(logp)).to(logp.dtype) * (logp - 0.3 * entropy + 0.2 * logsumexp)).sum()
+    return (
+        torch.linspace(-1, 2, len(logp)).to(logp.dtype) * (logp - 0.3 * entropy + 0.2 * logsumexp)
+    ).sum()
 
 
 @pytest.mark.parametrize("temperature, softcap", [(1.0, None), (0.7, 5.0)])
@@ -249,7 +321,7 @@ def test_linear(small_tiles, dtype, temperature, softcap):
     1. Float16: values and gradients no further off than whole logits and autograd in float16; ranks exact in both."""
     hidden, weight, target = head(dtype=dtype)
     runs = []
-    for kind in (None, dtype, torch.float64):                              # the kernel, plain, exact
+    for kind in (None, dtype, torch.float64):  # the kernel, plain, exact
         leaves = [x.to(kind or dtype).clone().requires_grad_(True) for x in (hidden, weight)]
         if kind is None:
             stats = linear.token_stats(*leaves, target, temperature, softcap, EVERYTHING)
@@ -263,7 +335,9 @@ def test_linear(small_tiles, dtype, temperature, softcap):
         if i in (3, 4):
             assert torch.equal(found, true) and found.dtype == torch.int64
         else:
-            assert true.abs().max() > 1 and error <= ((5e-6, 1e-5)[i > 4] if dtype == torch.float32 else budget), i
+            assert true.abs().max() > 1 and error <= (
+                (5e-6, 1e-5)[i > 4] if dtype == torch.float32 else budget
+            ), i
     assert runs[0][5].dtype == runs[0][6].dtype == dtype and runs[0][0].dtype == torch.float32
 
 
@@ -279,9 +353,13 @@ def test_linear_one_field_alone(small_tiles, want):
     if want not in ("rank", "argmax"):
         twin = [x.clone().requires_grad_(True) for x in (hidden, weight)]
         for leaves, module in ((alone, linear), (twin, reference)):
-            getattr(module.token_stats(*leaves, target, 0.7, None, (want,)), want).square().sum().backward()
-        assert all(b.grad.abs().max() > 1 and (a.grad - b.grad).abs().max() <= 1e-5 * b.grad.abs().max()
-                   for a, b in zip(alone, twin))
+            getattr(
+                module.token_stats(*leaves, target, 0.7, None, (want,)), want
+            ).square().sum().backward()
+        assert all(
+            b.grad.abs().max() > 1 and (a.grad - b.grad).abs().max() <= 1e-5 * b.grad.abs().max()
+            for a, b in zip(alone, twin)
+        )
 
 
 def test_linear_ties_do_not_push_the_target_down(small_tiles):
@@ -319,9 +397,15 @@ def test_linear_ignored_strided_and_none(small_tiles):
     twin = reference.token_stats(*views, target, want=EVERYTHING)
     assert all((a[[2, 30]] == 0).all() and (a - b).abs().max() <= 5e-6 for a, b in zip(stats, twin))
     gradients = [torch.autograd.grad(x.logp.sum(), views) for x in (stats, twin)]
-    assert all((a - b).abs().max() <= 1e-5 for a, b in zip(*gradients)) and (gradients[0][0][[2, 30]] == 0).all()
+    assert (
+        all((a - b).abs().max() <= 1e-5 for a, b in zip(*gradients))
+        and (gradients[0][0][[2, 30]] == 0).all()
+    )
     empty = linear.token_stats(views[0][:0], views[1], target[:0], want=EVERYTHING)
-    assert all(x.shape == (0,) for x in (*empty, *linear.token_kl(views[0][:0], views[1], views[0][:0], views[1])))
+    assert all(
+        x.shape == (0,)
+        for x in (*empty, *linear.token_kl(views[0][:0], views[1], views[0][:0], views[1]))
+    )
     assert (torch.autograd.grad(empty.logp.sum(), views[1])[0] == 0).all()
 
 
@@ -330,8 +414,13 @@ def test_linear_kl(small_tiles, dtype):
     """Widths 50 and 23, a cap on one side: float32 within 5e-6 of float64 (relative), float16 no worse than plain."""
     (p, weight_p, _), (q, weight_q, _) = head(dtype=dtype), head(d=E, seed=1, dtype=dtype)
     found = linear.token_kl(p, weight_p, q, weight_q, 0.7, None, 5.0)
-    low, true = (kl(logits_of(p.to(kind), weight_p.to(kind), 0.7, None),
-                    logits_of(q.to(kind), weight_q.to(kind), 0.7, 5.0)) for kind in (dtype, torch.float64))
+    low, true = (
+        kl(
+            logits_of(p.to(kind), weight_p.to(kind), 0.7, None),
+            logits_of(q.to(kind), weight_q.to(kind), 0.7, 5.0),
+        )
+        for kind in (dtype, torch.float64)
+    )
     for a, b, c in zip(found, low, true):
         error, budget = (((x - c) / c).abs().max() for x in (a, b))
         assert c.min() > 0.5 and error <= (5e-6 if dtype == torch.float32 else budget)
@@ -349,9 +438,13 @@ def test_linear_at_the_real_tiles():
 
 def test_linear_sharded(small_tiles, tmp_path):
     """The kernels under parallel.token_stats, on one rank (two are tried with the twin, in test_kernels.py)."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
     hidden, weight, target = head()
-    stats = parallel.token_stats(hidden, weight, target, 0, None, 0.7, None, EVERYTHING, engine=linear)
+    stats = parallel.token_stats(
+        hidden, weight, target, 0, None, 0.7, None, EVERYTHING, engine=linear
+    )
     torch.distributed.destroy_process_group()
     whole = linear.token_stats(hidden, weight, target, 0.7, None, EVERYTHING)
     assert all((a - b).abs().max() <= 2e-6 for a, b in zip(stats, whole))
@@ -359,7 +452,9 @@ def test_linear_sharded(small_tiles, tmp_path):
 
 def test_linear_refuses(small_tiles):
     hidden, weight, target = head()
-    for call in (lambda: linear.token_stats(hidden.double(), weight.double(), target),
-                 lambda: linear.token_kl(hidden, weight, hidden.half(), weight.half())):
+    for call in (
+        lambda: linear.token_stats(hidden.double(), weight.double(), target),
+        lambda: linear.token_kl(hidden, weight, hidden.half(), weight.half()),
+    ):
         with pytest.raises(ValueError, match="float16, bfloat16 or float32, all alike"):
             call()

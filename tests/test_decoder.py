@@ -1,5 +1,6 @@
 """engine/decoder.py: the numbers that decide a token by hand, transformers' own decoder and a decoder without a cache as
 oracles, budget forcing by script."""
+
 import contextlib
 import functools
 import math
@@ -33,15 +34,24 @@ from engine.sampling import choose, first_max, keep_likely, random_key, sample, 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
 QWEN = ROOT.parent / "shared" / "data" / "tokenizers" / "qwen2.5"
-TOKENIZER = tiny.tokenizer()                                  # 149 words; the models below have 157 logits
+TOKENIZER = tiny.tokenizer()  # 149 words; the models below have 157 logits
 PAD, EOS, END = (TOKENIZER.convert_tokens_to_ids(t) for t in ("<pad>", "<eos>", "</think>"))
 THINK = FORMATS["think"]
 
-SHAPES = {                                                    # all sizes differ, heads share key-value heads
-    "qwen2": Qwen2Config(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, num_key_value_heads=2),
-    "qwen3": Qwen3Config(num_hidden_layers=1, hidden_size=30, num_attention_heads=6, num_key_value_heads=2,
-                         head_dim=14),
-    "llama": LlamaConfig(num_hidden_layers=2, hidden_size=36, num_attention_heads=6, num_key_value_heads=3),
+SHAPES = {  # all sizes differ, heads share key-value heads
+    "qwen2": Qwen2Config(
+        num_hidden_layers=3, hidden_size=32, num_attention_heads=4, num_key_value_heads=2
+    ),
+    "qwen3": Qwen3Config(
+        num_hidden_layers=1,
+        hidden_size=30,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=14,
+    ),
+    "llama": LlamaConfig(
+        num_hidden_layers=2, hidden_size=36, num_attention_heads=6, num_key_value_heads=3
+    ),
 }
 
 
@@ -54,18 +64,31 @@ def twins(kind, end_bias=0.0, dtype=torch.float64):
     that <eos> is likely everywhere, and </think> by end_bias.
     """
     config = SHAPES[kind]
-    config.update({"vocab_size": 157, "intermediate_size": 40, "max_position_embeddings": 128, "pad_token_id": PAD,
-                   "initializer_range": 0.35, "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": EOS})
+    config.update(
+        {
+            "vocab_size": 157,
+            "intermediate_size": 40,
+            "max_position_embeddings": 128,
+            "pad_token_id": PAD,
+            "initializer_range": 0.35,
+            "tie_word_embeddings": False,
+            "bos_token_id": None,
+            "eos_token_id": EOS,
+        }
+    )
     torch.manual_seed(7)
-    theirs = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype).eval()
+    theirs = AutoModelForCausalLM.from_config(
+        config, attn_implementation="sdpa", dtype=dtype
+    ).eval()
     with torch.no_grad():
         head = theirs.get_output_embeddings().weight
         head[149:] *= 3
         theirs.get_input_embeddings().weight[:, 0] = 1.5
         head[EOS, 0] += {"qwen2": 4, "qwen3": 8, "llama": 4}[kind]
         head[END, 0] += end_bias
-    ours = AutoModelForCausalLM.from_config(type(config)(**config.to_dict()), attn_implementation="packed",
-                                            dtype=dtype).eval()
+    ours = AutoModelForCausalLM.from_config(
+        type(config)(**config.to_dict()), attn_implementation="packed", dtype=dtype
+    ).eval()
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
 
@@ -75,24 +98,46 @@ def prompts_of(lengths, seed=0):
     return [[rng.randrange(7, 149) for _ in range(n)] for n in lengths]
 
 
-def settings(max_tokens=40, temperature=0.0, waits=0, thinking_budget=None, min_thinking=0, steps=0, wait="wait",
-             **more):
+def settings(
+    max_tokens=40,
+    temperature=0.0,
+    waits=0,
+    thinking_budget=None,
+    min_thinking=0,
+    steps=0,
+    wait="wait",
+    **more,
+):
     """What requests of a test share, and the Sampling they are decoded with."""
-    return SimpleNamespace(max_tokens=max_tokens, temperature=temperature, waits=waits, wait=wait, steps=steps,
-                           thinking_budget=thinking_budget, min_thinking=min_thinking,
-                           sampling=Sampling(temperature, wait=wait, **more))
+    return SimpleNamespace(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        waits=waits,
+        wait=wait,
+        steps=steps,
+        thinking_budget=thinking_budget,
+        min_thinking=min_thinking,
+        sampling=Sampling(temperature, wait=wait, **more),
+    )
 
 
 def completions(model, requests, cfg, slots=4, tokenizer=TOKENIZER, form=THINK):
     """Completions in the order of the requests, all of them with the forcing of cfg."""
-    requests = [r._replace(waits=cfg.waits, budget=cfg.thinking_budget, min_thinking=cfg.min_thinking, steps=cfg.steps)
-                for r in requests]
+    requests = [
+        r._replace(
+            waits=cfg.waits,
+            budget=cfg.thinking_budget,
+            min_thinking=cfg.min_thinking,
+            steps=cfg.steps,
+        )
+        for r in requests
+    ]
     return decoded(model, requests, cfg.sampling, slots, tokenizer, form)
 
 
-def decoded(model, requests, sampling=Sampling(), slots=4, tokenizer=TOKENIZER, form=THINK):
+def decoded(model, requests, sampling=None, slots=4, tokenizer=TOKENIZER, form=THINK):
     """Completions in the order of the requests, each with its own forcing; each comes exactly once."""
-    found = list(decode(model, tokenizer, form, list(requests), sampling, slots))
+    found = list(decode(model, tokenizer, form, list(requests), sampling or Sampling(), slots))
     assert sorted(i for i, _ in found) == list(range(len(requests)))
     return [c for _, c in sorted(found, key=lambda pair: pair[0])]
 
@@ -117,12 +162,18 @@ def mix(x):
 def test_uniform_is_splitmix64():
     """The published first outputs for seed 1234567 check the Python twin; the twin checks the tensor code, whose
     constants are the same numbers minus 2^64 and whose shifts are of signed integers."""
-    assert [mix(1234567 + k * 0x9E3779B97F4A7C15 & MASK) for k in (1, 2, 3)] == \
-        [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert [mix(1234567 + k * 0x9E3779B97F4A7C15 & MASK) for k in (1, 2, 3)] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
     rng = random.Random(3)
     keys = [0, 1, 2**63 - 1, 2**62] + [rng.getrandbits(63) for _ in range(60)]
     counters = [0, 1, 32767, 2**31] + [rng.randrange(40000) for _ in range(60)]
-    expected = [(mix(mix(k) + (c + 1) * 0x9E3779B97F4A7C15 & MASK) >> 11) / 2**53 for k, c in zip(keys, counters)]
+    expected = [
+        (mix(mix(k) + (c + 1) * 0x9E3779B97F4A7C15 & MASK) >> 11) / 2**53
+        for k, c in zip(keys, counters)
+    ]
     assert uniform(torch.tensor(keys), torch.tensor(counters)).tolist() == expected
 
 
@@ -134,7 +185,7 @@ def test_uniform_is_uniform():
     u = uniform(key, counter)
     assert 0 <= u.min() and u.max() < 1 and u.dtype == torch.float64
     assert abs(u.mean() - 0.5) < 0.0046 and abs(u.var() - 1 / 12) < 0.0012
-    assert ((torch.histc(u, 64, 0, 1) - 1562.5)**2 / 1562.5).sum() < 119
+    assert ((torch.histc(u, 64, 0, 1) - 1562.5) ** 2 / 1562.5).sum() < 119
     grid = u.view(100, 1000) - 0.5
     for a, b in ((grid[:, 1:], grid[:, :-1]), (grid[1:], grid[:-1])):
         assert abs((a * b).mean() * 12) < 0.016
@@ -149,7 +200,15 @@ def test_uniform_depends_on_nothing_but_key_and_counter():
 
 def test_random_key_names_the_sample():
     """Seed, id and sample number each change the key; it fits a positive int64. ("a", 11) is not ("a1", 1)."""
-    names = [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a", 11), (0, "a1", 1), (0, "a", "1")]
+    names = [
+        (0, "a", 1),
+        (1, "a", 1),
+        (0, "b", 1),
+        (0, "a", 2),
+        (0, "a", 11),
+        (0, "a1", 1),
+        (0, "a", "1"),
+    ]
     keys = [random_key(*name) for name in names]
     assert len(set(keys)) == len(names) and all(0 <= k < 2**63 for k in keys)
     assert random_key(*names[0]) == keys[0]
@@ -157,9 +216,12 @@ def test_random_key_names_the_sample():
 
 # ---- Choosing a token -------------------------------------------------------------------------------------------
 
+
 def draw(monkeypatch, probabilities, us, **more):
     """Tokens that sample() takes for given uniform numbers."""
-    monkeypatch.setattr(sampling, "uniform", lambda key, counter: torch.tensor(us, dtype=torch.float64))
+    monkeypatch.setattr(
+        sampling, "uniform", lambda key, counter: torch.tensor(us, dtype=torch.float64)
+    )
     logits = torch.tensor([probabilities]).log().expand(len(us), -1)
     return sample(logits, None, None, **more)
 
@@ -168,10 +230,10 @@ def test_sample_inverts_the_cumulative_distribution(monkeypatch):
     """p = [.5, 0, .25, .25]: cumulative .5, .5, .75, 1. u below .5 is token 0, below .75 token 2, else 3; token 1,
     which has probability 0, never, not even at the smallest and the largest possible u."""
     us = [0.0, 0.4999, 0.5001, 0.7499, 0.7501, 1 - 2**-53]
-    token, logp = draw(monkeypatch, [.5, 0., .25, .25], us)
+    token, logp = draw(monkeypatch, [0.5, 0.0, 0.25, 0.25], us)
     assert token.tolist() == [0, 0, 2, 2, 3, 3]
-    assert logp.tolist() == pytest.approx([math.log(.5)] * 2 + [math.log(.25)] * 4, abs=1e-6)
-    token, _ = draw(monkeypatch, [0., .3, .7, 0., 0.], [0.0, 1 - 2**-53])
+    assert logp.tolist() == pytest.approx([math.log(0.5)] * 2 + [math.log(0.25)] * 4, abs=1e-6)
+    token, _ = draw(monkeypatch, [0.0, 0.3, 0.7, 0.0, 0.0], [0.0, 1 - 2**-53])
     assert token.tolist() == [1, 2]
 
 
@@ -184,7 +246,11 @@ def test_choose_against_one_sum():
     u[:2] = torch.tensor([[0.0], [1 - 2**-53]])
     token, share = choose(likely, u), likely.double() / likely.double().sum(1, keepdim=True)
     above = share.cumsum(1).gather(1, token) - u
-    assert (likely.gather(1, token) > 0).all() and (above > -1e-6).all() and (above < share.gather(1, token) + 1e-6).all()
+    assert (
+        (likely.gather(1, token) > 0).all()
+        and (above > -1e-6).all()
+        and (above < share.gather(1, token) + 1e-6).all()
+    )
 
 
 def test_choose_stays_inside_a_block_whose_sum_is_rounded_up():
@@ -198,7 +264,13 @@ def test_choose_stays_inside_a_block_whose_sum_is_rounded_up():
 
 
 def test_choose_among_nan_names_a_token():
-    assert 0 <= choose(torch.full((1, 130), torch.nan), torch.tensor([[.5]], dtype=torch.float64)).item() < 130
+    assert (
+        0
+        <= choose(
+            torch.full((1, 130), torch.nan), torch.tensor([[0.5]], dtype=torch.float64)
+        ).item()
+        < 130
+    )
 
 
 def test_sample_frequencies():
@@ -213,20 +285,24 @@ def test_temperature(monkeypatch):
     """p = [1/5, 4/5] at T = 1/2 is ∝ p²: [1/17, 16/17]; at T = 2 ∝ √p: [1/3, 2/3]. logp belongs to that
     distribution."""
     for temperature, first in ((0.5, 1 / 17), (2.0, 1 / 3)):
-        token, logp = draw(monkeypatch, [.2, .8], [first - 1e-4, first + 1e-4], temperature=temperature)
+        token, logp = draw(
+            monkeypatch, [0.2, 0.8], [first - 1e-4, first + 1e-4], temperature=temperature
+        )
         assert token.tolist() == [0, 1]
         assert logp.tolist() == pytest.approx([math.log(first), math.log(1 - first)], abs=1e-5)
 
 
 def test_top_p_counts_probability_at_the_sampling_temperature(monkeypatch):
     """p = [1/5, 4/5] at T = 2 is [1/3, 2/3]: top-p 0.7 needs both tokens (at T = 1 the second alone would do)."""
-    token, logp = draw(monkeypatch, [.2, .8], [0.3, 0.4], temperature=2.0, top_p=0.7)
+    token, logp = draw(monkeypatch, [0.2, 0.8], [0.3, 0.4], temperature=2.0, top_p=0.7)
     assert token.tolist() == [0, 1] and logp[0].item() == pytest.approx(math.log(1 / 3), abs=1e-5)
 
 
 def test_greedy_takes_the_largest_and_reports_its_logp_at_temperature_1():
-    token, logp = sample(torch.tensor([[.2, .7, .1]]).log(), None, None, temperature=0.0, top_k=1)
-    assert token.item() == 1 and logp.item() == pytest.approx(math.log(.7), abs=1e-6)
+    token, logp = sample(
+        torch.tensor([[0.2, 0.7, 0.1]]).log(), None, None, temperature=0.0, top_k=1
+    )
+    assert token.item() == 1 and logp.item() == pytest.approx(math.log(0.7), abs=1e-6)
 
 
 @pytest.mark.parametrize("with_logp", [True, False])
@@ -251,25 +327,38 @@ def test_first_max(n_vocab):
     assert first_max(logits)[:4, 0].tolist() == [0, n_vocab // 2, n_vocab - 1, 0]
 
 
-@pytest.mark.parametrize("probabilities, top_k, top_p, kept", [
-    ([.4, .1, .3, .2], 2, 1.0, {0, 2}),
-    ([.4, .1, .3, .2], 4, 1.0, {0, 1, 2, 3}),
-    ([.4, .1, .3, .2], 9, 1.0, {0, 1, 2, 3}),          # more than there are
-    ([.4, .2, .2, .2], 2, 1.0, {0, 1, 2, 3}),          # equal to the second largest: all stay
-    ([.4, .1, .3, .2], 0, .39, {0}),
-    ([.4, .1, .3, .2], 0, .41, {0, 2}),                # .4 does not reach .41, .7 does
-    ([.4, .1, .3, .2], 0, .69, {0, 2}),
-    ([.4, .1, .3, .2], 0, .71, {0, 2, 3}),
-    ([.4, .1, .3, .2], 0, 1e-9, {0}),                  # never empty
-    ([.4, .1, .3, .2], 3, .60, {0, 2}),                # of the three kept .4/.9 = .44 is less than .6, .78 is not
-    ([.4, .1, .3, .2], 2, .57, {0}),                   # .4/.7 = .571: top-p counts what top-k left, renormalised
-    ([.4, .1, .3, .2], 0, .57, {0, 2}),
-])
+@pytest.mark.parametrize(
+    "probabilities, top_k, top_p, kept",
+    [
+        ([0.4, 0.1, 0.3, 0.2], 2, 1.0, {0, 2}),
+        ([0.4, 0.1, 0.3, 0.2], 4, 1.0, {0, 1, 2, 3}),
+        ([0.4, 0.1, 0.3, 0.2], 9, 1.0, {0, 1, 2, 3}),  # more than there are
+        ([0.4, 0.2, 0.2, 0.2], 2, 1.0, {0, 1, 2, 3}),  # equal to the second largest: all stay
+        ([0.4, 0.1, 0.3, 0.2], 0, 0.39, {0}),
+        ([0.4, 0.1, 0.3, 0.2], 0, 0.41, {0, 2}),  # .4 does not reach .41, .7 does
+        ([0.4, 0.1, 0.3, 0.2], 0, 0.69, {0, 2}),
+        ([0.4, 0.1, 0.3, 0.2], 0, 0.71, {0, 2, 3}),
+        ([0.4, 0.1, 0.3, 0.2], 0, 1e-9, {0}),  # never empty
+        (
+            [0.4, 0.1, 0.3, 0.2],
+            3,
+            0.60,
+            {0, 2},
+        ),  # of the three kept .4/.9 = .44 is less than .6, .78 is not
+        (
+            [0.4, 0.1, 0.3, 0.2],
+            2,
+            0.57,
+            {0},
+        ),  # .4/.7 = .571: top-p counts what top-k left, renormalised
+        ([0.4, 0.1, 0.3, 0.2], 0, 0.57, {0, 2}),
+    ],
+)
 def test_keep_likely_by_hand(probabilities, top_k, top_p, kept):
     logits = torch.tensor([probabilities, probabilities[::-1]]).log()
     before = logits.clone()
     out = keep_likely(logits, top_k, top_p)
-    assert torch.equal(logits, before)                         # the input is not written into
+    assert torch.equal(logits, before)  # the input is not written into
     assert set(out[0].isfinite().nonzero()[:, 0].tolist()) == kept
     assert set((3 - out[1].isfinite().nonzero()[:, 0]).tolist()) == kept
     assert torch.equal(out[0][sorted(kept)], before[0][sorted(kept)])
@@ -282,7 +371,7 @@ def test_top_p_ties_keep_the_right_number():
 
 def test_logp_is_that_of_the_cut_distribution(monkeypatch):
     """p = [.4, .1, .3, .2] with top_k = 2: [4/7, 0, 3/7, 0]."""
-    token, logp = draw(monkeypatch, [.4, .1, .3, .2], [4 / 7 - 1e-4, 4 / 7 + 1e-4], top_k=2)
+    token, logp = draw(monkeypatch, [0.4, 0.1, 0.3, 0.2], [4 / 7 - 1e-4, 4 / 7 + 1e-4], top_k=2)
     assert token.tolist() == [0, 2]
     assert logp.tolist() == pytest.approx([math.log(4 / 7), math.log(3 / 7)], abs=1e-6)
 
@@ -302,13 +391,20 @@ def test_greedy_equals_transformers(kind):
     with torch.no_grad():
         out = theirs.generate(
             input_ids=torch.tensor([[PAD] * (width - len(p)) + p for p in prompts]),
-            attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]), do_sample=False,
-            max_new_tokens=max(LIMITS), eos_token_id=EOS, pad_token_id=PAD, suppress_tokens=list(range(149, 157)))
+            attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
+            do_sample=False,
+            max_new_tokens=max(LIMITS),
+            eos_token_id=EOS,
+            pad_token_id=PAD,
+            suppress_tokens=list(range(149, 157)),
+        )
     expected = []
     for row, limit in zip(out[:, width:].tolist(), LIMITS):
         stop = row.index(EOS) + 1 if EOS in row else len(row)
-        expected.append(row[:min(stop, limit)])
-    found = completions(ours, [Request(p, i, m) for i, (p, m) in enumerate(zip(prompts, LIMITS))], settings(40))
+        expected.append(row[: min(stop, limit)])
+    found = completions(
+        ours, [Request(p, i, m) for i, (p, m) in enumerate(zip(prompts, LIMITS))], settings(40)
+    )
     assert [c.ids for c in found] == expected
     assert [c.finish for c in found] == ["stop" if ids[-1] == EOS else "length" for ids in expected]
     assert {"stop", "length"} == {c.finish for c in found} and len({len(c.ids) for c in found}) > 6
@@ -319,10 +415,18 @@ def test_ids_beyond_the_tokenizer_are_never_drawn():
     theirs, ours = twins("qwen2")
     prompts = prompts_of((3, 8, 21))
     with torch.no_grad():
-        mass = sum(theirs(torch.tensor([p])).logits[0, -1].softmax(0)[149:].sum().item() for p in prompts) / 3
+        mass = (
+            sum(
+                theirs(torch.tensor([p])).logits[0, -1].softmax(0)[149:].sum().item()
+                for p in prompts
+            )
+            / 3
+        )
     assert mass > 0.5
     for temperature in (0.0, 1.0, 1.7):
-        for c in completions(ours, [Request(p, i, 30) for i, p in enumerate(prompts)], settings(30, temperature)):
+        for c in completions(
+            ours, [Request(p, i, 30) for i, p in enumerate(prompts)], settings(30, temperature)
+        ):
             assert max(c.ids) < len(TOKENIZER) == 149
 
 
@@ -332,11 +436,15 @@ def test_logp_equals_a_fresh_forward(temperature):
     temperature 1), 11 rows through 3 slots, in float32. Tolerance 1e-5; the values spread over more than 1."""
     model, tokenizer = loading.load(BASE)
     problems = tiny.problems("math", 11, 5, "dev")
-    requests = [Request(THINK.prompt_ids(tokenizer, p["question"]), random_key(1, p["id"]), 30 + i)
-                for i, p in enumerate(problems)]
+    requests = [
+        Request(THINK.prompt_ids(tokenizer, p["question"]), random_key(1, p["id"]), 30 + i)
+        for i, p in enumerate(problems)
+    ]
     found = completions(model, requests, settings(41, temperature), slots=3, tokenizer=tokenizer)
-    batch = packing.pack([r.prompt + c.ids for r, c in zip(requests, found)],
-                        [[False] * len(r.prompt) + [True] * len(c.ids) for r, c in zip(requests, found)])
+    batch = packing.pack(
+        [r.prompt + c.ids for r, c in zip(requests, found)],
+        [[False] * len(r.prompt) + [True] * len(c.ids) for r, c in zip(requests, found)],
+    )
     with torch.no_grad():
         logp = models.score(model, batch, temperature or 1.0).logp
     ours = torch.tensor([x for c in found for x in c.logp])
@@ -347,12 +455,15 @@ def test_logp_equals_a_fresh_forward(temperature):
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_text_depends_on_neither_slots_nor_order(temperature):
     _, ours = twins("qwen3")
-    requests = [Request(p, random_key(2, i), m) for i, (p, m) in enumerate(zip(prompts_of(LENGTHS), LIMITS))]
+    requests = [
+        Request(p, random_key(2, i), m) for i, (p, m) in enumerate(zip(prompts_of(LENGTHS), LIMITS))
+    ]
     reference = completions(ours, requests, settings(40, temperature), slots=1)
     assert len({tuple(c.ids) for c in reference}) > 9
     for slots in (2, 5, 13, 99):
-        assert [c.ids for c in completions(ours, requests, settings(40, temperature), slots)] == \
-            [c.ids for c in reference]
+        assert [c.ids for c in completions(ours, requests, settings(40, temperature), slots)] == [
+            c.ids for c in reference
+        ]
     order = random.Random(1).sample(range(len(requests)), len(requests))
     shuffled = completions(ours, [requests[i] for i in order], settings(40, temperature), slots=3)
     assert [c.ids for c in shuffled] == [reference[i].ids for i in order]
@@ -361,7 +472,11 @@ def test_text_depends_on_neither_slots_nor_order(temperature):
 def test_other_keys_other_texts():
     """Same prompt, 9 keys: 9 different texts when sampling, one text when greedy."""
     _, ours = twins("qwen2")
-    requests = [Request(prompts_of([6])[0], random_key(seed, "id", n), 24) for seed in range(3) for n in range(3)]
+    requests = [
+        Request(prompts_of([6])[0], random_key(seed, "id", n), 24)
+        for seed in range(3)
+        for n in range(3)
+    ]
     assert len({tuple(c.ids) for c in completions(ours, requests, settings(24, 1.0))}) == 9
     assert len({tuple(c.ids) for c in completions(ours, requests, settings(24))}) == 1
 
@@ -371,13 +486,15 @@ def test_the_stop_token_is_kept_with_its_logp():
     log-probability it was drawn with; the text does not show it."""
     model, tokenizer = loading.load(BASE)
     prompt = THINK.prompt_ids(tokenizer, "copy a b")
-    c, = completions(model, [Request(prompt, 0, 60)], settings(60), tokenizer=tokenizer)
+    (c,) = completions(model, [Request(prompt, 0, 60)], settings(60), tokenizer=tokenizer)
     assert c.finish == "stop" and c.ids.count(EOS) == 1 and c.ids[-1] == EOS and not any(c.injected)
     with torch.no_grad():
         stats = models.score(model, packing.pack([prompt + c.ids]))
     assert c.logp[-1] == pytest.approx(stats.logp[-1].item(), abs=1e-5)
     assert "<eos>" not in generate.completion_text(tokenizer, c)
-    cut, = completions(model, [Request(prompt, 0, len(c.ids) - 1)], settings(60), tokenizer=tokenizer)
+    (cut,) = completions(
+        model, [Request(prompt, 0, len(c.ids) - 1)], settings(60), tokenizer=tokenizer
+    )
     assert cut.finish == "length" and cut.ids == c.ids[:-1]
     assert generate.completion_text(tokenizer, cut) == generate.completion_text(tokenizer, c)
 
@@ -401,7 +518,9 @@ def next_logits(prompt, ids):
 
 def naive(request, sampling):
     """Budget forcing for one sequence, written from its description, one token at a time, no cache."""
-    for number in range(1, sampling.max_tries + 1):
+    number = 0
+    while number < sampling.max_tries:
+        number += 1
         c = naive_try(request, sampling)
         if c.finish != "rejected":
             break
@@ -410,23 +529,39 @@ def naive(request, sampling):
 
 
 def naive_try(request, sampling):
-    wait, end = ([TOKENIZER.convert_tokens_to_ids(w) for w in text.split()] for text in (sampling.wait, "</think>"))
+    wait, end = (
+        [TOKENIZER.convert_tokens_to_ids(w) for w in text.split()]
+        for text in (sampling.wait, "</think>")
+    )
     budget = math.inf if request.budget is None else request.budget
     active = request.waits > 0 or request.min_thinking > 0 or request.budget is not None
-    fresh = request.waits > 0 or request.min_thinking > 0  # a round of several does not begin with its own end
+    # a round of several does not begin with its own end
+    fresh = request.waits > 0 or request.min_thinking > 0
     ids, injected, logps, queue, thinking, forced = [], [], [], [], True, False
     n_thinking = n_round = n_waits = 0
 
     def draw(logits, counter):
-        found = sample(logits[None], torch.tensor([request.key]), torch.tensor([counter]), sampling.temperature,
-                       sampling.top_k, sampling.top_p)
+        found = sample(
+            logits[None],
+            torch.tensor([request.key]),
+            torch.tensor([counter]),
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+        )
         return [x.item() for x in found]
 
     while len(ids) < request.max_tokens:
-        own, logp, spent = not queue, 0.0, n_thinking if sampling.budget_rule == "total" else n_round
+        own, logp, spent = (
+            not queue,
+            0.0,
+            n_thinking if sampling.budget_rule == "total" else n_round,
+        )
         if own and thinking and spent >= budget:
             if sampling.over_budget == "reject":
-                return decoder.Completion(ids, injected, logps, "rejected", n_thinking, n_waits, False)
+                return decoder.Completion(
+                    ids, injected, logps, "rejected", n_thinking, n_waits, False
+                )
             queue, thinking, forced, own, fresh = list(end), False, True, False, False
         elif own:
             logits = next_logits(tuple(request.prompt), tuple(ids))
@@ -459,8 +594,9 @@ def naive_try(request, sampling):
 
 def same(found, expected):
     """Everything of two completions equal, log-probabilities to 1e-5."""
-    return found._replace(logp=None) == expected._replace(logp=None) and \
-        found.logp == pytest.approx(expected.logp, abs=1e-5)
+    return found._replace(logp=None) == expected._replace(
+        logp=None
+    ) and found.logp == pytest.approx(expected.logp, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -472,10 +608,16 @@ def test_budget_forcing_equals_re_encoding_everything(waits, temperature):
     prompts, seen = prompts_of((4, 1, 17, 9, 28), seed=3), set()
     for budget in (None, 0, 1, 5, 20):
         cfg = settings(30, temperature, waits=waits, wait="wait ,", thinking_budget=budget)
-        requests = [Request(p, random_key(0, i, 7), m) for i, (p, m) in enumerate(zip(prompts, (30, 28, 23, 29, 27)))]
+        requests = [
+            Request(p, random_key(0, i, 7), m)
+            for i, (p, m) in enumerate(zip(prompts, (30, 28, 23, 29, 27)))
+        ]
         for request, c in zip(requests, completions(ours, requests, cfg, slots=2)):
-            assert same(c, naive(request._replace(waits=waits, budget=budget), cfg.sampling)), budget
-            assert budget is None or c.n_thinking <= budget            # spent over all rounds, never overdrawn
+            assert same(c, naive(request._replace(waits=waits, budget=budget), cfg.sampling)), (
+                budget
+            )
+            # spent over all rounds, never overdrawn
+            assert budget is None or c.n_thinking <= budget
             assert [x for x, i in zip(c.logp, c.injected) if i] == [0] * sum(c.injected)
             seen |= {c.n_waits, "forced" if c.forced else "natural", c.finish}
     assert seen >= {*range(waits + 1), "forced", "natural", "stop", "length"}
@@ -485,24 +627,38 @@ def mixed_requests(n, seed, key=0):
     """n requests, each with a forcing of its own; every third has the prompt of the one before it."""
     rng, requests = random.Random(seed), []
     for i in range(n):
-        prompt = requests[-1].prompt if i % 3 == 2 else prompts_of([rng.randint(1, 24)], 99 * seed + i)[0]
-        waits, least, budget = rng.choice((0, 0, 1, 2, 3)), rng.choice((0, 0, 4, 11)), rng.choice((None, 0, 1, 4, 9, 17))
-        if i % 7 == 5:                                         # nothing is forced on it
+        prompt = (
+            requests[-1].prompt
+            if i % 3 == 2
+            else prompts_of([rng.randint(1, 24)], 99 * seed + i)[0]
+        )
+        waits, least, budget = (
+            rng.choice((0, 0, 1, 2, 3)),
+            rng.choice((0, 0, 4, 11)),
+            rng.choice((None, 0, 1, 4, 9, 17)),
+        )
+        if i % 7 == 5:  # nothing is forced on it
             waits, least, budget = 0, 0, None
-        requests.append(Request(prompt, random_key(key, seed, i), rng.randint(20, 31), waits, budget, least))
+        requests.append(
+            Request(prompt, random_key(key, seed, i), rng.randint(20, 31), waits, budget, least)
+        )
     return requests
 
 
-@pytest.mark.parametrize("temperature, more", [
-    (0.0, {"wait": "wait ,"}),
-    (0.8, {"wait": "wait ,"}),
-    (0.0, {"wait": ""}),                                       # no string: the next likely token
-    (1.0, {"wait": "", "top_k": 9}),
-    (1.0, {"wait": "wait ,", "budget_rule": "round"}),
-    (0.0, {"wait": "", "budget_rule": "round"}),
-    (1.0, {"wait": "", "budget_rule": "round", "top_p": 0.8}),
-    (1.0, {"wait": "wait", "over_budget": "reject", "max_tries": 4}),
-], ids=str)
+@pytest.mark.parametrize(
+    "temperature, more",
+    [
+        (0.0, {"wait": "wait ,"}),
+        (0.8, {"wait": "wait ,"}),
+        (0.0, {"wait": ""}),  # no string: the next likely token
+        (1.0, {"wait": "", "top_k": 9}),
+        (1.0, {"wait": "wait ,", "budget_rule": "round"}),
+        (0.0, {"wait": "", "budget_rule": "round"}),
+        (1.0, {"wait": "", "budget_rule": "round", "top_p": 0.8}),
+        (1.0, {"wait": "wait", "over_budget": "reject", "max_tries": 4}),
+    ],
+    ids=str,
+)
 def test_forcing_of_each_row_equals_re_encoding_everything(temperature, more):
     """14 requests side by side, each with its own waits, budget, minimum and limit, through 3 slots and through 14,
     against the decoder without a cache, token for token: both budget rules, wait strings of two, one and no token,
@@ -511,7 +667,10 @@ def test_forcing_of_each_row_equals_re_encoding_everything(temperature, more):
     sampling = Sampling(temperature, **more)
     requests = mixed_requests(14, seed=len(sampling.wait) + 5)
     if sampling.over_budget == "reject":
-        requests = [r._replace(waits=0, min_thinking=0, budget=(2, 5, 9, 17)[i % 4]) for i, r in enumerate(requests)]
+        requests = [
+            r._replace(waits=0, min_thinking=0, budget=(2, 5, 9, 17)[i % 4])
+            for i, r in enumerate(requests)
+        ]
     expected = [naive(request, sampling) for request in requests]
     for slots in (3, 14):
         for request, c, e in zip(requests, decoded(ours, requests, sampling, slots), expected):
@@ -519,10 +678,17 @@ def test_forcing_of_each_row_equals_re_encoding_everything(temperature, more):
             assert same(c._replace(forced=c.forced and c.finish != "rejected"), e), request
     seen = {e.finish for e in expected} | {"forced" if e.forced else "natural" for e in expected}
     if sampling.over_budget == "reject":
-        assert {e.n_tries for e in expected} >= {1, 2, 3, 4} and seen == {"stop", "length", "rejected", "natural"}
-    else:                                                      # the minimum may ask for more waits than --waits
+        assert {e.n_tries for e in expected} >= {1, 2, 3, 4} and seen == {
+            "stop",
+            "length",
+            "rejected",
+            "natural",
+        }
+    else:  # the minimum may ask for more waits than --waits
         assert seen == {"stop", "length", "forced", "natural"}
-        assert any(e.n_waits > r.waits for e, r in zip(expected, requests)) and any(e.n_waits > 1 for e in expected)
+        assert any(e.n_waits > r.waits for e, r in zip(expected, requests)) and any(
+            e.n_waits > 1 for e in expected
+        )
 
 
 def test_what_is_forced_on_one_row_is_not_forced_on_another():
@@ -530,12 +696,17 @@ def test_what_is_forced_on_one_row_is_not_forced_on_another():
     without them: an end-of-sequence inside its thinking ends it (some do), its own end of thinking passes. Else a row's
     text would depend on which rows are in the call: on the ranks, or on what was left when a run was killed."""
     _, ours = twins("qwen2", END_BIAS)
-    requests = [Request(p, random_key(4, i), 24) for i, p in enumerate(prompts_of(range(1, 21), seed=6))]
+    requests = [
+        Request(p, random_key(4, i), 24) for i, p in enumerate(prompts_of(range(1, 21), seed=6))
+    ]
     alone, sampling = decoded(ours, requests, Sampling(1.0)), Sampling(1.0, wait="wait")
     assert any(END not in c.ids and c.finish == "stop" for c in alone)
     mixed = [r._replace(waits=1, budget=6) if i % 2 else r for i, r in enumerate(requests)]
     found = decoded(ours, mixed, sampling)
-    assert {c.n_waits for c in found[1::2]} == {0, 1} and {c.forced for c in found[1::2]} == {False, True}
+    assert {c.n_waits for c in found[1::2]} == {0, 1} and {c.forced for c in found[1::2]} == {
+        False,
+        True,
+    }
     assert [c.ids for c in found[::2]] == [c.ids for c in alone[::2]]
     assert not any(sum(c.injected) for c in found[::2])
 
@@ -543,7 +714,9 @@ def test_what_is_forced_on_one_row_is_not_forced_on_another():
 def test_requests_are_not_written_into():
     """A caller may decode one list twice: samples that were tried again have not changed it."""
     _, ours = twins("qwen2", END_BIAS)
-    requests = [Request(p, random_key(5, i), 20, budget=3) for i, p in enumerate(prompts_of(range(2, 8)))]
+    requests = [
+        Request(p, random_key(5, i), 20, budget=3) for i, p in enumerate(prompts_of(range(2, 8)))
+    ]
     before, sampling = list(requests), Sampling(1.0, over_budget="reject", max_tries=9)
     assert any(c.n_tries > 1 for _, c in decode(ours, TOKENIZER, THINK, requests, sampling))
     assert requests == before
@@ -554,16 +727,22 @@ def test_no_token_is_fed_twice(monkeypatch):
     behind it at most POLL steps of a sequence that is done. With 5 prompts in 2 slots the sum obeys the same bound."""
     _, ours = twins("qwen2", END_BIAS)
     fed, original = [], models.hidden_states
-    monkeypatch.setattr(models, "hidden_states", lambda model, ids, *more: fed.extend(ids.tolist()) or
-                        original(model, ids, *more))
+    monkeypatch.setattr(
+        models,
+        "hidden_states",
+        lambda model, ids, *more: fed.extend(ids.tolist()) or original(model, ids, *more),
+    )
     cfg = settings(30, 1.0, waits=3, wait="wait ,", thinking_budget=14)
-    requests = [Request(p, random_key(0, i), 30) for i, p in enumerate(prompts_of((4, 1, 17, 9, 28), seed=3))]
+    requests = [
+        Request(p, random_key(0, i), 30)
+        for i, p in enumerate(prompts_of((4, 1, 17, 9, 28), seed=3))
+    ]
     total = n_waits = n_forced = 0
     for request in requests:
         fed.clear()
-        c, = completions(ours, [request], cfg)
+        (c,) = completions(ours, [request], cfg)
         text = request.prompt + c.ids
-        assert fed[:len(text) - 1] == text[:-1] and len(fed) <= len(text) - 1 + decoder.POLL["cpu"]
+        assert fed[: len(text) - 1] == text[:-1] and len(fed) <= len(text) - 1 + decoder.POLL["cpu"]
         total, n_waits, n_forced = total + len(text) - 1, n_waits + c.n_waits, n_forced + c.forced
     assert n_waits > 5 and n_forced
     fed.clear()
@@ -573,20 +752,43 @@ def test_no_token_is_fed_twice(monkeypatch):
 
 # ---- Budget forcing by script: s1's text, vectors T13 and T14 of the specification --------------------------------
 
+
 def s1_words():
     """A tokenizer of words in which a line break is a word, with s1's delimiters as special tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import WordLevel
-    words = ["<|im_end|>", "<|im_start|>", "?", "\n", ".\n", "\n\n\n", "user", "assistant", "think", "answer", "Final",
-             "Answer", ":", "Wait", *"abcdefxyzq42"]
+
+    words = [
+        "<|im_end|>",
+        "<|im_start|>",
+        "?",
+        "\n",
+        ".\n",
+        "\n\n\n",
+        "user",
+        "assistant",
+        "think",
+        "answer",
+        "Final",
+        "Answer",
+        ":",
+        "Wait",
+        *"abcdefxyzq42",
+    ]
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(*how) for how in (
-        ("\n", "isolated"), (":", "isolated"), (" ", "removed"))])
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(*how)
+            for how in (("\n", "isolated"), (":", "isolated"), (" ", "removed"))
+        ]
+    )
     core.decoder = decoders.Fuse()
     core.add_special_tokens([AddedToken(word, special=True) for word in words[:2]])
     fast = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>")
-    fast.chat_template = ("{% for m in messages %}<|im_start|>user\n{{ m.content }}<|im_end|>\n{% endfor %}"
-                          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>user\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
     return fast
 
 
@@ -597,13 +799,21 @@ def s1(request):
         pytest.skip(f"{QWEN} is not there; the same cases run with the small tokenizer")
     tokenizer = s1_words() if request.param == "words" else AutoTokenizer.from_pretrained(QWEN)
     pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    tokenizer.batch_decode = lambda ids: [pieces[i] for i, in ids]           # 0.6 s each time, for 151,665 words
-    config = Qwen2Config(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=12, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=99)
+    # 0.6 s each time, for 151,665 words
+    tokenizer.batch_decode = lambda ids: [pieces[i] for (i,) in ids]
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=99,
+    )
     return tokenizer, AutoModelForCausalLM.from_config(config, attn_implementation="packed").eval()
 
 
-CUE = "<|im_start|>answer\nFinal Answer:"                # a forced answer; NEWLINE before it unless one is there
+CUE = "<|im_start|>answer\nFinal Answer:"  # a forced answer; NEWLINE before it unless one is there
 NAMES = {"STOP": "<|im_end|>", "END": "<|im_start|>"}
 
 
@@ -623,21 +833,25 @@ def play(monkeypatch, s1, script, limit=30, form="s1", poll=1, **more):
     the script is that many such places. When the script is over, the model stops. Every step is one place."""
     poll_every(monkeypatch, poll)
     tokenizer, model = s1
-    wishes = [wish for entry in script for wish in (["STOP"] * entry if isinstance(entry, int) else [entry])]
+    wishes = [
+        wish
+        for entry in script
+        for wish in (["STOP"] * entry if isinstance(entry, int) else [entry])
+    ]
     places = iter(range(10**6))
 
     def logits(model, hidden):
         place, out = next(places), torch.zeros(1, len(tokenizer))
         wish = wishes[place] if place < len(wishes) else "STOP"
         wanted = ids_of(tokenizer, *([wish] if isinstance(wish, str) else wish))
-        out[0, wanted] = torch.tensor([9.0, 8.0])[:len(wanted)]
+        out[0, wanted] = torch.tensor([9.0, 8.0])[: len(wanted)]
         return out
 
     monkeypatch.setattr(models, "next_token_logits", logits)
     form, cfg = FORMATS[form], settings(**{"max_tokens": 30, "wait": "Wait", **more})
     prompt = form.prompt_ids(tokenizer, "q")
-    assert prompt[-len(ids_of(tokenizer, form.open)):] == ids_of(tokenizer, form.open)
-    c, = completions(model, [Request(prompt, 0, limit)], cfg, tokenizer=tokenizer, form=form)
+    assert prompt[-len(ids_of(tokenizer, form.open)) :] == ids_of(tokenizer, form.open)
+    (c,) = completions(model, [Request(prompt, 0, limit)], cfg, tokenizer=tokenizer, form=form)
     return c
 
 
@@ -681,13 +895,19 @@ def test_t14_wait(monkeypatch, s1):
     c = play(monkeypatch, s1, ["x", "y", "END", "z", "END", 1, "4"], waits=1)
     assert c.ids == ids_of(s1[0], "x", "y", "Wait", "z", "<|im_start|>answer", "4", "STOP")
     assert c.injected == [False, False, True, False, False, True, False, False]
-    assert (c.n_thinking, c.n_waits, c.forced) == (4, 1, False)        # x y Wait z
+    assert (c.n_thinking, c.n_waits, c.forced) == (4, 1, False)  # x y Wait z
 
 
 def test_t14_second_round_runs_out(monkeypatch, s1):
     """T14: waits = 2, round 2 ends by length: one Wait, then the forced form. Over both rounds x y Wait z z z = 6
     tokens are the budget (s1's harness would give round 2 six of its own; its README and we do not)."""
-    c = play(monkeypatch, s1, ["x", "y", "END", *"zzz", len(ids_of(s1[0], "\n", CUE)), "4"], waits=2, thinking_budget=6)
+    c = play(
+        monkeypatch,
+        s1,
+        ["x", "y", "END", *"zzz", len(ids_of(s1[0], "\n", CUE)), "4"],
+        waits=2,
+        thinking_budget=6,
+    )
     assert c.ids == ids_of(s1[0], "x", "y", "Wait", *"zzz", "\n", CUE, "4", "STOP")
     assert (c.n_thinking, c.n_waits, c.forced) == (6, 1, True)
 
@@ -717,11 +937,20 @@ def test_end_of_sequence_inside_thinking(monkeypatch, s1):
     injected. Without forcing it stops the text; it is no token of thinking."""
     c = play(monkeypatch, s1, ["x", "STOP", "y", "STOP", 1, "4"], waits=1)
     assert c.ids == ids_of(s1[0], "x", "Wait", "y", "<|im_start|>answer", "4", "STOP")
-    assert c.injected == [False, True, False, True, True, False, False] and (c.n_waits, c.n_thinking) == (1, 3)
+    assert c.injected == [False, True, False, True, True, False, False] and (
+        c.n_waits,
+        c.n_thinking,
+    ) == (1, 3)
     c = play(monkeypatch, s1, ["x", "STOP", 1, "4"], thinking_budget=9)
-    assert c.ids == ids_of(s1[0], "x", "<|im_start|>answer", "4", "STOP") and not c.forced and c.n_thinking == 1
+    assert (
+        c.ids == ids_of(s1[0], "x", "<|im_start|>answer", "4", "STOP")
+        and not c.forced
+        and c.n_thinking == 1
+    )
     c = play(monkeypatch, s1, ["x", "STOP", "y"])
-    assert c.ids == ids_of(s1[0], "x", "STOP") and c.finish == "stop" and c.injected == [False, False]
+    assert (
+        c.ids == ids_of(s1[0], "x", "STOP") and c.finish == "stop" and c.injected == [False, False]
+    )
     assert c.n_thinking == 1
 
 
@@ -742,30 +971,55 @@ def test_a_finished_text_is_not_changed_by_the_steps_behind_it(monkeypatch, s1):
     """The decoder looks every few steps, here 8, for who is done. Cut at 2 tokens inside its thinking, a text has had no
     Wait and no forced end, although the steps behind its last token would have brought both."""
     c = play(monkeypatch, s1, ["x", "y", "END", "z", "z"], limit=2, poll=8, waits=1)
-    assert c.ids == ids_of(s1[0], "x", "y") and (c.finish, c.n_waits, c.n_thinking) == ("length", 0, 2)
+    assert c.ids == ids_of(s1[0], "x", "y") and (c.finish, c.n_waits, c.n_thinking) == (
+        "length",
+        0,
+        2,
+    )
     c = play(monkeypatch, s1, ["x", "y", "z", "z", "z"], limit=2, poll=8, thinking_budget=2)
-    assert c.ids == ids_of(s1[0], "x", "y") and (c.finish, c.forced, c.n_thinking) == ("length", False, 2)
+    assert c.ids == ids_of(s1[0], "x", "y") and (c.finish, c.forced, c.n_thinking) == (
+        "length",
+        False,
+        2,
+    )
 
 
 # ---- The other rules by script: harness budgets, no string, rejection, steps ----------------------------------------
+
 
 def test_t14_harness_rule_gives_each_round_the_whole_budget(monkeypatch, s1):
     """T14: both thinking calls get the same max_tokens, here 6. Round 1 is x y, round 2 runs into its own six: forced
     after 2 + Wait + 6 = 9 tokens of thinking, with a second wait left over."""
     n = len(ids_of(s1[0], "\n", CUE))
-    c = play(monkeypatch, s1, ["x", "y", "END", *"zzzzzz", n, "4"], waits=2, thinking_budget=6, budget_rule="round")
+    c = play(
+        monkeypatch,
+        s1,
+        ["x", "y", "END", *"zzzzzz", n, "4"],
+        waits=2,
+        thinking_budget=6,
+        budget_rule="round",
+    )
     assert c.ids == ids_of(s1[0], "x", "y", "Wait", *"zzzzzz", "\n", CUE, "4", "STOP")
     assert (c.n_thinking, c.n_waits, c.forced) == (9, 1, True)
     c = play(monkeypatch, s1, [*"abcdef", n, "4"], waits=2, thinking_budget=6, budget_rule="round")
-    assert c.ids == ids_of(s1[0], *"abcdef", "\n", CUE, "4", "STOP") and (c.n_waits, c.forced) == (0, True)
+    assert c.ids == ids_of(s1[0], *"abcdef", "\n", CUE, "4", "STOP") and (c.n_waits, c.forced) == (
+        0,
+        True,
+    )
 
 
 def test_t14_harness_rule_and_its_natural_end(monkeypatch, s1):
     """T14: budget 6, one wait, each round 5 tokens and END: nothing is forced. The text shows both rounds; that the
     harness then cuts the ids to the budget we do not repeat. By the rule of the total the same script gets no Wait at
     all, for 5 + 1 leaves no room."""
-    c = play(monkeypatch, s1, [*"abcde", "END", *"xyzxy", "END", 1, "4"], waits=1, thinking_budget=6,
-             budget_rule="round")
+    c = play(
+        monkeypatch,
+        s1,
+        [*"abcde", "END", *"xyzxy", "END", 1, "4"],
+        waits=1,
+        thinking_budget=6,
+        budget_rule="round",
+    )
     assert c.ids == ids_of(s1[0], *"abcde", "Wait", *"xyzxy", "<|im_start|>answer", "4", "STOP")
     assert (c.n_thinking, c.n_waits, c.forced) == (11, 1, False)
 
@@ -778,8 +1032,13 @@ def test_t14_no_string(monkeypatch, s1):
     assert c.injected == [False, False, False, False, True, False, False]
     assert (c.n_thinking, c.n_waits, c.forced) == (3, 1, False)
     assert c.logp[2] == pytest.approx(8 - math.log(math.exp(8) + len(s1[0]) - 3), abs=1e-4)
-    c = play(monkeypatch, s1, ["x", "y", ("STOP", "z"), ("END", "q"), "END", 1, "4"], waits=2, wait="")
-    assert c.ids == ids_of(s1[0], "x", "y", "z", "q", "<|im_start|>answer", "4", "STOP") and c.n_waits == 2
+    c = play(
+        monkeypatch, s1, ["x", "y", ("STOP", "z"), ("END", "q"), "END", 1, "4"], waits=2, wait=""
+    )
+    assert (
+        c.ids == ids_of(s1[0], "x", "y", "z", "q", "<|im_start|>answer", "4", "STOP")
+        and c.n_waits == 2
+    )
 
 
 @pytest.mark.parametrize("budget, text", [(2, "xy"), (3, "xyz")])
@@ -798,9 +1057,17 @@ def test_minimum_of_thinking(monkeypatch, s1):
     for waits in (0, 1, 2):
         script = [("END", "x"), "END", ("END", "y"), "END", ("STOP", "z"), "END", 1, "4"]
         c = play(monkeypatch, s1, script, waits=waits, min_thinking=5)
-        assert c.ids == ids_of(s1[0], "x", "Wait", "y", "Wait", "z", "<|im_start|>answer", "4", "STOP")
+        assert c.ids == ids_of(
+            s1[0], "x", "Wait", "y", "Wait", "z", "<|im_start|>answer", "4", "STOP"
+        )
         assert (c.n_thinking, c.n_waits, c.forced) == (5, 2, False)
-    c = play(monkeypatch, s1, ["x", "END", "y", "END", "z", "END", "q", "END", 1, "4"], waits=3, min_thinking=5)
+    c = play(
+        monkeypatch,
+        s1,
+        ["x", "END", "y", "END", "z", "END", "q", "END", 1, "4"],
+        waits=3,
+        min_thinking=5,
+    )
     assert c.n_waits == 3 and c.n_thinking == 7
 
 
@@ -808,7 +1075,15 @@ def test_t16_rejection(monkeypatch, s1):
     """T16: limit 4, bodies of 7, 5 and 3 tokens: accepted at try 3, since 3 and the delimiter are 4. The transition is
     the natural one and no cue is written. The tries before took 4 tokens and a look each."""
     script = [*"abcd", 1, *"abcd", 1, *"xyz", "END", 1, "4"]
-    c = play(monkeypatch, s1, script, thinking_budget=4, temperature=1e-2, over_budget="reject", max_tries=9)
+    c = play(
+        monkeypatch,
+        s1,
+        script,
+        thinking_budget=4,
+        temperature=1e-2,
+        over_budget="reject",
+        max_tries=9,
+    )
     assert c.ids == ids_of(s1[0], *"xyz", "<|im_start|>answer", "4", "STOP")
     assert c.injected == [False] * 4 + [True] + [False] * 2
     assert (c.n_tries, c.n_thinking, c.forced, c.finish) == (3, 3, False, "stop")
@@ -829,18 +1104,26 @@ def test_t16_tries_run_out(monkeypatch, s1):
     original = decoder.advance
     monkeypatch.setattr(decoder, "advance", lambda *rest: asked.append(1) or original(*rest))
     c = play(monkeypatch, s1, script, thinking_budget=4, over_budget="reject", max_tries=3)
-    assert c.ids == ids_of(s1[0], *"cdab") and (c.n_tries, c.finish) == (3, "rejected") and len(asked) == 15
+    assert (
+        c.ids == ids_of(s1[0], *"cdab")
+        and (c.n_tries, c.finish) == (3, "rejected")
+        and len(asked) == 15
+    )
 
 
 def test_a_rejected_sample_gets_other_random_numbers():
     """The second try of a sample is drawn with random_key(key, "again"): it is the text of a request with that key."""
     _, ours = twins("qwen2", END_BIAS)
-    requests = [Request(p, random_key(5, i), 20, budget=3) for i, p in enumerate(prompts_of(range(2, 12)))]
+    requests = [
+        Request(p, random_key(5, i), 20, budget=3) for i, p in enumerate(prompts_of(range(2, 12)))
+    ]
     once = decoded(ours, requests, Sampling(1.0, over_budget="reject", max_tries=1))
     twice = decoded(ours, requests, Sampling(1.0, over_budget="reject", max_tries=2))
     again = [r._replace(key=random_key(r.key, "again")) for r in requests]
     assert 2 < sum(c.finish == "rejected" for c in once) < 10
-    for c, first, second in zip(twice, once, decoded(ours, again, Sampling(1.0, over_budget="reject"))):
+    for c, first, second in zip(
+        twice, once, decoded(ours, again, Sampling(1.0, over_budget="reject"))
+    ):
         if first.finish == "rejected":
             assert c == second._replace(n_tries=2) and c.ids != first.ids
         else:
@@ -855,7 +1138,9 @@ def test_steps_of_the_model_alone(monkeypatch, s1):
     """Each step begins with <|im_start|>, as does the answer: only `answer` behind it ends thinking. A stray `answer`
     is a word like any other. Nothing is injected."""
     c = steps(monkeypatch, s1, ["4", "\n", "answer", "END", "2", "\n", "b", "END", "answer", "4"])
-    assert c.ids == ids_of(s1[0], "4", "\n", "answer", "END", "2", "\n", "b", "END", "answer", "4", "STOP")
+    assert c.ids == ids_of(
+        s1[0], "4", "\n", "answer", "END", "2", "\n", "b", "END", "answer", "4", "STOP"
+    )
     assert not any(c.injected) and c.finish == "stop" and (c.n_waits, c.forced) == (0, False)
 
 
@@ -863,7 +1148,9 @@ def test_steps_count_what_is_thought(monkeypatch, s1):
     """4 NEWLINE answer <|im_start|> 2 NEWLINE b before <|im_start|>answer: 7 tokens of thinking, whether the model ends
     by itself or is made to by --steps 2. In every other format the delimiter is no thinking either."""
     own = steps(monkeypatch, s1, ["4", "\n", "answer", "END", "2", "\n", "b", "END", "answer", "4"])
-    made = steps(monkeypatch, s1, ["4", "\n", "answer", "END", "2", "\n", "b", "END", 1, "4"], steps=2)
+    made = steps(
+        monkeypatch, s1, ["4", "\n", "answer", "END", "2", "\n", "b", "END", 1, "4"], steps=2
+    )
     assert made.ids == own.ids and made.n_thinking == 7
     assert own.n_thinking == 7
 
@@ -872,20 +1159,41 @@ def test_steps_count_what_is_thought(monkeypatch, s1):
 def test_steps_force_the_answer(monkeypatch, s1, n):
     """s1, §E.1: after n steps, that is at the n-th header (the first stands in the prompt), the answer follows: its
     <|im_start|> is the model's own, `answer` is written. Further headers, in the answer, count for nothing."""
-    script = [token for k in range(n) for token in (str("42q"[k]), "a", "END")] + [1, "4", "END", "q", "END"]
+    script = [token for k in range(n) for token in (str("42q"[k]), "a", "END")] + [
+        1,
+        "4",
+        "END",
+        "q",
+        "END",
+    ]
     c = steps(monkeypatch, s1, script, steps=n)
-    expected = [token for k in range(n) for token in ("42q"[k], "a", "END")] + ["answer", "4", "END", "q", "END", "STOP"]
+    expected = [token for k in range(n) for token in ("42q"[k], "a", "END")] + [
+        "answer",
+        "4",
+        "END",
+        "q",
+        "END",
+        "STOP",
+    ]
     assert c.ids == ids_of(s1[0], *expected)
     assert [i for i, x in enumerate(c.injected) if x] == [3 * n]
-    assert (c.n_thinking, c.forced, c.finish) == (3 * n - 1, False, "stop") and c.logp[3 * n - 1] < 0 == c.logp[3 * n]
+    assert (c.n_thinking, c.forced, c.finish) == (3 * n - 1, False, "stop") and c.logp[
+        3 * n - 1
+    ] < 0 == c.logp[3 * n]
 
 
 def test_steps_end_by_themselves_before_they_are_made_to(monkeypatch, s1):
     """--steps 3, and the model answers behind its second header, or at once behind the prompt's <|im_start|>."""
     c = steps(monkeypatch, s1, ["4", "END", "2", "END", "answer", "q", "END", "4"], steps=3)
-    assert c.ids == ids_of(s1[0], "4", "END", "2", "END", "answer", "q", "END", "4", "STOP") and not any(c.injected)
+    assert c.ids == ids_of(
+        s1[0], "4", "END", "2", "END", "answer", "q", "END", "4", "STOP"
+    ) and not any(c.injected)
     c = steps(monkeypatch, s1, ["answer", "4", "END", "END"], steps=1)
-    assert c.ids == ids_of(s1[0], "answer", "4", "END", "END", "STOP") and not any(c.injected) and c.n_thinking == 0
+    assert (
+        c.ids == ids_of(s1[0], "answer", "4", "END", "END", "STOP")
+        and not any(c.injected)
+        and c.n_thinking == 0
+    )
 
 
 def test_steps_under_a_budget_and_at_a_stop(monkeypatch, s1):
@@ -897,7 +1205,8 @@ def test_steps_under_a_budget_and_at_a_stop(monkeypatch, s1):
         assert c.ids == ids_of(s1[0], "4", "a", "END", "b", "\n", CUE, "4", "STOP")
         assert (c.n_thinking, c.forced) == (4, True)
     c = steps(monkeypatch, s1, ["4", "answer", "b", n, "4"], thinking_budget=3)
-    assert c.ids == ids_of(s1[0], "4", "answer", "b", "\n", CUE, "4", "STOP") and c.forced      # no end of thinking
+    # no end of thinking
+    assert c.ids == ids_of(s1[0], "4", "answer", "b", "\n", CUE, "4", "STOP") and c.forced
     c = steps(monkeypatch, s1, ["4", "a", "STOP", 1, "4"], steps=9)
     assert c.ids == ids_of(s1[0], "4", "a", "<|im_start|>answer", "4", "STOP")
     assert c.injected == [False, False, True, True, False, False] and not c.forced
@@ -912,26 +1221,35 @@ def test_steps_take_no_waits(monkeypatch, s1):
 
 # ---- Stopping -------------------------------------------------------------------------------------------------------
 
+
 def shown(s1, c):
     return generate.completion_text(s1[0], c)
 
 
-@pytest.mark.parametrize("script, stop, text, found", [
-    (["a", "x", "y", "z", "q"], ("yz",), "ax", "yz"),                     # over two tokens
-    (["a", "Final", "q"], ("inal",), "aF", "inal"),                       # inside one
-    (["a", "Final", "x", "y", "q"], ("nalxy",), "aFi", "nalxy"),          # from the middle of one over another
-    (["a", "END", "answer", "b", "z"], ("rb",), "a<|im_start|>answe", "rb"),
-    (["a", "x", "y", "z"], ("zz", "xy"), "a", "xy"),                      # the one that is complete first
-    (["a", "x", "y", "z"], ("y", "a"), "", "a"),
-    (["a", "a", "b", "a"], ("ab",), "a", "ab"),
-    (["a", "\n\n\n", "b"], ("\n\n",), "a", "\n\n"),                      # twice in one token: cut at the first
-    (["x", "Wait", "x"], ("t", ""), "xWai", "t"),                         # an empty string is no string
-])
+@pytest.mark.parametrize(
+    "script, stop, text, found",
+    [
+        (["a", "x", "y", "z", "q"], ("yz",), "ax", "yz"),  # over two tokens
+        (["a", "Final", "q"], ("inal",), "aF", "inal"),  # inside one
+        # from the middle of one over another
+        (["a", "Final", "x", "y", "q"], ("nalxy",), "aFi", "nalxy"),
+        (["a", "END", "answer", "b", "z"], ("rb",), "a<|im_start|>answe", "rb"),
+        (["a", "x", "y", "z"], ("zz", "xy"), "a", "xy"),  # the one that is complete first
+        (["a", "x", "y", "z"], ("y", "a"), "", "a"),
+        (["a", "a", "b", "a"], ("ab",), "a", "ab"),
+        (["a", "\n\n\n", "b"], ("\n\n",), "a", "\n\n"),  # twice in one token: cut at the first
+        (["x", "Wait", "x"], ("t", ""), "xWai", "t"),  # an empty string is no string
+    ],
+)
 def test_stop_strings(monkeypatch, s1, script, stop, text, found):
     """In thinking as in the answer, across tokens or inside one. ids keep the token that completes the string, which
     has its log-probability; the text ends before the string."""
     c = play(monkeypatch, s1, script, stop=stop)
-    n = next(n for n in range(1, 9) if any(s and s in s1[0].decode(ids_of(s1[0], *script[:n])) for s in stop))
+    n = next(
+        n
+        for n in range(1, 9)
+        if any(s and s in s1[0].decode(ids_of(s1[0], *script[:n])) for s in stop)
+    )
     assert c.ids == ids_of(s1[0], *script[:n]) and n <= len(script)
     assert (c.finish, c.stop) == ("stop", found) and not any(c.injected)
     assert len(c.logp) == len(c.ids) and max(c.logp) < 0
@@ -951,7 +1269,10 @@ def test_a_stop_string_at_the_limit_and_in_what_is_injected(monkeypatch, s1):
     c = play(monkeypatch, s1, ["a", "b", "c"], limit=3, stop=("bc",))
     assert (c.finish, c.stop, shown(s1, c)) == ("stop", "bc", "a")
     c = play(monkeypatch, s1, ["a", "b", 9, "4"], thinking_budget=2, stop=("Final",))
-    assert c.ids == ids_of(s1[0], "a", "b", "\n", "<|im_start|>answer\nFinal") and c.injected[2:] == [True] * 5
+    assert (
+        c.ids == ids_of(s1[0], "a", "b", "\n", "<|im_start|>answer\nFinal")
+        and c.injected[2:] == [True] * 5
+    )
     assert (c.finish, c.stop, shown(s1, c)) == ("stop", "Final", "ab\n<|im_start|>answer\n")
 
 
@@ -968,7 +1289,9 @@ def test_stop_strings_against_the_whole_text():
     """24 sampled rows of the tiny world, 5 slots, five strings, most of them over words: each row ends at its first
     token whose text, decoded from the beginning, holds one of them."""
     _, ours = twins("qwen2")
-    requests = [Request(p, random_key(9, i), 30) for i, p in enumerate(prompts_of(range(1, 25), seed=9))]
+    requests = [
+        Request(p, random_key(9, i), 30) for i, p in enumerate(prompts_of(range(1, 25), seed=9))
+    ]
     free = decoded(ours, requests, Sampling(1.0))
     strings = ("epeat m", "8 4", " = ", "5 ", "pare 2")
     found, n_stopped = decoded(ours, requests, Sampling(1.0, stop=strings), slots=5), 0
@@ -979,8 +1302,15 @@ def test_stop_strings_against_the_whole_text():
             assert c == whole
         else:
             n_stopped += 1
-            assert c.ids == whole.ids[:n] and c.logp == whole.logp[:n] and c.finish == "stop" and c.stop in texts[n - 1]
-            assert generate.completion_text(TOKENIZER, c) == texts[n - 1][:texts[n - 1].index(c.stop)]
+            assert (
+                c.ids == whole.ids[:n]
+                and c.logp == whole.logp[:n]
+                and c.finish == "stop"
+                and c.stop in texts[n - 1]
+            )
+            assert (
+                generate.completion_text(TOKENIZER, c) == texts[n - 1][: texts[n - 1].index(c.stop)]
+            )
     assert 3 < n_stopped < 22
 
 
@@ -1001,19 +1331,24 @@ def test_several_stop_tokens(monkeypatch, s1):
 def test_a_stop_token_inside_forced_thinking(monkeypatch, s1):
     """It is an end of thinking, as end-of-sequence is; a round does not begin with it."""
     c = play(monkeypatch, s1, ["x", "q", ("q", "y"), "q", 1, "4", "q"], waits=1, stop_tokens=("q",))
-    assert c.ids == ids_of(s1[0], "x", "Wait", "y", "<|im_start|>answer", "4", "q") and c.finish == "stop"
+    assert (
+        c.ids == ids_of(s1[0], "x", "Wait", "y", "<|im_start|>answer", "4", "q")
+        and c.finish == "stop"
+    )
 
 
 @pytest.mark.parametrize("name", ["no such token", "?no", ""])
 def test_an_unknown_stop_token_is_refused(monkeypatch, s1, name):
-    with pytest.raises(BadInput, match="^--stop-tokens .*: not a token of this vocabulary") as error:
+    with pytest.raises(
+        BadInput, match="^--stop-tokens .*: not a token of this vocabulary"
+    ) as error:
         play(monkeypatch, s1, ["a"], stop_tokens=("q", name))
     assert repr(name) in str(error.value) and "\n" not in str(error.value)
 
 
 # ---- Logits that are no numbers -------------------------------------------------------------------------------------
 
-RARE = 151                                                    # a word of the model that no text of its can hold
+RARE = 151  # a word of the model that no text of its can hold
 
 
 @contextlib.contextmanager
@@ -1029,13 +1364,23 @@ def embedding(model, token, value):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("more", [{}, {"logp": False}, {"temperature": 0.9},
-                                  {"temperature": 0.9, "top_k": 7, "top_p": 0.9}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"logp": False}, {"temperature": 0.9}, {"temperature": 0.9, "top_k": 7, "top_p": 0.9}],
+    ids=str,
+)
 def test_broken_logits_end_one_row(monkeypatch, value, more):
     """One number of one row is NaN or infinite at its sixth token: that row ends with "nan" and its first five tokens;
     the 12 others, before and behind it in the 3 slots, have the texts that they have without it."""
-    sampling, original, (_, model) = Sampling(wait="wait", **more), decoder.advance, twins("qwen2", END_BIAS)
-    requests = [Request(p, random_key(8, i), 24, waits=i % 3) for i, p in enumerate(prompts_of(range(4, 17), seed=12))]
+    sampling, original, (_, model) = (
+        Sampling(wait="wait", **more),
+        decoder.advance,
+        twins("qwen2", END_BIAS),
+    )
+    requests = [
+        Request(p, random_key(8, i), 24, waits=i % 3)
+        for i, p in enumerate(prompts_of(range(4, 17), seed=12))
+    ]
     reference = decoded(model, requests, sampling, slots=3)
     victim = next(i for i in range(4, 13) if len(reference[i].ids) > 9)
 
@@ -1047,7 +1392,11 @@ def test_broken_logits_end_one_row(monkeypatch, value, more):
     monkeypatch.setattr(decoder, "advance", advance)
     for c, expected, i in zip(decoded(model, requests, sampling, slots=3), reference, range(13)):
         if i == victim:
-            assert c.ids == expected.ids[:5] and c.finish == "nan" and len(c.logp) == len(c.injected) == 5
+            assert (
+                c.ids == expected.ids[:5]
+                and c.finish == "nan"
+                and len(c.logp) == len(c.injected) == 5
+            )
         else:
             assert c == expected
 
@@ -1055,8 +1404,13 @@ def test_broken_logits_end_one_row(monkeypatch, value, more):
 def test_broken_logits_while_something_is_injected(monkeypatch, s1):
     """Nothing was drawn, but what follows would come from the same state: the row ends there too."""
     original = decoder.advance
-    monkeypatch.setattr(decoder, "advance", lambda state, logits, *rest: original(
-        state, torch.where((state["n"] == 4)[:, None], math.nan, logits), *rest))
+    monkeypatch.setattr(
+        decoder,
+        "advance",
+        lambda state, logits, *rest: original(
+            state, torch.where((state["n"] == 4)[:, None], math.nan, logits), *rest
+        ),
+    )
     c = play(monkeypatch, s1, ["x", "y", 9, "4"], thinking_budget=2)
     assert c.ids == ids_of(s1[0], "x", "y", "\n", "<|im_start|>") and c.finish == "nan"
 
@@ -1064,7 +1418,9 @@ def test_broken_logits_while_something_is_injected(monkeypatch, s1):
 def expect_nan_for(victims, requests, slots=(1, 2, 3, 13)):
     """With RARE meaning NaN the victims end before their first token; all others have the texts they have without."""
     _, model = twins("qwen2", END_BIAS)
-    reference = decoded(model, [r for i, r in enumerate(requests) if i not in victims], Sampling(1.0), 2)
+    reference = decoded(
+        model, [r for i, r in enumerate(requests) if i not in victims], Sampling(1.0), 2
+    )
     assert len({tuple(c.ids) for c in reference}) > 3
     for n in slots:
         with embedding(model, RARE, math.nan):
@@ -1089,7 +1445,9 @@ def test_a_short_prompt_of_nan_between_long_ones():
     prompts = prompts_of((9, 2, 10, 3, 4, 11), seed=14)
     for i in (1, 3):
         prompts[i][0] = RARE
-    expect_nan_for({1, 3}, [Request(p, random_key(3, i), 20) for i, p in enumerate(prompts)], slots=(2, 6))
+    expect_nan_for(
+        {1, 3}, [Request(p, random_key(3, i), 20) for i, p in enumerate(prompts)], slots=(2, 6)
+    )
 
 
 def test_a_shared_prompt_of_nan_does_not_stay_behind():
@@ -1108,7 +1466,10 @@ def test_what_a_finished_row_computes_on_its_way_out_reaches_nobody(monkeypatch)
     Here that gives NaN, behind the end of its text; the slot's next tenants never notice."""
     poll_every(monkeypatch, 5)
     _, model = twins("qwen2", END_BIAS)
-    requests = [Request(p, random_key(11, i), 24) for i, p in enumerate(prompts_of([5, 3, 9, 2, 30, 4, 7, 6, 28, 3]))]
+    requests = [
+        Request(p, random_key(11, i), 24)
+        for i, p in enumerate(prompts_of([5, 3, 9, 2, 30, 4, 7, 6, 28, 3]))
+    ]
     reference = decoded(model, requests, Sampling(1.0), slots=2)
     assert sum(c.finish == "stop" for c in reference) > 3
     with embedding(model, EOS, math.nan):
@@ -1117,6 +1478,7 @@ def test_what_a_finished_row_computes_on_its_way_out_reaches_nobody(monkeypatch)
 
 # ---- Prompts that are shared, slots that fit ------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("slots", [1, 2, 3, 20])
 def test_a_prompt_is_encoded_once_for_all_its_samples(monkeypatch, slots):
     """Groups A (6 samples), B (5), A (4) and C (3), C of one token: what is encoded ahead of the steps is each group's
@@ -1124,7 +1486,10 @@ def test_a_prompt_is_encoded_once_for_all_its_samples(monkeypatch, slots):
     group. The texts are those that each sample has alone."""
     _, ours = twins("qwen2", END_BIAS)
     a, b, c = prompts_of((23, 8, 1), seed=16)
-    requests = [Request(p, random_key(12, i), 9 + i) for i, p in enumerate([a] * 6 + [b] * 5 + [a] * 4 + [c] * 3)]
+    requests = [
+        Request(p, random_key(12, i), 9 + i)
+        for i, p in enumerate([a] * 6 + [b] * 5 + [a] * 4 + [c] * 3)
+    ]
     alone = [decoded(ours, [r], Sampling(1.0))[0] for r in requests]
     encoded, original = [], models.hidden_states
 
@@ -1143,7 +1508,10 @@ def test_shared_prompts_with_forcing_equal_the_oracle():
     in: through 2, 3 and 20 slots as without a cache."""
     _, ours = twins("qwen2", END_BIAS)
     a, b = prompts_of((11, 6), seed=17)
-    requests = [Request(p, random_key(13, i), 20, budget=2 + i % 5) for i, p in enumerate([a] * 5 + [b] * 4 + [a] * 3)]
+    requests = [
+        Request(p, random_key(13, i), 20, budget=2 + i % 5)
+        for i, p in enumerate([a] * 5 + [b] * 4 + [a] * 3)
+    ]
     sampling = Sampling(1.0, over_budget="reject", max_tries=9)
     expected = [naive(r, sampling) for r in requests]
     assert max(e.n_tries for e in expected) > 2
@@ -1157,18 +1525,37 @@ def test_slots_fit_into_memory(monkeypatch):
     slot. With one byte less nothing is left for a sequence, and the refusal says in one line of what length."""
     _, ours = twins("qwen2")
     requests = [Request(p, random_key(0, i), 30) for i, p in enumerate(prompts_of([20] * 9))]
-    reference, sizes, caches, original = decoded(ours, requests, Sampling(1.0), 9), [], [], kv_cache.Cache
+    reference, sizes, caches, original = (
+        decoded(ours, requests, Sampling(1.0), 9),
+        [],
+        [],
+        kv_cache.Cache,
+    )
     assert kv_cache.bytes_per_token(ours) == 768
     monkeypatch.setattr(kv_cache, "Cache", lambda *size: caches.append(size[1:]) or original(*size))
     for free, slots in ((250_000, 4), (96_000, 1), (10**9, 9)):
         monkeypatch.setattr(kv_cache, "free_memory", lambda device: free)
-        assert decoder.fit_slots(ours, requests, 99) == slots and decoder.fit_slots(ours, requests, 3) == min(3, slots)
-        found = dict(decode(ours, TOKENIZER, THINK, requests, Sampling(1.0), 99, watch=lambda s, n: sizes.append(n)))
+        assert decoder.fit_slots(ours, requests, 99) == slots and decoder.fit_slots(
+            ours, requests, 3
+        ) == min(3, slots)
+        found = dict(
+            decode(
+                ours,
+                TOKENIZER,
+                THINK,
+                requests,
+                Sampling(1.0),
+                99,
+                watch=lambda s, n: sizes.append(n),
+            )
+        )
         assert [found[i] for i in range(9)] == reference and max(sizes) == slots
         assert caches.pop() == (slots + 1, 50)
         sizes.clear()
     monkeypatch.setattr(kv_cache, "free_memory", lambda device: 95_999)
-    with pytest.raises(BadInput, match="--max-tokens: the memory left does not hold .* 50 tokens") as error:
+    with pytest.raises(
+        BadInput, match="--max-tokens: the memory left does not hold .* 50 tokens"
+    ) as error:
         decoded(ours, requests)
     assert "\n" not in str(error.value) and not caches
 
@@ -1181,9 +1568,30 @@ SETTINGS = {
     "no string": Sampling(0.9, wait="", budget_rule="round"),
     "reject": Sampling(1.0, wait="wait", over_budget="reject", max_tries=3),
 }
-BANNED = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "lift_fresh", "bincount",
-          "_unique2", "repeat_interleave", "_assert_async")
-READERS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__")
+BANNED = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "is_nonzero",
+    "equal",
+    "unique",
+    "lift_fresh",
+    "bincount",
+    "_unique2",
+    "repeat_interleave",
+    "_assert_async",
+)
+READERS = (
+    "item",
+    "tolist",
+    "numpy",
+    "cpu",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "__array__",
+)
 
 
 class Asked(TorchDispatchMode):
@@ -1194,13 +1602,16 @@ class Asked(TorchDispatchMode):
         self.found, self.n = [], 0
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        with self:                                             # an operation made of others: look at those
+        with self:  # an operation made of others: look at those
             result = function.decompose(*arguments, **(options or {}))
         if result is not NotImplemented:
             return result
         name, self.n = function.overloadpacket.__name__, self.n + 1
-        masks = [x for x in tree_leaves(arguments[1]) if torch.is_tensor(x)] if name.startswith(("index", "_index")) \
-            and isinstance(arguments[1], (list, tuple)) else []
+        masks = (
+            [x for x in tree_leaves(arguments[1]) if torch.is_tensor(x)]
+            if name.startswith(("index", "_index")) and isinstance(arguments[1], (list, tuple))
+            else []
+        )
         if name in BANNED or any(x.dtype in (torch.bool, torch.uint8) for x in masks):
             self.found.append(name)
         return function(*arguments, **(options or {}))
@@ -1212,16 +1623,33 @@ def asked():
     with pytest.MonkeyPatch.context() as patch, Asked() as mode:
         for name in READERS:
             original = getattr(torch.Tensor, name)
-            patch.setattr(torch.Tensor, name, lambda *rest, name=name, original=original, **options:
-                          mode.found.append(name) or original(*rest, **options))
+            patch.setattr(
+                torch.Tensor,
+                name,
+                lambda *rest, name=name, original=original, **options: (
+                    mode.found.append(name) or original(*rest, **options)
+                ),
+            )
         yield mode
 
 
-@pytest.mark.parametrize("question", [
-    lambda x: x.sum().item(), lambda x: x.tolist(), lambda x: x[x > 1], lambda x: x.__setitem__(x > 1, 0),
-    lambda x: bool(x.any()), lambda x: x.nonzero(), lambda x: torch.tensor([1.0]) + x, lambda x: x[int(x.argmax()):],
-    lambda x: x.masked_select(x > 1), lambda x: torch.equal(x, x), lambda x: torch.where(x > 1),
-    lambda x: x.cpu().numpy()])
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: x[x > 1],
+        lambda x: x.__setitem__(x > 1, 0),
+        lambda x: bool(x.any()),
+        lambda x: x.nonzero(),
+        lambda x: torch.tensor([1.0]) + x,
+        lambda x: x[int(x.argmax()) :],
+        lambda x: x.masked_select(x > 1),
+        lambda x: torch.equal(x, x),
+        lambda x: torch.where(x > 1),
+        lambda x: x.cpu().numpy(),
+    ],
+)
 def test_the_watch_for_questions_works(question):
     for guard in (torch.no_grad(), torch.inference_mode()):
         with guard, asked() as mode:
@@ -1268,7 +1696,9 @@ def test_the_state_stays_where_it_is(monkeypatch):
     slots each tensor of the state and of the cache stays where it was allocated."""
     _, ours = twins("qwen2", END_BIAS)
     caches, places, original = [], set(), kv_cache.Cache
-    monkeypatch.setattr(kv_cache, "Cache", lambda *size: caches.append(original(*size)) or caches[-1])
+    monkeypatch.setattr(
+        kv_cache, "Cache", lambda *size: caches.append(original(*size)) or caches[-1]
+    )
 
     def watch(state, n):
         tensors = [*state.values(), *caches[0].keys, *caches[0].values]
@@ -1283,6 +1713,7 @@ def test_the_state_stays_where_it_is(monkeypatch):
 
 class Tape:
     """torch.cuda.CUDAGraph on a CPU: operations on fixed tensors, recorded once and then repeated as they stand."""
+
     made = []
 
     def __init__(self):
@@ -1295,7 +1726,10 @@ class Tape:
         for function, arguments, options, result in self.operations:
             again = function(*arguments, **options)
             for old, new in zip(tree_leaves(result), tree_leaves(again)):
-                if torch.is_tensor(old) and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                if (
+                    torch.is_tensor(old)
+                    and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr()
+                ):
                     old.copy_(new)
 
     def pool(self):
@@ -1318,8 +1752,12 @@ class Record(TorchDispatchMode):
             if torch.is_tensor(x) and (place := x.untyped_storage()).data_ptr() not in self.own:
                 self.before.setdefault(place.data_ptr(), (place, place.clone()))
         result = function(*arguments, **(options or {}))
-        self.own |= {x.untyped_storage().data_ptr() for x in tree_leaves(result) if torch.is_tensor(x)} - set(self.before)
-        self.tape.operations.append((function, tree_map(lambda x: x, arguments), dict(options or {}), result))
+        self.own |= {
+            x.untyped_storage().data_ptr() for x in tree_leaves(result) if torch.is_tensor(x)
+        } - set(self.before)
+        self.tape.operations.append(
+            (function, tree_map(lambda x: x, arguments), dict(options or {}), result)
+        )
         return result
 
     def __exit__(self, *error):
@@ -1343,7 +1781,9 @@ def on_tape(monkeypatch):
     poll_every(monkeypatch, 8)
 
 
-@pytest.mark.parametrize("name, kind", [(name, "qwen2") for name in SETTINGS] + [("sampled", kind) for kind in SHAPES])
+@pytest.mark.parametrize(
+    "name, kind", [(name, "qwen2") for name in SETTINGS] + [("sampled", kind) for kind in SHAPES]
+)
 def test_recorded_steps_give_the_same_texts(monkeypatch, name, kind):
     """16 forced requests through 5 slots: steps of 5, 4, 2 and 1 sequences are recorded once each and repeated for all
     the others, while slots are refilled and holes filled. Texts and log-probabilities equal the ordinary decoder's."""
@@ -1353,18 +1793,24 @@ def test_recorded_steps_give_the_same_texts(monkeypatch, name, kind):
     on_tape(monkeypatch)
     found = decoded(ours, requests, SETTINGS[name], slots=5)
     assert all(same(c, e) for c, e in zip(found, reference))
-    assert 2 <= len(Tape.made) <= 4 and sum(tape.n_replays for tape in Tape.made) > 5 * len(Tape.made)
+    assert 2 <= len(Tape.made) <= 4 and sum(tape.n_replays for tape in Tape.made) > 5 * len(
+        Tape.made
+    )
 
 
 def test_recorded_steps_stop_at_strings_and_tokens(monkeypatch):
     """Stop strings are looked for between the steps; what they end must not go on in a recorded step."""
     _, ours = twins("qwen2")
-    requests = [Request(p, random_key(9, i), 30) for i, p in enumerate(prompts_of(range(1, 25), seed=9))]
+    requests = [
+        Request(p, random_key(9, i), 30) for i, p in enumerate(prompts_of(range(1, 25), seed=9))
+    ]
     sampling = Sampling(1.0, stop=("epeat m", "8 4", "5 "), stop_tokens=("u",))
     reference = decoded(ours, requests, sampling, slots=5)
     on_tape(monkeypatch)
     assert decoded(ours, requests, sampling, slots=5) == reference
-    assert {c.stop for c in reference} >= {None, "8 4"} and any(c.ids[-1] == ids_of(TOKENIZER, "u")[0] for c in reference)
+    assert {c.stop for c in reference} >= {None, "8 4"} and any(
+        c.ids[-1] == ids_of(TOKENIZER, "u")[0] for c in reference
+    )
 
 
 def test_recorded_steps_of_a_broken_row(monkeypatch):
@@ -1372,18 +1818,23 @@ def test_recorded_steps_of_a_broken_row(monkeypatch):
     them, ended by NaN, feeds a token whose meaning is NaN; the next tenant of its slot must not read it."""
     on_tape(monkeypatch)
     prompts = prompts_of((5, 9, 4, 3, 6, 7, 8, 2, 5, 4), seed=18)
-    prompts[2][-1] = PAD                                      # the largest of NaN logits is the first: PAD once more
-    requests = [Request(p, random_key(3, i), 3 if i == 2 else 9 + 4 * i) for i, p in enumerate(prompts)]
+    prompts[2][-1] = PAD  # the largest of NaN logits is the first: PAD once more
+    requests = [
+        Request(p, random_key(3, i), 3 if i == 2 else 9 + 4 * i) for i, p in enumerate(prompts)
+    ]
     _, model = twins("qwen2", END_BIAS)
     reference = decoded(model, requests, slots=4)
     assert not any(PAD in c.ids for c in reference)
     with embedding(model, PAD, math.nan):
         found = decoded(model, requests, slots=4)
     assert found[2].finish == "nan" and found[2].ids == []
-    assert [c for i, c in enumerate(found) if i != 2] == [c for i, c in enumerate(reference) if i != 2]
+    assert [c for i, c in enumerate(found) if i != 2] == [
+        c for i, c in enumerate(reference) if i != 2
+    ]
 
 
 # ---- Attention of one step ------------------------------------------------------------------------------------------
+
 
 def attention_by_loops(query, keys, values, lengths, scale, window, softcap):
     """Each head of each row by itself, in float64, from the definition."""
@@ -1392,8 +1843,11 @@ def attention_by_loops(query, keys, values, lengths, scale, window, softcap):
     for b, n in enumerate(lengths.tolist()):
         for h in range(query.shape[1]):
             cells = [i for i in range(n + 1) if window is None or n - i < window]
-            scores = [scale * sum(float(x) * float(y) for x, y in zip(query[b, h], keys[b, h // group, i]))
-                      for i in cells]
+            scores = [
+                scale
+                * sum(float(x) * float(y) for x, y in zip(query[b, h], keys[b, h // group, i]))
+                for i in cells
+            ]
             if softcap is not None:
                 scores = [softcap * math.tanh(x / softcap) for x in scores]
             top = max(scores)
@@ -1406,11 +1860,13 @@ def attention_by_loops(query, keys, values, lengths, scale, window, softcap):
 def attention_case(dtype, n_kv, seed=0):
     """5 rows of 0..12 cached tokens in 7 slots of 13 cells, 6 heads, width 4; finite rubbish behind each length."""
     rng = torch.Generator().manual_seed(seed)
-    query, keys, values = (torch.randn(*shape, generator=rng).to(dtype) for shape in
-                           ((5, 6, 4), (7, n_kv, 13, 4), (7, n_kv, 13, 4)))
+    query, keys, values = (
+        torch.randn(*shape, generator=rng).to(dtype)
+        for shape in ((5, 6, 4), (7, n_kv, 13, 4), (7, n_kv, 13, 4))
+    )
     lengths = torch.tensor([4, 0, 10, 7, 1])
     for b, n in enumerate(lengths.tolist()):
-        keys[b, :, n + 1:], values[b, :, n + 1:] = 300.0, -700.0
+        keys[b, :, n + 1 :], values[b, :, n + 1 :] = 300.0, -700.0
     return query, keys, values, lengths
 
 
@@ -1425,11 +1881,16 @@ def test_decode_attention_against_loops(n_kv, window, softcap):
     expected = attention_by_loops(query, keys, values, lengths, 0.7, window, softcap)
     before = [x.clone() for x in (query, keys, values, lengths)]
     for longest in (10, 12):
-        out = kernels.decode_attention(query, keys, values, lengths, [longest] * 5, 0.7, window, softcap)
+        out = kernels.decode_attention(
+            query, keys, values, lengths, [longest] * 5, 0.7, window, softcap
+        )
         assert out.shape == query.shape and out.dtype == torch.float32
         assert (out - expected).abs().max() < 1e-5
     assert all(torch.equal(x, y) for x, y in zip(before, (query, keys, values, lengths)))
-    for changed in ((None, softcap) if window in (1, 4) else ()), ((window, None) if softcap and window != 1 else ()):
+    for changed in (
+        ((None, softcap) if window in (1, 4) else ()),
+        ((window, None) if softcap and window != 1 else ()),
+    ):
         if changed:
             other = attention_by_loops(query, keys, values, lengths, 0.7, *changed)
             assert (other - expected).abs().max() > 0.1
@@ -1440,8 +1901,12 @@ def test_decode_attention_masks_are_kept_by_window():
     query, keys, values, lengths = attention_case(torch.float64, 3)
     masks = {}
     for window in (None, 3, None, 5, 3):
-        out = kernels.decode_attention(query, keys, values, lengths, [12] * 5, 0.7, window, None, masks)
-        assert (out - attention_by_loops(query, keys, values, lengths, 0.7, window, None)).abs().max() < 1e-12
+        out = kernels.decode_attention(
+            query, keys, values, lengths, [12] * 5, 0.7, window, None, masks
+        )
+        assert (
+            out - attention_by_loops(query, keys, values, lengths, 0.7, window, None)
+        ).abs().max() < 1e-12
     assert len(masks) == 3
 
 
@@ -1449,11 +1914,15 @@ def test_decode_attention_reads_no_further_than_neighbours():
     """20 rows, the first 8 of 3 tokens, one of 40 among the others: cells past the 4 that the first need are NaN, which
     would reach them with any weight; the others, which share the long one's bound or not, agree with the loops."""
     rng = torch.Generator().manual_seed(2)
-    query, keys, values = (torch.randn(*shape, generator=rng) for shape in ((20, 2, 4), (21, 2, 41, 4), (21, 2, 41, 4)))
+    query, keys, values = (
+        torch.randn(*shape, generator=rng) for shape in ((20, 2, 4), (21, 2, 41, 4), (21, 2, 41, 4))
+    )
     lengths = torch.tensor([3] * 8 + [5] * 7 + [40] + [2] * 4)
     keys[:8, :, 4:], values[:8, :, 4:] = torch.nan, torch.nan
     out = kernels.decode_attention(query, keys, values, lengths, lengths.tolist(), 0.5)
-    assert (out - attention_by_loops(query, keys, values, lengths, 0.5, None, None)).abs().max() < 1e-5
+    assert (
+        out - attention_by_loops(query, keys, values, lengths, 0.5, None, None)
+    ).abs().max() < 1e-5
 
 
 def test_decode_attention_in_half_precision():
@@ -1462,4 +1931,6 @@ def test_decode_attention_in_half_precision():
     query, keys, values, lengths = attention_case(torch.bfloat16, 2, seed=5)
     out = kernels.decode_attention(6 * query, keys, values, lengths, [10] * 5, 1.0)
     assert out.dtype == torch.bfloat16
-    assert (out - attention_by_loops(6 * query, keys, values, lengths, 1.0, None, None)).abs().max() < 2**-7 * 4
+    assert (
+        out - attention_by_loops(6 * query, keys, values, lengths, 1.0, None, None)
+    ).abs().max() < 2**-7 * 4

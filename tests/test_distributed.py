@@ -4,6 +4,7 @@ model in shards; killed and continued.
 One run is torchrun's own. The others are forks, which have the libraries loaded already, with the variables that
 torchrun sets: 1 second instead of 9.
 """
+
 import contextlib
 import dataclasses
 import io
@@ -71,6 +72,7 @@ TOKENIZER = tiny.tokenizer()
 
 # ---- processes
 
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -79,11 +81,16 @@ def free_port():
 
 def run_rank(work, arguments, environment, answer):
     os.environ |= environment
-    torch.set_num_threads(1)           # a fork gets torch's thread pool anew at its first use: here, before there are threads
+    # a fork gets torch's thread pool anew at its first use: here, before there are threads
+    torch.set_num_threads(1)
     try:
         answer.send(work(*arguments))
     except BaseException as error:
-        answer.send(error if isinstance(error, BadInput) else RuntimeError(f"{type(error).__name__}: {error}"))
+        answer.send(
+            error
+            if isinstance(error, BadInput)
+            else RuntimeError(f"{type(error).__name__}: {error}")
+        )
 
 
 def start_ranks(work, arguments=(), n=2):
@@ -91,9 +98,16 @@ def start_ranks(work, arguments=(), n=2):
     fork, port, started = multiprocessing.get_context("fork"), free_port(), []
     for rank in range(n):
         ours, theirs = fork.Pipe(duplex=False)
-        environment = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1",
-                           MASTER_PORT=port)
-        process = fork.Process(target=run_rank, args=(work, arguments, environment, theirs), daemon=True)
+        environment = dict(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(n),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
+        process = fork.Process(
+            target=run_rank, args=(work, arguments, environment, theirs), daemon=True
+        )
         process.start()
         theirs.close()
         started.append((process, ours))
@@ -112,7 +126,9 @@ def ranks_run(work, *arguments, n=2, seconds=60):
     started, end, answers = start_ranks(work, arguments, n), time.monotonic() + seconds, []
     try:
         for _, answer in started:
-            assert answer.poll(end - time.monotonic()), f"a rank hangs; the ones before it: {answers}"
+            assert answer.poll(end - time.monotonic()), (
+                f"a rank hangs; the ones before it: {answers}"
+            )
             answers.append(answer.recv())
     finally:
         kill(started)
@@ -121,13 +137,32 @@ def ranks_run(work, *arguments, n=2, seconds=60):
 
 def torchrun(**flags):
     """The command itself, by 2 processes."""
-    flags = [x for name, value in flags.items() for x in (f"--{name.replace('_', '-')}", str(value))]
-    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
-                             free_port(), "--", ROOT / "generate.py", *flags], text=True, cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    flags = [
+        x for name, value in flags.items() for x in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--master-port",
+            free_port(),
+            "--",
+            ROOT / "generate.py",
+            *flags,
+        ],
+        text=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 # ---- rows
+
 
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory):
@@ -138,13 +173,25 @@ def problems(tmp_path_factory):
 
 
 FORCED = dict(n=3, temperature=0.9, top_p=0.95, waits=1, wait="wait", thinking_budget=30)
-RUNS = {"greedy": {}, "sampled, waits, budget: a sweep": FORCED | dict(sweep="waits=0,2"),
-        "one problem for two ranks, no wait string": FORCED | dict(limit=1, wait="")}
+RUNS = {
+    "greedy": {},
+    "sampled, waits, budget: a sweep": FORCED | dict(sweep="waits=0,2"),
+    "one problem for two ranks, no wait string": FORCED | dict(limit=1, wait=""),
+}
 
 
 def config(problems, out, **more):
-    return generate.Config(**{"model": BASE, "data": problems, "out": str(out), "format": "think", "max_tokens": 40,
-                              "slots": 4, **more})
+    return generate.Config(
+        **{
+            "model": BASE,
+            "data": problems,
+            "out": str(out),
+            "format": "think",
+            "max_tokens": 40,
+            "slots": 4,
+            **more,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +207,17 @@ def alone(problems, tmp_path_factory):
 def all_runs(problems, folder, tp):
     rows = []
     for i, settings in enumerate(RUNS.values()):
-        rows.append(generate.main(config(problems, folder / str(i) / "out.jsonl", tp=tp, slots=3, **settings)))
+        rows.append(
+            generate.main(
+                config(problems, folder / str(i) / "out.jsonl", tp=tp, slots=3, **settings)
+            )
+        )
     return rows
 
 
-@pytest.mark.parametrize("n, tp", [(2, 1), (2, 2), (4, 2)], ids=["parts of the rows", "one model", "both"])
+@pytest.mark.parametrize(
+    "n, tp", [(2, 1), (2, 2), (4, 2)], ids=["parts of the rows", "one model", "both"]
+)
 def test_rows_are_those_of_one_process(problems, alone, tmp_path, n, tp):
     """Greedy and sampled, n = 3, waits and budget, a sweep: the same bytes, the same totals, nothing left over; every
     rank returns all rows. The runs themselves differ."""
@@ -181,7 +234,9 @@ def test_rows_are_those_of_one_process(problems, alone, tmp_path, n, tp):
             ours, theirs = tmp_path / str(i) / file, folder / file
             if file.endswith(".config.json"):
                 ours, theirs = json.loads(ours.read_text()), json.loads(theirs.read_text())
-                assert ours["n_tokens"] == theirs["n_tokens"] > 0 and ours["skipped_prompts"] == 0, name
+                assert (
+                    ours["n_tokens"] == theirs["n_tokens"] > 0 and ours["skipped_prompts"] == 0
+                ), name
             else:
                 assert ours.read_bytes() == theirs.read_bytes(), name
                 texts.add(theirs.read_bytes())
@@ -196,30 +251,44 @@ def test_score_and_stdout(problems, alone, tmp_path):
     numbers = ("logp", "entropy")
 
     def work():
-        rows = [generate.main(config(data, tmp_path / f"{tp}.jsonl", score=True, tp=tp)) for tp in (1, 2)]
+        rows = [
+            generate.main(config(data, tmp_path / f"{tp}.jsonl", score=True, tp=tp))
+            for tp in (1, 2)
+        ]
         with contextlib.redirect_stdout(io.StringIO()) as shown:
             generate.main(config(problems, "", stdout=True, **FORCED | dict(waits=2)))
         return rows, shown.getvalue()
 
     (rows, shown), (again, also_shown) = ranks_run(work)
-    assert rows == again and rows == [read_rows(tmp_path / "1.jsonl"), read_rows(tmp_path / "2.jsonl")]
+    assert rows == again and rows == [
+        read_rows(tmp_path / "1.jsonl"),
+        read_rows(tmp_path / "2.jsonl"),
+    ]
     for found in rows:
-        assert [{k: v for k, v in row.items() if k not in numbers} for row in found] == \
-            [{k: v for k, v in row.items() if k not in numbers} for row in wanted]
+        assert [{k: v for k, v in row.items() if k not in numbers} for row in found] == [
+            {k: v for k, v in row.items() if k not in numbers} for row in wanted
+        ]
         for name in numbers:
-            a, b = (torch.tensor([x for row in part for x in row[name]]) for part in (found, wanted))
+            a, b = (
+                torch.tensor([x for row in part for x in row[name]]) for part in (found, wanted)
+            )
             assert a.std() > 0.3 and (a - b).abs().max() <= 2e-5
     printed = [[json.loads(line) for line in text.splitlines()] for text in (shown, also_shown)]
     by_key = {generate.key_of(row): row for part in printed for row in part}
-    assert [len(part) for part in printed] == [9, 6] and len(by_key) == 15         # 3 and 2 problems, 3 samples each
+    # 3 and 2 problems, 3 samples each
+    assert [len(part) for part in printed] == [9, 6] and len(by_key) == 15
     assert [by_key[generate.key_of(row)] for row in read_rows(data)] == read_rows(data)
 
 
 # ---- killed and continued
 
+
 def finished_lines(out):
-    return [path.read_bytes().count(b"\n") for path in sorted(out.parent.glob(out.name + ".unfinished*"))
-            if path.suffix != ".part"]                   # which is renamed at any moment
+    return [
+        path.read_bytes().count(b"\n")
+        for path in sorted(out.parent.glob(out.name + ".unfinished*"))
+        if path.suffix != ".part"
+    ]  # which is renamed at any moment
 
 
 def test_killed_with_two_ranks_continued_with_one_and_by_torchrun(tmp_path, problems):
@@ -233,7 +302,11 @@ def test_killed_with_two_ranks_continued_with_one_and_by_torchrun(tmp_path, prob
     out.parent.mkdir()
     ranks = start_ranks(lambda: generate.main(config(problems, out, slots=1, **settings)))
     end = time.monotonic() + 60
-    while ranks[0][0].is_alive() and time.monotonic() < end and min([0, *finished_lines(out)][-2:]) < 3:
+    while (
+        ranks[0][0].is_alive()
+        and time.monotonic() < end
+        and min([0, *finished_lines(out)][-2:]) < 3
+    ):
         time.sleep(0.005)
     kill(ranks)
     done = sum(finished_lines(out))
@@ -243,11 +316,18 @@ def test_killed_with_two_ranks_continued_with_one_and_by_torchrun(tmp_path, prob
     header = json.loads(out.with_suffix(".config.json").read_text())
     assert header["temperature"] == 1.0 and "n_tokens" not in header
     shutil.copytree(out.parent, other.parent)
-    later = torchrun(model=BASE, data=problems, out=other, format="think", max_tokens=40, tp=2, **settings)
+    later = torchrun(
+        model=BASE, data=problems, out=other, format="think", max_tokens=40, tp=2, **settings
+    )
     asked, decode = [], generate.decode
-    with pytest.MonkeyPatch.context() as patch:                              # meanwhile
-        patch.setattr(generate, "decode", lambda m, t, f, requests, *more: asked.append(len(requests)) or
-                      decode(m, t, f, requests, *more))
+    with pytest.MonkeyPatch.context() as patch:  # meanwhile
+        patch.setattr(
+            generate,
+            "decode",
+            lambda m, t, f, requests, *more: (
+                asked.append(len(requests)) or decode(m, t, f, requests, *more)
+            ),
+        )
         generate.main(config(problems, out, **settings))
     assert asked == [40 - done] and out.read_bytes() == wanted
     printed, errors = later.communicate(timeout=60)
@@ -269,15 +349,24 @@ def test_killed_while_the_parts_are_put_together(problems, tmp_path, monkeypatch
     for name, part in ((f"{out}.unfinished", lines[:6]), (f"{out}.unfinished.1", lines[6:10])):
         Path(name).write_text("".join(part))
     for step in ("write_rows", "unlink"):
+
         def die(*_, **__):
             raise Killed
+
         with monkeypatch.context() as patch:
-            patch.setattr(*((generate, "write_rows") if step == "write_rows" else (Path, "unlink")), die)
+            patch.setattr(
+                *((generate, "write_rows") if step == "write_rows" else (Path, "unlink")), die
+            )
             with pytest.raises(Killed):
                 generate.main(config(problems, out, **FORCED))
-        kept = [json.loads(line) for path in tmp_path.glob("out.jsonl.unfinished*")
-                for line in path.read_text().splitlines()]
-        assert {generate.key_of(row) for row in kept} == {generate.key_of(row) for row in rows[:10]}, step
+        kept = [
+            json.loads(line)
+            for path in tmp_path.glob("out.jsonl.unfinished*")
+            for line in path.read_text().splitlines()
+        ]
+        assert {generate.key_of(row) for row in kept} == {
+            generate.key_of(row) for row in rows[:10]
+        }, step
 
 
 def test_parts_are_found_whatever_the_name(problems, tmp_path):
@@ -305,6 +394,7 @@ def test_more_ranks_before_and_other_settings(problems, alone, tmp_path):
 
 # ---- refused
 
+
 def test_tp_that_does_not_divide_the_processes_is_refused(problems, tmp_path):
     def work():
         generate.main(config(problems, tmp_path / "out.jsonl", tp=3))
@@ -319,14 +409,31 @@ def test_tp_of_one_process_is_refused(problems, tmp_path):
         generate.main(config(problems, tmp_path / "out.jsonl", tp=2))
 
 
-ODD = dict(vocab_size=len(TOKENIZER), hidden_size=36, intermediate_size=45, num_hidden_layers=2,
-           num_attention_heads=6, max_position_embeddings=256, bos_token_id=None, eos_token_id=1)
+ODD = dict(
+    vocab_size=len(TOKENIZER),
+    hidden_size=36,
+    intermediate_size=45,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    max_position_embeddings=256,
+    bos_token_id=None,
+    eos_token_id=1,
+)
 CANNOT_BE_CUT = {
-    "3 key-value heads": (LlamaConfig(**ODD, num_key_value_heads=3), "k_proj .*cannot be cut into 2 equal"),
-    "45 hidden units": (LlamaConfig(**ODD, num_key_value_heads=2), "gate_proj .*cannot be cut into 2 equal"),
-    "no plan": (GPT2Config(vocab_size=len(TOKENIZER), n_embd=32, n_layer=1, n_head=2, eos_token_id=1),
-                "no tensor-parallel plan for GPT2LMHeadModel"),
-    "no model": (None, "no such model directory")}
+    "3 key-value heads": (
+        LlamaConfig(**ODD, num_key_value_heads=3),
+        "k_proj .*cannot be cut into 2 equal",
+    ),
+    "45 hidden units": (
+        LlamaConfig(**ODD, num_key_value_heads=2),
+        "gate_proj .*cannot be cut into 2 equal",
+    ),
+    "no plan": (
+        GPT2Config(vocab_size=len(TOKENIZER), n_embd=32, n_layer=1, n_head=2, eos_token_id=1),
+        "no tensor-parallel plan for GPT2LMHeadModel",
+    ),
+    "no model": (None, "no such model directory"),
+}
 
 
 @pytest.mark.parametrize("what", CANNOT_BE_CUT)
@@ -359,36 +466,62 @@ def test_a_row_of_one_rank_is_refused_by_all(alone, tmp_path):
         return generate.main(config(str(data), tmp_path / "out.jsonl", score=True))
 
     answers = ranks_run(work, seconds=20)
-    assert all(isinstance(answer, BadInput) and f"row '{rows[3]['id']}'" in str(answer) for answer in answers)
+    assert all(
+        isinstance(answer, BadInput) and f"row '{rows[3]['id']}'" in str(answer)
+        for answer in answers
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 # ---- who does what
 
+
 def test_join():
     """4 processes, --tp 2: ranks 0 and 1 share one model and one half of the rows, 2 and 3 the others. A total counts
     each half once. Without --tp each is for itself."""
+
     def work():
         two, one = processes.join(tp=2), processes.join()
-        shown = [(r.device, r.index, r.n, r.leads, r.writes, r.group and dist.get_process_group_ranks(r.group))
-                 for r in (two, one)]
-        return shown, processes.total(10 * two.index + 1, two), processes.total(dist.get_rank(), one)
+        shown = [
+            (
+                r.device,
+                r.index,
+                r.n,
+                r.leads,
+                r.writes,
+                r.group and dist.get_process_group_ranks(r.group),
+            )
+            for r in (two, one)
+        ]
+        return (
+            shown,
+            processes.total(10 * two.index + 1, two),
+            processes.total(dist.get_rank(), one),
+        )
 
     answers = ranks_run(work, n=4)
     assert [shown[0] for shown, *_ in answers] == [
-        ("cpu", 0, 2, True, True, [0, 1]), ("cpu", 0, 2, False, False, [0, 1]),
-        ("cpu", 1, 2, False, True, [2, 3]), ("cpu", 1, 2, False, False, [2, 3])]
-    assert [shown[1] for shown, *_ in answers] == [("cpu", i, 4, i == 0, True, None) for i in range(4)]
+        ("cpu", 0, 2, True, True, [0, 1]),
+        ("cpu", 0, 2, False, False, [0, 1]),
+        ("cpu", 1, 2, False, True, [2, 3]),
+        ("cpu", 1, 2, False, False, [2, 3]),
+    ]
+    assert [shown[1] for shown, *_ in answers] == [
+        ("cpu", i, 4, i == 0, True, None) for i in range(4)
+    ]
     assert [totals for _, *totals in answers] == [[12, 6]] * 4
 
 
 def test_ranks_wait_for_one_another_as_long_as_it_takes():
     """One rank may have the long texts: the others wait at the end of a run for hours. (torch's defaults end the run
     after 30 minutes, on NCCL after 10.)"""
+
     def work():
         group = processes.join(tp=2).group
-        dist.barrier()                                   # the first rank, which keeps the addresses, goes last
-        return [g._get_backend(torch.device("cpu")).options._timeout for g in (dist.group.WORLD, group)]
+        dist.barrier()  # the first rank, which keeps the addresses, goes last
+        return [
+            g._get_backend(torch.device("cpu")).options._timeout for g in (dist.group.WORLD, group)
+        ]
 
     for timeouts in ranks_run(work):
         assert min(timeouts) >= timedelta(days=1)
@@ -397,15 +530,20 @@ def test_ranks_wait_for_one_another_as_long_as_it_takes():
 # ---- one model over two ranks
 
 BIASES = dict(attention_bias=True, mlp_bias=True)
-PLAN = {name: FAMILIES[name][:2] for name in ("qwen2", "qwen3", "llama 3", "mistral", "gemma 2", "gemma 3", "olmo 2",
-                                              "phi 3")}
+PLAN = {
+    name: FAMILIES[name][:2]
+    for name in ("qwen2", "qwen3", "llama 3", "mistral", "gemma 2", "gemma 3", "olmo 2", "phi 3")
+}
 PLAN["llama, biases in every layer"] = (LlamaConfig, BIASES)
 
 
 def memory(model):
     """Bytes of each matrix of the layers; of what is really held, so that a view counts as the whole."""
-    return {name: module.weight.untyped_storage().nbytes() for name, module in model.base_model.layers.named_modules()
-            if isinstance(module, torch.nn.Linear)}
+    return {
+        name: module.weight.untyped_storage().nbytes()
+        for name, module in model.base_model.layers.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
 
 
 @torch.no_grad()
@@ -459,14 +597,25 @@ def test_a_rank_holds_its_part_of_the_weights_and_no_more(cuts, family):
         (*_, whole, cache), (*_, part, cache_part) = rank[family]
         uncut = "self_attn" if family == "olmo 2" else "none"
         assert {name: size / whole[name] for name, size in part.items()} == {
-            name: 1.0 if uncut in name else 0.5 for name in whole}
+            name: 1.0 if uncut in name else 0.5 for name in whole
+        }
         assert cache_part == (cache if family == "olmo 2" else cache // 2)
 
 
 # ---- training: a model in shards
 
-TRAINED = dict(vocab_size=len(TOKENIZER), hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
-               num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.1, bos_token_id=None, eos_token_id=1)
+TRAINED = dict(
+    vocab_size=len(TOKENIZER),
+    hidden_size=32,
+    intermediate_size=44,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+    initializer_range=0.1,
+    bos_token_id=None,
+    eos_token_id=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -474,28 +623,49 @@ def material(tmp_path_factory):
     """13 rows; a Qwen3 (head tied to the embedding, norms of queries and keys) and a Qwen2 (head apart, biases). The
     vocabulary of 149 does not divide by 2."""
     path = tmp_path_factory.mktemp("material")
-    for name, kind, config in (("qwen3", Qwen3ForCausalLM, Qwen3Config(**TRAINED, head_dim=10, tie_word_embeddings=True)),
-                               ("qwen2", Qwen2ForCausalLM, Qwen2Config(**TRAINED, tie_word_embeddings=False))):
+    for name, kind, config in (
+        ("qwen3", Qwen3ForCausalLM, Qwen3Config(**TRAINED, head_dim=10, tie_word_embeddings=True)),
+        ("qwen2", Qwen2ForCausalLM, Qwen2Config(**TRAINED, tie_word_embeddings=False)),
+    ):
         torch.manual_seed(0)
         model = kind(config)
         for parameter in model.parameters():
-            if parameter.ndim == 1:                                        # biases are 0, norms 1 otherwise
+            if parameter.ndim == 1:  # biases are 0, norms 1 otherwise
                 torch.nn.init.normal_(parameter, mean=parameter[0].item(), std=0.2)
         loading.save(model, TOKENIZER, path / name)
     for name in ("no head", "other shape"):
         shutil.copytree(path / "qwen2", path / name)
     tensors = load_file(path / "qwen2" / "model.safetensors")
-    save_file({key: x for key, x in tensors.items() if key != "lm_head.weight"}, path / "no head" / "model.safetensors")
+    save_file(
+        {key: x for key, x in tensors.items() if key != "lm_head.weight"},
+        path / "no head" / "model.safetensors",
+    )
     config = json.loads((path / "other shape" / "config.json").read_text()) | {"hidden_size": 64}
     (path / "other shape" / "config.json").write_text(json.dumps(config))
-    write_rows(path / "rows.jsonl", [row for row in tiny.teacher_pool(60, 0) if row["n_thinking_tokens"] <= 45][:13])
+    write_rows(
+        path / "rows.jsonl",
+        [row for row in tiny.teacher_pool(60, 0) if row["n_thinking_tokens"] <= 45][:13],
+    )
     return path
 
 
 def settings_of(material, out, model="qwen3", **more):
-    return sft.Config(**{"model": str(material / model), "data": str(material / "rows.jsonl"), "out": str(out),
-                         "format": "think", "epochs": 1, "batch_rows": 5, "lr": 0.5, "warmup": 0.0, "clip": 1.0,
-                         "print_every": 0, "plot": False, **more})
+    return sft.Config(
+        **{
+            "model": str(material / model),
+            "data": str(material / "rows.jsonl"),
+            "out": str(out),
+            "format": "think",
+            "epochs": 1,
+            "batch_rows": 5,
+            "lr": 0.5,
+            "warmup": 0.0,
+            "clip": 1.0,
+            "print_every": 0,
+            "plot": False,
+            **more,
+        }
+    )
 
 
 def plain_sgd(model, lr, *_, **__):
@@ -543,11 +713,26 @@ def gradients_in_shards(folder):
             model, _ = sharding.load(str(folder / name), processes.join(tp=tp, shards=True))
             (-sharding.score(model, packing.pack(TEXTS)).sum() / 100).backward()
             norm = sharding.clip_gradients(model, 1e9)
-            share = sum(part.numel() for part in model.shards.parts.values()) / sum(p.numel() for p in model.parameters())
-            found[name, tp] = norm, share, {
-                key: DTensor.from_local(model.shards.parts[key].grad, p.device_mesh, p.placements, run_check=False,
-                                        shape=p.shape, stride=p.stride()).full_tensor().tolist()
-                for key, p in model.named_parameters()}
+            share = sum(part.numel() for part in model.shards.parts.values()) / sum(
+                p.numel() for p in model.parameters()
+            )
+            found[name, tp] = (
+                norm,
+                share,
+                {
+                    key: DTensor.from_local(
+                        model.shards.parts[key].grad,
+                        p.device_mesh,
+                        p.placements,
+                        run_check=False,
+                        shape=p.shape,
+                        stride=p.stride(),
+                    )
+                    .full_tensor()
+                    .tolist()
+                    for key, p in model.named_parameters()
+                },
+            )
     return found
 
 
@@ -573,12 +758,16 @@ def test_families_in_shards(tmp_path):
         wanted[name] = {key: p.grad for key, p in model.named_parameters()}
     for answer in ranks_run(gradients_in_shards, tmp_path):
         for (name, tp), (norm, share, gradients) in answer.items():
-            assert 0.49 <= share <= 0.52                                   # one token of 149 more or less; norms
+            assert 0.49 <= share <= 0.52  # one token of 149 more or less; norms
             largest = max(g.abs().max().item() for g in wanted[name].values())
             assert gradients.keys() == wanted[name].keys() and largest > 0.1
-            assert norm == pytest.approx(math.sqrt(sum(g.square().sum().item() for g in wanted[name].values())), rel=1e-5)
+            assert norm == pytest.approx(
+                math.sqrt(sum(g.square().sum().item() for g in wanted[name].values())), rel=1e-5
+            )
             for key, gradient in gradients.items():
-                assert (torch.tensor(gradient) - wanted[name][key]).abs().max() <= (0 if tp == 1 else 1e-5 * largest), key
+                assert (torch.tensor(gradient) - wanted[name][key]).abs().max() <= (
+                    0 if tp == 1 else 1e-5 * largest
+                ), key
 
 
 def cut_short(cfg, at=2):
@@ -604,15 +793,22 @@ def on_two_ranks(sgd, adam, others):
     whole, broken, left, also_left, from_one = adam
     sft.main(whole)
     cut_short(broken)
-    sharding.FILE_BYTES = 20_000                                        # checkpoints in several files per rank
+    sharding.FILE_BYTES = 20_000  # checkpoints in several files per rank
     for cfg in (left, also_left):
         cut_short(cfg)
         assert len(list(checkpoints.saved_checkpoints(cfg.out)[0].glob("*.safetensors"))) > 4
     sharding.FILE_BYTES = 5e9
     again, taken_over, refused = sft.main(broken), sft.main(from_one), []
     material = Path(left.model).parent
-    for cfg in (dataclasses.replace(left, lr=0.5), dataclasses.replace(left, muon_lr=0.01), dataclasses.replace(left, tp=3),
-                *(dataclasses.replace(left, model=str(material / name)) for name in ("no head", "other shape", "no model"))):
+    for cfg in (
+        dataclasses.replace(left, lr=0.5),
+        dataclasses.replace(left, muon_lr=0.01),
+        dataclasses.replace(left, tp=3),
+        *(
+            dataclasses.replace(left, model=str(material / name))
+            for name in ("no head", "other shape", "no model")
+        ),
+    ):
         with pytest.raises(BadInput) as caught:
             sft.main(cfg)
         refused.append(str(caught.value))
@@ -632,18 +828,42 @@ def runs(material, tmp_path_factory):
     def adam(out, **more):
         return settings_of(material, folder / out, lr=0.01, save_every=1, **more)
 
-    histories["1"], histories["1 qwen2"] = by_sgd([sgd("1", micro_batch_tokens=10_000),
-                                                   sgd("1 qwen2", "qwen2", micro_batch_tokens=10_000)])
+    histories["1"], histories["1 qwen2"] = by_sgd(
+        [sgd("1", micro_batch_tokens=10_000), sgd("1 qwen2", "qwen2", micro_batch_tokens=10_000)]
+    )
     sft.main(adam("adam 1"))
     cut_short(adam("1 to 2"))
-    others = [settings_of(material, folder / "bf16", dtype="bf16"),
-              settings_of(material, folder / "recompute", model="qwen2", recompute=True),
-              settings_of(material, folder / "again", model=folder / "recompute", train_on="all", offload=True)]
-    two = ranks_run(on_two_ranks, sgd("2"), [adam(x) for x in ("adam 2", "2 to 2", "2 to 1", "2 to 4", "1 to 2")], others)
-    histories["2"], histories["2 to 2"], histories["1 to 2"], histories["others"], histories["refused"] = zip(*two)
+    others = [
+        settings_of(material, folder / "bf16", dtype="bf16"),
+        settings_of(material, folder / "recompute", model="qwen2", recompute=True),
+        settings_of(
+            material, folder / "again", model=folder / "recompute", train_on="all", offload=True
+        ),
+    ]
+    two = ranks_run(
+        on_two_ranks,
+        sgd("2"),
+        [adam(x) for x in ("adam 2", "2 to 2", "2 to 1", "2 to 4", "1 to 2")],
+        others,
+    )
+    (
+        histories["2"],
+        histories["2 to 2"],
+        histories["1 to 2"],
+        histories["others"],
+        histories["refused"],
+    ) = zip(*two)
     histories["4"] = [h for (h,) in ranks_run(by_sgd, [sgd("4")], n=4)]
-    histories["tp 2"] = [h for (h,) in ranks_run(by_sgd, [sgd("tp 2", "qwen2", tp=2, micro_batch_tokens=10_000)])]
-    both = ranks_run(lambda: (by_sgd([sgd("2 x 2", tp=2, micro_batch_tokens=200)])[0], sft.main(adam("2 to 4", tp=2))), n=4)
+    histories["tp 2"] = [
+        h for (h,) in ranks_run(by_sgd, [sgd("tp 2", "qwen2", tp=2, micro_batch_tokens=10_000)])
+    ]
+    both = ranks_run(
+        lambda: (
+            by_sgd([sgd("2 x 2", tp=2, micro_batch_tokens=200)])[0],
+            sft.main(adam("2 to 4", tp=2)),
+        ),
+        n=4,
+    )
     histories["2 x 2"], histories["2 to 4"] = zip(*both)
     histories["2 to 1"] = [sft.main(adam("2 to 1"))]
     return folder, histories
@@ -668,7 +888,9 @@ def test_training_is_that_of_one_process(material, runs, ranks):
     loaded = AutoModelForCausalLM.from_pretrained(ours)
     assert all(torch.equal(p, weights_of(ours)[key]) for key, p in loaded.named_parameters())
     assert AutoTokenizer.from_pretrained(ours).get_vocab() == TOKENIZER.get_vocab()
-    assert json.loads((ours / "config.json").read_text()) == json.loads((alone / "config.json").read_text())
+    assert json.loads((ours / "config.json").read_text()) == json.loads(
+        (alone / "config.json").read_text()
+    )
 
 
 @pytest.mark.parametrize("name", ["2 to 2", "2 to 1", "1 to 2", "2 to 4"])
@@ -676,14 +898,23 @@ def test_a_checkpoint_continues_on_any_number_of_ranks(material, runs, name):
     """Cut short after step 2 of AdamW, continued with the third by as many or another number of ranks (4: two by two):
     the same ranks end in the same bytes, others as close to one process as Adam allows (1e-5 of the way moved)."""
     folder, histories = runs
-    assert [[row["step"] for row in history] for history in histories[name]] == [[3]] * len(histories[name])
+    assert [[row["step"] for row in history] for history in histories[name]] == [[3]] * len(
+        histories[name]
+    )
     assert [row["step"] for row in read_rows(folder / name / "log.jsonl")] == [1, 2, 3]
     assert not list((folder / name).glob("checkpoint*"))
     if name == "2 to 2":
-        assert (folder / name / "model.safetensors").read_bytes() == (folder / "adam 2" / "model.safetensors").read_bytes()
-    before, wanted = load_file(material / "qwen3" / "model.safetensors"), weights_of(folder / "adam 1")
-    apart, moved = (math.sqrt(sum((wanted[key] - other[key]).square().sum().item() for key in wanted))
-                    for other in (weights_of(folder / name), before))
+        assert (folder / name / "model.safetensors").read_bytes() == (
+            folder / "adam 2" / "model.safetensors"
+        ).read_bytes()
+    before, wanted = (
+        load_file(material / "qwen3" / "model.safetensors"),
+        weights_of(folder / "adam 1"),
+    )
+    apart, moved = (
+        math.sqrt(sum((wanted[key] - other[key]).square().sum().item() for key in wanted))
+        for other in (weights_of(folder / name), before)
+    )
     assert moved > 0.5 and apart <= 1e-5 * moved
 
 
@@ -696,7 +927,10 @@ def test_bf16_recomputing_and_offloading_in_shards(material, runs):
     assert len(list((folder / "recompute").glob("model-0000?-of-0000?.safetensors"))) > 3
     assert not (folder / "recompute" / "model.safetensors").exists()
     tokenizer, total, n = AutoTokenizer.from_pretrained(folder / "recompute"), 0.0, 0
-    texts = [sft.FORMATS["think"].training_ids(tokenizer, row)[0] for row in read_rows(material / "rows.jsonl")]
+    texts = [
+        sft.FORMATS["think"].training_ids(tokenizer, row)[0]
+        for row in read_rows(material / "rows.jsonl")
+    ]
     for i in sft.plan_steps([len(ids) for ids in texts], 1, 5, 0, 42)[0]:
         with torch.no_grad():
             logp = again(torch.tensor([texts[i]])).logits[0, :-1].log_softmax(1)
@@ -711,9 +945,14 @@ def test_bf16_recomputing_and_offloading_in_shards(material, runs):
 def test_what_shards_refuse(runs):
     """By every rank, in one line that names it: other settings, Muon, a --tp that does not divide, weights that lack one or
     have another shape, no model at all."""
-    wanted = ["lr: 0.01 there, 0.5 here", "--muon-lr needs whole matrices", "--tp 3: does not divide 2 processes",
-              r"no head: the weights lack lm_head.weight; .*save_original_format=False",
-              r"other shape: .* is \[149, 32\], not \[149, 64\]", "no model: no such model directory"]
+    wanted = [
+        "lr: 0.01 there, 0.5 here",
+        "--muon-lr needs whole matrices",
+        "--tp 3: does not divide 2 processes",
+        r"no head: the weights lack lm_head.weight; .*save_original_format=False",
+        r"other shape: .* is \[149, 32\], not \[149, 64\]",
+        "no model: no such model directory",
+    ]
     for refused in runs[1]["refused"]:
         assert len(refused) == len(wanted)
         for line, message in zip(refused, wanted):
@@ -731,8 +970,11 @@ def test_two_ranks_ended_at_any_moment(material, tmp_path):
     for end in [signal.SIGTERM, *[signal.SIGKILL] * 2]:
         before = max([0, *map(step_of, checkpoints.saved_checkpoints(cfg.out))])
         ranks, deadline = start_ranks(sft.main, [cfg]), time.monotonic() + 60
-        while max([0, *map(step_of, checkpoints.saved_checkpoints(cfg.out))]) <= before and time.monotonic() < deadline \
-                and ranks[0][0].is_alive():
+        while (
+            max([0, *map(step_of, checkpoints.saved_checkpoints(cfg.out))]) <= before
+            and time.monotonic() < deadline
+            and ranks[0][0].is_alive()
+        ):
             time.sleep(0.002)
         time.sleep(time.time_ns() % 1000 / 20_000)
         for process, _ in ranks:
@@ -747,10 +989,17 @@ def test_two_ranks_ended_at_any_moment(material, tmp_path):
     ranks_run(sft.main, cfg)
     assert all(answer.poll(60) for _, answer in undisturbed)
     kill(undisturbed)
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
     speeds = ("tok_s", "memory_gb")
-    logs = [[{k: v for k, v in row.items() if k not in speeds} for row in read_rows(tmp_path / name / "log.jsonl")]
-            for name in ("out", "whole")]
+    logs = [
+        [
+            {k: v for k, v in row.items() if k not in speeds}
+            for row in read_rows(tmp_path / name / "log.jsonl")
+        ]
+        for name in ("out", "whole")
+    ]
     assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(1, 16))
 
 

@@ -1,5 +1,6 @@
 """grpo.py: its mathematics by hand and by exact enumeration, one update against a loop in double precision, and short
 runs on the shipped base model: what is trained, what is logged, what is refused, and that a killed run continues."""
+
 import copy
 import functools
 import json
@@ -36,18 +37,36 @@ def close(x, expected, tolerance=1e-6):
 
 # ---- Advantages -------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("rewards, pop, sample, none", [
-    ([1, 0, 0, 1], [1, -1, -1, 1], [.866025, -.866025, -.866025, .866025], [.5, -.5, -.5, .5]),
-    ([1, 0, 0, 0], [1.732051, -.577350, -.577350, -.577350], [1.5, -.5, -.5, -.5], [.75, -.25, -.25, -.25]),
-    ([1, 1, 1, 0, 0, 0, 0, 0], [1.290994] * 3 + [-.774597] * 5, [1.207615] * 3 + [-.724569] * 5,
-     [.625] * 3 + [-.375] * 5),
-])
+
+@pytest.mark.parametrize(
+    "rewards, pop, sample, none",
+    [
+        (
+            [1, 0, 0, 1],
+            [1, -1, -1, 1],
+            [0.866025, -0.866025, -0.866025, 0.866025],
+            [0.5, -0.5, -0.5, 0.5],
+        ),
+        (
+            [1, 0, 0, 0],
+            [1.732051, -0.577350, -0.577350, -0.577350],
+            [1.5, -0.5, -0.5, -0.5],
+            [0.75, -0.25, -0.25, -0.25],
+        ),
+        (
+            [1, 1, 1, 0, 0, 0, 0, 0],
+            [1.290994] * 3 + [-0.774597] * 5,
+            [1.207615] * 3 + [-0.724569] * 5,
+            [0.625] * 3 + [-0.375] * 5,
+        ),
+    ],
+)
 def test_advantages_by_hand(rewards, pop, sample, none):
     """Mean 1/2: deviation √(1/4), of the sample √(1/3). Mean 1/4: √(3/16) and √(1/4). Mean 3/8: √(15/64), √(15/56)."""
     rewards = torch.tensor([rewards], dtype=torch.float32)
     for std, expected in (("pop", pop), ("sample", sample), ("none", none)):
         assert close(grpo.advantages(rewards, std, eps=0.0), [expected])
-        assert close(grpo.advantages(rewards, std), [expected], 1e-5)            # the default eps is small
+        assert close(grpo.advantages(rewards, std), [expected], 1e-5)  # the default eps is small
 
 
 def test_leave_one_out_by_hand():
@@ -60,14 +79,14 @@ def test_leave_one_out_by_hand():
     others = (rewards.sum(1, keepdim=True) - rewards) / 4
     assert close(grpo.advantages(rewards, "none", "others"), (rewards - others).tolist())
     found = grpo.advantages(torch.tensor([[1.0, 0, 0, 0]]), "pop", "others")
-    assert close(found, [[2.309401] + [-.769800] * 3], 1e-5)
+    assert close(found, [[2.309401] + [-0.769800] * 3], 1e-5)
 
 
 def test_batch_deviation_by_hand():
     """[1, 0, 0, 0] and [1, 1, 1, 1]: 5 of 8 are 1, deviation √(15/64) = .484123; .75 and -.25 over it. The second
     group of equal rewards gets 0; in a batch of equal rewards all do."""
     found = grpo.advantages(torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]]), "batch", eps=0.0)
-    assert close(found, [[1.549193, -.516398, -.516398, -.516398], [0, 0, 0, 0]])
+    assert close(found, [[1.549193, -0.516398, -0.516398, -0.516398], [0, 0, 0, 0]])
     assert torch.equal(grpo.advantages(torch.full((2, 3), 0.1), "batch"), torch.zeros(2, 3))
 
 
@@ -89,7 +108,9 @@ def test_groups_are_independent():
     other = rewards.clone()
     other[1, 2] += 1
     before, after = grpo.advantages(rewards), grpo.advantages(other)
-    assert torch.equal(before[[0, 2, 3]], after[[0, 2, 3]]) and not torch.allclose(before[1], after[1])
+    assert torch.equal(before[[0, 2, 3]], after[[0, 2, 3]]) and not torch.allclose(
+        before[1], after[1]
+    )
     assert rewards[1, 2] + 1 == other[1, 2]
 
 
@@ -103,10 +124,23 @@ def test_a_group_of_one_has_no_sample_deviation():
 
 # ---- The clipped objective ------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("ratio, advantage, low, high, value, slope", [
-    (1.5, 1, .2, .2, 1.2, 0), (1.5, 1, .2, .28, 1.28, 0), (0.5, 1, .2, .2, .5, 1),
-    (0.5, -1, .2, .2, -.8, 0), (1.5, -1, .2, .2, -1.5, -1), (2.0, -1, .2, .2, -2.0, -1), (2.0, 1, .2, .2, 1.2, 0),
-    (1.1, 2, .2, .2, 2.2, 2), (0.9, -2, .2, .2, -1.8, -2), (0.79, -1, .22, .2, -.79, -1), (0.79, -1, .2, .2, -.8, 0)])
+
+@pytest.mark.parametrize(
+    "ratio, advantage, low, high, value, slope",
+    [
+        (1.5, 1, 0.2, 0.2, 1.2, 0),
+        (1.5, 1, 0.2, 0.28, 1.28, 0),
+        (0.5, 1, 0.2, 0.2, 0.5, 1),
+        (0.5, -1, 0.2, 0.2, -0.8, 0),
+        (1.5, -1, 0.2, 0.2, -1.5, -1),
+        (2.0, -1, 0.2, 0.2, -2.0, -1),
+        (2.0, 1, 0.2, 0.2, 1.2, 0),
+        (1.1, 2, 0.2, 0.2, 2.2, 2),
+        (0.9, -2, 0.2, 0.2, -1.8, -2),
+        (0.79, -1, 0.22, 0.2, -0.79, -1),
+        (0.79, -1, 0.2, 0.2, -0.8, 0),
+    ],
+)
 def test_clipped_objective_by_hand(ratio, advantage, low, high, value, slope):
     """A > 0: no gain above 1 + high. A < 0: no gain below 1 - low, but a ratio above 1 is punished without limit:
     clipping that side too would leave a bad token that became likely (ratio 2) without a gradient."""
@@ -118,13 +152,16 @@ def test_clipped_objective_by_hand(ratio, advantage, low, high, value, slope):
 
 # ---- The other objectives ------------------------------------------------------------------------------------------
 
+
 def slope_of(log_ratios, advantage, old=-1.0, rows=None, share=None, **flags):
     """(value, clipped, gradient in logp) of `objective` for tokens with these log-ratios, as lists."""
     logp = (torch.tensor(log_ratios, dtype=torch.float64) + old).requires_grad_(True)
     rows = torch.tensor(rows or [0] * len(logp))
     advantage = torch.as_tensor(advantage, dtype=torch.float64).expand(len(logp))
     share = None if share is None else torch.full_like(logp, share)
-    value, clipped = grpo.objective(logp, torch.full_like(logp, old), advantage, rows, share, config(**flags))
+    value, clipped = grpo.objective(
+        logp, torch.full_like(logp, old), advantage, rows, share, config(**flags)
+    )
     value.sum().backward()
     return value.tolist(), clipped.tolist(), logp.grad.tolist()
 
@@ -132,15 +169,23 @@ def slope_of(log_ratios, advantage, old=-1.0, rows=None, share=None, **flags):
 def test_objective_grpo_and_gspo_by_hand():
     """Log-ratios .1, -.3, .5. Of tokens: 1.105171, .740818, 1.648721. Of the sequence: e^.1 = 1.105171 for each, and
     each of the three tokens has a third of the sequence's gradient, 3 · ρA/3 summed. A second sequence stays apart."""
-    value, clipped, slope = slope_of([.1, -.3, .5], 1, eps_high=0.28)
-    assert value == pytest.approx([1.105171, .740818, 1.28], abs=1e-6) and clipped == [False, False, True]
-    assert slope == pytest.approx([1.105171, .740818, 0], abs=1e-6)
-    value, clipped, slope = slope_of([.1, -.3, .5, -.4], [2, 2, 2, -1], rows=[0, 0, 0, 1], loss="gspo")
-    assert value == pytest.approx([2.210342] * 3 + [-.8], abs=1e-6) and clipped == [False] * 3 + [True]
+    value, clipped, slope = slope_of([0.1, -0.3, 0.5], 1, eps_high=0.28)
+    assert value == pytest.approx([1.105171, 0.740818, 1.28], abs=1e-6) and clipped == [
+        False,
+        False,
+        True,
+    ]
+    assert slope == pytest.approx([1.105171, 0.740818, 0], abs=1e-6)
+    value, clipped, slope = slope_of(
+        [0.1, -0.3, 0.5, -0.4], [2, 2, 2, -1], rows=[0, 0, 0, 1], loss="gspo"
+    )
+    assert value == pytest.approx([2.210342] * 3 + [-0.8], abs=1e-6) and clipped == [False] * 3 + [
+        True
+    ]
     assert slope == pytest.approx([2.210342] * 3 + [0], abs=1e-6)
-    value, clipped, slope = slope_of([.3, .3], 1, loss="gspo")          # e^.3 = 1.35: no gain above 1.2
+    value, clipped, slope = slope_of([0.3, 0.3], 1, loss="gspo")  # e^.3 = 1.35: no gain above 1.2
     assert value == pytest.approx([1.2] * 2) and clipped == [True] * 2 and slope == [0, 0]
-    value, _, slope = slope_of([.3, .3], -1, loss="gspo")               # but a loss without limit
+    value, _, slope = slope_of([0.3, 0.3], -1, loss="gspo")  # but a loss without limit
     assert value == slope == pytest.approx([-1.349859] * 2, abs=1e-6)
 
 
@@ -148,39 +193,63 @@ def test_objective_cispo_by_hand():
     """log π = log-ratio - 1. Weights clip(ρ) to .8 .. 1.28 on both sides for both signs, and every token keeps a
     gradient: A · the clipped weight."""
     for a in (1.0, -2.0):
-        value, clipped, slope = slope_of([.1, -.3, .5], a, loss="cispo", eps_high=0.28)
-        assert slope == pytest.approx([1.105171 * a, .8 * a, 1.28 * a], abs=1e-6) and clipped == [False, True, True]
-        assert value == pytest.approx([1.105171 * a * -.9, .8 * a * -1.3, 1.28 * a * -.5], abs=1e-6)
-    assert slope_of([-3.0], 1.0, loss="cispo", eps_low=1.0)[2] == pytest.approx([math.exp(-3)])     # none below
+        value, clipped, slope = slope_of([0.1, -0.3, 0.5], a, loss="cispo", eps_high=0.28)
+        assert slope == pytest.approx([1.105171 * a, 0.8 * a, 1.28 * a], abs=1e-6) and clipped == [
+            False,
+            True,
+            True,
+        ]
+        assert value == pytest.approx(
+            [1.105171 * a * -0.9, 0.8 * a * -1.3, 1.28 * a * -0.5], abs=1e-6
+        )
+    # none below
+    assert slope_of([-3.0], 1.0, loss="cispo", eps_low=1.0)[2] == pytest.approx([math.exp(-3)])
 
 
 def test_objective_reinforce_by_hand():
     """A log π: the gradient is A, wherever the ratio is."""
-    value, clipped, slope = slope_of([.1, -3, 5], -.5, loss="reinforce")
-    assert value == pytest.approx([.45, 2, -2]) and slope == [-.5] * 3 and not any(clipped)
+    value, clipped, slope = slope_of([0.1, -3, 5], -0.5, loss="reinforce")
+    assert value == pytest.approx([0.45, 2, -2]) and slope == [-0.5] * 3 and not any(clipped)
 
 
-@pytest.mark.parametrize("ratio, eps, loss, coefficient", [
-    (.8, 1, -.064539, .25), (1.2, 1, 0, .4), (1.2, .5, .068993, .428571), (4.5, 1, 0, 1.5), (4.5, .5, .693147, 3.0)])
+@pytest.mark.parametrize(
+    "ratio, eps, loss, coefficient",
+    [
+        (0.8, 1, -0.064539, 0.25),
+        (1.2, 1, 0, 0.4),
+        (1.2, 0.5, 0.068993, 0.428571),
+        (4.5, 1, 0, 1.5),
+        (4.5, 0.5, 0.693147, 3.0),
+    ],
+)
 def test_objective_nft_of_a_wrong_answer(ratio, eps, loss, coefficient):
     """r = 1/4, ω = 1, hence A = -r/(1-r) = -1/3. The argument (1 - ρ/4) / (3/4) is 1.066667, .933333, -.166667: below
     ε its value is ε, and its gradient passes. The coefficient is what pushes log π down."""
-    value, _, slope = slope_of([math.log(ratio)], -1 / 3, share=.25, loss="nft", nft_eps=eps)
-    assert -value[0] == pytest.approx(loss, abs=1e-6) and -slope[0] == pytest.approx(coefficient, abs=1e-6)
+    value, _, slope = slope_of([math.log(ratio)], -1 / 3, share=0.25, loss="nft", nft_eps=eps)
+    assert -value[0] == pytest.approx(loss, abs=1e-6) and -slope[0] == pytest.approx(
+        coefficient, abs=1e-6
+    )
 
 
 def test_objective_nft_of_a_right_answer_and_far_away():
     """A log ρ with gradient A at every ratio. Ratios of e^40 and e^-40 of a wrong answer are finite."""
-    value, _, slope = slope_of([.5, -.5], 1.732051, share=.25, loss="nft")
-    assert value == pytest.approx([.866025, -.866025], abs=1e-6) and slope == pytest.approx([1.732051] * 2)
-    value, _, slope = slope_of([40.0, -40.0, 9.0], -1.0, share=.25, loss="nft", nft_eps=1e-3)
+    value, _, slope = slope_of([0.5, -0.5], 1.732051, share=0.25, loss="nft")
+    assert value == pytest.approx([0.866025, -0.866025], abs=1e-6) and slope == pytest.approx(
+        [1.732051] * 2
+    )
+    value, _, slope = slope_of([40.0, -40.0, 9.0], -1.0, share=0.25, loss="nft", nft_eps=1e-3)
     assert all(map(math.isfinite, value + slope)) and slope[0] == 0 and slope[2] < -1e3
-    value, _, slope = slope_of([0.0], 0.0, share=0.0, loss="nft")       # a group without a right answer
+    value, _, slope = slope_of([0.0], 0.0, share=0.0, loss="nft")  # a group without a right answer
     assert value == slope == [0]
 
 
-@pytest.mark.parametrize("std, right, wrong", [("pop", [1.732051, 1, .577350], [-.577350, -1, -1.732051]),
-                                               ("none", [.75, .5, .25], [-.25, -.5, -.75])])
+@pytest.mark.parametrize(
+    "std, right, wrong",
+    [
+        ("pop", [1.732051, 1, 0.577350], [-0.577350, -1, -1.732051]),
+        ("none", [0.75, 0.5, 0.25], [-0.25, -0.5, -0.75]),
+    ],
+)
 def test_on_policy_every_objective_has_the_gradient_of_grpo(std, right, wrong):
     """r = 1/4, 1/2, 3/4: NFT pushes right answers by ω and wrong ones by -ω r/(1-r), ω = √((1-r)/r) or 1-r: which is
     A. At ratio 1 the others have the gradient A too, of GSPO the sum over a sequence."""
@@ -189,31 +258,39 @@ def test_on_policy_every_objective_has_the_gradient_of_grpo(std, right, wrong):
         a = grpo.advantages(rewards, std)[0]
         assert close(a, [up] * n_right + [down] * (4 - n_right), 1e-5)
         for kind in ("grpo", "gspo", "cispo", "reinforce", "nft"):
-            _, clipped, slope = slope_of([0.0] * 4, a, rows=[0, 1, 2, 3], share=n_right / 4, loss=kind)
+            _, clipped, slope = slope_of(
+                [0.0] * 4, a, rows=[0, 1, 2, 3], share=n_right / 4, loss=kind
+            )
             assert slope == pytest.approx(a.tolist(), abs=1e-6) and not any(clipped), kind
 
 
 # ---- KL -----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("p, q, k1, k2, k3", [(.5, .25, .693147, .240227, .193147),
-                                              (.25, .5, -.693147, .240227, .306853)])
+
+@pytest.mark.parametrize(
+    "p, q, k1, k2, k3",
+    [(0.5, 0.25, 0.693147, 0.240227, 0.193147), (0.25, 0.5, -0.693147, 0.240227, 0.306853)],
+)
 def test_kl_estimates_by_hand(p, q, k1, k2, k3):
     """d = log q - log p = ∓log 2: k1 = -d, k2 = d²/2, k3 = e^d - 1 - d."""
     for kind, expected in (("k1", k1), ("k2", k2), ("k3", k3)):
-        assert grpo.kl_estimate(torch.tensor(math.log(p)), torch.tensor(math.log(q)), kind).item() == \
-            pytest.approx(expected, abs=1e-6)
+        assert grpo.kl_estimate(
+            torch.tensor(math.log(p)), torch.tensor(math.log(q)), kind
+        ).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_k3_keeps_its_digits_near_zero():
     """d = 1e-3: e^d - 1 - d = d²/2 + d³/6 = 5.00167e-7; exp(d) - 1 - d in float32 would be off by up to 1e-7."""
-    assert grpo.kl_estimate(torch.tensor(-1e-3), torch.tensor(0.0), "k3").item() == pytest.approx(5.00167e-7, abs=2e-10)
+    assert grpo.kl_estimate(torch.tensor(-1e-3), torch.tensor(0.0), "k3").item() == pytest.approx(
+        5.00167e-7, abs=2e-10
+    )
 
 
 def test_kl_estimates_in_expectation():
     """Exact, p = [.5, .5] against reference [.25, .75], the gradient in the logits of p with samples held fixed:
     values k1 and k3 are KL(p‖ref) = .143841; as losses k1 has no gradient at all, k2 has that of KL(p‖ref), k3 has that
     of KL(ref‖p). Both KLs are differentiated by torch beside them."""
-    ref = torch.tensor([.25, .75], dtype=torch.float64)
+    ref = torch.tensor([0.25, 0.75], dtype=torch.float64)
 
     def slope(function):
         logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
@@ -221,35 +298,48 @@ def test_kl_estimates_in_expectation():
         value.backward()
         return value.item(), logits.grad.tolist()
 
-    found = {kind: slope(lambda logp: (logp.exp().detach() * grpo.kl_estimate(logp, ref.log(), kind)).sum())
-             for kind in ("k1", "k2", "k3")}
+    found = {
+        kind: slope(
+            lambda logp: (logp.exp().detach() * grpo.kl_estimate(logp, ref.log(), kind)).sum()
+        )
+        for kind in ("k1", "k2", "k3")
+    }
     values, slopes = ({kind: pair[i] for kind, pair in found.items()} for i in (0, 1))
-    assert values == pytest.approx({"k1": .143841, "k2": .161214, "k3": .143841}, abs=1e-6)
+    assert values == pytest.approx({"k1": 0.143841, "k2": 0.161214, "k3": 0.143841}, abs=1e-6)
     assert slopes["k1"] == pytest.approx([0, 0], abs=1e-12)
-    assert slopes["k2"] == pytest.approx([.274653, -.274653], abs=1e-6)
-    assert slopes["k3"] == pytest.approx([.25, -.25], abs=1e-6)
+    assert slopes["k2"] == pytest.approx([0.274653, -0.274653], abs=1e-6)
+    assert slopes["k3"] == pytest.approx([0.25, -0.25], abs=1e-6)
     reverse = slope(lambda logp: (logp.exp() * (logp - ref.log())).sum())
     forward = slope(lambda logp: (ref * (ref.log() - logp)).sum())
-    assert reverse[0] == pytest.approx(.143841, abs=1e-6) and reverse[1] == pytest.approx(slopes["k2"], abs=1e-9)
-    assert forward[0] == pytest.approx(.130812, abs=1e-6) and forward[1] == pytest.approx(slopes["k3"], abs=1e-9)
+    assert reverse[0] == pytest.approx(0.143841, abs=1e-6) and reverse[1] == pytest.approx(
+        slopes["k2"], abs=1e-9
+    )
+    assert forward[0] == pytest.approx(0.130812, abs=1e-6) and forward[1] == pytest.approx(
+        slopes["k3"], abs=1e-9
+    )
 
 
 # ---- Weights of tokens, order of prompts, rewards --------------------------------------------------------------------
 
-@pytest.mark.parametrize("normalise, expected", [("sequence", 0.0), ("token", 0.5), ("constant", 0.2)])
+
+@pytest.mark.parametrize(
+    "normalise, expected", [("sequence", 0.0), ("token", 0.5), ("constant", 0.2)]
+)
 def test_token_weights_by_hand(normalise, expected):
     """Lengths 2 and 6, losses -1 and +1: (-1 + 1) / 2 = 0; (-2 + 6) / 8 = .5; (-2 + 6) / (2 · 10) = .2."""
     row = torch.tensor([0, 0, 1, 1, 1, 1, 1, 1])
     loss = torch.where(row == 0, -1.0, 1.0)
     weight = grpo.token_weights(row, 2, normalise, 10)
-    assert weight.shape == row.shape and (weight * loss).sum().item() == pytest.approx(expected, abs=1e-6)
+    assert weight.shape == row.shape and (weight * loss).sum().item() == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_choose_prompts_visits_each_once_per_epoch():
     """7 problems, 3 a step: 14 steps are 6 epochs, and steps straddle them. Step 9 is known without steps 0..8."""
     steps = [rollouts.choose_prompts(7, step, 3, seed=1) for step in range(14)]
     places = [i for step in steps for i in step]
-    epochs = [tuple(places[i:i + 7]) for i in range(0, 42, 7)]
+    epochs = [tuple(places[i : i + 7]) for i in range(0, 42, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len(set(epochs)) > 3
     torch.manual_seed(5)
     assert rollouts.choose_prompts(7, 9, 3, seed=1) == steps[9]
@@ -258,9 +348,21 @@ def test_choose_prompts_visits_each_once_per_epoch():
 
 def completion(text, finish="stop", **more):
     thinking, response = FORMATS["think"].split(text)
-    return {"id": "p", "sample": 0, "question": "make 20 from 7 5 8", "nums": [7, 5, 8], "target": 20, "n_used": 3,
-            "left_to_right": True, "text": text, "thinking": thinking, "response": response, "finish": finish,
-            "ids": [1, 2], **more}
+    return {
+        "id": "p",
+        "sample": 0,
+        "question": "make 20 from 7 5 8",
+        "nums": [7, 5, 8],
+        "target": 20,
+        "n_used": 3,
+        "left_to_right": True,
+        "text": text,
+        "thinking": thinking,
+        "response": response,
+        "finish": finish,
+        "ids": [1, 2],
+        **more,
+    }
 
 
 def worth(reward, *rows, max_tokens=100, form=FORMATS["think"]):
@@ -273,18 +375,26 @@ def near(value):
     return pytest.approx(value, abs=1e-6)
 
 
-@pytest.mark.parametrize("row, correct, formatted", [
-    (completion("try it </think> 7 + 5 + 8"), 1, 1),
-    (completion("try it </think> 7 + 5 + 9"), 0, 1),
-    (completion("7 + 5 + 8"), 0, 0),                                  # never left its thinking: no answer
-    (completion("a </think> b </think> 7 + 5 + 8"), 0, 0),
-    (completion("try it </think>"), 0, 0),
-    (completion("try it </think> 7 + 5 + 8", "length"), 1, 0),
-])
+@pytest.mark.parametrize(
+    "row, correct, formatted",
+    [
+        (completion("try it </think> 7 + 5 + 8"), 1, 1),
+        (completion("try it </think> 7 + 5 + 9"), 0, 1),
+        (completion("7 + 5 + 8"), 0, 0),  # never left its thinking: no answer
+        (completion("a </think> b </think> 7 + 5 + 8"), 0, 0),
+        (completion("try it </think>"), 0, 0),
+        (completion("try it </think> 7 + 5 + 8", "length"), 1, 0),
+    ],
+)
 def test_rewards_by_hand(row, correct, formatted):
     assert worth("correct", row) == correct and worth("format", row) == formatted
-    assert worth("correct+format", row) == correct + formatted and worth("correct&format", row) == correct * formatted
-    assert worth("!correct", row) == 1 - correct and worth("format+!format&correct", row) == max(correct, formatted)
+    assert (
+        worth("correct+format", row) == correct + formatted
+        and worth("correct&format", row) == correct * formatted
+    )
+    assert worth("!correct", row) == 1 - correct and worth("format+!format&correct", row) == max(
+        correct, formatted
+    )
 
 
 def test_reward_without_a_gold_answer_is_zero():
@@ -297,7 +407,7 @@ def test_reward_random_has_its_probability_and_no_memory():
     """2000 completions at p = .3: within 5·√(.3·.7/2000) = .051; the same completion has the same reward again."""
     rows = [completion("x", ids=[i, 3], sample=i % 5) for i in range(2000)]
     found = worth("random:0.3", *rows)
-    assert set(found) == {0.0, 1.0} and abs(sum(found) / 2000 - .3) < .051
+    assert set(found) == {0.0, 1.0} and abs(sum(found) / 2000 - 0.3) < 0.051
     assert found == worth("random:0.3", *rows)
     assert set(worth("random:0", *rows)) == {0.0} and set(worth("random:1", *rows)) == {1.0}
 
@@ -309,9 +419,18 @@ def test_reward_random_takes_a_number_as_id():
 RIGHT, WRONG = "hm </think> 7 + 5 + 8", "hm </think> 7 + 5 + 9"
 
 
-@pytest.mark.parametrize("n, right, wrong", [
-    (0, 2, -10), (3584, 1.853553, -8.535534), (7168, 1.5, -5), (10752, 1.146447, -1.464466),
-    (14319, 1.000003, -.000035), (14320, -10, -10), (14336, -10, -10)])
+@pytest.mark.parametrize(
+    "n, right, wrong",
+    [
+        (0, 2, -10),
+        (3584, 1.853553, -8.535534),
+        (7168, 1.5, -5),
+        (10752, 1.146447, -1.464466),
+        (14319, 1.000003, -0.000035),
+        (14320, -10, -10),
+        (14336, -10, -10),
+    ],
+)
 def test_reward_cosine_by_hand(n, right, wrong):
     """L = 14336 and the run scripts' values; the limit counts as exceeded from 16 tokens before it on."""
     rows = [completion(text, n_tokens=n) for text in (RIGHT, WRONG)]
@@ -322,14 +441,24 @@ def test_reward_cosine_by_hand(n, right, wrong):
 def test_reward_cosine_with_other_values():
     """TRL's: 1 -> .5 and -1 -> -.5 have ±.75 in the middle of L = 100. exceed=3 and margin=0 by name."""
     rows = [completion(text, n_tokens=50) for text in (RIGHT, WRONG)]
-    assert worth("cosine:1,.5,-1,-.5", *rows) == near([.75, -.75])
+    assert worth("cosine:1,.5,-1,-.5", *rows) == near([0.75, -0.75])
     assert worth("cosine:exceed=3,margin=0", completion(RIGHT, n_tokens=99)) == near(1.000247)
     assert worth("cosine:exceed=3,margin=0", completion(RIGHT, n_tokens=100)) == 3
 
 
-@pytest.mark.parametrize("text, how, penalty", [
-    ("a b a b a b", "2,1", .6), ("5 5 5 5 5", "2,-1", -.75), ("5 5 5 5 5", "2", -.75), ("a b c d", "2", 0),
-    ("a", "2", 0), ("", "1", 0), ("a a", "1,-0.5", -.25), ("a b " * 20, "most=-2", -2 * (1 - 2 / 21))])
+@pytest.mark.parametrize(
+    "text, how, penalty",
+    [
+        ("a b a b a b", "2,1", 0.6),
+        ("5 5 5 5 5", "2,-1", -0.75),
+        ("5 5 5 5 5", "2", -0.75),
+        ("a b c d", "2", 0),
+        ("a", "2", 0),
+        ("", "1", 0),
+        ("a a", "1,-0.5", -0.25),
+        ("a b " * 20, "most=-2", -2 * (1 - 2 / 21)),
+    ],
+)
 def test_reward_repetition_by_hand(text, how, penalty):
     """a b a b a b: 5 pairs, 2 different, 3/5 repeat. Shorter than n: nothing to repeat, and no division by zero."""
     assert worth(f"repetition:{how}", completion(text)) == near(penalty)
@@ -338,32 +467,64 @@ def test_reward_repetition_by_hand(text, how, penalty):
 def test_reward_for_wrong_answers_alone():
     """Both repeat "go" and "+"; with !correct& only the wrong one pays, and correct is added to either."""
     right, wrong = (completion("go go go " + text) for text in (RIGHT, WRONG))
-    assert worth("repetition:1", right) < -.3 and worth("repetition:1", wrong) < -.3
+    assert worth("repetition:1", right) < -0.3 and worth("repetition:1", wrong) < -0.3
     assert worth("!correct&repetition:1", right, wrong) == [0, worth("repetition:1", wrong)]
     assert worth("correct+!correct&repetition:1", right, wrong) == [1, worth("repetition:1", wrong)]
 
 
-@pytest.mark.parametrize("n, limit, cache, reward", [
-    (16384, 20480, 4096, 0), (17408, 20480, 4096, -.25), (18432, 20480, 4096, -.5), (20480, 20480, 4096, -1),
-    (20481, 20480, 4096, -1), (10, 20480, 4096, 0), (90, 100, 20, -.5)])
+@pytest.mark.parametrize(
+    "n, limit, cache, reward",
+    [
+        (16384, 20480, 4096, 0),
+        (17408, 20480, 4096, -0.25),
+        (18432, 20480, 4096, -0.5),
+        (20480, 20480, 4096, -1),
+        (20481, 20480, 4096, -1),
+        (10, 20480, 4096, 0),
+        (90, 100, 20, -0.5),
+    ],
+)
 def test_reward_overlong_by_hand(n, limit, cache, reward):
     assert worth(f"overlong:{cache}", completion("x", n_tokens=n), max_tokens=limit) == near(reward)
 
 
-@pytest.mark.parametrize("budget, n, right, wrong, most", [
-    (1000, 1000, 1, 0, .5), (1000, 1200, .94, -.06, .44), (1000, 500, .85, -.15, .65), (1000, 2000, .7, -.3, .2),
-    (1000, 3000, .4, -.6, 0), (100, 4000, -.17, -1.17, 0), (3600, 512, .0736, -.9264, 1)])
+@pytest.mark.parametrize(
+    "budget, n, right, wrong, most",
+    [
+        (1000, 1000, 1, 0, 0.5),
+        (1000, 1200, 0.94, -0.06, 0.44),
+        (1000, 500, 0.85, -0.15, 0.65),
+        (1000, 2000, 0.7, -0.3, 0.2),
+        (1000, 3000, 0.4, -0.6, 0),
+        (100, 4000, -0.17, -1.17, 0),
+        (3600, 512, 0.0736, -0.9264, 1),
+    ],
+)
 def test_reward_lcpo_by_hand(budget, n, right, wrong, most):
     """α = .0003. Exact is symmetric around the budget and acts on wrong answers too; Max is .5 at it, 0 when wrong."""
     rows = [completion(text, n_tokens=n, budget=budget) for text in (RIGHT, WRONG)]
-    assert worth("lcpo", *rows) == near([right, wrong]) and worth("lcpo:alpha=0.0003", *rows) == near([right, wrong])
+    assert worth("lcpo", *rows) == near([right, wrong]) and worth(
+        "lcpo:alpha=0.0003", *rows
+    ) == near([right, wrong])
     assert worth("lcpo_max", *rows) == near([most, 0])
-    assert worth("lcpo_max:alpha=0,delta=0.25", *rows) == near([.25, 0])
+    assert worth("lcpo_max:alpha=0,delta=0.25", *rows) == near([0.25, 0])
 
 
 def answered(*answers, **more):
-    return [{"id": "p", "sample": i, "question": "?", "text": "", "response": "" if a is None else f"Answer: {a}",
-             "finish": "stop", "n_tokens": 9, "ids": [i], **more} for i, a in enumerate(answers)]
+    return [
+        {
+            "id": "p",
+            "sample": i,
+            "question": "?",
+            "text": "",
+            "response": "" if a is None else f"Answer: {a}",
+            "finish": "stop",
+            "n_tokens": 9,
+            "ids": [i],
+            **more,
+        }
+        for i, a in enumerate(answers)
+    ]
 
 
 def test_reward_vote_by_hand():
@@ -375,38 +536,65 @@ def test_reward_vote_by_hand():
     assert worth("vote", *answered(None, None)) == [0, 0]
     assert worth("vote", *answered("0.5", 2, "1/2", 3)) == [1, 0, 1, 0]
     rows = [completion("x </think> " + text) for text in ("9", "7 + 5 + 8", "9 + 1", "8 + 5 + 7")]
-    assert worth("vote", *rows) == [0, 1, 0, 1]                             # the same numbers and value
+    assert worth("vote", *rows) == [0, 1, 0, 1]  # the same numbers and value
 
 
 def test_reward_contains_and_language_by_hand():
-    assert worth("contains:python", completion("use Python \\boxed{3}")) == 1 == worth("contains:n", completion("N"))
-    assert worth("contains:a, b=c", completion("xa, b=c")) == 1 and worth("contains:a, b=c", completion("a")) == 0
+    assert (
+        worth("contains:python", completion("use Python \\boxed{3}"))
+        == 1
+        == worth("contains:n", completion("N"))
+    )
+    assert (
+        worth("contains:a, b=c", completion("xa, b=c")) == 1
+        and worth("contains:a, b=c", completion("a")) == 0
+    )
     assert worth("correct&!contains:hm", completion(RIGHT)) == 0
-    assert worth("language:latin", completion("abc 1+2, дом!")) == .5
-    mixed = completion("let us 计算 it now")                               # let, us, 计, 算, it, now
-    assert worth("language:latin", mixed) == near(4 / 6) and worth("language:cjk", mixed) == near(2 / 6)
-    assert worth("language:latin", completion("abcд don't")) == near(2 / 3)          # abcд, don, t
+    assert worth("language:latin", completion("abc 1+2, дом!")) == 0.5
+    mixed = completion("let us 计算 it now")  # let, us, 计, 算, it, now
+    assert worth("language:latin", mixed) == near(4 / 6) and worth("language:cjk", mixed) == near(
+        2 / 6
+    )
+    assert worth("language:latin", completion("abcд don't")) == near(2 / 3)  # abcд, don, t
     assert worth("language:latin", completion("1 + 2")) == 1
 
 
 def test_parse_reward():
     terms = rewards.parse_reward("correct+!format&random:0.5")
     assert terms == [[("correct", False, ())], [("format", True, ()), ("random", False, (0.5,))]]
-    assert rewards.parse_reward("cosine:margin=0,exceed=-1") == [[("cosine", False, (2, 1, -10, 0, -1, 0))]]
-    for text, named in (("corect", "'corect'"), ("correct+", "''"), ("correct,format", "'correct,format'"),
-                        ("random", "probability"), ("random:2", "probability"), ("random:x", "probability"),
-                        ("correct:1", "'correct:1' is not correct"), ("overlong", "overlong:cache"), ("!", "''"),
-                        ("overlong:0", "1 token or more"), ("repetition:0", "n = 1"), ("repetition:1.5", "n = 1"),
-                        ("cosine:1,2,3,4,5,6,7", "margin=16"), ("cosine:what=1", "what=1' is not cosine:right_"),
-                        ("lcpo:nan", "lcpo:alpha=0.0003"), ("lcpo:alpha=", "alpha=0.0003"), ("contains", "a text"),
-                        ("lcpo:1,alpha=2", "alpha=0.0003"), ("language:", "a script"), ("lcpo:inf", "alpha"),
-                        ("correct&&format", "''")):
+    assert rewards.parse_reward("cosine:margin=0,exceed=-1") == [
+        [("cosine", False, (2, 1, -10, 0, -1, 0))]
+    ]
+    for text, named in (
+        ("corect", "'corect'"),
+        ("correct+", "''"),
+        ("correct,format", "'correct,format'"),
+        ("random", "probability"),
+        ("random:2", "probability"),
+        ("random:x", "probability"),
+        ("correct:1", "'correct:1' is not correct"),
+        ("overlong", "overlong:cache"),
+        ("!", "''"),
+        ("overlong:0", "1 token or more"),
+        ("repetition:0", "n = 1"),
+        ("repetition:1.5", "n = 1"),
+        ("cosine:1,2,3,4,5,6,7", "margin=16"),
+        ("cosine:what=1", "what=1' is not cosine:right_"),
+        ("lcpo:nan", "lcpo:alpha=0.0003"),
+        ("lcpo:alpha=", "alpha=0.0003"),
+        ("contains", "a text"),
+        ("lcpo:1,alpha=2", "alpha=0.0003"),
+        ("language:", "a script"),
+        ("lcpo:inf", "alpha"),
+        ("correct&&format", "''"),
+    ):
         with pytest.raises(BadInput, match=re.escape(named)) as error:
             rewards.parse_reward(text)
         assert "\n" not in str(error.value) and f"--reward {text}" in str(error.value)
 
 
 # ---- One update against a loop ---------------------------------------------------------------------------------------
+
 
 @functools.cache
 def base_models():
@@ -416,20 +604,35 @@ def base_models():
     generator = torch.Generator().manual_seed(1)
     for p in reference.parameters():
         p += 0.02 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-    oracle = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float64, attn_implementation="sdpa")
-    modules.fuse_norms(oracle)                              # transformers' round to float32 on the way
+    oracle = AutoModelForCausalLM.from_pretrained(
+        BASE, dtype=torch.float64, attn_implementation="sdpa"
+    )
+    modules.fuse_norms(oracle)  # transformers' round to float32 on the way
     oracle_reference = copy.deepcopy(oracle)
     oracle_reference.load_state_dict(reference.state_dict())
     return policy, reference, oracle, oracle_reference
 
 
 def config(**more):
-    return grpo.Config(**{"model": BASE, "data": "", "out": "", "temperature": 0.8, "max_tokens": 19, **more})
+    return grpo.Config(
+        **{"model": BASE, "data": "", "out": "", "temperature": 0.8, "max_tokens": 19, **more}
+    )
 
 
 def running(cfg, model, reference=None, other=None, pool=None, problems=()):
-    return rollouts.Run(cfg, model, model, processes.Ranks("cpu"), reference, other, tiny.tokenizer(),
-                        FORMATS[cfg.format], pool, problems, {})
+    return rollouts.Run(
+        cfg,
+        model,
+        model,
+        processes.Ranks("cpu"),
+        reference,
+        other,
+        tiny.tokenizer(),
+        FORMATS[cfg.format],
+        pool,
+        problems,
+        {},
+    )
 
 
 def rollout_of_six():
@@ -443,19 +646,30 @@ def rollout_of_six():
     shapes = [(3, 17), (5, 2), (2, 9), (7, 1), (4, 12), (6, 5)]
     sequences = [draw(a) + draw(b - 1) + [EOS] for a, b in shapes]
     masks = [[False] * a + [True] * b for a, b in shapes]
-    masks[0][8] = masks[4][6] = False                               # as if injected
+    masks[0][8] = masks[4][6] = False  # as if injected
     policy = base_models()[0]
     with torch.no_grad():
         logp = models.score(policy, packing.pack(sequences), config().temperature).logp
     shift = torch.rand(len(logp), generator=generator) - 0.5
     olds, at = [], 0
     for ids in sequences:
-        olds.append([0.0] + (logp + shift)[at:at + len(ids) - 1].tolist())
+        olds.append([0.0] + (logp + shift)[at : at + len(ids) - 1].tolist())
         at += len(ids) - 1
-    return sequences, masks, olds, torch.tensor([1.5, -.7, 0.0, .4, -1.2, 0.9])
+    return sequences, masks, olds, torch.tensor([1.5, -0.7, 0.0, 0.4, -1.2, 0.9])
 
 
-def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, measure_kl=True, share=None, **more):
+def gradient(
+    monkeypatch,
+    sequences,
+    masks,
+    olds,
+    advantage,
+    cfg,
+    policy=None,
+    measure_kl=True,
+    share=None,
+    **more,
+):
     """(gradient of every weight, flat; what policy_update returns), without a step being taken."""
     policy, reference, kept = policy or base_models()[0], base_models()[1], []
 
@@ -466,8 +680,20 @@ def gradient(monkeypatch, sequences, masks, olds, advantage, cfg, policy=None, m
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "update", update)
-        values = grpo.policy_update(policy, reference, [], sequences, masks, olds, advantage, cfg, 1.0, measure_kl,
-                                    right_share=share, **more)
+        values = grpo.policy_update(
+            policy,
+            reference,
+            [],
+            sequences,
+            masks,
+            olds,
+            advantage,
+            cfg,
+            1.0,
+            measure_kl,
+            right_share=share,
+            **more,
+        )
     return kept[0] if kept else None, values
 
 
@@ -488,8 +714,13 @@ def slow_loss(logp, old, a, ratio, share, cfg):
         return -a * (logp - old)
     if cfg.loss == "nft":
         odds, negative = share / (1 - share), (1 - share * ratio) / (1 - share)
-        slope = odds * ratio.item() / max(negative.item(), cfg.nft_eps)           # of -log max(ε, negative) in logp
-        return -a / odds * (slope * (logp - logp.detach()) - math.log(max(negative.item(), cfg.nft_eps)))
+        # of -log max(ε, negative) in logp
+        slope = odds * ratio.item() / max(negative.item(), cfg.nft_eps)
+        return (
+            -a
+            / odds
+            * (slope * (logp - logp.detach()) - math.log(max(negative.item(), cfg.nft_eps)))
+        )
     return -ratio * a if ratio.item() * a <= limit * a else torch.tensor(-limit * a)
 
 
@@ -499,8 +730,10 @@ def slow_gradient(sequences, masks, olds, advantage, cfg, share=None):
     _, _, oracle, oracle_reference = base_models()
     losses, n_rows, n_tokens, entropy, kl = [], len(sequences), sum(map(sum, masks)), 0.0, 0.0
     for i, ids in enumerate(sequences):
-        logp, ref = ((m(torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
-                     for m in (oracle, oracle_reference))
+        logp, ref = (
+            (m(torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
+            for m in (oracle, oracle_reference)
+        )
         trained = [t for t in range(1, len(ids)) if masks[i][t]]
         of_sequence = sum(logp[t - 1, ids[t]] - olds[i][t] for t in trained) / len(trained)
         for t in trained:
@@ -508,15 +741,32 @@ def slow_gradient(sequences, masks, olds, advantage, cfg, share=None):
             entropy += spread.item() / n_tokens
             kl += (logp[t - 1].exp() * (logp[t - 1] - ref[t - 1])).sum().item() / n_tokens
             ratio = (of_sequence if cfg.loss == "gspo" else logp[t - 1, ids[t]] - olds[i][t]).exp()
-            loss = slow_loss(logp[t - 1, ids[t]], olds[i][t], advantage[i].item(), ratio, share and share[i], cfg)
+            loss = slow_loss(
+                logp[t - 1, ids[t]], olds[i][t], advantage[i].item(), ratio, share and share[i], cfg
+            )
             loss = loss - cfg.entropy * spread
             d = ref[t - 1, ids[t]].detach() - logp[t - 1, ids[t]]
-            loss = loss + cfg.beta * {"none": 0 * d, "k1": -d, "k2": d * d / 2, "k3": d.exp() - 1 - d}[cfg.kl]
-            losses.append(loss / {"token": n_tokens, "constant": n_rows * cfg.max_tokens,
-                                  "sequence": n_rows * sum(masks[i])}[cfg.normalise])
+            loss = (
+                loss
+                + cfg.beta
+                * {"none": 0 * d, "k1": -d, "k2": d * d / 2, "k3": d.exp() - 1 - d}[cfg.kl]
+            )
+            losses.append(
+                loss
+                / {
+                    "token": n_tokens,
+                    "constant": n_rows * cfg.max_tokens,
+                    "sequence": n_rows * sum(masks[i]),
+                }[cfg.normalise]
+            )
     oracle.zero_grad()
     sum(losses).backward()
-    return torch.cat([p.grad.flatten() for p in oracle.parameters()]), sum(losses).item(), entropy, kl
+    return (
+        torch.cat([p.grad.flatten() for p in oracle.parameters()]),
+        sum(losses).item(),
+        entropy,
+        kl,
+    )
 
 
 @pytest.mark.parametrize("kl", ["none", "k1", "k2", "k3"])
@@ -525,31 +775,59 @@ def test_gradient_equals_a_loop_over_tokens(monkeypatch, normalise, kl):
     """To 5e-6 of the largest component (token statistics are float32). The prompt's tokens, the two injected ones and
     the row of advantage 0 are in no sum of the loop; temperature 0.8 is; eps_low and eps_high differ."""
     rows = rollout_of_six()
-    cfg = config(normalise=normalise, kl=kl, beta=0.0 if kl == "none" else 0.3, eps_high=0.28, micro_batch_tokens=30)
+    cfg = config(
+        normalise=normalise,
+        kl=kl,
+        beta=0.0 if kl == "none" else 0.3,
+        eps_high=0.28,
+        micro_batch_tokens=30,
+    )
     expected, loss, entropy, mean_kl = slow_gradient(*rows, cfg)
     found, values = gradient(monkeypatch, *rows, cfg)
     assert deviation(found, expected) < 5e-6
     assert values["loss"] == pytest.approx(loss, abs=1e-6)
     assert values["grad_norm"] == pytest.approx(expected.norm().item(), rel=1e-5)
-    if kl != "none":                                   # otherwise the row of advantage 0 is skipped and not measured
+    if kl != "none":  # otherwise the row of advantage 0 is skipped and not measured
         assert (values["entropy"], values["kl"]) == pytest.approx((entropy, mean_kl), abs=1e-5)
 
 
-@pytest.mark.parametrize("flags", [{"loss": "gspo"}, {"loss": "cispo"}, {"loss": "reinforce"},
-                                   {"loss": "nft", "nft_eps": 0.7}, {"entropy": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"loss": "gspo"},
+        {"loss": "cispo"},
+        {"loss": "reinforce"},
+        {"loss": "nft", "nft_eps": 0.7},
+        {"entropy": 0.2},
+    ],
+    ids=str,
+)
 def test_gradient_of_each_objective_equals_a_loop(monkeypatch, flags):
     """As above, with the sequence normaliser, and the same for another size and order of micro-batches: the mean over
     a sequence that GSPO takes is of that sequence. An entropy bonus has a gradient in the row of advantage 0 too."""
     sequences, masks, olds, advantage = rollout_of_six()
-    share = [.3, .6, .5, .8, .4, .5]
+    share = [0.3, 0.6, 0.5, 0.8, 0.4, 0.5]
     cfg = config(normalise="sequence", eps_high=0.28, micro_batch_tokens=30, **flags)
     expected, loss, _, _ = slow_gradient(sequences, masks, olds, advantage, cfg, share)
-    found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg, share=torch.tensor(share),
-                             measure_kl=False)
+    found, values = gradient(
+        monkeypatch,
+        sequences,
+        masks,
+        olds,
+        advantage,
+        cfg,
+        share=torch.tensor(share),
+        measure_kl=False,
+    )
     assert deviation(found, expected) < 5e-6 and values["loss"] == pytest.approx(loss, abs=1e-6)
     order = [4, 0, 5, 2, 1, 3]
-    found, _ = gradient(monkeypatch, *([x[i] for i in order] for x in (sequences, masks, olds)), advantage[order],
-                        config(normalise="sequence", eps_high=0.28, **flags), share=torch.tensor(share)[order])
+    found, _ = gradient(
+        monkeypatch,
+        *([x[i] for i in order] for x in (sequences, masks, olds)),
+        advantage[order],
+        config(normalise="sequence", eps_high=0.28, **flags),
+        share=torch.tensor(share)[order],
+    )
     assert deviation(found, expected) < 5e-6
 
 
@@ -559,14 +837,21 @@ def test_a_reward_of_tokens_is_an_advantage_of_its_own(monkeypatch):
     generator = torch.Generator().manual_seed(9)
     extra = [(torch.rand(len(ids), generator=generator) - 0.7).tolist() for ids in sequences]
     cfg = config(micro_batch_tokens=30)
-    found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg, measure_kl=False, token_rewards=extra)
+    found, values = gradient(
+        monkeypatch, sequences, masks, olds, advantage, cfg, measure_kl=False, token_rewards=extra
+    )
     oracle, losses = base_models()[2], []
     for i, ids in enumerate(sequences):
         logp = (oracle(torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
         for t in range(1, len(ids)):
             if masks[i][t]:
-                ratio, a = (logp[t - 1, ids[t]] - olds[i][t]).exp(), advantage[i].item() + extra[i][t]
-                losses.append(-torch.minimum(ratio * a, ratio.clamp(.8, 1.2) * a) / sum(map(sum, masks)))
+                ratio, a = (
+                    (logp[t - 1, ids[t]] - olds[i][t]).exp(),
+                    advantage[i].item() + extra[i][t],
+                )
+                losses.append(
+                    -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a) / sum(map(sum, masks))
+                )
     oracle.zero_grad()
     sum(losses).backward()
     assert deviation(found, torch.cat([p.grad.flatten() for p in oracle.parameters()])) < 5e-6
@@ -580,24 +865,45 @@ def test_truncated_importance_sampling_by_hand(monkeypatch):
     ids, cfg = [7, 30, 41, 52], config(temperature=1.0, tis=2.0)
     with torch.no_grad():
         logp = models.score(base_models()[0], packing.pack([ids])).logp
-    olds, sampled = [[0.0, *logp.tolist()]], [[0.0, *(logp - torch.tensor([3, .5, 1]).log()).tolist()]]
-    found, values = gradient(monkeypatch, [ids], [[False] + [True] * 3], olds, torch.tensor([1.0]), cfg,
-                             sampled_logps=sampled)
+    olds, sampled = (
+        [[0.0, *logp.tolist()]],
+        [[0.0, *(logp - torch.tensor([3, 0.5, 1]).log()).tolist()]],
+    )
+    found, values = gradient(
+        monkeypatch,
+        [ids],
+        [[False] + [True] * 3],
+        olds,
+        torch.tensor([1.0]),
+        cfg,
+        sampled_logps=sampled,
+    )
     masks = [[i == t for i in range(4)] for t in (1, 2, 3)]
-    expected, _ = gradient(monkeypatch, [ids] * 3, masks, olds * 3, torch.tensor([2, .5, 1]), config(temperature=1.0))
+    expected, _ = gradient(
+        monkeypatch, [ids] * 3, masks, olds * 3, torch.tensor([2, 0.5, 1]), config(temperature=1.0)
+    )
     assert deviation(found, expected) < 1e-6
     assert values["ess"] == pytest.approx(4.5**2 / (3 * 10.25), abs=1e-6)
-    assert values["dlogp"] == pytest.approx(math.log(6) / 3, abs=1e-6) and values["ratio_max"] < 1e-5
+    assert (
+        values["dlogp"] == pytest.approx(math.log(6) / 3, abs=1e-6) and values["ratio_max"] < 1e-5
+    )
 
 
-@pytest.mark.parametrize("weights, ess", [([1, 1, 1, 1], 1), ([2, .5, .5, 1], .727273)])
+@pytest.mark.parametrize("weights, ess", [([1, 1, 1, 1], 1), ([2, 0.5, 0.5, 1], 0.727273)])
 def test_effective_sample_size_by_hand(monkeypatch, weights, ess):
     """(Σw)² / (n Σw²): 16 / (4 · 4) and 16 / (4 · 5.5)."""
     ids = [7, 30, 41, 52, 33]
     with torch.no_grad():
         logp = models.score(base_models()[0], packing.pack([ids])).logp
     olds = [[0.0, *(logp - torch.tensor(weights).log()).tolist()]]
-    _, values = gradient(monkeypatch, [ids], [[False] + [True] * 4], olds, torch.tensor([1.0]), config(temperature=1.0))
+    _, values = gradient(
+        monkeypatch,
+        [ids],
+        [[False] + [True] * 4],
+        olds,
+        torch.tensor([1.0]),
+        config(temperature=1.0),
+    )
     assert values["ess"] == pytest.approx(ess, abs=1e-5)
 
 
@@ -608,7 +914,9 @@ def test_logps_are_those_of_the_model():
     found = grpo.logps_of(base_models()[0], sequences, masks, cfg)
     for ids, mask, values in zip(sequences, masks, found):
         with torch.no_grad():
-            logp = (base_models()[2](torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
+            logp = (base_models()[2](torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(
+                1
+            )
         expected = [logp[t - 1, ids[t]].item() if mask[t] else 0.0 for t in range(len(ids))]
         assert values == pytest.approx(expected, abs=1e-5)
 
@@ -617,14 +925,22 @@ def test_self_certainty_by_hand():
     """KL(uniform ‖ p): .429813 for p = [.7, .1, .1, .1], 0 for the uniform, 2.075198 for [.97, .01, .01, .01]; by the
     head's mean row as by all logits. Of a model: the loop over transformers' logits at temperature 1 and the tokenizer's
     149 tokens, mean over the completion's tokens."""
-    for p, expected in (([.7, .1, .1, .1], .429813), ([.25] * 4, 0), ([.97, .01, .01, .01], 2.075198)):
+    for p, expected in (
+        ([0.7, 0.1, 0.1, 0.1], 0.429813),
+        ([0.25] * 4, 0),
+        ([0.97, 0.01, 0.01, 0.01], 2.075198),
+    ):
         z = torch.tensor(p).log() + 5.0
         assert (z.logsumexp(0) - z.mean() - math.log(4)).item() == pytest.approx(expected, abs=1e-6)
     rows = [{"prompt": ids[:2], "ids": ids[2:]} for ids in rollout_of_six()[0]]
     found = rollouts.self_certainty(running(config(micro_batch_tokens=30), base_models()[0]), rows)
     for row, value in zip(rows, found.tolist()):
         with torch.no_grad():
-            logp = base_models()[2](torch.tensor([row["prompt"] + row["ids"]])).logits[0, 1:-1, :149].log_softmax(1)
+            logp = (
+                base_models()[2](torch.tensor([row["prompt"] + row["ids"]]))
+                .logits[0, 1:-1, :149]
+                .log_softmax(1)
+            )
         assert value == pytest.approx((-logp.mean(1) - math.log(149)).mean().item(), abs=1e-5)
 
 
@@ -632,21 +948,49 @@ def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
     """The gradient of --loss rft is that of sft.py's loss on the accepted completions alone; the rejected ones are in no
     count. A group in which all were accepted teaches too."""
     kept, policy = [], base_models()[0]
-    monkeypatch.setattr(training, "update", lambda model, *more: kept.append(
-        torch.cat([p.grad.flatten() for p in model.parameters()])) or 1.0)
-    rows = [[{"prompt": [5, 8, 6], "ids": ids, "injected": [], "logp": [-1.0] * len(ids), "finish": "stop",
-              "reward": reward, "token_rewards": None} for ids, reward in group]
-            for group in ([([30, 41, EOS], 1.0), ([52, EOS], 0.0)], [([33, 34, 35, EOS], 2.0), ([9, EOS], -1.0)])]
-    values = grpo.train_on(running(config(loss="rft", group_size=2, kl_every=0), policy), [],
-                           {"groups": rows, "stats": {}}, 0)
+    monkeypatch.setattr(
+        training,
+        "update",
+        lambda model, *more: (
+            kept.append(torch.cat([p.grad.flatten() for p in model.parameters()])) or 1.0
+        ),
+    )
+    rows = [
+        [
+            {
+                "prompt": [5, 8, 6],
+                "ids": ids,
+                "injected": [],
+                "logp": [-1.0] * len(ids),
+                "finish": "stop",
+                "reward": reward,
+                "token_rewards": None,
+            }
+            for ids, reward in group
+        ]
+        for group in (
+            [([30, 41, EOS], 1.0), ([52, EOS], 0.0)],
+            [([33, 34, 35, EOS], 2.0), ([9, EOS], -1.0)],
+        )
+    ]
+    values = grpo.train_on(
+        running(config(loss="rft", group_size=2, kl_every=0), policy),
+        [],
+        {"groups": rows, "stats": {}},
+        0,
+    )
     accepted = [rows[0][0], rows[1][0]]
-    batch = packing.pack([row["prompt"] + row["ids"] for row in accepted],
-                        [[False] * 3 + [True] * len(row["ids"]) for row in accepted])
+    batch = packing.pack(
+        [row["prompt"] + row["ids"] for row in accepted],
+        [[False] * 3 + [True] * len(row["ids"]) for row in accepted],
+    )
     logp = models.score(policy, batch, config().temperature).logp
     (-logp.sum() / 7).backward()
     expected = torch.cat([p.grad.flatten() for p in policy.parameters()])
     policy.zero_grad(set_to_none=True)
-    assert deviation(kept[0], expected) < 1e-6 and values["loss"] == pytest.approx(-logp.mean().item(), abs=1e-6)
+    assert deviation(kept[0], expected) < 1e-6 and values["loss"] == pytest.approx(
+        -logp.mean().item(), abs=1e-6
+    )
     assert [[row["advantage"] for row in group] for group in rows] == [[1, 0], [1, 0]]
 
 
@@ -659,8 +1003,17 @@ def test_a_prompt_is_computed_once_for_its_group(monkeypatch, reverse):
 
     def draw(n):
         return torch.randint(7, 149, (n,), generator=generator).tolist()
+
     long, short, other = draw(70), draw(4), draw(6)
-    rows = [(long, 3), (long, 60), (long, 17), (short, 2), (short, 9), (short + [9], 5), (other, 12)]
+    rows = [
+        (long, 3),
+        (long, 60),
+        (long, 17),
+        (short, 2),
+        (short, 9),
+        (short + [9], 5),
+        (other, 12),
+    ]
     rows = rows[::-1] if reverse else rows
     sequences = [prompt + draw(n) for prompt, n in rows]
     masks = [[False] * len(prompt) + [True] * n for prompt, n in rows]
@@ -673,7 +1026,10 @@ def test_a_prompt_is_computed_once_for_its_group(monkeypatch, reverse):
     assert deviation(found, expected) < 5e-6 and values["loss"] == pytest.approx(loss, rel=1e-6)
     assert (values["entropy"], values["kl"]) == pytest.approx((entropy, kl), abs=1e-5)
     olds = grpo.logps_of(base_models()[0], sequences, masks, cfg)
-    alone = [grpo.logps_of(base_models()[0], [ids], [mask], cfg)[0] for ids, mask in zip(sequences, masks)]
+    alone = [
+        grpo.logps_of(base_models()[0], [ids], [mask], cfg)[0]
+        for ids, mask in zip(sequences, masks)
+    ]
     assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(olds, alone))
 
 
@@ -684,7 +1040,18 @@ def test_entropy_bonus_raises_entropy():
     for bonus in (1.0, -1.0):
         policy, cfg = copy.deepcopy(base_models()[0]), config(entropy=bonus)
         optimizers = training.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
-        arguments = (policy, None, optimizers, sequences, masks, olds, 0 * advantage, cfg, 1.0, False)
+        arguments = (
+            policy,
+            None,
+            optimizers,
+            sequences,
+            masks,
+            olds,
+            0 * advantage,
+            cfg,
+            1.0,
+            False,
+        )
         entropy = [grpo.policy_update(*arguments)["entropy"] for _ in range(6)]
         last.append(entropy[-1] - entropy[0])
     assert last[0] > 0.1 and last[1] < -0.1
@@ -696,9 +1063,18 @@ def test_gradient_is_the_same_for_any_micro_batch_and_order(monkeypatch, normali
     sequences, masks, olds, advantage = rollout_of_six()
     cfg = {"normalise": normalise, "kl": "k2", "beta": 0.1}
     whole, values = gradient(monkeypatch, sequences, masks, olds, advantage, config(**cfg))
-    for size, order in ((1, range(6)), (26, range(6)), (40, [4, 0, 5, 2, 1, 3]), (10**6, [5, 3, 1, 0, 4, 2])):
-        found, other = gradient(monkeypatch, *([x[i] for i in order] for x in (sequences, masks, olds)),
-                                advantage[list(order)], config(**cfg, micro_batch_tokens=size))
+    for size, order in (
+        (1, range(6)),
+        (26, range(6)),
+        (40, [4, 0, 5, 2, 1, 3]),
+        (10**6, [5, 3, 1, 0, 4, 2]),
+    ):
+        found, other = gradient(
+            monkeypatch,
+            *([x[i] for i in order] for x in (sequences, masks, olds)),
+            advantage[list(order)],
+            config(**cfg, micro_batch_tokens=size),
+        )
         assert deviation(found, whole) < 1e-6
         assert other == pytest.approx(values, abs=1e-5)
 
@@ -708,9 +1084,13 @@ def test_masked_tokens_have_no_part_in_the_gradient(monkeypatch):
     sequences, masks, olds, advantage = rollout_of_six()
     before, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config())
     others = [[x if m else 99.0 for x, m in zip(old, mask)] for old, mask in zip(olds, masks)]
-    assert torch.equal(gradient(monkeypatch, sequences, masks, others, advantage, config())[0], before)
+    assert torch.equal(
+        gradient(monkeypatch, sequences, masks, others, advantage, config())[0], before
+    )
     others[0][9] += 0.05
-    assert (gradient(monkeypatch, sequences, masks, others, advantage, config())[0] - before).abs().max() > 1e-4
+    assert (
+        gradient(monkeypatch, sequences, masks, others, advantage, config())[0] - before
+    ).abs().max() > 1e-4
 
 
 def test_masked_rows_leave_numerator_and_denominator(monkeypatch):
@@ -719,8 +1099,12 @@ def test_masked_rows_leave_numerator_and_denominator(monkeypatch):
     kept = [1, 2, 5]
     masks = [mask if i in kept else [False] * len(mask) for i, mask in enumerate(masks)]
     found, values = gradient(monkeypatch, sequences, masks, olds, advantage, config())
-    alone, expected = gradient(monkeypatch, *([x[i] for i in kept] for x in (sequences, masks, olds)), advantage[kept],
-                               config())
+    alone, expected = gradient(
+        monkeypatch,
+        *([x[i] for i in kept] for x in (sequences, masks, olds)),
+        advantage[kept],
+        config(),
+    )
     assert deviation(found, alone) < 1e-6 and values == pytest.approx(expected, abs=1e-6)
 
 
@@ -732,7 +1116,9 @@ def test_a_masked_row_counts_in_no_normaliser(monkeypatch, normalise):
     masks = [mask if i in kept else [False] * len(mask) for i, mask in enumerate(masks)]
     cfg = config(normalise=normalise)
     found, _ = gradient(monkeypatch, sequences, masks, olds, advantage, cfg)
-    alone, _ = gradient(monkeypatch, *([x[i] for i in kept] for x in (sequences, masks, olds)), advantage[kept], cfg)
+    alone, _ = gradient(
+        monkeypatch, *([x[i] for i in kept] for x in (sequences, masks, olds)), advantage[kept], cfg
+    )
     assert found.abs().max() > 1e-3 and deviation(found, alone) < 1e-6
 
 
@@ -742,10 +1128,14 @@ def test_equal_rewards_leave_weights_alone_even_with_momentum(monkeypatch):
     policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
     before = [p.detach().clone() for p in policy.parameters()]
     optimizers = training.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.1)
-    grpo.policy_update(policy, reference, optimizers, sequences, masks, olds, advantage, config(), 1.0, True)
+    grpo.policy_update(
+        policy, reference, optimizers, sequences, masks, olds, advantage, config(), 1.0, True
+    )
     moved = [p.detach().clone() for p in policy.parameters()]
     assert any((a - b).abs().max() > 1e-4 for a, b in zip(before, moved))
-    grpo.policy_update(policy, reference, optimizers, sequences, masks, olds, 0 * advantage, config(), 1.0, True)
+    grpo.policy_update(
+        policy, reference, optimizers, sequences, masks, olds, 0 * advantage, config(), 1.0, True
+    )
     assert all(torch.equal(a, b) for a, b in zip(moved, policy.parameters()))
 
 
@@ -754,15 +1144,21 @@ def test_rows_of_advantage_zero_are_skipped_and_counted(monkeypatch):
     the KL brings it back), and their tokens stay in the normaliser: without them the gradient is larger by 44 to 35."""
     sequences, masks, olds, advantage = rollout_of_six()
     packed, original = [], packing.pack
-    monkeypatch.setattr(packing, "pack", lambda rows, *more: packed.extend(rows) or original(rows, *more))
+    monkeypatch.setattr(
+        packing, "pack", lambda rows, *more: packed.extend(rows) or original(rows, *more)
+    )
     found, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config(), measure_kl=False)
     assert sequences[2] not in packed and len(packed) == 5
     packed.clear()
     full, _ = gradient(monkeypatch, sequences, masks, olds, advantage, config())
     assert len(packed) == 6 and deviation(full, found) < 1e-6
     others = [0, 1, 3, 4, 5]
-    fewer, _ = gradient(monkeypatch, *([x[i] for i in others] for x in (sequences, masks, olds)), advantage[others],
-                        config())
+    fewer, _ = gradient(
+        monkeypatch,
+        *([x[i] for i in others] for x in (sequences, masks, olds)),
+        advantage[others],
+        config(),
+    )
     assert sum(map(sum, masks)) == 44 and deviation(fewer * 35 / 44, found) < 1e-6
 
 
@@ -779,14 +1175,29 @@ def test_clip_fraction_and_ratio_by_hand(monkeypatch):
     ids = [7, 30, 41, 52]
     with torch.no_grad():
         logp = models.score(base_models()[0], packing.pack([ids])).logp
-    olds = [[0.0, *(logp - torch.tensor([.5, -.5, .1])).tolist()]]
+    olds = [[0.0, *(logp - torch.tensor([0.5, -0.5, 0.1])).tolist()]]
     for advantage in (1.0, -1.0):
-        _, values = gradient(monkeypatch, [ids], [[False] + [True] * 3], olds, torch.tensor([advantage]),
-                             config(temperature=1.0))
+        _, values = gradient(
+            monkeypatch,
+            [ids],
+            [[False] + [True] * 3],
+            olds,
+            torch.tensor([advantage]),
+            config(temperature=1.0),
+        )
         assert values["clip_fraction"] == pytest.approx(1 / 3, abs=1e-9)
-        assert values["ratio_max"] == pytest.approx(math.exp(.5) - 1, abs=1e-5)
-    assert gradient(monkeypatch, [ids], [[False] + [True] * 3], olds, torch.tensor([1.0]),
-                    config(temperature=1.0, eps_high=0.7))[1]["clip_fraction"] == 0
+        assert values["ratio_max"] == pytest.approx(math.exp(0.5) - 1, abs=1e-5)
+    assert (
+        gradient(
+            monkeypatch,
+            [ids],
+            [[False] + [True] * 3],
+            olds,
+            torch.tensor([1.0]),
+            config(temperature=1.0, eps_high=0.7),
+        )[1]["clip_fraction"]
+        == 0
+    )
 
 
 @pytest.mark.parametrize("kind", ["k2", "k3"])
@@ -799,7 +1210,18 @@ def test_kl_pulls_the_policy_to_the_reference(kind):
     groups = rollouts.rollout(running(cfg, policy), problems, ("rollout", 0), range(8))
     sequences, masks, olds = rollouts.columns([row for group in groups for row in group], cfg)
     optimizers = training.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
-    arguments = (policy, reference, optimizers, sequences, masks, olds, torch.zeros(48), cfg, 1.0, True)
+    arguments = (
+        policy,
+        reference,
+        optimizers,
+        sequences,
+        masks,
+        olds,
+        torch.zeros(48),
+        cfg,
+        1.0,
+        True,
+    )
     kl = [grpo.policy_update(*arguments)["kl"] for _ in range(9)]
     assert kl[0] > 0.006 and kl[-1] < 0.003
 
@@ -814,25 +1236,30 @@ def test_kl_of_rows_equals_a_loop(kind):
         with torch.no_grad():
             ref = (base_models()[3](torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
         d = [ref[t - 1, ids[t]].item() - old[t] for t in range(1, len(ids)) if mask[t]]
-        expected.append(sum({"k1": -x, "k2": x * x / 2, "k3": math.exp(x) - 1 - x}[kind] for x in d))
+        expected.append(
+            sum({"k1": -x, "k2": x * x / 2, "k3": math.exp(x) - 1 - x}[kind] for x in d)
+        )
     others = [[x if m else 99.0 for x, m in zip(old, mask)] for old, mask in zip(olds, masks)]
-    assert grpo.kl_of_rows(base_models()[1], sequences, masks, others, cfg).tolist() == \
-        pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert grpo.kl_of_rows(
+        base_models()[1], sequences, masks, others, cfg
+    ).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_kl_in_the_reward_has_the_gradient_of_the_kl():
     """Exact, as above, p = [.5, .5] against [.25, .75]: Σ p (-k1) ∇ log p is minus the gradient of KL(p‖ref), here
     ±.274653, whatever the baseline; in the loss k1 has none."""
-    ref, logits = torch.tensor([.25, .75]), torch.zeros(2, requires_grad=True)
+    ref, logits = torch.tensor([0.25, 0.75]), torch.zeros(2, requires_grad=True)
     logp = logits.log_softmax(0)
     penalty = grpo.kl_estimate(logp.detach(), ref.log(), "k1")
-    value, _ = grpo.objective(logp, logp.detach(), -penalty + 3.0, torch.tensor([0, 1]), None,
-                              config(loss="reinforce"))
+    value, _ = grpo.objective(
+        logp, logp.detach(), -penalty + 3.0, torch.tensor([0, 1]), None, config(loss="reinforce")
+    )
     (logp.exp().detach() * value).sum().backward()
-    assert close(logits.grad, [-.274653, .274653])
+    assert close(logits.grad, [-0.274653, 0.274653])
 
 
 # ---- Whole runs --------------------------------------------------------------------------------------------------------
+
 
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -843,15 +1270,29 @@ def write(path, rows):
 def short(tmp_path, monkeypatch):
     """short(flag=value, ...): settings of a small run on the shipped base model: 3 prompts of 4 samples a step."""
     data = write(tmp_path / "train.jsonl", tiny.problems("math", 24, 0, "train"))
-    monkeypatch.setattr(grpo, "draw_curves", lambda *arguments: None)       # takes time; tested by itself
+    # takes time; tested by itself
+    monkeypatch.setattr(grpo, "draw_curves", lambda *arguments: None)
 
     def make(**more):
-        return grpo.Config(**{"model": BASE, "data": data, "out": str(tmp_path / "out"), "steps": 2, "reward_workers": 1,
-                              "prompts_per_step": 3, "group_size": 4, "max_tokens": 40, "lr": 5e-4, **more})
+        return grpo.Config(
+            **{
+                "model": BASE,
+                "data": data,
+                "out": str(tmp_path / "out"),
+                "steps": 2,
+                "reward_workers": 1,
+                "prompts_per_step": 3,
+                "group_size": 4,
+                "max_tokens": 40,
+                "lr": 5e-4,
+                **more,
+            }
+        )
+
     return make
 
 
-calls_more = []                                           # the further arguments of these calls
+calls_more = []  # the further arguments of these calls
 
 
 @pytest.fixture
@@ -860,19 +1301,46 @@ def spied(monkeypatch):
     calls, original = [], grpo.policy_update
 
     def spy(model, reference, optimizers, sequences, masks, old_logps, advantage, *more):
-        values = original(model, reference, optimizers, sequences, masks, old_logps, advantage, *more)
+        values = original(
+            model, reference, optimizers, sequences, masks, old_logps, advantage, *more
+        )
         calls.append((sequences, masks, old_logps, advantage, values))
         spied_more.append(more)
         return values
+
     spied_more = calls_more
     spied_more.clear()
     monkeypatch.setattr(grpo, "policy_update", spy)
     return calls
 
 
-FIELDS = {"step", "reward", "accuracy", "n_tokens", "truncated", "equal_groups", "loss", "entropy", "kl", "ratio_first",
-          "clip_fraction", "grad_norm", "lr", "dlogp", "ess", "n_groups", "reward_failures", "rollout_tok_s",
-          "rollout_seconds", "update_tok_s", "update_seconds", "rollout_tokens", "rollout_flops", "train_tokens", "train_flops"}
+FIELDS = {
+    "step",
+    "reward",
+    "accuracy",
+    "n_tokens",
+    "truncated",
+    "equal_groups",
+    "loss",
+    "entropy",
+    "kl",
+    "ratio_first",
+    "clip_fraction",
+    "grad_norm",
+    "lr",
+    "dlogp",
+    "ess",
+    "n_groups",
+    "reward_failures",
+    "rollout_tok_s",
+    "rollout_seconds",
+    "update_tok_s",
+    "update_seconds",
+    "rollout_tokens",
+    "rollout_flops",
+    "train_tokens",
+    "train_flops",
+}
 
 
 def test_a_real_run(tmp_path, short):
@@ -883,16 +1351,31 @@ def test_a_real_run(tmp_path, short):
     assert log == history and [h["step"] for h in history] == list(range(1, 9))
     for h in history:
         assert set(h) == FIELDS and all(math.isfinite(x) for x in h.values())
-        assert h["reward"] == pytest.approx(h["accuracy"]) and 0 < h["n_tokens"] <= 64 and 0 <= h["truncated"] <= 1
+        assert (
+            h["reward"] == pytest.approx(h["accuracy"])
+            and 0 < h["n_tokens"] <= 64
+            and 0 <= h["truncated"] <= 1
+        )
         assert h["ratio_first"] < 1e-4 and h["clip_fraction"] == 0 and h["entropy"] > 0.01
     assert abs(history[0]["kl"]) < 1e-6 and all(h["kl"] > 1e-5 for h in history[2:])
     assert max(h["grad_norm"] for h in history) > 1e-3
     book = {row["phase"]: row for row in read_rows(tmp_path / "out" / "flops.jsonl")}
-    assert book["rollout"]["tokens"] == round(64 * sum(h["n_tokens"] for h in history)) and book["rollout"]["flops"] > 1e9
-    assert 0 < book["train"]["flops"] <= 3 * book["rollout"]["flops"]      # forward and backward over rows with an advantage
-    samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
-    assert [s["step"] for s in samples] == list(range(1, 9)) and {len(s["group"]) for s in samples} == {8}
-    trained, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
+    assert (
+        book["rollout"]["tokens"] == round(64 * sum(h["n_tokens"] for h in history))
+        and book["rollout"]["flops"] > 1e9
+    )
+    # forward and backward over rows with an advantage
+    assert 0 < book["train"]["flops"] <= 3 * book["rollout"]["flops"]
+    samples = [
+        json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()
+    ]
+    assert [s["step"] for s in samples] == list(range(1, 9)) and {
+        len(s["group"]) for s in samples
+    } == {8}
+    trained, start = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        load_file(Path(BASE) / "model.safetensors"),
+    )
     assert any(not torch.equal(trained[name], start[name]) for name in start)
     assert loading.load(tmp_path / "out")[1].eos_token_id == EOS
 
@@ -900,12 +1383,17 @@ def test_a_real_run(tmp_path, short):
 def test_without_kl_there_is_no_reference(short, tmp_path, monkeypatch):
     """--kl-every 0 and --beta 0 load one model, log no KL, and train the same weights (measuring must not act)."""
     loaded, original = [], loading.load
-    monkeypatch.setattr(loading, "load", lambda *arguments: loaded.append(arguments) or original(*arguments))
+    monkeypatch.setattr(
+        loading, "load", lambda *arguments: loaded.append(arguments) or original(*arguments)
+    )
     history = grpo.main(short(kl_every=0, steps=2))
     without = load_file(tmp_path / "out" / "model.safetensors")
     assert len(loaded) == 1 and all(h["kl"] is None and h["grad_norm"] > 0 for h in history)
     grpo.main(short(kl_every=1, steps=2, overwrite=True))
-    measured, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
+    measured, start = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        load_file(Path(BASE) / "model.safetensors"),
+    )
     moved = max((without[name] - start[name]).abs().max() for name in start)
     assert len(loaded) == 3 and moved > 1e-4
     assert max((without[name] - measured[name]).abs().max() for name in start) < 0.01 * moved
@@ -923,8 +1411,18 @@ def test_ratio_is_one_with_a_head_larger_than_the_tokenizer(tmp_path, short):
     """Pitfalls 14 and 30: ids that the tokenizer lacks are never sampled (157 logits, 149 words; Qwen2.5: 151,936 and
     151,665), so training must leave them out of its softmax as well."""
     torch.manual_seed(0)
-    size = Qwen3Config(vocab_size=157, hidden_size=20, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-                       num_key_value_heads=1, head_dim=8, max_position_embeddings=200, eos_token_id=EOS, pad_token_id=0)
+    size = Qwen3Config(
+        vocab_size=157,
+        hidden_size=20,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=200,
+        eos_token_id=EOS,
+        pad_token_id=0,
+    )
     loading.save(Qwen3ForCausalLM(size), tiny.tokenizer(), tmp_path / "larger")
     history = grpo.main(short(model=str(tmp_path / "larger"), reward="random:0.5", steps=1))
     assert history[0]["grad_norm"] > 0 and history[0]["ratio_first"] < 1e-4
@@ -940,11 +1438,20 @@ def test_what_is_trained(short, spied):
         assert len(sequences) == len(masks) == len(old_logps) == len(advantage) == 32
         for ids, mask, old in zip(sequences, masks, old_logps):
             n_prompt = ids.index(start) + 1
-            assert mask == [False] * n_prompt + [True] * (len(ids) - n_prompt) and len(old) == len(ids)
-            assert all(x <= 0 for x in old[n_prompt:]) and min(old[n_prompt:]) < -0.01 and set(old[:n_prompt]) == {0.0}
+            assert mask == [False] * n_prompt + [True] * (len(ids) - n_prompt) and len(old) == len(
+                ids
+            )
+            assert (
+                all(x <= 0 for x in old[n_prompt:])
+                and min(old[n_prompt:]) < -0.01
+                and set(old[:n_prompt]) == {0.0}
+            )
             stopped += ids[-1] == EOS
-        prompts = [tuple(ids[:ids.index(start)]) for ids in sequences]
-        assert all(len(set(prompts[i:i + 4])) == 1 for i in range(0, 32, 4)) and len(set(prompts)) == 8
+        prompts = [tuple(ids[: ids.index(start)]) for ids in sequences]
+        assert (
+            all(len(set(prompts[i : i + 4])) == 1 for i in range(0, 32, 4))
+            and len(set(prompts)) == 8
+        )
         assert len({tuple(ids) for ids in sequences}) > 24
     assert stopped > 10
 
@@ -956,10 +1463,14 @@ def test_injected_and_truncated_tokens_are_masked(short, spied, monkeypatch):
 
     def rollout(*arguments):
         groups = original(*arguments)
-        return [[row | {"injected": list(range(1, len(row["ids"]), 3))} for row in group] for group in groups]
+        return [
+            [row | {"injected": list(range(1, len(row["ids"]), 3))} for row in group]
+            for group in groups
+        ]
+
     monkeypatch.setattr(rollouts, "rollout", rollout)
     grpo.main(short(mask_truncated=True, steps=1, prompts_per_step=8, max_tokens=24))
-    (sequences, masks, _, advantage, _), = spied
+    ((sequences, masks, _, advantage, _),) = spied
     start, cut = tiny.tokenizer().convert_tokens_to_ids("<think>"), 0
     for ids, mask in zip(sequences, masks):
         n_prompt, n = ids.index(start) + 1, len(ids) - ids.index(start) - 1
@@ -973,20 +1484,46 @@ def test_injected_and_truncated_tokens_are_masked(short, spied, monkeypatch):
 def test_a_reward_without_variance_moves_nothing(tmp_path, short, probability):
     """random:0 and random:1 give every group equal rewards: each weight stays bit for bit, weight decay included."""
     history = grpo.main(short(reward=f"random:{probability}", steps=2, weight_decay=0.1))
-    trained, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
-    assert set(trained) == set(start) and all(torch.equal(trained[name], start[name]) for name in start)
-    assert [(h["reward"], h["equal_groups"], h["grad_norm"]) for h in history] == [(probability, 3, 0.0)] * 2
+    trained, start = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        load_file(Path(BASE) / "model.safetensors"),
+    )
+    assert set(trained) == set(start) and all(
+        torch.equal(trained[name], start[name]) for name in start
+    )
+    assert [(h["reward"], h["equal_groups"], h["grad_norm"]) for h in history] == [
+        (probability, 3, 0.0)
+    ] * 2
 
 
-@pytest.mark.parametrize("flags", [{"loss": "nft"}, {"loss": "gspo", "eps_low": 3e-4, "eps_high": 4e-4},
-                                   {"loss": "cispo", "baseline": "others", "adv_std": "none"},
-                                   {"loss": "reinforce", "adv_std": "batch", "entropy": 1e-3}], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"loss": "nft"},
+        {"loss": "gspo", "eps_low": 3e-4, "eps_high": 4e-4},
+        {"loss": "cispo", "baseline": "others", "adv_std": "none"},
+        {"loss": "reinforce", "adv_std": "batch", "entropy": 1e-3},
+    ],
+    ids=str,
+)
 def test_a_run_with_each_objective(short, spied, flags):
     """Two updates of 8 x 4 completions: the first on-policy (nothing clipped), and the weights move. NFT is told the
     mean reward of each group; the advantages are those of the flags."""
-    history = grpo.main(short(reward="random:0.5", updates_per_rollout=2, steps=1, prompts_per_step=8, lr=2e-3,
-                              **flags))
-    assert history[0]["ratio_first"] < 1e-4 and history[0]["grad_norm"] > 0 and spied[0][4]["clip_fraction"] == 0
+    history = grpo.main(
+        short(
+            reward="random:0.5",
+            updates_per_rollout=2,
+            steps=1,
+            prompts_per_step=8,
+            lr=2e-3,
+            **flags,
+        )
+    )
+    assert (
+        history[0]["ratio_first"] < 1e-4
+        and history[0]["grad_norm"] > 0
+        and spied[0][4]["clip_fraction"] == 0
+    )
     assert spied[1][4]["ratio_max"] > 1e-3 and all(math.isfinite(x) for x in history[0].values())
     if flags["loss"] in ("gspo", "cispo"):
         assert history[0]["clip_fraction"] > 0
@@ -997,23 +1534,32 @@ def test_budgets_reach_the_reward(short, spied, tmp_path):
     largest advantage of its group, where all are wrong."""
     problems = [p | {"budget": 9, "target": 987654} for p in tiny.problems("math", 8, 3, "train")]
     grpo.main(short(data=write(tmp_path / "budget.jsonl", problems), reward="lcpo:1", steps=1))
-    (sequences, masks, _, advantage, _), = spied
+    ((sequences, masks, _, advantage, _),) = spied
     off = torch.tensor([abs(sum(mask) - 9.0) for mask in masks]).view(3, 4)
-    assert close(advantage.view(3, 4), grpo.advantages(-off).tolist(), 1e-4) and len(set(off.flatten().tolist())) > 3
+    assert (
+        close(advantage.view(3, 4), grpo.advantages(-off).tolist(), 1e-4)
+        and len(set(off.flatten().tolist())) > 3
+    )
 
 
 def test_kl_in_the_reward_of_a_run(short, spied, monkeypatch):
     """Rewards 0 and KL sums of 0, 1, 2 ... at β = .5: a row with a larger sum has a smaller advantage, the logged reward
     is that without the KL, and policy_update has no KL of its own in its loss."""
-    monkeypatch.setattr(grpo, "kl_of_rows", lambda reference, sequences, *more: torch.arange(len(sequences)).float())
-    history = grpo.main(short(reward="random:0", kl="k1", beta=0.5, kl_in="reward", adv_std="none", steps=1))
-    assert history[0]["reward"] == 0 and close(spied[0][3], [.75, .25, -.25, -.75] * 3)
+    monkeypatch.setattr(
+        grpo, "kl_of_rows", lambda reference, sequences, *more: torch.arange(len(sequences)).float()
+    )
+    history = grpo.main(
+        short(reward="random:0", kl="k1", beta=0.5, kl_in="reward", adv_std="none", steps=1)
+    )
+    assert history[0]["reward"] == 0 and close(spied[0][3], [0.75, 0.25, -0.25, -0.75] * 3)
     assert abs(history[0]["loss"]) < 1 and history[0]["grad_norm"] > 0
 
 
 def test_second_update_of_a_rollout_is_off_policy(short, spied):
     """--updates-per-rollout 2: the same old log-probabilities twice; the second pass sees what the first changed."""
-    history = grpo.main(short(updates_per_rollout=2, steps=1, reward="random:0.5", lr=2e-3, max_tokens=64))
+    history = grpo.main(
+        short(updates_per_rollout=2, steps=1, reward="random:0.5", lr=2e-3, max_tokens=64)
+    )
     (*first, before), (*second, after) = spied
     assert first[:3] == second[:3] and torch.equal(first[3], second[3])
     assert before["ratio_max"] < 1e-4 and after["ratio_max"] > 1e-2
@@ -1024,12 +1570,21 @@ def test_second_update_of_a_rollout_is_off_policy(short, spied):
 def test_parts_of_a_rollout(short, spied):
     """--minibatches 3 of 3 groups: an update each, the first on-policy, the others with the old policy of the rollout; each
     group is in one part whole. The gradient of the first part is that of a rollout of this group alone."""
-    history = grpo.main(short(minibatches=3, steps=1, prompts_per_step=3, reward="random:0.5", lr=2e-3))
-    assert [len(call[0]) for call in spied] == [4, 4, 4] and len({tuple(c[0][0][:8]) for c in spied}) == 3
+    history = grpo.main(
+        short(minibatches=3, steps=1, prompts_per_step=3, reward="random:0.5", lr=2e-3)
+    )
+    assert [len(call[0]) for call in spied] == [4, 4, 4] and len(
+        {tuple(c[0][0][:8]) for c in spied}
+    ) == 3
     assert spied[0][4]["ratio_max"] < 1e-4 < 1e-3 < spied[2][4]["ratio_max"]
-    assert history[0]["ratio_first"] == spied[0][4]["ratio_max"] and history[0]["dlogp"] == spied[2][4]["dlogp"]
+    assert (
+        history[0]["ratio_first"] == spied[0][4]["ratio_max"]
+        and history[0]["dlogp"] == spied[2][4]["dlogp"]
+    )
     spied.clear()
-    grpo.main(short(minibatches=3, updates_per_rollout=2, steps=1, reward="random:0.5", overwrite=True))
+    grpo.main(
+        short(minibatches=3, updates_per_rollout=2, steps=1, reward="random:0.5", overwrite=True)
+    )
     assert [call[0] for call in spied[:3]] == [call[0] for call in spied[3:]] and len(spied) == 6
 
 
@@ -1037,15 +1592,22 @@ def test_budgets_are_drawn_and_said(short, spied, monkeypatch):
     """--budgets: a number of the range for each problem, the same at every visit, in L1's words at the end of the question
     and in the reward: with alpha 1 the sample nearest to it has the largest advantage where all are wrong."""
     asked, original = [], rollouts.rollout
-    monkeypatch.setattr(rollouts, "rollout", lambda here, problems, *more: asked.extend(problems)
-                        or original(here, problems, *more))
+    monkeypatch.setattr(
+        rollouts,
+        "rollout",
+        lambda here, problems, *more: asked.extend(problems) or original(here, problems, *more),
+    )
     grpo.main(short(budgets=(5, 30), reward="lcpo:1", steps=1, prompts_per_step=24))
     assert all(p["question"].endswith(f"Think for {p['budget']} tokens.") for p in asked)
     assert all(5 <= p["budget"] <= 30 for p in asked) and len({p["budget"] for p in asked}) > 8
     first = {p["id"]: p["budget"] for p in asked}
     asked.clear()
-    grpo.main(short(budgets=(5, 30), reward="lcpo_max", steps=1, prompts_per_step=24, overwrite=True))
-    assert {p["id"]: p["budget"] for p in asked} == first and "Think for maximum" in asked[0]["question"]
+    grpo.main(
+        short(budgets=(5, 30), reward="lcpo_max", steps=1, prompts_per_step=24, overwrite=True)
+    )
+    assert {p["id"]: p["budget"] for p in asked} == first and "Think for maximum" in asked[0][
+        "question"
+    ]
 
 
 def test_a_problem_twice_in_one_step_is_sampled_twice(short, spied, tmp_path):
@@ -1067,7 +1629,9 @@ def test_held_out_accuracy_is_logged(tmp_path, short):
     """Every second step and at the last: steps 2 and 3 of 3."""
     held_out = write(tmp_path / "held_out.jsonl", tiny.problems("math", 10, 0, "held_out"))
     history = grpo.main(short(steps=3, eval_data=held_out, eval_every=2))
-    assert ["held_out" in h for h in history] == [False, True, True] and 0 <= history[1]["held_out"] <= 1
+    assert ["held_out" in h for h in history] == [False, True, True] and 0 <= history[1][
+        "held_out"
+    ] <= 1
     assert history[1]["held_out"] * 10 % 1 == pytest.approx(0, abs=1e-9)
 
 
@@ -1075,8 +1639,13 @@ def test_held_out_prompts_past_the_context_are_left_out(tmp_path, short, capsys)
     """As training prompts are; the accuracy is of the others."""
     rows = tiny.problems("math", 5, 0, "held_out")
     rows[2] |= {"question": rows[2]["question"] + " perhaps" * 600}
-    history = grpo.main(short(steps=1, eval_data=write(tmp_path / "held_out.jsonl", rows), eval_every=1))
-    assert "held_out.jsonl: 1 of 5 problems too long for the context left out" in capsys.readouterr().out
+    history = grpo.main(
+        short(steps=1, eval_data=write(tmp_path / "held_out.jsonl", rows), eval_every=1)
+    )
+    assert (
+        "held_out.jsonl: 1 of 5 problems too long for the context left out"
+        in capsys.readouterr().out
+    )
     assert history[0]["held_out"] * 4 % 1 == pytest.approx(0, abs=1e-9)
 
 
@@ -1091,7 +1660,12 @@ def test_a_question_that_is_no_text_is_refused(tmp_path, short, question):
     """By its row, of the held-out problems too, and before anything is written."""
     data = tmp_path / "odd.jsonl"
     rows = [{"id": i, "question": "compare 1 2", "answer": "low"} for i in range(3)]
-    data.write_text("".join(json.dumps(row | {"question": question} if row["id"] == 1 else row) + "\n" for row in rows))
+    data.write_text(
+        "".join(
+            json.dumps(row | {"question": question} if row["id"] == 1 else row) + "\n"
+            for row in rows
+        )
+    )
     for flag in ("data", "eval_data"):
         with pytest.raises(BadInput, match="odd.jsonl: row '1': 'question' is not a text"):
             grpo.main(short(**{flag: str(data)}))
@@ -1118,33 +1692,61 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
     """kill -9 in the middle of step 4, the last checkpoint is of step 2: the same command ends with the same bytes of
     weights as a run that was let alone, and with the same log apart from times. The log's line of step 3, and half a
     line behind it, are written anew."""
-    flags = {"steps": 5, "save_every": 2, "warmup": 0.4, "schedule": "cosine", "weight_decay": 0.01, "max_tokens": 48}
+    flags = {
+        "steps": 5,
+        "save_every": 2,
+        "warmup": 0.4,
+        "schedule": "cosine",
+        "weight_decay": 0.01,
+        "max_tokens": 48,
+    }
     whole = grpo.main(short(**flags, out=str(tmp_path / "whole")))
     cfg = short(**flags)
-    given = [x for name, value in vars(cfg).items() for x in ("--" + name.replace("_", "-"), str(value))
-             if name in {*flags, "model", "data", "out", "prompts_per_step", "group_size", "lr"}]
-    died = subprocess.run([sys.executable, "-c", DIE, *given], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)})
+    given = [
+        x
+        for name, value in vars(cfg).items()
+        for x in ("--" + name.replace("_", "-"), str(value))
+        if name in {*flags, "model", "data", "out", "prompts_per_step", "group_size", "lr"}
+    ]
+    died = subprocess.run(
+        [sys.executable, "-c", DIE, *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)},
+    )
     assert died.returncode == -9, died.stderr[-2000:]
     out = tmp_path / "out"
-    assert [p.name for p in checkpoints.saved_checkpoints(out)] == ["checkpoint-2"] and not (out / "model.safetensors").exists()
+    assert [p.name for p in checkpoints.saved_checkpoints(out)] == ["checkpoint-2"] and not (
+        out / "model.safetensors"
+    ).exists()
     with open(out / "log.jsonl", "a") as file:
         file.write('{"step": 4, "rewa')
     assert len(grpo.main(cfg)) == 3
-    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
 
     def timeless(path):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return [{k: v for k, v in row.items() if not k.endswith(("tok_s", "seconds"))} for row in rows]
-    assert timeless(out / "log.jsonl") == timeless(tmp_path / "whole" / "log.jsonl") and len(whole) == 5
+        return [
+            {k: v for k, v in row.items() if not k.endswith(("tok_s", "seconds"))} for row in rows
+        ]
+
+    assert (
+        timeless(out / "log.jsonl") == timeless(tmp_path / "whole" / "log.jsonl")
+        and len(whole) == 5
+    )
     assert timeless(out / "samples.jsonl") == timeless(tmp_path / "whole" / "samples.jsonl")
     assert not checkpoints.saved_checkpoints(out)
-    assert grpo.main(cfg) == []                                            # complete: nothing is done
+    assert grpo.main(cfg) == []  # complete: nothing is done
     with pytest.raises(BadInput, match="lr: 0.0005 there, 0.1 here"):
         grpo.main(short(**flags | {"lr": 0.1}))
 
 
 # ---- Off the policy, and other ways to fill a batch --------------------------------------------------------------------
+
 
 def test_another_model_samples_its_share(short):
     """--offpolicy-frac .5 of groups of 4: the first two of each come from the other model and have its log-probabilities,
@@ -1155,10 +1757,16 @@ def test_another_model_samples_its_share(short):
         p *= 1.1
     cfg = short(offpolicy_frac=0.5)
     here = running(cfg, policy, other=other)
-    rows = [row for group in rollouts.rollout(here, problems, ("rollout", 0), range(len(problems))) for row in group]
+    rows = [
+        row
+        for group in rollouts.rollout(here, problems, ("rollout", 0), range(len(problems)))
+        for row in group
+    ]
     sequences, masks, sampled = rollouts.columns(rows, cfg)
     for model, mine in ((policy, (2, 3)), (other, (0, 1))):
-        for i, (values, olds) in enumerate(zip(grpo.logps_of(model, sequences, masks, cfg), sampled)):
+        for i, (values, olds) in enumerate(
+            zip(grpo.logps_of(model, sequences, masks, cfg), sampled)
+        ):
             same = max(abs(a - b) for a, b in zip(values, olds)) < 1e-4
             assert same == (i % 4 in mine), (i, mine)
     assert [row["sample"] for row in rows] == [0, 1, 2, 3] * 3
@@ -1169,9 +1777,26 @@ def test_a_run_off_the_policy(short, spied, tmp_path):
     first ratio say so, without a warning of drift. With --tis the ratio is that to the policy itself."""
     history = grpo.main(short(offpolicy_frac=1.0, steps=3, reward="random:0.5", lr=3e-3))
     assert history[0]["ess"] == pytest.approx(1, abs=1e-6) and history[0]["dlogp"] < 1e-5
-    assert history[2]["ess"] < 0.999 and history[2]["dlogp"] > 1e-3 and history[2]["ratio_first"] > 1e-2
-    again = grpo.main(short(offpolicy_frac=1.0, steps=3, reward="random:0.5", lr=3e-3, tis=2.0, out=str(tmp_path / "tis")))
-    assert again[2]["ratio_first"] < 1e-4 and again[2]["dlogp"] > 1e-3 and again[2]["clip_fraction"] == 0
+    assert (
+        history[2]["ess"] < 0.999
+        and history[2]["dlogp"] > 1e-3
+        and history[2]["ratio_first"] > 1e-2
+    )
+    again = grpo.main(
+        short(
+            offpolicy_frac=1.0,
+            steps=3,
+            reward="random:0.5",
+            lr=3e-3,
+            tis=2.0,
+            out=str(tmp_path / "tis"),
+        )
+    )
+    assert (
+        again[2]["ratio_first"] < 1e-4
+        and again[2]["dlogp"] > 1e-3
+        and again[2]["clip_fraction"] == 0
+    )
     assert again[0]["grad_norm"] == pytest.approx(history[0]["grad_norm"], rel=1e-4)
 
 
@@ -1179,8 +1804,14 @@ def test_lag(short, spied, capsys):
     """--lag 2: the rollouts of steps 1 to 3 come from the base model, that of step 4 from the weights after step 1."""
     history = grpo.main(short(lag=2, steps=4, reward="random:0.5", lr=2e-3))
     cfg, base = short(), loading.load(BASE)[0]
-    worst = [max(abs(a - b) for of_base, of_sampler in zip(grpo.logps_of(base, sequences, masks, cfg), olds)
-                 for a, b in zip(of_base, of_sampler)) for sequences, masks, olds, *_ in spied]
+    worst = [
+        max(
+            abs(a - b)
+            for of_base, of_sampler in zip(grpo.logps_of(base, sequences, masks, cfg), olds)
+            for a, b in zip(of_base, of_sampler)
+        )
+        for sequences, masks, olds, *_ in spied
+    ]
     assert max(worst[:3]) < 1e-4 and worst[3] > 1e-3
     assert [h["ratio_first"] > 1e-3 for h in history] == [False, True, True, True]
     assert history[0]["ess"] == pytest.approx(1, abs=1e-6) and history[2]["ess"] < 1 - 1e-6
@@ -1200,7 +1831,12 @@ def test_reference_refresh(short, tmp_path):
     """--ref-refresh 2: the KL grows to step 2 and 4 and is 0 at steps 1, 3 and 5, which begin at the reference."""
     kl = [h["kl"] for h in grpo.main(short(ref_refresh=2, steps=5, reward="random:0.5", lr=2e-3))]
     assert max(kl[0], kl[2], kl[4]) < 1e-6 and min(kl[1], kl[3]) > 1e-6
-    fixed = [h["kl"] for h in grpo.main(short(steps=5, reward="random:0.5", lr=2e-3, out=str(tmp_path / "fixed")))]
+    fixed = [
+        h["kl"]
+        for h in grpo.main(
+            short(steps=5, reward="random:0.5", lr=2e-3, out=str(tmp_path / "fixed"))
+        )
+    ]
     assert fixed[1] == pytest.approx(kl[1]) and fixed[2] > 1e-5
 
 
@@ -1212,18 +1848,33 @@ def test_another_reference(short, tmp_path, capsys):
             p *= 1.05
     loading.save(model, tokenizer, tmp_path / "near")
     assert grpo.main(short(reference=str(tmp_path / "near"), steps=1))[0]["kl"] > 1e-4
-    renamed = json.loads((tmp_path / "near" / "tokenizer.json").read_text().replace('"perhaps"', '"possibly"'))
+    renamed = json.loads(
+        (tmp_path / "near" / "tokenizer.json").read_text().replace('"perhaps"', '"possibly"')
+    )
     (tmp_path / "near" / "tokenizer.json").write_text(json.dumps(renamed))
     for flag in ("reference", "offpolicy_model"):
-        with pytest.raises(BadInput, match=f"--{flag.replace('_', '-')} .*near: another tokenizer than that of --model"):
-            grpo.main(short(**{flag: str(tmp_path / "near")}, offpolicy_frac=0.5, out=str(tmp_path / "x")))
+        with pytest.raises(
+            BadInput,
+            match=f"--{flag.replace('_', '-')} .*near: another tokenizer than that of --model",
+        ):
+            grpo.main(
+                short(**{flag: str(tmp_path / "near")}, offpolicy_frac=0.5, out=str(tmp_path / "x"))
+            )
 
 
 def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_path, monkeypatch):
     """Stopped in step 5 of 6, the last checkpoint is of step 4: with --lag 1 a rollout was waiting then, sampled with
     earlier weights, and the reference was refreshed at step 3. Weights and log are those of a run that was let alone."""
-    flags = {"lag": 1, "ref_refresh": 3, "steps": 6, "save_every": 2, "reward": "random:0.5", "lr": 2e-3, "kl": "k2",
-             "beta": 0.1}
+    flags = {
+        "lag": 1,
+        "ref_refresh": 3,
+        "steps": 6,
+        "save_every": 2,
+        "reward": "random:0.5",
+        "lr": 2e-3,
+        "kl": "k2",
+        "beta": 0.1,
+    }
     whole = grpo.main(short(**flags, out=str(tmp_path / "whole")))
     original = grpo.train_on
 
@@ -1231,26 +1882,35 @@ def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_pa
         if step == 4:
             raise KeyboardInterrupt
         return original(here, optimizers, batch, step)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(grpo, "train_on", stop)
         grpo.main(short(**flags))
-    checkpoint, = checkpoints.saved_checkpoints(tmp_path / "out")
-    assert checkpoint.name == "checkpoint-4" and len(checkpoints.read_state(checkpoint)[2]["queue"]) == 1
+    (checkpoint,) = checkpoints.saved_checkpoints(tmp_path / "out")
+    assert (
+        checkpoint.name == "checkpoint-4"
+        and len(checkpoints.read_state(checkpoint)[2]["queue"]) == 1
+    )
     state = json.loads((checkpoint / "state.json").read_text())
-    del state["lengths"]                                 # a checkpoint of before groups were dealt by length
+    del state["lengths"]  # a checkpoint of before groups were dealt by length
     (checkpoint / "state.json").write_text(json.dumps(state))
     rest = grpo.main(short(**flags))
-    assert [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in whole[4:]] == \
-        [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in rest]
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert [
+        {k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in whole[4:]
+    ] == [{k: v for k, v in h.items() if not k.endswith(("tok_s", "seconds"))} for h in rest]
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_dynamic_sampling_fills_the_batch(short, spied):
     """Three prompts of 4 samples a round, until three groups are neither all right nor all wrong. Every trained group is
     mixed, all that was sampled is in the log's reward, and without the flag some groups were not mixed."""
     history = grpo.main(short(dynamic_sampling=True, steps=2))
-    assert [len(call[0]) for call in spied] == [12, 12] and all(h["equal_groups"] > 0 for h in history)
-    for sequences, masks, olds, advantage, _ in spied:
+    assert [len(call[0]) for call in spied] == [12, 12] and all(
+        h["equal_groups"] > 0 for h in history
+    )
+    for *_, advantage, _ in spied:
         assert all(len(set(group)) > 1 for group in advantage.view(3, 4).tolist())
     assert all(h["n_groups"] % 3 == 0 and 3 < h["n_groups"] <= 30 for h in history)
     assert all(h["n_groups"] >= 3 + h["equal_groups"] - 2 for h in history)
@@ -1261,17 +1921,27 @@ def test_dynamic_sampling_looks_at_correctness_not_at_length(short, spied, tmp_p
     rounds, a line that says so, weights as they were, and the run goes on."""
     problems = [p | {"target": 987654} for p in tiny.problems("math", 8, 3, "train")]
     data = write(tmp_path / "hard.jsonl", problems)
-    history = grpo.main(short(data=data, dynamic_sampling=True, max_rounds=3, reward="cosine", steps=2))
-    assert [(h["n_groups"], h["grad_norm"], h["loss"]) for h in history] == [(9, 0.0, None)] * 2 and not spied
+    history = grpo.main(
+        short(data=data, dynamic_sampling=True, max_rounds=3, reward="cosine", steps=2)
+    )
+    assert [(h["n_groups"], h["grad_norm"], h["loss"]) for h in history] == [
+        (9, 0.0, None)
+    ] * 2 and not spied
     assert history[0]["equal_groups"] < 9
-    trained, start = load_file(tmp_path / "out" / "model.safetensors"), load_file(Path(BASE) / "model.safetensors")
+    trained, start = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        load_file(Path(BASE) / "model.safetensors"),
+    )
     assert all(torch.equal(trained[name], start[name]) for name in start)
     grpo.main(short(data=data, reward="cosine", steps=1, out=str(tmp_path / "all")))
     assert spied[0][3].abs().max() > 0.5
 
 
 def test_all_groups_filtered_is_a_clear_line(short, tmp_path, capsys):
-    data = write(tmp_path / "hard.jsonl", [p | {"target": 987654} for p in tiny.problems("math", 8, 3, "train")])
+    data = write(
+        tmp_path / "hard.jsonl",
+        [p | {"target": 987654} for p in tiny.problems("math", 8, 3, "train")],
+    )
     grpo.main(short(data=data, dynamic_sampling=True, max_rounds=2, steps=1))
     assert "step 1: all 6 groups of 2 rounds are all right or all wrong" in capsys.readouterr().out
 
@@ -1280,9 +1950,12 @@ def test_votes(short, spied):
     """TTRL: six vote, the first four are trained. The rewards are agreement with the majority of six, the advantages are
     taken within the four, and the log compares the labels with the gold answers."""
     history = grpo.main(short(reward="vote", votes=6, steps=1, prompts_per_step=8))
-    (sequences, masks, _, advantage, _), = spied
+    ((sequences, masks, _, advantage, _),) = spied
     assert len(sequences) == 32 and history[0]["n_groups"] == 8
-    assert all(0 <= history[0][name] <= 1 for name in ("label_accuracy", "majority_share", "reward_accuracy"))
+    assert all(
+        0 <= history[0][name] <= 1
+        for name in ("label_accuracy", "majority_share", "reward_accuracy")
+    )
     assert history[0]["majority_share"] >= 1 / 6 and history[0]["label_accuracy"] * 8 % 1 == 0
     assert history[0]["reward_accuracy"] * 48 % 1 == pytest.approx(0, abs=1e-6)
     sums = advantage.view(8, 4).sum(1)
@@ -1292,7 +1965,9 @@ def test_votes(short, spied):
 def test_self_certainty_of_a_run(short, spied):
     """Every completion has its own certainty, so no group is equal, and the weights move without any gold answer."""
     history = grpo.main(short(reward="self_certainty", steps=1))
-    assert history[0]["reward"] > 0 and history[0]["equal_groups"] == 0 and history[0]["grad_norm"] > 0
+    assert (
+        history[0]["reward"] > 0 and history[0]["equal_groups"] == 0 and history[0]["grad_norm"] > 0
+    )
     assert spied[0][3].abs().max() > 0.5
 
 
@@ -1301,9 +1976,15 @@ def test_dense_repetition_of_a_run(short, spied):
     history = grpo.main(short(reward="dense_repetition:2,-0.1", steps=1))
     sequences, masks = spied[0][:2]
     per_token = calls_more[0][-1]
-    assert all(len(values) == len(ids) and not any(v for v, m in zip(values, mask) if not m)
-               for values, ids, mask in zip(per_token, sequences, masks))
-    assert min(map(min, per_token)) < -0.1 and history[0]["reward"] == 0 and history[0]["grad_norm"] > 0
+    assert all(
+        len(values) == len(ids) and not any(v for v, m in zip(values, mask) if not m)
+        for values, ids, mask in zip(per_token, sequences, masks)
+    )
+    assert (
+        min(map(min, per_token)) < -0.1
+        and history[0]["reward"] == 0
+        and history[0]["grad_norm"] > 0
+    )
 
 
 # ---- Rewards that fail -------------------------------------------------------------------------------------------------
@@ -1323,30 +2004,65 @@ def score(item):
 """
 
 
-def test_rewards_that_hang_or_crash_are_counted_and_left_out(short, spied, tmp_path, monkeypatch, capsys):
+def test_rewards_that_hang_or_crash_are_counted_and_left_out(
+    short, spied, tmp_path, monkeypatch, capsys
+):
     """Of six problems one hangs, one ends its process, one raises: three groups are trained, the log counts three failures,
     the terminal names each, and the mean reward is that of the others."""
     (tmp_path / "acts.py").write_text(ACTS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(grpo, "Workers", lambda name, n, limit: Workers("acts:score", n, limit))
-    problems = [{"id": f"p{i}", "question": f"compare {i} 2", "answer": "low"} for i in range(3)] \
-        + [{"id": f"p{i}", "question": f"compare 4 {i}", "answer": "low"} for i in (7, 8, 9)]
-    history = grpo.main(short(data=write(tmp_path / "six.jsonl", problems), prompts_per_step=6, steps=1,
-                              reward="format+random:0.5", reward_seconds=0.4))
+    problems = [
+        {"id": f"p{i}", "question": f"compare {i} 2", "answer": "low"} for i in range(3)
+    ] + [{"id": f"p{i}", "question": f"compare 4 {i}", "answer": "low"} for i in (7, 8, 9)]
+    history = grpo.main(
+        short(
+            data=write(tmp_path / "six.jsonl", problems),
+            prompts_per_step=6,
+            steps=1,
+            reward="format+random:0.5",
+            reward_seconds=0.4,
+        )
+    )
     said = capsys.readouterr().out
-    assert history[0]["reward_failures"] == 3 and history[0]["n_groups"] == 3 and len(spied[0][0]) == 12
-    for line in ("problem p7, left out: timeout, no result in 0.4 seconds", "problem p8, left out: crash, the process ended "
-                 "with status 9", "problem p9, left out: error, ValueError: what is this?", "left out: 3"):
+    assert (
+        history[0]["reward_failures"] == 3
+        and history[0]["n_groups"] == 3
+        and len(spied[0][0]) == 12
+    )
+    for line in (
+        "problem p7, left out: timeout, no result in 0.4 seconds",
+        "problem p8, left out: crash, the process ended with status 9",
+        "problem p9, left out: error, ValueError: what is this?",
+        "left out: 3",
+    ):
         assert line in said
     with pytest.raises(BadInput, match="no reward could be computed in step 1"):
-        grpo.main(short(data=write(tmp_path / "one.jsonl", problems[5:]), prompts_per_step=2, out=str(tmp_path / "one")))
+        grpo.main(
+            short(
+                data=write(tmp_path / "one.jsonl", problems[5:]),
+                prompts_per_step=2,
+                out=str(tmp_path / "one"),
+            )
+        )
 
 
 def test_a_reward_that_is_nan_is_no_reward(short, tmp_path, capsys):
     """A budget of infinity gives rewards of minus infinity: that group is left out, the other trained."""
-    problems = [p | {"budget": budget} for p, budget in zip(tiny.problems("math", 2, 3, "train"), (math.inf, 9))]
-    history = grpo.main(short(data=write(tmp_path / "two.jsonl", problems), reward="lcpo", prompts_per_step=2, steps=1))
-    assert history[0]["reward_failures"] == 1 and history[0]["n_groups"] == 1 and math.isfinite(history[0]["reward"])
+    problems = [
+        p | {"budget": budget}
+        for p, budget in zip(tiny.problems("math", 2, 3, "train"), (math.inf, 9))
+    ]
+    history = grpo.main(
+        short(
+            data=write(tmp_path / "two.jsonl", problems), reward="lcpo", prompts_per_step=2, steps=1
+        )
+    )
+    assert (
+        history[0]["reward_failures"] == 1
+        and history[0]["n_groups"] == 1
+        and math.isfinite(history[0]["reward"])
+    )
     assert "left out: error, ValueError: the reward of sample 0 is -inf" in capsys.readouterr().out
 
 
@@ -1356,40 +2072,77 @@ def test_held_out_answers_that_cannot_be_graded(short, tmp_path, monkeypatch, ca
     monkeypatch.syspath_prepend(str(tmp_path))
     problems = [{"id": "a", "question": "compare 4 7", "answer": "low"}]
     with Workers("acts:score", 1, 0.4) as pool:
-        assert rollouts.held_out_accuracy(running(short(), loading.load(BASE)[0], pool=pool), problems) == 0
+        assert (
+            rollouts.held_out_accuracy(running(short(), loading.load(BASE)[0], pool=pool), problems)
+            == 0
+        )
     assert "held-out problem a could not be graded: timeout" in capsys.readouterr().out
 
 
 # ---- For a person ------------------------------------------------------------------------------------------------------
 
+
 def steps_of(**columns):
-    quiet = {"ratio_first": 1e-6, "equal_groups": 1, "n_groups": 4, "reward": .5, "entropy": .5, "truncated": .1}
+    quiet = {
+        "ratio_first": 1e-6,
+        "equal_groups": 1,
+        "n_groups": 4,
+        "reward": 0.5,
+        "entropy": 0.5,
+        "truncated": 0.1,
+    }
     return [{**quiet, **dict(zip(columns, values))} for values in zip(*columns.values())]
 
 
-@pytest.mark.parametrize("kind, columns, words", [
-    (None, {"entropy": [.5] * 9 + [.1]}, ""), (None, {"truncated": [.0] * 5 + [.45] * 5}, ""),
-    (None, {"equal_groups": [4] * 4 + [3]}, ""), (None, {"entropy": [.5] * 5 + [None] * 5}, ""),
-    ("drift", {"ratio_first": [1e-6, .02]}, "off by a factor of 1.02"),
-    ("equal", {"equal_groups": [0] + [4] * 5, "reward": [.3] + [0] * 5}, "last 5 steps had equal rewards (mean 0)"),
-    ("entropy", {"entropy": [.5] * 5 + [.3] + [.04] * 5}, "entropy collapses: 0.04 nats per token, in the beginning 0.5"),
-    ("length", {"truncated": [.05] * 5 + [.8] * 5}, "80% of the completions run into --max-tokens, in the beginning 5%")])
+@pytest.mark.parametrize(
+    "kind, columns, words",
+    [
+        (None, {"entropy": [0.5] * 9 + [0.1]}, ""),
+        (None, {"truncated": [0.0] * 5 + [0.45] * 5}, ""),
+        (None, {"equal_groups": [4] * 4 + [3]}, ""),
+        (None, {"entropy": [0.5] * 5 + [None] * 5}, ""),
+        ("drift", {"ratio_first": [1e-6, 0.02]}, "off by a factor of 1.02"),
+        (
+            "equal",
+            {"equal_groups": [0] + [4] * 5, "reward": [0.3] + [0] * 5},
+            "last 5 steps had equal rewards (mean 0)",
+        ),
+        (
+            "entropy",
+            {"entropy": [0.5] * 5 + [0.3] + [0.04] * 5},
+            "entropy collapses: 0.04 nats per token, in the beginning 0.5",
+        ),
+        (
+            "length",
+            {"truncated": [0.05] * 5 + [0.8] * 5},
+            "80% of the completions run into --max-tokens, in the beginning 5%",
+        ),
+    ],
+)
 def test_warnings_in_words(kind, columns, words):
     found = watch.warnings_of(steps_of(**columns))
     assert set(found) == ({kind} if kind else set()) and words in found.get(kind, "")
 
 
 def test_a_ratio_off_the_policy_is_no_drift():
-    rows = steps_of(ratio_first=[.3])
+    rows = steps_of(ratio_first=[0.3])
     assert set(watch.warnings_of(rows)) == {"drift"} and watch.warnings_of(rows, math.inf) == {}
     assert set(watch.warnings_of(steps_of(ratio_first=[3.0]), 1.0)) == {"drift"}
 
 
 def test_a_warning_is_printed_once(short, capsys):
     """random:0 for seven steps: from the fifth on all groups were equal, which is said once."""
-    grpo.main(short(reward="random:0", steps=7, max_tokens=8, prompts_per_step=1, group_size=2, kl_every=0))
+    grpo.main(
+        short(
+            reward="random:0", steps=7, max_tokens=8, prompts_per_step=1, group_size=2, kl_every=0
+        )
+    )
     said = capsys.readouterr().out
-    assert said.count("warning:") == 1 == said.count("all groups of the last 5 steps had equal rewards (mean 0)")
+    assert (
+        said.count("warning:")
+        == 1
+        == said.count("all groups of the last 5 steps had equal rewards (mean 0)")
+    )
     assert said.index("warning:") > said.index("step 5/7")
 
 
@@ -1398,19 +2151,46 @@ def test_samples_for_a_person(short, tmp_path, capsys):
     in samples.jsonl with reward and advantage."""
     history = grpo.main(short(steps=2, reward="random:0.5"))
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reward")]
-    groups = [json.loads(line)["group"] for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    groups = [
+        json.loads(line)["group"]
+        for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()
+    ]
     assert len(said) == 4 and len(history) == 2 and [len(group) for group in groups] == [4, 4]
-    worst, best = min(groups[0], key=lambda row: row["reward"]), max(groups[0], key=lambda row: row["reward"])
-    assert said[0].startswith(f"  reward {worst['reward']:.3g}, ") and said[1].startswith(f"  reward {best['reward']:.3g}, ")
-    assert set(groups[0][0]) == set(grpo.SAMPLE) and any(row["advantage"] for group in groups for row in group)
-    line = watch.line_of({"question": "q\n\x1b[31m", "text": "x" * 500 + "\r\u202e", "reward": .5, "n_tokens": 3}, 40)
-    assert line.isprintable() and line.startswith("  reward 0.5, 3 tokens: q [31m >> xxx") and len(line) < 80
+    worst, best = (
+        min(groups[0], key=lambda row: row["reward"]),
+        max(groups[0], key=lambda row: row["reward"]),
+    )
+    assert said[0].startswith(f"  reward {worst['reward']:.3g}, ") and said[1].startswith(
+        f"  reward {best['reward']:.3g}, "
+    )
+    assert set(groups[0][0]) == set(grpo.SAMPLE) and any(
+        row["advantage"] for group in groups for row in group
+    )
+    line = watch.line_of(
+        {"question": "q\n\x1b[31m", "text": "x" * 500 + "\r\u202e", "reward": 0.5, "n_tokens": 3},
+        40,
+    )
+    assert (
+        line.isprintable()
+        and line.startswith("  reward 0.5, 3 tokens: q [31m >> xxx")
+        and len(line) < 80
+    )
 
 
 def test_curves_are_drawn(tmp_path):
     """A PNG with a line for each number of the log, gaps and missing columns left out; nothing is shown on a screen."""
-    rows = [{"step": i + 1, "reward": i / 9, "n_tokens": 5.0, "entropy": .3, "ratio_first": 1e-6, "kl": None if i else .1,
-             "held_out": .5} for i in range(9)]
+    rows = [
+        {
+            "step": i + 1,
+            "reward": i / 9,
+            "n_tokens": 5.0,
+            "entropy": 0.3,
+            "ratio_first": 1e-6,
+            "kl": None if i else 0.1,
+            "held_out": 0.5,
+        }
+        for i in range(9)
+    ]
     watch.draw_curves(rows, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     watch.draw_curves([], tmp_path / "none.png")
@@ -1426,51 +2206,97 @@ def test_a_run_draws_its_curves(short, tmp_path, monkeypatch):
 def test_bf16_is_reported(short):
     """--dtype bf16 on a CPU: sampled and trained in bfloat16 over float32 weights; the first ratio is near 1, not at it."""
     history = grpo.main(short(dtype="bf16", reward="random:0.5", steps=1))
-    assert 1e-5 < history[0]["ratio_first"] < 1 and history[0]["grad_norm"] > 0 and history[0]["dlogp"] < 0.05
+    assert (
+        1e-5 < history[0]["ratio_first"] < 1
+        and history[0]["grad_norm"] > 0
+        and history[0]["dlogp"] < 0.05
+    )
 
 
 def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
     """Two of six have none (one missing, one empty): with --reward correct 4 are used, with --reward format all 6; with
     none left the run is refused."""
     rows = [{"id": f"p{i}", "question": f"compare {i} 9", "answer": "low"} for i in range(4)]
-    rows += [{"id": "p4", "question": "compare 4 9"}, {"id": "p5", "question": "compare 5 9", "answer": " "}]
+    rows += [
+        {"id": "p4", "question": "compare 4 9"},
+        {"id": "p5", "question": "compare 5 9", "answer": " "},
+    ]
     data = write(tmp_path / "some.jsonl", rows)
     grpo.main(short(data=data, steps=1, max_tokens=8))
     assert "4 problems (2 without a gold answer and 0 too long" in capsys.readouterr().out
-    grpo.main(short(data=data, steps=1, max_tokens=8, reward="format", out=str(tmp_path / "format")))
+    grpo.main(
+        short(data=data, steps=1, max_tokens=8, reward="format", out=str(tmp_path / "format"))
+    )
     assert "6 problems (0 without" in capsys.readouterr().out
-    grpo.main(short(data=data, steps=1, max_tokens=8, reward="vote+contains:correct", out=str(tmp_path / "vote")))
+    grpo.main(
+        short(
+            data=data,
+            steps=1,
+            max_tokens=8,
+            reward="vote+contains:correct",
+            out=str(tmp_path / "vote"),
+        )
+    )
     assert "6 problems (0 without" in capsys.readouterr().out
     with pytest.raises(BadInput, match="no problem is left to train on"):
         grpo.main(short(data=write(tmp_path / "none.jsonl", rows[4:]), out=str(tmp_path / "none")))
 
 
-@pytest.mark.parametrize("more, message", [
-    ({"steps": -1}, "--steps -1"), ({"steps": 0}, "--steps 0"), ({"group_size": 0}, "--group-size 0"),
-    ({"prompts_per_step": 0}, "--prompts-per-step 0"), ({"max_tokens": 0}, "--max-tokens 0"),
-    ({"temperature": 0.0}, "--temperature 0.0"), ({"updates_per_rollout": 0}, "--updates-per-rollout 0"),
-    ({"slots": 0}, "--slots 0"), ({"save_every": 0}, "--save-every 0"),
-    ({"group_size": 1}, "--group-size 1 has no others"), ({"nft_eps": 0.0}, "--nft-eps 0.0"),
-    ({"group_size": 1, "adv_std": "none"}, "--group-size 1 has no others"),
-    ({"loss": "nft", "adv_std": "sample"}, "--loss nft needs --baseline group and --adv-std pop or none"),
-    ({"loss": "nft", "baseline": "others"}, "--loss nft needs --baseline group"),
-    ({"loss": "nft", "reward": "correct+overlong:8"}, "--loss nft needs rewards of 0 and 1"),
-    ({"reward": "correct+lcpo"}, r"train.jsonl: row '.+': --reward correct\+lcpo needs a positive .* `budget`"),
-    ({"reward": "overlong"}, "'overlong' is not overlong:cache"),
-    ({"votes": 3}, "--votes 3: at least --group-size 4"), ({"max_rounds": 0}, "--max-rounds 0"), ({"lag": -1}, "--lag -1"),
-    ({"offpolicy_frac": 1.5}, "--offpolicy-frac 1.5"), ({"tis": -1.0}, "--tis -1.0"),
-    ({"reward_seconds": 0}, "--reward-seconds 0"),
-    ({"reward": "vote_offline"}, "row '.+': --reward vote_offline needs a `label`"),
-    ({"ref_refresh": 2, "kl_every": 0}, "--ref-refresh: no KL"), ({"minibatches": 4}, "--minibatches 4"),
-    ({"reference": BASE, "kl_every": 0}, "--reference: no KL"), ({"budgets": (9,)}, "--budgets: two"),
-    ({"budgets": (1, 9)}, "--budgets: no lcpo"), ({"budgets": (9, 2), "reward": "lcpo"}, "--budgets: two"),
-    ({"kl_in": "reward", "kl": "k1", "beta": 0.1, "adv_std": "none", "loss": "rft"}, "--loss rft .* --kl-in reward"),
-    ({"kl_in": "reward"}, "--kl-in reward needs --kl"),
-    ({"kl_in": "reward", "kl": "k1", "beta": 0.1}, "--kl-in reward needs --kl, --beta, and --adv-std none"),
-    ({"kl": "k2"}, "--kl k2 with --beta 0.0"), ({"beta": 0.1}, "--kl none with --beta 0.1"),
-    ({"reward": "bonus"}, "no reward 'bonus'"), ({"data": "missing.jsonl"}, "missing.jsonl"),
-    ({"max_tokens": 512}, "no problem is left"),                                 # the context is 512
-])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"steps": -1}, "--steps -1"),
+        ({"steps": 0}, "--steps 0"),
+        ({"group_size": 0}, "--group-size 0"),
+        ({"prompts_per_step": 0}, "--prompts-per-step 0"),
+        ({"max_tokens": 0}, "--max-tokens 0"),
+        ({"temperature": 0.0}, "--temperature 0.0"),
+        ({"updates_per_rollout": 0}, "--updates-per-rollout 0"),
+        ({"slots": 0}, "--slots 0"),
+        ({"save_every": 0}, "--save-every 0"),
+        ({"group_size": 1}, "--group-size 1 has no others"),
+        ({"nft_eps": 0.0}, "--nft-eps 0.0"),
+        ({"group_size": 1, "adv_std": "none"}, "--group-size 1 has no others"),
+        (
+            {"loss": "nft", "adv_std": "sample"},
+            "--loss nft needs --baseline group and --adv-std pop or none",
+        ),
+        ({"loss": "nft", "baseline": "others"}, "--loss nft needs --baseline group"),
+        ({"loss": "nft", "reward": "correct+overlong:8"}, "--loss nft needs rewards of 0 and 1"),
+        (
+            {"reward": "correct+lcpo"},
+            r"train.jsonl: row '.+': --reward correct\+lcpo needs a positive .* `budget`",
+        ),
+        ({"reward": "overlong"}, "'overlong' is not overlong:cache"),
+        ({"votes": 3}, "--votes 3: at least --group-size 4"),
+        ({"max_rounds": 0}, "--max-rounds 0"),
+        ({"lag": -1}, "--lag -1"),
+        ({"offpolicy_frac": 1.5}, "--offpolicy-frac 1.5"),
+        ({"tis": -1.0}, "--tis -1.0"),
+        ({"reward_seconds": 0}, "--reward-seconds 0"),
+        ({"reward": "vote_offline"}, "row '.+': --reward vote_offline needs a `label`"),
+        ({"ref_refresh": 2, "kl_every": 0}, "--ref-refresh: no KL"),
+        ({"minibatches": 4}, "--minibatches 4"),
+        ({"reference": BASE, "kl_every": 0}, "--reference: no KL"),
+        ({"budgets": (9,)}, "--budgets: two"),
+        ({"budgets": (1, 9)}, "--budgets: no lcpo"),
+        ({"budgets": (9, 2), "reward": "lcpo"}, "--budgets: two"),
+        (
+            {"kl_in": "reward", "kl": "k1", "beta": 0.1, "adv_std": "none", "loss": "rft"},
+            "--loss rft .* --kl-in reward",
+        ),
+        ({"kl_in": "reward"}, "--kl-in reward needs --kl"),
+        (
+            {"kl_in": "reward", "kl": "k1", "beta": 0.1},
+            "--kl-in reward needs --kl, --beta, and --adv-std none",
+        ),
+        ({"kl": "k2"}, "--kl k2 with --beta 0.0"),
+        ({"beta": 0.1}, "--kl none with --beta 0.1"),
+        ({"reward": "bonus"}, "no reward 'bonus'"),
+        ({"data": "missing.jsonl"}, "missing.jsonl"),
+        ({"max_tokens": 512}, "no problem is left"),  # the context is 512
+    ],
+)
 def test_bad_input_is_one_line(short, more, message):
     with pytest.raises(BadInput, match=message) as error:
         grpo.main(short(**more))

@@ -3,6 +3,7 @@
 N, D, E, V are pairwise different in every fixture. Logits have a spread of several units, so that an error in
 any of shift, sign, temperature or cap is thousands of tolerances large.
 """
+
 import math
 import subprocess
 import sys
@@ -40,11 +41,20 @@ def truth(hidden, weight, target, temperature=1.0, softcap=None):
         top = max(z)
         total = top + math.log(sum(math.exp(x - top) for x in z))
         p = [math.exp(x - total) for x in z]
-        rows.append((z[t] - total, -sum(q * math.log(q) for q in p), 1 + sum(x > z[t] for x in z), z.index(top), total))
+        rows.append(
+            (
+                z[t] - total,
+                -sum(q * math.log(q) for q in p),
+                1 + sum(x > z[t] for x in z),
+                z.index(top),
+                total,
+            )
+        )
     return kernels.TokenStats(*(torch.tensor(column, dtype=torch.float64) for column in zip(*rows)))
 
 
-@pytest.mark.parametrize("chunk_numbers", [2**24, 4 * V, 1])               # one chunk; 4, 4 and 3 rows; row by row
+# one chunk; 4, 4 and 3 rows; row by row
+@pytest.mark.parametrize("chunk_numbers", [2**24, 4 * V, 1])
 @pytest.mark.parametrize("temperature, softcap", [(1.0, None), (0.6, None), (1.7, 3.0)])
 def test_token_stats_against_float64(monkeypatch, temperature, softcap, chunk_numbers):
     """The five numbers of each token within 1e-5 of float64 loops. The four settings differ from one another by more
@@ -55,11 +65,16 @@ def test_token_stats_against_float64(monkeypatch, temperature, softcap, chunk_nu
     expected = truth(hidden, weight, target, temperature, softcap)
     for name in EVERYTHING:
         value = getattr(stats, name)
-        assert value.shape == (N,) and value.dtype == (torch.int64 if name in ("rank", "argmax") else torch.float32)
+        assert value.shape == (N,) and value.dtype == (
+            torch.int64 if name in ("rank", "argmax") else torch.float32
+        )
         assert (value.double() - getattr(expected, name)).abs().max() <= 1e-5, name
     if (temperature, softcap) != (1.0, None):
         plain = truth(hidden, weight, target)
-        assert all((getattr(plain, name) - getattr(expected, name)).abs().max() > 0.1 for name in ("logp", "entropy"))
+        assert all(
+            (getattr(plain, name) - getattr(expected, name)).abs().max() > 0.1
+            for name in ("logp", "entropy")
+        )
 
 
 def test_token_stats_by_hand():
@@ -68,9 +83,15 @@ def test_token_stats_by_hand():
     At T = 1/2 the z double: p = (1, 4, 25)/30, logp = ln 4/30 = -2.014903, L = ln 30 = 3.401197."""
     hidden, target = torch.tensor([[1.0, 2.0, 5.0]]).log(), torch.tensor([1])
     stats = kernels.token_stats(hidden, torch.eye(3), target, want=EVERYTHING)
-    assert [x.item() for x in stats] == pytest.approx([-1.386294, 0.900256, 2, 2, math.log(8)], abs=2e-6)
-    half = kernels.token_stats(hidden, torch.eye(3), target, temperature=0.5, want=("logp", "logsumexp"))
-    assert [half.logp.item(), half.logsumexp.item()] == pytest.approx([-2.014903, 3.401197], abs=2e-6)
+    assert [x.item() for x in stats] == pytest.approx(
+        [-1.386294, 0.900256, 2, 2, math.log(8)], abs=2e-6
+    )
+    half = kernels.token_stats(
+        hidden, torch.eye(3), target, temperature=0.5, want=("logp", "logsumexp")
+    )
+    assert [half.logp.item(), half.logsumexp.item()] == pytest.approx(
+        [-2.014903, 3.401197], abs=2e-6
+    )
     assert half.entropy is None and half.rank is None and half.argmax is None
 
 
@@ -95,14 +116,18 @@ def test_ignored_tokens_are_zero_and_take_no_gradient():
         assert full[ignored].abs().min() > 0 or full.dtype == torch.int64
     (stats.logp + stats.entropy + stats.logsumexp).sum().backward()
     assert (hidden.grad[ignored] == 0).all() and hidden.grad[~ignored].abs().amax(1).min() > 1e-2
-    other = kernels.token_stats(hidden, weight, target.masked_fill(ignored, 7), ignore_index=7, want=("logp",))
+    other = kernels.token_stats(
+        hidden, weight, target.masked_fill(ignored, 7), ignore_index=7, want=("logp",)
+    )
     assert (other.logp[target == 7] == 0).all() and (other.logp[ignored] == 0).all()
 
 
 def test_inputs_are_not_modified():
     hidden, weight, target = case()
     copies = hidden.clone(), weight.clone(), target.clone()
-    kernels.token_stats(hidden, weight, target.index_fill(0, torch.tensor([2]), -100), 0.7, 5.0, EVERYTHING)
+    kernels.token_stats(
+        hidden, weight, target.index_fill(0, torch.tensor([2]), -100), 0.7, 5.0, EVERYTHING
+    )
     kernels.token_kl(hidden, weight, hidden, weight)
     assert all(map(torch.equal, (hidden, weight, target), copies))
 
@@ -112,7 +137,13 @@ def test_no_tokens():
     hidden, weight, target = case()
     stats = kernels.token_stats(hidden[:0], weight, target[:0], want=EVERYTHING)
     assert [x.shape for x in stats] == [(0,)] * 5
-    assert [x.dtype for x in stats] == [torch.float32, torch.float32, torch.int64, torch.int64, torch.float32]
+    assert [x.dtype for x in stats] == [
+        torch.float32,
+        torch.float32,
+        torch.int64,
+        torch.int64,
+        torch.float32,
+    ]
     assert [len(x) for x in kernels.token_kl(hidden[:0], weight, hidden[:0], weight)] == [0, 0]
 
 
@@ -134,32 +165,44 @@ def test_gradients_against_autograd_of_the_formula(name, temperature, softcap):
     hidden, weight, target = case()
     w = torch.randn(N, generator=torch.Generator().manual_seed(1))
     ours = [hidden.clone().requires_grad_(True), weight.clone().requires_grad_(True)]
-    (w * getattr(kernels.token_stats(*ours, target, temperature, softcap, (name,)), name)).sum().backward()
+    (
+        w * getattr(kernels.token_stats(*ours, target, temperature, softcap, (name,)), name)
+    ).sum().backward()
     theirs = [hidden.double().requires_grad_(True), weight.double().requires_grad_(True)]
-    values = dict(zip(("logp", "entropy", "logsumexp"), plain(*theirs, target, temperature, softcap)))
+    values = dict(
+        zip(("logp", "entropy", "logsumexp"), plain(*theirs, target, temperature, softcap))
+    )
     (w.double() * values[name]).sum().backward()
     for a, b in zip(ours, theirs):
         assert b.grad.abs().max() > 0.1
         assert (a.grad.double() - b.grad).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("chunk_numbers", [3 * V, 1])                       # 6 entries and a rest of 5; one by one
+@pytest.mark.parametrize("chunk_numbers", [3 * V, 1])  # 6 entries and a rest of 5; one by one
 def test_chunks_change_no_value_and_no_gradient(monkeypatch, chunk_numbers):
     """Several chunks of the vocabulary against one, token_stats and token_kl: values 1e-6, gradients 5e-6 of 1."""
+
     def run():
         hidden, weight, target = case()
         other_hidden, other_weight, _ = case(seed=5, d=E)
         leaves = [x.requires_grad_(True) for x in (hidden, weight, other_hidden, other_weight)]
         stats = kernels.token_stats(hidden, weight, target, 0.8, 6.0, EVERYTHING)
         forward, reverse = kernels.token_kl(hidden, weight, other_hidden, other_weight, 0.8)
-        (stats.logp - 0.3 * stats.entropy + 0.1 * stats.logsumexp + forward + 2 * reverse).mean().backward()
+        (
+            stats.logp - 0.3 * stats.entropy + 0.1 * stats.logsumexp + forward + 2 * reverse
+        ).mean().backward()
         return [x.detach() for x in (*stats, forward, reverse)], [x.grad for x in leaves]
 
     whole_values, whole_gradients = run()
     monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
     values, gradients = run()
-    assert all((a - b).abs().max() <= 1e-6 * max(1, b.abs().max()) for a, b in zip(values, whole_values))
-    assert all(b.abs().max() > 0.5 and (a - b).abs().max() <= 5e-6 for a, b in zip(gradients, whole_gradients))
+    assert all(
+        (a - b).abs().max() <= 1e-6 * max(1, b.abs().max()) for a, b in zip(values, whole_values)
+    )
+    assert all(
+        b.abs().max() > 0.5 and (a - b).abs().max() <= 5e-6
+        for a, b in zip(gradients, whole_gradients)
+    )
 
 
 def test_few_logits_are_kept(monkeypatch):
@@ -177,11 +220,14 @@ def test_few_logits_are_kept(monkeypatch):
         return [*stats, *first, *torch.autograd.grad(loss, leaves)]
 
     made = []
-    monkeypatch.setattr(reference, "_logits", lambda *args, of=reference._logits: made.append(1) or of(*args))
+    monkeypatch.setattr(
+        reference, "_logits", lambda *args, of=reference._logits: made.append(1) or of(*args)
+    )
     recomputed, n_recomputed = run(N * V - 1), len(made)
     kept = run(N * V)
     assert all(torch.equal(a, b) for a, b in zip(recomputed, kept))
-    assert (n_recomputed, len(made) - n_recomputed) == (4 * 8, 2 * 8)      # rank asks for the target's logit first
+    # rank asks for the target's logit first
+    assert (n_recomputed, len(made) - n_recomputed) == (4 * 8, 2 * 8)
 
 
 def test_no_logits_are_kept_for_the_backward_pass(monkeypatch):
@@ -198,7 +244,9 @@ def test_no_logits_are_kept_for_the_backward_pass(monkeypatch):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         stats = kernels.token_stats(hidden, weight, target, want=("logp", "entropy"))
-    numbers = sum(x.untyped_storage().nbytes() // x.element_size() for p, x in saved.items() if p not in given)
+    numbers = sum(
+        x.untyped_storage().nbytes() // x.element_size() for p, x in saved.items() if p not in given
+    )
     assert numbers <= 6 * 40 < 40 * V / 3
     (stats.logp + stats.entropy).sum().backward()
     assert hidden.grad.isfinite().all()
@@ -213,11 +261,15 @@ def test_gradcheck(monkeypatch, temperature, softcap, chunk_numbers):
     other, other_weight, _ = case(seed=1, n=5, d=3, v=9, dtype=torch.float64)
 
     def numbers(hidden, weight, other, other_weight):
-        stats = kernels.token_stats(hidden, weight, target, temperature, softcap, ("logp", "entropy", "logsumexp"))
+        stats = kernels.token_stats(
+            hidden, weight, target, temperature, softcap, ("logp", "entropy", "logsumexp")
+        )
         pair = kernels.token_kl(hidden, weight, other, other_weight, temperature)
         return stats.logp, stats.entropy, stats.logsumexp, *pair
 
-    torch.autograd.gradcheck(numbers, [x.requires_grad_(True) for x in (hidden, weight, other, other_weight)])
+    torch.autograd.gradcheck(
+        numbers, [x.requires_grad_(True) for x in (hidden, weight, other, other_weight)]
+    )
 
 
 @pytest.mark.parametrize("frozen", [0, 1])
@@ -244,7 +296,10 @@ def test_a_bad_number_stays_in_its_row(monkeypatch):
         stats = kernels.token_stats(x, weight, target, want=EVERYTHING)
         stats.logp.sum().backward()
         runs.append([*stats, x.grad])
-    assert all(torch.equal(a[good], b[good]) for a, b in zip(*runs)) and not runs[1][0][~good].isfinite().any()
+    assert (
+        all(torch.equal(a[good], b[good]) for a, b in zip(*runs))
+        and not runs[1][0][~good].isfinite().any()
+    )
 
 
 def test_strided_inputs():
@@ -254,7 +309,10 @@ def test_strided_inputs():
     copies = [x.detach().contiguous().requires_grad_(True) for x in views]
     results = [kernels.token_stats(*pair, target, want=EVERYTHING) for pair in (views, copies)]
     assert all((a - b).abs().max() <= 1e-6 * max(1, b.abs().max()) for a, b in zip(*results))
-    gradients = [torch.autograd.grad((r.logp + r.entropy).sum(), pair) for r, pair in zip(results, (views, copies))]
+    gradients = [
+        torch.autograd.grad((r.logp + r.entropy).sum(), pair)
+        for r, pair in zip(results, (views, copies))
+    ]
     assert all((a - b).abs().max() <= 1e-5 and b.abs().max() > 0.1 for a, b in zip(*gradients))
 
 
@@ -264,7 +322,9 @@ def test_autocast_rounds_both_inputs():
     weight.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
         stats = kernels.token_stats(hidden, weight, target)
-    assert torch.equal(stats.logp, kernels.token_stats(hidden.bfloat16(), weight.bfloat16(), target).logp)
+    assert torch.equal(
+        stats.logp, kernels.token_stats(hidden.bfloat16(), weight.bfloat16(), target).logp
+    )
     assert not torch.equal(stats.logp, kernels.token_stats(hidden, weight, target).logp)
     stats.logp.sum().backward()
     assert weight.grad.dtype == torch.float32 and weight.grad.abs().max() > 0.1
@@ -301,10 +361,15 @@ def test_extreme_logits_stay_finite(scale):
     hidden, weight, target = case(scale=scale)
     stats = kernels.token_stats(hidden, weight, target, want=("logp", "entropy"))
     assert stats.logp.isfinite().all() and (stats.logp <= 0).all() and stats.logp.min() < -100
-    assert stats.entropy.isfinite().all() and (stats.entropy > -1e-2).all() and (stats.entropy <= math.log(V)).all()
+    assert (
+        stats.entropy.isfinite().all()
+        and (stats.entropy > -1e-2).all()
+        and (stats.entropy <= math.log(V)).all()
+    )
 
 
 # ---- KL
+
 
 def logits_as_head(*probabilities):
     """(N, D = V) hidden states and an identity head whose softmax gives these rows of probabilities."""
@@ -325,12 +390,16 @@ def test_token_kl_by_hand():
 
 @pytest.mark.parametrize("temperature, cap_p, cap_q", [(1.0, None, None), (0.7, 3.0, 5.0)])
 @pytest.mark.parametrize("chunk_numbers", [2**24, 2 * V * 4])
-def test_token_kl_of_different_widths_against_float64(monkeypatch, temperature, cap_p, cap_q, chunk_numbers):
+def test_token_kl_of_different_widths_against_float64(
+    monkeypatch, temperature, cap_p, cap_q, chunk_numbers
+):
     """Widths 6 and 4 over one vocabulary of 23, both directions, each model with its own cap: 1e-5 of float64.
     The values are of order 1 and the two directions differ (asserted)."""
     monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
     (hidden_p, weight_p, _), (hidden_q, weight_q, _) = case(), case(seed=5, d=E)
-    forward, reverse = kernels.token_kl(hidden_p, weight_p, hidden_q, weight_q, temperature, cap_p, cap_q)
+    forward, reverse = kernels.token_kl(
+        hidden_p, weight_p, hidden_q, weight_q, temperature, cap_p, cap_q
+    )
 
     def log_p(hidden, weight, cap):
         z = hidden.double() @ weight.double().T
@@ -339,26 +408,47 @@ def test_token_kl_of_different_widths_against_float64(monkeypatch, temperature, 
     p, q = log_p(hidden_p, weight_p, cap_p), log_p(hidden_q, weight_q, cap_q)
     expected = (p.exp() * (p - q)).sum(1), (q.exp() * (q - p)).sum(1)
     assert all(x.shape == (N,) and x.dtype == torch.float32 for x in (forward, reverse))
-    assert (forward.double() - expected[0]).abs().max() <= 1e-5 and (reverse.double() - expected[1]).abs().max() <= 1e-5
+    assert (forward.double() - expected[0]).abs().max() <= 1e-5 and (
+        reverse.double() - expected[1]
+    ).abs().max() <= 1e-5
     assert expected[0].mean() > 0.5 and (expected[0] - expected[1]).abs().mean() > 0.1
 
 
 # ---- refusals
 
-@pytest.mark.parametrize("change, message", [
-    (dict(weight=torch.zeros(V, D + 1)), r"hidden \(11, 6\) and weight \(23, 7\) must be \(N, D\) and \(V, D\)"),
-    (dict(hidden=torch.zeros(1, N, D)), "must be"),
-    (dict(target=torch.zeros(N - 1, dtype=torch.int64)), r"target \(10,\) torch.int64 on cpu must be \(11,\) int64"),
-    (dict(target=torch.zeros(N, dtype=torch.int32)), r"target \(11,\) torch.int32 on cpu must be \(11,\) int64"),
-    (dict(target=torch.zeros(N, dtype=torch.int64, device="meta")), "on meta must be"),
-    (dict(hidden=torch.zeros(N, D, dtype=torch.int64)), "must be floating-point numbers on one device"),
-    (dict(weight=torch.zeros(V, D, device="meta")), "must be floating-point numbers on one device"),
-    (dict(target=torch.full((N,), V)), "target outside the vocabulary of 23"),
-    (dict(target=torch.full((N,), -1)), "target outside the vocabulary of 23"),
-    (dict(temperature=0.0), "temperature 0.0: must be positive"),
-    (dict(temperature=-1.0), "must be positive"),
-    (dict(want=("logp", "logits")), "'logits'.*not among"),
-])
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            dict(weight=torch.zeros(V, D + 1)),
+            r"hidden \(11, 6\) and weight \(23, 7\) must be \(N, D\) and \(V, D\)",
+        ),
+        (dict(hidden=torch.zeros(1, N, D)), "must be"),
+        (
+            dict(target=torch.zeros(N - 1, dtype=torch.int64)),
+            r"target \(10,\) torch.int64 on cpu must be \(11,\) int64",
+        ),
+        (
+            dict(target=torch.zeros(N, dtype=torch.int32)),
+            r"target \(11,\) torch.int32 on cpu must be \(11,\) int64",
+        ),
+        (dict(target=torch.zeros(N, dtype=torch.int64, device="meta")), "on meta must be"),
+        (
+            dict(hidden=torch.zeros(N, D, dtype=torch.int64)),
+            "must be floating-point numbers on one device",
+        ),
+        (
+            dict(weight=torch.zeros(V, D, device="meta")),
+            "must be floating-point numbers on one device",
+        ),
+        (dict(target=torch.full((N,), V)), "target outside the vocabulary of 23"),
+        (dict(target=torch.full((N,), -1)), "target outside the vocabulary of 23"),
+        (dict(temperature=0.0), "temperature 0.0: must be positive"),
+        (dict(temperature=-1.0), "must be positive"),
+        (dict(want=("logp", "logits")), "'logits'.*not among"),
+    ],
+)
 def test_token_stats_refuses(change, message):
     hidden, weight, target = case()
     with pytest.raises(ValueError, match=message):
@@ -380,23 +470,32 @@ def test_log_softmax_kl_refuses_logits_of_other_shapes():
 
 # ---- a head sharded over ranks
 
+
 def on_rank(rank, store, results):
     """One of two processes: entries 0..9 or 10..22 of the head."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     reference.CHUNK_NUMBERS = 5 * N
     hidden, weight, target = case()
     target[4] = -100
-    hidden, shard = hidden.requires_grad_(True), weight.split([10, V - 10])[rank].clone().requires_grad_(True)
+    hidden, shard = (
+        hidden.requires_grad_(True),
+        weight.split([10, V - 10])[rank].clone().requires_grad_(True),
+    )
     stats = kernels.token_stats(hidden, shard, target, 0.7, 5.0, EVERYTHING, offset=10 * rank)
     loss = (torch.arange(N) * (stats.logp - 0.3 * stats.entropy + 0.1 * stats.logsumexp)).sum()
     loss.backward()
     refused = []
-    for changed, offset in ((target.index_fill(0, torch.tensor([3]), V), 10 * rank), (target, 9 * rank)):
+    for changed, offset in (
+        (target.index_fill(0, torch.tensor([3]), V), 10 * rank),
+        (target, 9 * rank),
+    ):
         try:
             kernels.token_stats(hidden, shard, changed, offset=offset)
         except ValueError as error:
             refused.append(str(error))
-    torch.save([*[x.detach() for x in stats], hidden.grad, shard.grad, refused], f"{results}{rank}.pt")
+    torch.save(
+        [*[x.detach() for x in stats], hidden.grad, shard.grad, refused], f"{results}{rank}.pt"
+    )
     dist.destroy_process_group()
 
 
@@ -413,8 +512,12 @@ def test_sharded_head_equals_whole_head(tmp_path):
     for *values, for_hidden, _, refused in ranks:
         assert all((a - b).abs().max() <= 2e-6 for a, b in zip(values, stats))
         assert (for_hidden - hidden.grad).abs().max() <= 1e-5 and hidden.grad.abs().max() > 1
-        assert "outside the vocabulary of 23" in refused[0] and "must follow one another" in refused[1]
-    assert (torch.cat([ranks[0][-2], ranks[1][-2]]) - weight.grad).abs().max() <= 1e-5 and weight.grad.abs().max() > 1
+        assert (
+            "outside the vocabulary of 23" in refused[0] and "must follow one another" in refused[1]
+        )
+    assert (
+        torch.cat([ranks[0][-2], ranks[1][-2]]) - weight.grad
+    ).abs().max() <= 1e-5 and weight.grad.abs().max() > 1
 
 
 # ---- the folder's name
@@ -449,15 +552,21 @@ def test_with_the_hubs_package_of_the_same_name_installed(tmp_path, version):
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text(f"__version__ = {version!r}\n")
     code = SCORE.format(project=str(ROOT), packages=str(tmp_path), version=version)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path.parent
+    )
     if version == "0.0.1":
         assert done.returncode == 0 and "torch.Size([2])" in done.stdout, done.stderr[-2000:]
     else:
-        assert done.returncode == 1 and "`pip uninstall kernels` in its" in done.stderr, done.stderr[-2000:]
+        assert done.returncode == 1 and "`pip uninstall kernels` in its" in done.stderr, (
+            done.stderr[-2000:]
+        )
 
 
 def test_no_triton_on_a_cpu():
     """Importing and using kernels without a GPU imports no triton: the twins serve where it is not installed."""
-    code = ("import sys; sys.modules['triton'] = None; import torch, kernels; x = torch.randn(3, 4); "
-            "kernels.token_stats(x, x, torch.arange(3)); kernels.token_kl(x, x, x, x); kernels.log_softmax_kl(x, x)")
+    code = (
+        "import sys; sys.modules['triton'] = None; import torch, kernels; x = torch.randn(3, 4); "
+        "kernels.token_stats(x, x, torch.arange(3)); kernels.token_kl(x, x, x, x); kernels.log_softmax_kl(x, x)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

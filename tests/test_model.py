@@ -4,6 +4,7 @@ Random models of three families, initialised so widely (0.25 instead of 0.02) th
 spread over several units. Grouped heads (4 query, 2 key-value), head width 10, vocabulary 37; lengths 1 to 150, so that
 the CPU path needs several padded blocks.
 """
+
 import copy
 import json
 import shutil
@@ -34,9 +35,20 @@ from engine.rows import BadInput
 ROOT = Path(__file__).resolve().parent.parent
 V, H, H_KV, K, LAYERS = 37, 4, 2, 10, 3
 LENGTHS = [3, 150, 1, 70, 5, 2, 40]
-SMALL = dict(vocab_size=V, hidden_size=32, intermediate_size=44, num_hidden_layers=LAYERS, num_attention_heads=H,
-             num_key_value_heads=H_KV, head_dim=K, max_position_embeddings=512, initializer_range=0.25,
-             bos_token_id=None, eos_token_id=1, pad_token_id=0)
+SMALL = dict(
+    vocab_size=V,
+    hidden_size=32,
+    intermediate_size=44,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=H,
+    num_key_value_heads=H_KV,
+    head_dim=K,
+    max_position_embeddings=512,
+    initializer_range=0.25,
+    bos_token_id=None,
+    eos_token_id=1,
+    pad_token_id=0,
+)
 NO_HEAD_DIM = {k: v for k, v in SMALL.items() if k != "head_dim"}
 FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
 
@@ -44,7 +56,7 @@ FAMILIES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
 def random_model(config, implementation="packed", seed=0):
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation).eval()
-    for name, p in model.named_parameters():                              # norms and biases that are not just 1 and 0
+    for p in model.parameters():  # norms and biases that are not just 1 and 0
         if p.ndim == 1:
             p.data += 0.3 * torch.randn(p.shape)
     return model
@@ -63,10 +75,13 @@ def sequences(lengths=LENGTHS, seed=0):
 
 def forward(model, seqs):
     batch = packing.pack(seqs)
-    return models.hidden_states(model, batch.ids, batch.positions, attention.Packed(batch.lengths, "cpu"))
+    return models.hidden_states(
+        model, batch.ids, batch.positions, attention.Packed(batch.lengths, "cpu")
+    )
 
 
 # ---- pack
+
 
 def test_pack_by_hand():
     """Sequences (5 6 7), (8), (9 4 2 3): 8 tokens at positions 0 1 2 | 0 | 0 1 2 3. Scored are all but the first of
@@ -85,8 +100,14 @@ def test_pack_by_hand():
 def test_pack_with_masks_by_hand():
     """masks (0 0 1), (1), (1 0 1 1): the first token of a sequence stays unscored although its mask is 1 (the 8, the
     9), which leaves the 7 predicted at 1, and the 2 and 3 predicted at 5 and 6."""
-    batch = packing.pack([[5, 6, 7], [8], [9, 4, 2, 3]], [[0, 0, 1], [1], [True, False, True, True]])
-    assert (batch.where.tolist(), batch.target.tolist(), batch.row.tolist()) == ([1, 5, 6], [7, 2, 3], [0, 2, 2])
+    batch = packing.pack(
+        [[5, 6, 7], [8], [9, 4, 2, 3]], [[0, 0, 1], [1], [True, False, True, True]]
+    )
+    assert (batch.where.tolist(), batch.target.tolist(), batch.row.tolist()) == (
+        [1, 5, 6],
+        [7, 2, 3],
+        [0, 2, 2],
+    )
 
 
 def test_nothing_of_the_next_document_is_predicted():
@@ -94,7 +115,9 @@ def test_nothing_of_the_next_document_is_predicted():
     seqs = sequences([1, 9, 2, 1, 1, 30, 4])
     batch = packing.pack(seqs)
     owner = torch.tensor([i for i, ids in enumerate(seqs) for _ in ids])
-    assert torch.equal(owner[batch.where], batch.row) and torch.equal(owner[batch.where + 1], batch.row)
+    assert torch.equal(owner[batch.where], batch.row) and torch.equal(
+        owner[batch.where + 1], batch.row
+    )
     assert torch.equal(batch.ids[batch.where + 1], batch.target)
     assert torch.equal(batch.positions[batch.where + 1], batch.positions[batch.where] + 1)
     assert len(batch.where) == sum(len(ids) - 1 for ids in seqs) == 41
@@ -122,7 +145,10 @@ def test_nothing_scored_gives_no_numbers():
 
 # ---- blocks
 
-@pytest.mark.parametrize("lengths", [LENGTHS, [7], [1, 1, 1], [64, 1, 2], [65, 33, 32, 1], [300, 140, 70, 65, 8, 1]])
+
+@pytest.mark.parametrize(
+    "lengths", [LENGTHS, [7], [1, 1, 1], [64, 1, 2], [65, 33, 32, 1], [300, 140, 70, 65, 8, 1]]
+)
 def test_blocks_hold_each_token_once_and_put_it_back(lengths):
     """Gathering the row into blocks and back gives the row. A block wider than 64 is filled to at least half in each
     of its sequences, which bounds the waste."""
@@ -143,6 +169,7 @@ def test_fixture_needs_several_blocks():
 
 
 # ---- packed against one at a time, and against transformers
+
 
 def losses_and_gradients(model, groups):
     """Sum over all scored tokens of -logp, and its gradient, packing each group of sequences into one row."""
@@ -179,25 +206,36 @@ def test_order_of_the_sequences_changes_nothing(model):
     seqs, order = sequences(), [4, 0, 6, 1, 5, 3, 2]
     states = forward(model, seqs).split(LENGTHS)
     shuffled = forward(model, [seqs[i] for i in order]).split([LENGTHS[i] for i in order])
-    assert all((states[i] - x).abs().max() <= 2e-6 * states[i].abs().max() for i, x in zip(order, shuffled))
+    assert all(
+        (states[i] - x).abs().max() <= 2e-6 * states[i].abs().max() for i, x in zip(order, shuffled)
+    )
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_equals_transformers_own_attention(model, implementation):
     """Log-probabilities of a packed row against transformers' own model, mask and head on each sequence alone: 2e-5
     where they spread over more than 1 (std). All layers' hidden states likewise, embeddings to final norm."""
-    theirs = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), attn_implementation=implementation).eval()
+    theirs = AutoModelForCausalLM.from_config(
+        copy.deepcopy(model.config), attn_implementation=implementation
+    ).eval()
     theirs.load_state_dict(model.state_dict())
     seqs = sequences()
     batch = packing.pack(seqs)
     with torch.no_grad():
         logp = models.score(model, batch).logp
-        layers = models.hidden_states(model, batch.ids, batch.positions, attention.Packed(batch.lengths, "cpu"),
-                                      all_layers=True)
+        layers = models.hidden_states(
+            model,
+            batch.ids,
+            batch.positions,
+            attention.Packed(batch.lengths, "cpu"),
+            all_layers=True,
+        )
         expected, states = [], []
         for ids in seqs:
             out = theirs(torch.tensor([ids]), output_hidden_states=True)
-            expected.append(out.logits[0].log_softmax(1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0])
+            expected.append(
+                out.logits[0].log_softmax(1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+            )
             states.append(out.hidden_states)
     expected = torch.cat(expected)
     assert expected.std() > 1 and (logp - expected).abs().max() <= 2e-5
@@ -223,13 +261,17 @@ def test_the_scored_statistics_are_those_of_the_kernel(model):
 
 # ---- leaks and positions
 
+
 @pytest.mark.parametrize("changed", [0, 1, 3, 6])
 def test_no_document_sees_another(model, changed):
     """Every token of one document replaced: the hidden states of the six others stay bit for bit. The reverse check:
     those of the changed document all move, by more than 0.01."""
     seqs = sequences()
     before = forward(model, seqs).split(LENGTHS)
-    other = [ids if i != changed else [(t - 2 + 11) % (V - 2) + 2 for t in ids] for i, ids in enumerate(seqs)]
+    other = [
+        ids if i != changed else [(t - 2 + 11) % (V - 2) + 2 for t in ids]
+        for i, ids in enumerate(seqs)
+    ]
     after = forward(model, other).split(LENGTHS)
     for i, (a, b) in enumerate(zip(before, after)):
         assert torch.equal(a, b) if i != changed else (a - b).abs().amax(1).min() > 0.01
@@ -249,17 +291,30 @@ def test_positions_restart():
     """Rotary models see only differences of positions, so this one has learned absolute ones (GPT-2). A text behind a
     longer one, twice: both copies have the hidden states of the text alone. The reverse check, positions that run
     on from 50, moves every one of them by more than 0.01."""
-    model = random_model(GPT2Config(vocab_size=V, n_embd=32, n_layer=2, n_head=H, n_positions=128, bos_token_id=None,
-                                    eos_token_id=1, initializer_range=0.25))
+    model = random_model(
+        GPT2Config(
+            vocab_size=V,
+            n_embd=32,
+            n_layer=2,
+            n_head=H,
+            n_positions=128,
+            bos_token_id=None,
+            eos_token_id=1,
+            initializer_range=0.25,
+        )
+    )
     text, longer = sequences([12, 50])
     alone = forward(model, [text])
     for copy_of_it in forward(model, [longer, text, text]).split([50, 12, 12])[1:]:
         assert (copy_of_it - alone).abs().max() <= 2e-6 * alone.abs().max()
-    running = models.hidden_states(model, torch.tensor(text), torch.arange(50, 62), attention.Packed([12], "cpu"))
+    running = models.hidden_states(
+        model, torch.tensor(text), torch.arange(50, 62), attention.Packed([12], "cpu")
+    )
     assert (running - alone).abs().amax(1).min() > 0.01
 
 
 # ---- fill_bins
+
 
 def test_fill_bins_by_hand():
     """Capacity 10, lengths 4 8 1 4 2 1. Longest first: 8 opens bin A (2 left); 4 (index 0) opens B (6 left); 4
@@ -302,6 +357,7 @@ def test_fill_bins_wastes_little():
 
 # ---- save and load
 
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """A random Qwen3 with the tiny world's tokenizer, as loading.save writes it."""
@@ -322,12 +378,22 @@ def test_save_and_load_bit_for_bit(directory):
         assert torch.equal(p, original[name]) and torch.equal(p, model.get_parameter(name)), name
         assert p.dtype == torch.float32
     assert not model.training and model.config.attention_dropout == 0.0
-    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(ROOT / "data" / "tiny_base").get_vocab()
-    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(ROOT / "data" / "tiny_base").chat_template
+    assert (
+        tokenizer.get_vocab()
+        == AutoTokenizer.from_pretrained(ROOT / "data" / "tiny_base").get_vocab()
+    )
+    assert (
+        tokenizer.chat_template
+        == AutoTokenizer.from_pretrained(ROOT / "data" / "tiny_base").chat_template
+    )
     ids = tokenizer.encode("make 20 from 7 5 8")
     with torch.no_grad():
-        expected = plain.eval()(torch.tensor([ids])).logits[0].log_softmax(1)[:-1].gather(
-            1, torch.tensor(ids[1:])[:, None])[:, 0]
+        expected = (
+            plain.eval()(torch.tensor([ids]))
+            .logits[0]
+            .log_softmax(1)[:-1]
+            .gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        )
         assert (models.score(model, packing.pack([ids])).logp - expected).abs().max() <= 1e-5
     assert models.context_length(model) == 512 and models.softcap(model) is None
 
@@ -336,10 +402,12 @@ def test_save_again_leaves_no_debris(directory, tmp_path):
     """Saving a loaded model gives the same bytes; files that lay beside stay; no temporary directory is left."""
     model, tokenizer = loading.load(str(directory))
     (tmp_path / "log.jsonl").write_text("mine\n")
-    (tmp_path / "saving").mkdir()                                          # of a save that was killed
+    (tmp_path / "saving").mkdir()  # of a save that was killed
     (tmp_path / "saving" / "config.json").write_text("half")
     loading.save(model, tokenizer, tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
+    assert (tmp_path / "model.safetensors").read_bytes() == (
+        directory / "model.safetensors"
+    ).read_bytes()
     assert (tmp_path / "log.jsonl").read_text() == "mine\n" and not (tmp_path / "saving").exists()
 
 
@@ -387,7 +455,7 @@ def damaged(directory, path, damage):
     elif damage == "pickled weights":
         torch.save(load_file(weights), path / "pytorch_model.bin")
         weights.unlink()
-    elif damage == "a tensor is missing":                                  # transformers would make one up at random
+    elif damage == "a tensor is missing":  # transformers would make one up at random
         tensors = load_file(weights)
         del tensors["model.layers.1.mlp.up_proj.weight"]
         save_file(tensors, weights, metadata={"format": "pt"})
@@ -395,7 +463,7 @@ def damaged(directory, path, damage):
         tensors = load_file(weights)
         tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
         save_file(tensors, weights, metadata={"format": "pt"})
-    elif damage == "no tokenizer":                                         # transformers would make up an empty one
+    elif damage == "no tokenizer":  # transformers would make up an empty one
         for file in path.glob("*token*"):
             file.unlink()
     elif damage == "broken tokenizer":
@@ -403,9 +471,21 @@ def damaged(directory, path, damage):
     return str(path)
 
 
-@pytest.mark.parametrize("damage", ["no config", "broken config", "no weights", "weights cut short", "weights empty",
-                                    "pickled weights", "a tensor is missing", "a weight is NaN", "no tokenizer",
-                                    "broken tokenizer"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "no config",
+        "broken config",
+        "no weights",
+        "weights cut short",
+        "weights empty",
+        "pickled weights",
+        "a tensor is missing",
+        "a weight is NaN",
+        "no tokenizer",
+        "broken tokenizer",
+    ],
+)
 def test_a_damaged_directory_is_refused_in_one_line(directory, tmp_path, damage):
     path = damaged(directory, tmp_path / "m", damage)
     with pytest.raises(BadInput) as caught:
@@ -414,7 +494,9 @@ def test_a_damaged_directory_is_refused_in_one_line(directory, tmp_path, damage)
     assert ("finite" in str(caught.value)) == (damage == "a weight is NaN")
 
 
-@pytest.mark.parametrize("name", ["out/nothing/here", "./nothing/here", "/nothing", "nothing", "someone/no-such-model"])
+@pytest.mark.parametrize(
+    "name", ["out/nothing/here", "./nothing/here", "/nothing", "nothing", "someone/no-such-model"]
+)
 def test_what_is_not_there_is_refused_in_one_line(name):
     """Paths at once, a hub-like name after transformers has looked into its cache (no network is asked)."""
     with pytest.raises(BadInput) as caught:
@@ -424,6 +506,7 @@ def test_what_is_not_there_is_refused_in_one_line(name):
 
 # ---- what is refused rather than approximated
 
+
 def test_a_mask_is_refused(model):
     """Whoever calls model(ids) gets an error that names the right function, not an answer without a mask."""
     with pytest.raises(ValueError, match="hidden_states"):
@@ -432,55 +515,183 @@ def test_a_mask_is_refused(model):
 
 DEFAULT = {"rope_type": "default", "rope_theta": 1e4}
 TWO_KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
-LATENT = {**NO_HEAD_DIM, "num_key_value_heads": H, "kv_lora_rank": 12, "q_lora_rank": 14, "qk_nope_head_dim": 6,
-          "qk_rope_head_dim": 8, "v_head_dim": 10, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
-          "topk_group": 1, "moe_intermediate_size": 20, "first_k_dense_replace": 1}
-OTHERS = {     # window 6: longer than what `load` computes to check a model, shorter than what is computed here
+LATENT = {
+    **NO_HEAD_DIM,
+    "num_key_value_heads": H,
+    "kv_lora_rank": 12,
+    "q_lora_rank": 14,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 20,
+    "first_k_dense_replace": 1,
+}
+# window 6: longer than what `load` computes to check a model, shorter than what is computed here
+OTHERS = {
     "logits scaled after the head": ("Cohere", NO_HEAD_DIM | dict(logit_scale=0.5)),
     "logits divided after the head": ("Granite", NO_HEAD_DIM | dict(logits_scaling=8.0)),
     "a bias in the head": ("Phi", NO_HEAD_DIM),
-    "attention sinks": ("GptOss", SMALL | dict(rope_parameters=DEFAULT, intermediate_size=48, num_local_experts=2,
-                                               num_experts_per_tok=1, layer_types=["full_attention"] * LAYERS)),
-    "sinks in some layers": ("MiMoV2Flash", SMALL | dict(
-        v_head_dim=K, swa_num_attention_heads=H, swa_num_key_value_heads=H_KV, swa_head_dim=K, swa_v_head_dim=K,
-        sliding_window=6, layer_types=TWO_KINDS, mlp_layer_types=["dense"] * LAYERS)),
+    "attention sinks": (
+        "GptOss",
+        SMALL
+        | dict(
+            rope_parameters=DEFAULT,
+            intermediate_size=48,
+            num_local_experts=2,
+            num_experts_per_tok=1,
+            layer_types=["full_attention"] * LAYERS,
+        ),
+    ),
+    "sinks in some layers": (
+        "MiMoV2Flash",
+        SMALL
+        | dict(
+            v_head_dim=K,
+            swa_num_attention_heads=H,
+            swa_num_key_value_heads=H_KV,
+            swa_head_dim=K,
+            swa_v_head_dim=K,
+            sliding_window=6,
+            layer_types=TWO_KINDS,
+            mlp_layer_types=["dense"] * LAYERS,
+        ),
+    ),
     "position bias in the mask": ("Bloom", dict(vocab_size=V, hidden_size=32, n_layer=2, n_head=4)),
-    "an attention of its own": ("Falcon", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2,
-                                               num_attention_heads=4)),
-    "a window that layers do not pass on": ("Qwen2Moe", NO_HEAD_DIM | dict(
-        use_sliding_window=True, sliding_window=6, max_window_layers=2, num_experts=4, num_experts_per_tok=2,
-        moe_intermediate_size=24, shared_expert_intermediate_size=24)),
-    "a window of all layers that none passes on": ("Phimoe", NO_HEAD_DIM | dict(
-        sliding_window=6, num_local_experts=2, intermediate_size=48)),
-    "attention in chunks": ("Llama4Text", SMALL | dict(intermediate_size_mlp=44, attention_chunk_size=6,
-                                                       num_local_experts=2, num_experts_per_tok=1)),
-    "blocks of keys that an index chooses": ("MiniMaxM3VLText", SMALL | dict(
-        layer_types=["minimax_m3_sparse", "full_attention", "minimax_m3_sparse"], index_block_size=4,
-        index_topk_blocks=2, index_head_dim=8, index_n_heads=2, rotary_dim=8, num_local_experts=2,
-        num_experts_per_tok=1, dense_intermediate_size=48, shared_intermediate_size=24, intermediate_size=48)),
+    "an attention of its own": (
+        "Falcon",
+        dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4),
+    ),
+    "a window that layers do not pass on": (
+        "Qwen2Moe",
+        NO_HEAD_DIM
+        | dict(
+            use_sliding_window=True,
+            sliding_window=6,
+            max_window_layers=2,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=24,
+            shared_expert_intermediate_size=24,
+        ),
+    ),
+    "a window of all layers that none passes on": (
+        "Phimoe",
+        NO_HEAD_DIM | dict(sliding_window=6, num_local_experts=2, intermediate_size=48),
+    ),
+    "attention in chunks": (
+        "Llama4Text",
+        SMALL
+        | dict(
+            intermediate_size_mlp=44,
+            attention_chunk_size=6,
+            num_local_experts=2,
+            num_experts_per_tok=1,
+        ),
+    ),
+    "blocks of keys that an index chooses": (
+        "MiniMaxM3VLText",
+        SMALL
+        | dict(
+            layer_types=["minimax_m3_sparse", "full_attention", "minimax_m3_sparse"],
+            index_block_size=4,
+            index_topk_blocks=2,
+            index_head_dim=8,
+            index_n_heads=2,
+            rotary_dim=8,
+            num_local_experts=2,
+            num_experts_per_tok=1,
+            dense_intermediate_size=48,
+            shared_intermediate_size=24,
+            intermediate_size=48,
+        ),
+    ),
     "two attentions in a layer": ("DiffLlama", NO_HEAD_DIM),
     "keys wider than the head width": ("DeepseekV3", LATENT),
     "keys wider than the head width, other router": ("DeepseekV2", LATENT),
-    "as many key-value heads as heads, unsaid": ("GPT2", dict(vocab_size=V, n_embd=32, n_layer=2, n_head=H)),
-    "queries, keys and values in one matrix": ("GPTNeoX", dict(vocab_size=V, hidden_size=32, intermediate_size=44,
-                                                               num_hidden_layers=2, num_attention_heads=H)),
-    "key-value heads repeated by the layer": ("JetMoe", dict(
-        vocab_size=V, hidden_size=32, num_hidden_layers=2, num_key_value_heads=2, kv_channels=8, intermediate_size=48,
-        num_local_experts=3, num_experts_per_tok=2)),
-    "heads that differ between layers": ("Gemma4Text", SMALL | dict(
-        layer_types=TWO_KINDS[:2] + TWO_KINDS[1:2], sliding_window=6, global_head_dim=12, num_kv_shared_layers=0,
-        hidden_size_per_layer_input=0, vocab_size_per_layer_input=V)),
-    "a language model inside of another": ("Gemma3", dict(
-        text_config=SMALL | dict(sliding_window=6, layer_types=TWO_KINDS), image_token_index=V - 1,
-        boi_token_index=V - 2, eoi_token_index=V - 3, mm_tokens_per_image=4, vision_config=dict(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28))),
-    "state space, no attention": ("Mamba", dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, state_size=4)),
-    "state space beside attention": ("NemotronH", SMALL | dict(
-        layers_block_type=["mamba", "attention", "mamba"], ssm_state_size=4, mamba_num_heads=4, mamba_head_dim=16,
-        n_groups=1, chunk_size=16)),
-    "recurrence beside attention": ("RecurrentGemma", SMALL | dict(
-        attention_window_size=6, lru_width=32, block_types=["recurrent", "attention"])),
-    "convolution beside attention": ("Lfm2", NO_HEAD_DIM | dict(layer_types=["conv", "full_attention", "conv"])),
+    "as many key-value heads as heads, unsaid": (
+        "GPT2",
+        dict(vocab_size=V, n_embd=32, n_layer=2, n_head=H),
+    ),
+    "queries, keys and values in one matrix": (
+        "GPTNeoX",
+        dict(
+            vocab_size=V,
+            hidden_size=32,
+            intermediate_size=44,
+            num_hidden_layers=2,
+            num_attention_heads=H,
+        ),
+    ),
+    "key-value heads repeated by the layer": (
+        "JetMoe",
+        dict(
+            vocab_size=V,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_key_value_heads=2,
+            kv_channels=8,
+            intermediate_size=48,
+            num_local_experts=3,
+            num_experts_per_tok=2,
+        ),
+    ),
+    "heads that differ between layers": (
+        "Gemma4Text",
+        SMALL
+        | dict(
+            layer_types=TWO_KINDS[:2] + TWO_KINDS[1:2],
+            sliding_window=6,
+            global_head_dim=12,
+            num_kv_shared_layers=0,
+            hidden_size_per_layer_input=0,
+            vocab_size_per_layer_input=V,
+        ),
+    ),
+    "a language model inside of another": (
+        "Gemma3",
+        dict(
+            text_config=SMALL | dict(sliding_window=6, layer_types=TWO_KINDS),
+            image_token_index=V - 1,
+            boi_token_index=V - 2,
+            eoi_token_index=V - 3,
+            mm_tokens_per_image=4,
+            vision_config=dict(
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=28,
+            ),
+        ),
+    ),
+    "state space, no attention": (
+        "Mamba",
+        dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, state_size=4),
+    ),
+    "state space beside attention": (
+        "NemotronH",
+        SMALL
+        | dict(
+            layers_block_type=["mamba", "attention", "mamba"],
+            ssm_state_size=4,
+            mamba_num_heads=4,
+            mamba_head_dim=16,
+            n_groups=1,
+            chunk_size=16,
+        ),
+    ),
+    "recurrence beside attention": (
+        "RecurrentGemma",
+        SMALL | dict(attention_window_size=6, lru_width=32, block_types=["recurrent", "attention"]),
+    ),
+    "convolution beside attention": (
+        "Lfm2",
+        NO_HEAD_DIM | dict(layer_types=["conv", "full_attention", "conv"]),
+    ),
 }
 
 
@@ -508,17 +719,32 @@ def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, 
     seqs = sequences([7, 3, 30])
     expected = torch.cat([logits(ids).log_softmax(1)[range(len(ids) - 1), ids[1:]] for ids in seqs])
     assert (models.score(model, packing.pack(seqs)).logp - expected).abs().max() <= 1e-4
-    for i, completion in decode(model, tokenizer, FORMATS["plain"], [Request(ids, 0, 12) for ids in seqs], slots=2):
-        z = logits(seqs[i] + completion.ids)[len(seqs[i]) - 1:-1]
-        assert (z.max(1).values - z.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]).max() <= 1e-3
+    for i, completion in decode(
+        model, tokenizer, FORMATS["plain"], [Request(ids, 0, 12) for ids in seqs], slots=2
+    ):
+        z = logits(seqs[i] + completion.ids)[len(seqs[i]) - 1 : -1]
+        assert (
+            z.max(1).values - z.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
+        ).max() <= 1e-3
 
 
 # ---- linear layers on a CPU
 
-@pytest.mark.parametrize("n, d, e, n_calls", [
-    (511, 128, 256, 0), (512, 128, 256, 1), (548, 128, 256, 1),          # of many rows the weight is the filters
-    (31, 512, 1024, 0), (32, 512, 1024, 1), (255, 512, 1024, 1),         # of few they are
-    (300, 512, 1024, 2), (268, 512, 1024, 1)])                           # many, and some left over
+
+@pytest.mark.parametrize(
+    "n, d, e, n_calls",
+    [
+        # of many rows the weight is the filters
+        (511, 128, 256, 0),
+        (512, 128, 256, 1),
+        (548, 128, 256, 1),
+        (31, 512, 1024, 0),
+        (32, 512, 1024, 1),
+        (255, 512, 1024, 1),  # of few they are
+        (300, 512, 1024, 2),
+        (268, 512, 1024, 1),
+    ],
+)  # many, and some left over
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, d, e, n_calls, has_bias):
     """Values and all gradients, for rows that fill 16 images and for some left over; little work is left alone."""
@@ -536,7 +762,9 @@ def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, d, e, n_calls, ha
         found.append([out, own.grad, *(p.grad for p in layer.parameters())])
     assert len(calls) == n_calls
     for mine, theirs in zip(*found):
-        assert mine.shape == theirs.shape and (mine - theirs).abs().max() < 1e-5 * theirs.abs().max()
+        assert (
+            mine.shape == theirs.shape and (mine - theirs).abs().max() < 1e-5 * theirs.abs().max()
+        )
     assert found[0][0].is_contiguous()
 
 
@@ -550,18 +778,33 @@ def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
     assert not any(isinstance(m, modules.WideLinear) for m in ours.modules())
     monkeypatch.setattr(modules, "mkl_holds_back", lambda: True)
     modules.quicken(ours)
-    assert len([m for m in ours.modules() if isinstance(m, modules.WideLinear)]) == 7 * LAYERS + 1          # and the head
+    # and the head
+    assert len([m for m in ours.modules() if isinstance(m, modules.WideLinear)]) == 7 * LAYERS + 1
     assert ours.state_dict().keys() == model.state_dict().keys()
     calls, conv2d = [], F.conv2d
     monkeypatch.setattr(modules.F, "conv2d", lambda *args: calls.append(1) or conv2d(*args))
-    x, large, small = torch.randn(1100, 128), modules.WideLinear(128, 256), modules.WideLinear(128, 255)
-    columns, uneven, few = modules.WideLinear(512, 1024), modules.WideLinear(512, 1032), torch.randn(200, 512)
+    x, large, small = (
+        torch.randn(1100, 128),
+        modules.WideLinear(128, 256),
+        modules.WideLinear(128, 255),
+    )
+    columns, uneven, few = (
+        modules.WideLinear(512, 1024),
+        modules.WideLinear(512, 1032),
+        torch.randn(200, 512),
+    )
     columns.weight.data = columns.weight.data.t().contiguous().t()
-    for layer, rows in ((small, x), (copy.deepcopy(large).bfloat16(), x.bfloat16()), (columns, few), (uneven, few)):
+    for layer, rows in (
+        (small, x),
+        (copy.deepcopy(large).bfloat16(), x.bfloat16()),
+        (columns, few),
+        (uneven, few),
+    ):
         assert torch.equal(layer(rows), F.linear(rows, layer.weight, layer.bias)) and not calls
     plain = F.linear(x, large.weight, large.bias)
-    assert torch.equal(torch.compile(large, backend="eager", dynamic=True)(x), plain) and not calls   # inductor fails on it
-    large.weight.full_tensor = None                                       # as a DTensor has
+    # inductor fails on it
+    assert torch.equal(torch.compile(large, backend="eager", dynamic=True)(x), plain) and not calls
+    large.weight.full_tensor = None  # as a DTensor has
     assert torch.equal(large(x), plain) and not calls
     del large.weight.full_tensor
     with torch.no_grad():
@@ -572,6 +815,7 @@ def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
 def test_weights_lie_by_columns_while_a_model_decodes(model):
     """In both nestings, at every step and in no other time, also after an error and where a caller loses interest, and not
     where so many rows are convolved; the parameters are the same objects with the same numbers, and can be trained."""
+
     def strides():
         return {m.weight.stride() for m in linear}
 
@@ -588,8 +832,10 @@ def test_weights_lie_by_columns_while_a_model_decodes(model):
     def watch(state, n):
         seen.append(strides())
 
-    expected, found = (dict(decode(which, tokenizer, plain, requests, slots=2, watch=see))
-                       for which, see in ((model, None), (ours, watch)))
+    expected, found = (
+        dict(decode(which, tokenizer, plain, requests, slots=2, watch=see))
+        for which, see in ((model, None), (ours, watch))
+    )
     assert {i: c.ids for i, c in found.items()} == {i: c.ids for i, c in expected.items()}
     assert strides() == rows and len(seen) >= 6 and all(s == columns for s in seen)
     largest = max(m.weight.numel() for m in linear)
@@ -622,14 +868,22 @@ def test_final_logits_are_capped():
     plain = models.score(model, packing.pack(seqs)).logp
     model.config.final_logit_softcapping = 2.0
     hidden = forward(model, seqs)
-    expected = (2 * torch.tanh(hidden @ models.head(model).T / 2)).log_softmax(1)[:-1].gather(
-        1, torch.tensor(seqs[0][1:])[:, None])[:, 0]
+    expected = (
+        (2 * torch.tanh(hidden @ models.head(model).T / 2))
+        .log_softmax(1)[:-1]
+        .gather(1, torch.tensor(seqs[0][1:])[:, None])[:, 0]
+    )
     assert (models.score(model, packing.pack(seqs)).logp - expected).abs().max() <= 1e-5
-    assert (models.next_token_logits(model, hidden)[:-1].log_softmax(1).gather(
-        1, torch.tensor(seqs[0][1:])[:, None])[:, 0] - expected).abs().max() <= 1e-5
+    assert (
+        models.next_token_logits(model, hidden)[:-1]
+        .log_softmax(1)
+        .gather(1, torch.tensor(seqs[0][1:])[:, None])[:, 0]
+        - expected
+    ).abs().max() <= 1e-5
     assert (plain - expected).abs().max() > 0.1
-    assert kernels.token_stats(hidden[:-1], models.head(model), torch.tensor(seqs[0][1:]), softcap=2.0).logp.allclose(
-        expected, atol=1e-5)
+    assert kernels.token_stats(
+        hidden[:-1], models.head(model), torch.tensor(seqs[0][1:]), softcap=2.0
+    ).logp.allclose(expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 4, 7])
@@ -640,8 +894,14 @@ def test_flash_call_says_what_the_blocks_compute(monkeypatch, told, window):
     over 2 key-value heads by either convention of grouped heads. Equal to the padded blocks."""
     import torch.nn.attention.varlen as library
 
-    def attend(query, key, value, starts, starts_k, longest, longest_k, scale, window_size, enable_gqa):
-        assert starts.dtype == torch.int32 and torch.equal(starts, starts_k) and longest == longest_k == 7
+    def attend(
+        query, key, value, starts, starts_k, longest, longest_k, scale, window_size, enable_gqa
+    ):
+        assert (
+            starts.dtype == torch.int32
+            and torch.equal(starts, starts_k)
+            and longest == longest_k == 7
+        )
         left, right = window_size
         assert right == 0 and (enable_gqa or query.shape[1] == key.shape[1])
         parts = []
@@ -649,8 +909,11 @@ def test_flash_call_says_what_the_blocks_compute(monkeypatch, told, window):
             q, k, v = (x[a:b].transpose(0, 1)[None] for x in (query, key, value))
             seen = torch.ones(b - a, b - a, dtype=torch.bool).tril()
             seen = seen if left < 0 else seen.triu(-left)
-            parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale,
-                                                                          enable_gqa=enable_gqa)[0].transpose(0, 1))
+            parts.append(
+                torch.nn.functional.scaled_dot_product_attention(
+                    q, k, v, attn_mask=seen, scale=scale, enable_gqa=enable_gqa
+                )[0].transpose(0, 1)
+            )
         return torch.cat(parts)
 
     def new(query, key, value, a, b, c, d, *, scale=None, window_size=(-1, -1), enable_gqa=False):
@@ -663,9 +926,12 @@ def test_flash_call_says_what_the_blocks_compute(monkeypatch, told, window):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(12, heads, 8, generator=generator) for heads in (6, 2, 2))
     packed = attention.Packed([4, 7, 1], "cpu")
-    found, wanted = (f(query, key, value, packed, 0.3, window) for f in (attention._flash_within, attention._attend_within))
+    found, wanted = (
+        f(query, key, value, packed, 0.3, window)
+        for f in (attention._flash_within, attention._attend_within)
+    )
     assert wanted.std() > 0.1 and (found - wanted).abs().max() < 1e-6
     whole = attention._attend_within(query, key, value, packed, 0.3)
-    changed = (whole - wanted).abs().amax((1, 2)) > 1e-3                # tokens that the window keeps from others
+    changed = (whole - wanted).abs().amax((1, 2)) > 1e-3  # tokens that the window keeps from others
     places = [i for n in (4, 7, 1) for i in range(n)]
     assert changed.tolist() == [window is not None and i >= window for i in places]

@@ -1,7 +1,8 @@
-"""Every mistake listed in mutants.py is put into a copy of the project, where the test named beside it has to fail.
+"""Every mistake listed in mutants/ is put into a copy of the project, where the test named beside it has to fail.
 
 They take as long as all other tests together, so conftest.py starts them first and puts their test last.
 """
+
 import atexit
 import functools
 import gc
@@ -18,21 +19,35 @@ import pytest
 from mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent
-N_WORKERS = 1                                        # of two cores: the other tests are what a run waits for
-if not importlib.util.find_spec("triton"):           # those tests are then skipped
+N_WORKERS = 1  # of two cores: the other tests are what a run waits for
+if not importlib.util.find_spec("triton"):  # those tests are then skipped
     MUTANTS = [mutant for mutant in MUTANTS if "test_triton.py" not in mutant[4]]
 
 
 def plant(mutant, folder):
-    """Copy the project to `folder` with one line replaced. Raises ValueError if the line is not there just once."""
-    file, line, wrong, _, _ = mutant
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "out", "__pycache__"))
-    lines = (folder / file).read_text().split("\n")
-    places = [i for i, text in enumerate(lines) if text.strip() == line]
+    """Copy the project to `folder` with a few lines replaced. ValueError if they are not there just once."""
+    file, right, wrong, _, _ = mutant
+    shutil.copytree(
+        ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "out", "__pycache__")
+    )
+    (folder / file).write_text(replaced((ROOT / file).read_text(), right, wrong, file))
+
+
+def replaced(text, right, wrong, file):
+    """The text with the lines `right` replaced by `wrong`, at the indentation where they stand."""
+    lines, wanted = text.split("\n"), right.split("\n")
+    stripped = [line.strip() for line in wanted]
+    places = [
+        i
+        for i in range(len(lines) - len(wanted) + 1)
+        if [line.strip() for line in lines[i : i + len(wanted)]] == stripped
+    ]
     if len(places) != 1:
-        raise ValueError(f"{file}: {len(places)} lines read {line!r}; mutants.py is out of date")
-    indent = lines[places[0]][:-len(line)]
-    (folder / file).write_text("\n".join([*lines[:places[0]], indent + wrong, *lines[places[0] + 1:]]))
+        raise ValueError(f"{file}: {len(places)} places read {right!r}; mutants/ is out of date")
+    start, end = places[0], places[0] + len(wanted)
+    indent = lines[start][: len(lines[start]) - len(wanted[0])]
+    new = [indent + line if line else "" for line in wrong.split("\n")]
+    return "\n".join(lines[:start] + new + lines[end:])
 
 
 def work(folder, worker):
@@ -46,11 +61,12 @@ def work(folder, worker):
     import torch.distributed.fsdp  # noqa: F401
     import torch.distributed.tensor.parallel  # noqa: F401
     import transformers.models.qwen3.modeling_qwen3  # noqa: F401
-    gc.freeze()                                      # the libraries' objects: pytest collects garbage ten times in each fork
-    os.nice(10)                                      # the other tests have only one process: they go first
+
+    gc.freeze()  # the libraries' objects: pytest collects garbage ten times in each fork
+    os.nice(10)  # the other tests have only one process: they go first
     codes, parent = {}, os.getppid()
     for i in range(worker, len(MUTANTS), N_WORKERS):
-        if os.getppid() != parent:                   # the tests were killed
+        if os.getppid() != parent:  # the tests were killed
             break
         place = folder / str(i)
         plant(MUTANTS[i], place)
@@ -60,11 +76,24 @@ def work(folder, worker):
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
             os.chdir(place)
-            sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")]
-            os._exit(pytest.main(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", f"tests/{MUTANTS[i][4]}"]))
+            sys.path[:] = [
+                p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")
+            ]
+            os._exit(
+                pytest.main(
+                    [
+                        "-x",
+                        "-q",
+                        "--assert=plain",
+                        "-p",
+                        "no:cacheprovider",
+                        f"tests/{MUTANTS[i][4]}",
+                    ]
+                )
+            )
         codes[i] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         shutil.rmtree(place)
-    gc.unfreeze()                                    # some libraries complain of what is left at the end
+    gc.unfreeze()  # some libraries complain of what is left at the end
     print(json.dumps(codes))
 
 
@@ -72,9 +101,15 @@ def work(folder, worker):
 def start():
     """-> the processes at work."""
     folder = tempfile.mkdtemp()
-    workers = [subprocess.Popen([sys.executable, __file__, folder, str(i)], stdout=subprocess.PIPE, text=True)
-               for i in range(N_WORKERS)]
-    atexit.register(lambda: ([worker.kill() for worker in workers], shutil.rmtree(folder, ignore_errors=True)))
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, folder, str(i)], stdout=subprocess.PIPE, text=True
+        )
+        for i in range(N_WORKERS)
+    ]
+    atexit.register(
+        lambda: ([worker.kill() for worker in workers], shutil.rmtree(folder, ignore_errors=True))
+    )
     return workers
 
 
@@ -88,5 +123,13 @@ def test_every_mistake_is_caught():
     assert not {MUTANTS[int(i)][3]: code for i, code in codes.items() if code != 1}
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1] == "check":
+    # python tests/test_mutants.py check [grpo.py ...]: plant those of these files and run their tests
+    for mutant in MUTANTS:
+        if not sys.argv[2:] or mutant[0] in sys.argv[2:] or mutant[0].split("/")[0] in sys.argv[2:]:
+            try:
+                replaced((ROOT / mutant[0]).read_text(), *mutant[1:3], mutant[0])
+            except (ValueError, OSError) as error:
+                print(error)
+elif __name__ == "__main__":
     work(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,5 +1,6 @@
 """engine/plan.py: its simulation against the allocator of a real step and against PyTorch's tracker of FSDP2, its arithmetic by
 hand and against published numbers, its verdicts, its recipes."""
+
 import dataclasses
 import functools
 import json
@@ -18,13 +19,30 @@ from engine.rows import BadInput, write_rows
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = dict(vocab_size=1000, hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
-             num_key_value_heads=2, max_position_embeddings=4096, attn_implementation="packed")
+SMALL = dict(
+    vocab_size=1000,
+    hidden_size=128,
+    intermediate_size=512,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=4096,
+    attn_implementation="packed",
+)
 
 
-@pytest.mark.parametrize("name, billions", [
-    ("qwen2.5-0.5b", 0.494033), ("qwen2.5-1.5b", 1.543714), ("qwen2.5-3b", 3.085939), ("qwen2.5-7b", 7.615617),
-    ("Qwen/Qwen2.5-14B-Instruct", 14.770034), ("qwen2.5-32b", 32.763876), ("Qwen/Qwen3-14B-Base", 14.768307)])
+@pytest.mark.parametrize(
+    "name, billions",
+    [
+        ("qwen2.5-0.5b", 0.494033),
+        ("qwen2.5-1.5b", 1.543714),
+        ("qwen2.5-3b", 3.085939),
+        ("qwen2.5-7b", 7.615617),
+        ("Qwen/Qwen2.5-14B-Instruct", 14.770034),
+        ("qwen2.5-32b", 32.763876),
+        ("Qwen/Qwen3-14B-Base", 14.768307),
+    ],
+)
 def test_parameters_of_the_shapes(name, billions):
     """As on the models' pages on the hub; -Instruct and -Base are the same shape."""
     assert round(plan.count(plan.model_config(name)).total / 1e9, 6) == billions
@@ -45,8 +63,14 @@ def real_peak(model, lengths, adam_dtype="fp32"):
 
     step()
     resident = sum(p.nbytes for p in model.parameters()) + sum(
-        value.nbytes for optimizer in optimizers for state in optimizer.state.values() for value in state.values())
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        value.nbytes
+        for optimizer in optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+    )
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as seen:
         step()
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = most = 0
@@ -56,8 +80,14 @@ def real_peak(model, lengths, adam_dtype="fp32"):
     return resident + most
 
 
-@pytest.mark.parametrize("recompute, lengths, tied, adam", [
-    (False, [150, 100, 50], False, "fp32"), (True, [400, 300], True, "fp32"), (True, [20, 10], False, "bf16")])
+@pytest.mark.parametrize(
+    "recompute, lengths, tied, adam",
+    [
+        (False, [150, 100, 50], False, "fp32"),
+        (True, [400, 300], True, "fp32"),
+        (True, [20, 10], False, "bf16"),
+    ],
+)
 def test_peak_of_a_real_step(recompute, lengths, tied, adam):
     """Within 10% of the allocator: where activations decide, with checkpointing, and where the states do."""
     config = Qwen2Config(**SMALL, tie_word_embeddings=tied)
@@ -65,9 +95,13 @@ def test_peak_of_a_real_step(recompute, lengths, tied, adam):
     model = AutoModelForCausalLM.from_config(config, attn_implementation="packed")
     if recompute:
         for layer in models.layers(model):
-            layer.forward = functools.partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
+            layer.forward = functools.partial(
+                torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False
+            )
     real = real_peak(model, lengths, adam)
-    cfg = plan.Config(dtype="fp32", recompute=recompute, row_tokens=sum(lengths), batch_rows=1, adam_dtype=adam)
+    cfg = plan.Config(
+        dtype="fp32", recompute=recompute, row_tokens=sum(lengths), batch_rows=1, adam_dtype=adam
+    )
     phases = plan.training_memory(cfg, config, 1, lengths, on_gpu=False)
     planned = max(sum(parts.values()) for parts in phases.values())
     assert planned == pytest.approx(real, rel=0.1)
@@ -78,6 +112,7 @@ def fake_ranks():
     """A process group of 4 of which only this process exists."""
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
+
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     yield dist.device_mesh.init_device_mesh("cpu", (4,))
     dist.destroy_process_group()
@@ -89,7 +124,11 @@ def test_peak_of_fsdp(fake_ranks):
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    config = Qwen2Config(**SMALL | dict(hidden_size=512, intermediate_size=2048, vocab_size=4096, num_hidden_layers=3))
+
+    config = Qwen2Config(
+        **SMALL
+        | dict(hidden_size=512, intermediate_size=2048, vocab_size=4096, num_hidden_layers=3)
+    )
     lengths = [256] * 4
     batch, packed = packing.pack([[0] * n for n in lengths]), attention.Packed(lengths, "cpu")
 
@@ -99,21 +138,29 @@ def test_peak_of_fsdp(fake_ranks):
             self.model = model
 
         def forward(self):
-            hidden = models.hidden_states(self.model, batch.ids, batch.positions, packed)[batch.where]
-            return plan.reference.token_stats(hidden, models.head(self.model), batch.target, engine=plan.LikeLinear).logp
+            hidden = models.hidden_states(self.model, batch.ids, batch.positions, packed)[
+                batch.where
+            ]
+            return plan.reference.token_stats(
+                hidden, models.head(self.model), batch.target, engine=plan.LikeLinear
+            ).logp
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         plan.AttentionInterface.register("planned", plan.attention_on_gpu)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="planned")
-        options = dict(mesh=fake_ranks, mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32))
+        options = dict(
+            mesh=fake_ranks, mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+        )
         for layer in models.layers(model):
-            layer.forward = functools.partial(torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False)
+            layer.forward = functools.partial(
+                torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False
+            )
             fully_shard(layer, **options)
         root = fully_shard(Root(model), **options)
         optimizer = torch.optim.AdamW(root.parameters(), foreach=False)
         tracker = FSDPMemTracker(root, optimizer)
         with plan.Ledger(), tracker:
-            for _ in range(2):                           # the first step has no optimizer state yet
+            for _ in range(2):  # the first step has no optimizer state yet
                 (-root().sum()).backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -131,10 +178,17 @@ def test_large_models_as_simulated_before():
     config = plan.model_config("qwen2.5-32b")
     cfg = plan.Config(**plan.RUNS["s1-32b"])
     phases = plan.training_memory(cfg, config, 8)
-    assert max(sum(parts.values()) for parts in phases.values()) / GIB == pytest.approx(86.3, rel=0.02)
-    assert round(phases["first"]["weights"] / GIB, 1) == 15.3 and round(phases["first"]["optimizer"] / GIB, 1) == 30.5
+    assert max(sum(parts.values()) for parts in phases.values()) / GIB == pytest.approx(
+        86.3, rel=0.02
+    )
+    assert (
+        round(phases["first"]["weights"] / GIB, 1) == 15.3
+        and round(phases["first"]["optimizer"] / GIB, 1) == 30.5
+    )
     half = plan.training_memory(dataclasses.replace(cfg, micro_batch_tokens=16384), config, 8)
-    assert half["first"]["activations"] == pytest.approx(phases["first"]["activations"] / 2, rel=0.02)
+    assert half["first"]["activations"] == pytest.approx(
+        phases["first"]["activations"] / 2, rel=0.02
+    )
     split = plan.training_memory(dataclasses.replace(cfg, tp=4), config, 8)
     assert split["first"]["weights"] == phases["first"]["weights"]
     assert split["first"]["activations"] < 0.8 * phases["first"]["activations"]
@@ -154,22 +208,34 @@ def test_the_optimizers_step_by_hand():
 def test_flops_against_a_count():
     """Of transformers' own step, by PyTorch's counter: there attention is in full and the head's logits are kept."""
     from torch.utils.flop_counter import FlopCounterMode
+
     config, length = Qwen2Config(**SMALL), 64
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     ids = torch.arange(length)[None]
     with FlopCounterMode(display=False) as counter:
         model(ids, labels=ids).loss.backward()
-    ours = length * (plan.flops_per_token(config, 2 * length, recompute=False) - 2 * plan.count(config).head)
+    ours = length * (
+        plan.flops_per_token(config, 2 * length, recompute=False) - 2 * plan.count(config).head
+    )
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
     layers = ours - length * 6 * plan.count(config).head
     assert length * plan.flops_per_token(config, 2 * length, recompute=True) == pytest.approx(
-        layers * 4 / 3 + length * 8 * plan.count(config).head)
+        layers * 4 / 3 + length * 8 * plan.count(config).head
+    )
 
 
 def test_steps_and_hours_by_hand():
     """Published step counts; hours = steps · tokens · FLOPs / (GPUs · rate · utilisation); s1 reports 7 GPU hours."""
-    found = {name: plan.plan(plan.Config(**settings)) for name, settings in plan.RUNS.items() if "rl" not in name}
-    assert [found[name]["steps"] for name in ("s1-32b", "limo-32b", "unireason-14b-sft")] == [315, 195, 138]
+    found = {
+        name: plan.plan(plan.Config(**settings))
+        for name, settings in plan.RUNS.items()
+        if "rl" not in name
+    }
+    assert [found[name]["steps"] for name in ("s1-32b", "limo-32b", "unireason-14b-sft")] == [
+        315,
+        195,
+        138,
+    ]
     s1 = found["s1-32b"]
     n, layers = plan.count(plan.model_config("qwen2.5-32b")), 64
     per_token = 4 * (2 * layers * n.layer + 2 * layers * 5120 * 5000) + 8 * 152064 * 5120
@@ -182,32 +248,52 @@ def test_rollouts_by_hand():
     """Cache of 256 KiB a token (32B); a decoding step takes the time to read weights and cache; the longest completion
     sets the number of steps; what does not fit is decoded later."""
     assert plan.cache_bytes(plan.model_config("qwen2.5-32b"), "bf16") == 256 * 1024
-    cfg = plan.Config(stage="grpo", model="qwen2.5-7b", gpus="1xH100-80GB", recompute=True, offload=True, prompts_per_step=4,
-                      group_size=8, prompt_tokens=100, answer_tokens=600, max_tokens=900)
+    cfg = plan.Config(
+        stage="grpo",
+        model="qwen2.5-7b",
+        gpus="1xH100-80GB",
+        recompute=True,
+        offload=True,
+        prompts_per_step=4,
+        group_size=8,
+        prompt_tokens=100,
+        answer_tokens=600,
+        max_tokens=900,
+    )
     found = plan.plan(cfg)
     n = plan.count(plan.model_config("qwen2.5-7b")).total
     read = 2 * n + 32 * 400 * 2 * 2 * 28 * 4 * 128
-    assert found["slots"] == 32 and found["rollout_seconds"] == pytest.approx(900 * read / (3350e9 * 0.65))
+    assert found["slots"] == 32 and found["rollout_seconds"] == pytest.approx(
+        900 * read / (3350e9 * 0.65)
+    )
     assert found["rollout_tokens_per_second"] == pytest.approx(32 * 600 / found["rollout_seconds"])
     assert found["memory"]["rollout"]["cache"] == 32 * (57344 * 1000 + 12 * 152064)
     assert found["memory"]["rollout"]["sampler"] == 2 * n
-    assert found["tokens_per_step"] == 4 * (100 + 8 * 600)                 # a group's prompt is computed once
+    assert found["tokens_per_step"] == 4 * (100 + 8 * 600)  # a group's prompt is computed once
     crowded = plan.plan(dataclasses.replace(cfg, prompts_per_step=512, max_tokens=8000, slots=4096))
     assert 32 < crowded["slots"] < 512 * 8 and crowded["peak"] <= plan.machine("1xH100-80GB").usable
     assert crowded["host_memory"] == 16 * n
 
 
-@pytest.mark.parametrize("settings", [
-    dict(run="s1-32b"), dict(model="qwen2.5-0.5b", gpus="1xRTX4090-24GB"),
-    dict(stage="grpo", model="qwen2.5-7b", gpus="1xH100-80GB")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(run="s1-32b"),
+        dict(model="qwen2.5-0.5b", gpus="1xRTX4090-24GB"),
+        dict(stage="grpo", model="qwen2.5-7b", gpus="1xH100-80GB"),
+    ],
+)
 def test_advice_makes_it_fit(settings, capsys):
     """What does not fit comes with flags; with them it fits."""
     found = plan.main(plan.Config(**settings))
     assert not found["fits"]
     text = capsys.readouterr().out
     flags = text.split("it fits with ")[1].split("\n")[0].split()
-    given = [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in found["settings"].items()
-             if k != "run" and v is not False]
+    given = [
+        f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}")
+        for k, v in found["settings"].items()
+        if k != "run" and v is not False
+    ]
     changed = plan.run.parse(plan.Config, given + flags)
     assert plan.main(changed)["fits"]
     capsys.readouterr()
@@ -223,51 +309,101 @@ def test_all_published_runs_are_printed(capsys):
     for name in plan.RUNS:
         found = plan.main(plan.Config(run=name))
         text = capsys.readouterr().out
-        assert "GiB per GPU" in text and f"{found['steps']} steps" in text and "planned, not measured" in text
+        assert (
+            "GiB per GPU" in text
+            and f"{found['steps']} steps" in text
+            and "planned, not measured" in text
+        )
         plan.main(plan.Config(run=name, json=True))
         assert json.loads(capsys.readouterr().out)["peak"] == found["peak"]
     assert math.isfinite(found["hours_per_100_steps"]) and found["fits"]
-    waiting = plan.plan(dataclasses.replace(plan.Config(**plan.RUNS[name]), offload_optimizer=True, slots=10**6))
+    waiting = plan.plan(
+        dataclasses.replace(plan.Config(**plan.RUNS[name]), offload_optimizer=True, slots=10**6)
+    )
     kept = plan.plan(dataclasses.replace(plan.Config(**plan.RUNS[name]), slots=10**6))
     assert waiting["slots"] > kept["slots"] and waiting["memory"]["rollout"]["optimizer"] == 0
     assert kept["memory"]["last"]["sampler"] == 2 * found["parameters"] / 4
-    larger = plan.main(plan.Config(run="s1-32b", gpus="8xh200-141gb"))     # a flag that is given stays
+    larger = plan.main(plan.Config(run="s1-32b", gpus="8xh200-141gb"))  # a flag that is given stays
     assert larger["fits"] and larger["kind"] == "H200-141GB"
 
 
 def test_plan_of_a_script_and_a_directory(tmp_path, capsys):
     """The settings of sft.py by the same names; a local config.json as the shape."""
     Qwen2Config(**SMALL).save_pretrained(tmp_path)
-    cfg = sft.Config(model=str(tmp_path), data="x", out="y", epochs=2, batch_rows=4, micro_batch_tokens=2048, recompute=True,
-                     plan="2xA100-40GB", dtype="bf16")
+    cfg = sft.Config(
+        model=str(tmp_path),
+        data="x",
+        out="y",
+        epochs=2,
+        batch_rows=4,
+        micro_batch_tokens=2048,
+        recompute=True,
+        plan="2xA100-40GB",
+        dtype="bf16",
+    )
     rows = [([1] * 200, []), ([1] * 400, [])] * 5
     found = plan.of_rows(cfg, rows)
-    assert found["steps"] == 6 and found["tokens_per_step"] == 1200 and found["fits"] and found["gpus"] == 2
+    assert (
+        found["steps"] == 6
+        and found["tokens_per_step"] == 1200
+        and found["fits"]
+        and found["gpus"] == 2
+    )
     assert found["settings"]["recompute"] and found["settings"]["model"] == str(tmp_path)
-    assert found["memory"] == plan.of_rows(dataclasses.replace(cfg, micro_batch_tokens=600), rows)["memory"]
+    assert (
+        found["memory"]
+        == plan.of_rows(dataclasses.replace(cfg, micro_batch_tokens=600), rows)["memory"]
+    )
     assert plan.of_rows(dataclasses.replace(cfg, batch_tokens=900), rows)["tokens_per_step"] == 900
 
 
 def test_plan_flag_of_the_scripts(tmp_path, capsys):
     """--plan of sft.py and grpo.py measures the data, prints the table, and writes nothing."""
     base, data, out = str(ROOT / "data/tiny_base"), tmp_path / "rows.jsonl", tmp_path / "out"
-    write_rows(data, [{"id": str(i), "question": "compare 1 2", "thinking": "hm", "response": "low", "answer": "low"}
-                      for i in range(10)])
-    found = sft.main(sft.Config(model=base, data=str(data), out=str(out), format="think", plan="1xL4-24GB", batch_rows=5))
+    write_rows(
+        data,
+        [
+            {
+                "id": str(i),
+                "question": "compare 1 2",
+                "thinking": "hm",
+                "response": "low",
+                "answer": "low",
+            }
+            for i in range(10)
+        ],
+    )
+    found = sft.main(
+        sft.Config(
+            model=base, data=str(data), out=str(out), format="think", plan="1xL4-24GB", batch_rows=5
+        )
+    )
     assert found["steps"] == 10 and found["fits"] and not found["settings"]["recompute"]
     tokens = found["tokens_per_step"]
-    assert tokens == 5 * found["settings"]["max_length"]                   # rows of one length
-    found = grpo.main(grpo.Config(model=base, data=str(data), out=str(out), plan="2xL4-24GB", steps=7, max_tokens=40))
+    assert tokens == 5 * found["settings"]["max_length"]  # rows of one length
+    found = grpo.main(
+        grpo.Config(
+            model=base, data=str(data), out=str(out), plan="2xL4-24GB", steps=7, max_tokens=40
+        )
+    )
     settings = found["settings"]
     assert found["steps"] == 7 and settings["answer_tokens"] == 20 and settings["with_reference"]
     assert found["tokens_per_step"] == 16 * (settings["prompt_tokens"] + 8 * 20)
     assert "GiB per GPU" in capsys.readouterr().out and not out.exists()
 
 
-@pytest.mark.parametrize("settings, words", [
-    (dict(gpus="8xH1"), "--gpus 8xH1"), (dict(gpus="H100-80GB"), "--gpus"), (dict(gpus="0xH100-80GB"), "--gpus"),
-    (dict(model="gpt-9"), "--model gpt-9"), (dict(run="s2"), "--run s2"), (dict(tp=3), "--tp 3"),
-    (dict(rows=0), "--rows 0")])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(gpus="8xH1"), "--gpus 8xH1"),
+        (dict(gpus="H100-80GB"), "--gpus"),
+        (dict(gpus="0xH100-80GB"), "--gpus"),
+        (dict(model="gpt-9"), "--model gpt-9"),
+        (dict(run="s2"), "--run s2"),
+        (dict(tp=3), "--tp 3"),
+        (dict(rows=0), "--rows 0"),
+    ],
+)
 def test_bad_input(settings, words):
     with pytest.raises(BadInput) as refused:
         plan.main(plan.Config(**settings))

@@ -6,6 +6,7 @@
 Each docstring has the minutes of one core; what seeds 0, 1 and 2 gave stands in the head of the recipe. The tests ask for
 less than the worst of them, so that another seed or rounding passes, and a recipe that no longer learns does not.
 """
+
 import os
 import subprocess
 import sys
@@ -22,10 +23,18 @@ pytestmark = pytest.mark.slow
 
 def run(tmp_path, recipe, *arguments, **variables):
     """Run recipes/RECIPE into tmp_path -> a function from a run's file to its metrics per group."""
-    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "SKIP_INSTALL": "1", "OUT": str(tmp_path),
-                   "SEED": "0"} | variables
-    done = subprocess.run(["bash", str(ROOT / "recipes" / recipe), *arguments], env=os.environ | environment,
-                          capture_output=True, text=True)
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SKIP_INSTALL": "1",
+        "OUT": str(tmp_path),
+        "SEED": "0",
+    } | variables
+    done = subprocess.run(
+        ["bash", str(ROOT / "recipes" / recipe), *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return lambda name: evaluate.load(tmp_path / f"{name}.jsonl")["groups"]
 
@@ -40,28 +49,40 @@ def test_s1(tmp_path):
     metrics = run(tmp_path, "tiny_world.sh", "s1")
     assert points(metrics, "natural", "budget0") > 15 and points(metrics, "wait1", "natural") > 2
     assert metrics("budget0")["math"]["n_thinking_tokens"] == 0
-    assert metrics("wait1")["math"]["n_thinking_tokens"] > metrics("natural")["math"]["n_thinking_tokens"] + 10
+    assert (
+        metrics("wait1")["math"]["n_thinking_tokens"]
+        > metrics("natural")["math"]["n_thinking_tokens"] + 10
+    )
 
 
 def test_limo(tmp_path):
     """1.5 minutes. The 800 best traces teach to search for longer, and with more success."""
     metrics = run(tmp_path, "tiny_world.sh", "limo")
     assert points(metrics, "after", "before") > 10
-    assert metrics("after")["math"]["n_thinking_tokens"] > 2 * metrics("before")["math"]["n_thinking_tokens"]
+    assert (
+        metrics("after")["math"]["n_thinking_tokens"]
+        > 2 * metrics("before")["math"]["n_thinking_tokens"]
+    )
 
 
 def test_unireason_sft(tmp_path):
     """1 minute. Mathematics improves, the two other groups lose."""
     metrics = run(tmp_path, "tiny_world.sh", "unireason_sft")
     assert points(metrics, "after", "before") > 15
-    assert points(metrics, "after", "before", "other") < -8 and points(metrics, "after", "before", "plain") < -8
+    assert (
+        points(metrics, "after", "before", "other") < -8
+        and points(metrics, "after", "before", "plain") < -8
+    )
 
 
 def test_unireason_rl(tmp_path):
     """2 minutes. Mathematics improves, the two other groups stay."""
     metrics = run(tmp_path, "tiny_world.sh", "unireason_rl")
     assert points(metrics, "after", "before") > 20
-    assert abs(points(metrics, "after", "before", "other")) < 5 and abs(points(metrics, "after", "before", "plain")) < 5
+    assert (
+        abs(points(metrics, "after", "before", "other")) < 5
+        and abs(points(metrics, "after", "before", "plain")) < 5
+    )
 
 
 def test_gsm8k(tmp_path):
@@ -75,13 +96,19 @@ def test_countdown(tmp_path):
     """2 minutes. It searches for longer, and finds more."""
     metrics = run(tmp_path, "tiny_world.sh", "countdown")
     assert points(metrics, "after", "before") > 25
-    assert metrics("after")["math"]["n_thinking_tokens"] > metrics("before")["math"]["n_thinking_tokens"] + 8
+    assert (
+        metrics("after")["math"]["n_thinking_tokens"]
+        > metrics("before")["math"]["n_thinking_tokens"] + 8
+    )
 
 
 def test_star(tmp_path):
     """1 minute. Two rounds, with hints for what came out wrong."""
     metrics = run(tmp_path, "star.sh", ROUNDS="2", LIMIT="600")
-    assert points(metrics, "runs/round1", "runs/round0") > 20 and points(metrics, "runs/round2", "runs/round0") > 20
+    assert (
+        points(metrics, "runs/round1", "runs/round0") > 20
+        and points(metrics, "runs/round2", "runs/round0") > 20
+    )
 
 
 def test_ttrl(tmp_path):
@@ -95,7 +122,10 @@ def test_ttrl(tmp_path):
 def test_objectives(tmp_path):
     """2.5 minutes. Fifteen steps of each of the eight: all have learned."""
     metrics = run(tmp_path, "objectives.sh", STEPS="15")
-    gains = {path.stem: points(metrics, f"runs/{path.stem}", "runs/base") for path in (tmp_path / "runs").glob("*.jsonl")}
+    gains = {
+        path.stem: points(metrics, f"runs/{path.stem}", "runs/base")
+        for path in (tmp_path / "runs").glob("*.jsonl")
+    }
     assert len(gains) == 9 and gains.pop("base") == 0 and min(gains.values()) > 10, gains
 
 
@@ -103,7 +133,10 @@ def test_spurious(tmp_path):
     """2 minutes. Fifteen steps with each reward: gold answers teach, a coin and wrong labels do not."""
     metrics = run(tmp_path, "spurious.sh", STEPS="15")
     assert points(metrics, "runs/correct", "runs/base") > 5
-    assert points(metrics, "runs/correct", "runs/random") > 8 and points(metrics, "runs/correct", "runs/wrong_label") > 15
+    assert (
+        points(metrics, "runs/correct", "runs/random") > 8
+        and points(metrics, "runs/correct", "runs/wrong_label") > 15
+    )
 
 
 def test_unireason(tmp_path):

@@ -1,4 +1,5 @@
 """The page in headless Chromium, driven over the DevTools protocol: no errors, hover, search, keyboard, light, dark, phone."""
+
 import base64
 import json
 import os
@@ -8,8 +9,18 @@ import subprocess
 import pytest
 from test_analyze import analysed, place  # noqa: F401  (fixtures)
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
 
 
 class Browser:
@@ -20,14 +31,29 @@ class Browser:
         theirs_in, ours_out = os.pipe()
         # bash moves its ends to where Chromium looks for them.
         script = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        command = ["bash", "-c", script, "bash", program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        self.process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
+        command = [
+            "bash",
+            "-c",
+            script,
+            "bash",
+            program,
+            *FLAGS,
+            f"--user-data-dir={profile}",
+            "about:blank",
+        ]
+        self.process = subprocess.Popen(
+            command, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self.read, self.write = os.fdopen(ours_in, "rb"), os.fdopen(ours_out, "wb", buffering=0)
         self.number, self.session, self.events, self.rest = 0, None, [], b""
-        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        target = next(
+            t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"
+        )
+        self.session = self.call(
+            "Target.attachToTarget", targetId=target["targetId"], flatten=True
+        )["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -42,7 +68,10 @@ class Browser:
     def call(self, method, **params):
         self.number += 1
         message = {"id": self.number, "method": method, "params": params}
-        self.write.write(json.dumps(message | ({"sessionId": self.session} if self.session else {})).encode() + b"\0")
+        self.write.write(
+            json.dumps(message | ({"sessionId": self.session} if self.session else {})).encode()
+            + b"\0"
+        )
         while (answer := self.message()).get("id") != self.number:
             self.events.append(answer)
         assert "error" not in answer, answer
@@ -55,7 +84,9 @@ class Browser:
 
     def run(self, script):
         """Value of a JavaScript expression."""
-        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        result = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
@@ -68,7 +99,9 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def screenshot(self, path):
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(
+            base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        )
 
     def close(self):
         try:
@@ -82,9 +115,15 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if not program:
-        pytest.skip("no Chromium on this machine (tests/run.sh installs Debian's package when it runs as root)")
+        pytest.skip(
+            "no Chromium on this machine (tests/run.sh installs Debian's package when it runs as root)"
+        )
     browser = Browser(program, tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()
@@ -94,16 +133,30 @@ def browser(tmp_path_factory):
 def page(browser, analysed):  # noqa: F811
     """The report of three small models, freshly loaded at 1000 × 800, and the tokens that it holds."""
     browser.events.clear()
-    browser.call("Emulation.setDeviceMetricsOverride", width=1000, height=800, deviceScaleFactor=1, mobile=False)
-    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    browser.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=1000,
+        height=800,
+        deviceScaleFactor=1,
+        mobile=False,
+    )
+    browser.call(
+        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}]
+    )
     browser.open((analysed[1] / "report.html").as_uri())
     return browser, browser.run("JSON.parse(document.getElementById('data').textContent)")
 
 
 def errors(browser):
-    return [event for event in browser.events if event.get("method") == "Runtime.exceptionThrown"
-            or event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning")
-            or event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning")]
+    return [
+        event
+        for event in browser.events
+        if event.get("method") == "Runtime.exceptionThrown"
+        or event.get("method") == "Runtime.consoleAPICalled"
+        and event["params"]["type"] in ("error", "warning")
+        or event.get("method") == "Log.entryAdded"
+        and event["params"]["entry"]["level"] in ("error", "warning")
+    ]
 
 
 def place_of(browser, box, token):
@@ -117,13 +170,26 @@ def test_loads_without_errors(page):
     """No message on the console, no request but for the file itself, every token a span, forced ones framed, text as text."""
     browser, data = page
     assert not errors(browser)
-    urls = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    urls = [
+        e["params"]["request"]["url"]
+        for e in browser.events
+        if e.get("method") == "Network.requestWillBeSent"
+    ]
     assert [url.split(":")[0] for url in urls] == ["file"]
-    assert browser.run("[...document.querySelectorAll('.tokens')].map(box => box.children.length)") == [len(t) for t in data]
+    assert browser.run(
+        "[...document.querySelectorAll('.tokens')].map(box => box.children.length)"
+    ) == [len(t) for t in data]
     forced = [[i, j] for i, tokens in enumerate(data) for j, t in enumerate(tokens) if t[5]]
-    assert forced and browser.run("""[...document.querySelectorAll('.tokens')].flatMap((box, i) =>
-        [...box.children].flatMap((span, j) => span.className == 'injected' ? [[i, j]] : []))""") == forced
-    assert browser.run("document.images.length") == 0 and browser.run("document.querySelectorAll('svg').length") >= 8
+    assert (
+        forced
+        and browser.run("""[...document.querySelectorAll('.tokens')].flatMap((box, i) =>
+        [...box.children].flatMap((span, j) => span.className == 'injected' ? [[i, j]] : []))""")
+        == forced
+    )
+    assert (
+        browser.run("document.images.length") == 0
+        and browser.run("document.querySelectorAll('svg').length") >= 8
+    )
 
 
 def test_hover_shows_the_numbers(page):
@@ -135,8 +201,10 @@ def test_hover_shows_the_numbers(page):
         shown = browser.run("document.getElementById('tip').textContent").split("\n")
         assert browser.run("document.getElementById('tip').hidden") is False
         assert shown[0] == text.strip() + (" (written by budget forcing)" if forced else "")
-        assert shown[1] == (f"KL {kl:g} nats · rank {rank_base} under the base, {rank_tuned} under the model · "
-                            f"entropy {entropy:g} nats")
+        assert shown[1] == (
+            f"KL {kl:g} nats · rank {rank_base} under the base, {rank_tuned} under the model · "
+            f"entropy {entropy:g} nats"
+        )
         assert shown[2].startswith("the base expected ") and len(likely) == 3
         for word, p in likely:
             assert f"{word.strip()} {100 * p:.1f}%" in shown[2]
@@ -145,22 +213,33 @@ def test_hover_shows_the_numbers(page):
 def test_colours_follow_the_choice(page):
     """The strongest colour is on the token with the largest value of what was chosen; rank shift has its own."""
     browser, data = page
-    for key, value in (("2", lambda t: abs(t[2] - t[3])), ("3", lambda t: t[4]), ("1", lambda t: t[1])):
+    for key, value in (
+        ("2", lambda t: abs(t[2] - t[3])),
+        ("3", lambda t: t[4]),
+        ("1", lambda t: t[1]),
+    ):
         browser.key(key)
         alphas = browser.run("""[...document.querySelectorAll('.tokens span')].map(span =>
             +(span.style.background.match(/, ([\\d.]+)\\)/) || [0, 1])[1])""")
         values = [value(t) for tokens in data for t in tokens]
         assert len(alphas) == len(values) and max(alphas) == pytest.approx(0.85)
-        assert alphas[values.index(max(values))] == max(alphas) and alphas[values.index(min(values))] == min(alphas)
+        assert alphas[values.index(max(values))] == max(alphas) and alphas[
+            values.index(min(values))
+        ] == min(alphas)
         order = sorted(range(len(values)), key=values.__getitem__)
         assert all(alphas[a] <= alphas[b] + 1e-3 for a, b in zip(order, order[1:]))
-    assert browser.run("getComputedStyle(document.querySelector('.tokens span')).backgroundColor").startswith("rgb")
+    assert browser.run(
+        "getComputedStyle(document.querySelector('.tokens span')).backgroundColor"
+    ).startswith("rgb")
 
 
 def test_search_and_keyboard(page):
     """/ goes to the search, its matches (also across tokens) are counted and walked through; arrows go from token to token."""
     browser, data = page
-    texts, query = ["".join(t[0] for t in tokens).lower() for tokens in data], "".join(t[0] for t in data[0][2:5]).strip()
+    texts, query = (
+        ["".join(t[0] for t in tokens).lower() for tokens in data],
+        "".join(t[0] for t in data[0][2:5]).strip(),
+    )
     assert query.replace(" ", "") == "4+5"
     browser.key("/")
     for key in query:
@@ -172,7 +251,9 @@ def test_search_and_keyboard(page):
     assert browser.run("document.querySelector('.here').textContent").strip() == "4"
     assert browser.run("document.querySelectorAll('.found').length") >= 3 * n
     browser.key("Escape")
-    where = "[...document.querySelectorAll('.tokens span')].indexOf(document.querySelector('.here'))"
+    where = (
+        "[...document.querySelectorAll('.tokens span')].indexOf(document.querySelector('.here'))"
+    )
     first = browser.run(where)
     browser.key("ArrowRight")
     assert browser.run(where) == first + 1
@@ -184,9 +265,14 @@ def test_search_and_keyboard(page):
 
 def contrast(ink, back):
     """WCAG contrast of two (r, g, b)."""
+
     def light(colour):
-        parts = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+        parts = [
+            c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4
+            for c in colour
+        ]
         return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
     one, other = sorted((light(ink), light(back)), reverse=True)
     return (one + 0.05) / (other + 0.05)
 
@@ -197,17 +283,31 @@ def test_readable_everywhere(page, scheme, width, tmp_path):
     """In light and dark, on a desk and on a phone: nothing wider than the screen but what scrolls by itself, and text, also
     on the strongest colour, with a contrast of 4.5 (WCAG AA)."""
     browser, _ = page
-    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
-    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=800,
+        deviceScaleFactor=1,
+        mobile=width < 600,
+    )
+    browser.call(
+        "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+    )
     assert browser.run("document.documentElement.scrollWidth") <= width
     style = "getComputedStyle(document.documentElement).getPropertyValue('--{}').trim()"
-    ink, card, back, dim, heat = (browser.run(style.format(name)) for name in ("ink", "card", "back", "dim", "heat"))
+    ink, card, back, dim, heat = (
+        browser.run(style.format(name)) for name in ("ink", "card", "back", "dim", "heat")
+    )
 
     def rgb(text):
         text = "#" + "".join(2 * c for c in text[1:]) if len(text) == 4 else text
-        return tuple(int(text[i:i + 2], 16) for i in (1, 3, 5))
+        return tuple(int(text[i : i + 2], 16) for i in (1, 3, 5))
 
     hot = [0.85 * int(h) + 0.15 * c for h, c in zip(heat.split(","), rgb(card))]
-    assert contrast(rgb(ink), rgb(back)) > 7 and contrast(rgb(dim), rgb(back)) > 4.5 and contrast(rgb(ink), hot) > 4.5
+    assert (
+        contrast(rgb(ink), rgb(back)) > 7
+        and contrast(rgb(dim), rgb(back)) > 4.5
+        and contrast(rgb(ink), hot) > 4.5
+    )
     browser.screenshot(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 10_000

@@ -4,6 +4,7 @@ A random Qwen3 of 2 layers with the tiny world's vocabulary (149 words) and 13 r
 about 10 ms. Weights are compared after steps of plain SGD where an invariance of the gradient is meant: Adam divides by
 the gradient's size and so would turn rounding in a gradient of 1e-9 into a step of full length.
 """
+
 import dataclasses
 import itertools
 import json
@@ -40,7 +41,7 @@ from transformers import (
 import sft
 from data import tiny
 from data.load import read_traces
-from engine import dealing, loading, packing, processes, sharding, training
+from engine import checkpoints, dealing, loading, packing, processes, sharding, training
 from engine import model as models
 from engine.checkpoints import saved_checkpoints
 from engine.format import FORMATS
@@ -49,7 +50,7 @@ from engine.training import lr_at, make_optimizers, update
 from sft import Config, encode, main, plan_steps
 
 ROOT = Path(__file__).resolve().parent.parent
-N_ROWS, BATCH = 13, 5                                                      # 3 steps an epoch: 5, 5 and 3 rows
+N_ROWS, BATCH = 13, 5  # 3 steps an epoch: 5, 5 and 3 rows
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,21 @@ def base(tmp_path_factory):
     """Directory with a random model, tokenizer and rows.jsonl."""
     path = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
-    config = Qwen3Config(vocab_size=len(tiny.VOCABULARY), hidden_size=32, intermediate_size=44, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, head_dim=10, max_position_embeddings=128,
-                         initializer_range=0.1, tie_word_embeddings=True, bos_token_id=None,
-                         eos_token_id=1, pad_token_id=0)
+    config = Qwen3Config(
+        vocab_size=len(tiny.VOCABULARY),
+        hidden_size=32,
+        intermediate_size=44,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=10,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     loading.save(Qwen3ForCausalLM(config), tiny.tokenizer(), path / "model")
     rows = [row for row in tiny.teacher_pool(60, 0) if row["n_thinking_tokens"] <= 45][:N_ROWS]
     write_rows(path / "rows.jsonl", rows)
@@ -68,7 +80,15 @@ def base(tmp_path_factory):
 
 
 def config(base, out, **more):
-    settings = dict(format="think", epochs=3, batch_rows=BATCH, lr=1e-2, print_every=0, save_every=1000, plot=False)
+    settings = dict(
+        format="think",
+        epochs=3,
+        batch_rows=BATCH,
+        lr=1e-2,
+        print_every=0,
+        save_every=1000,
+        plot=False,
+    )
     paths = dict(model=str(base / "model"), data=str(base / "rows.jsonl"), out=str(out))
     return Config(**{**paths, **settings, **more})
 
@@ -89,6 +109,7 @@ def log_of(path):
 
 def plain_sgd(monkeypatch):
     """Gradient descent in place of AdamW."""
+
     def optimizers(model, lr, *_):
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
         optimizer.param_groups[0]["peak"] = lr
@@ -99,10 +120,13 @@ def plain_sgd(monkeypatch):
 
 # ---- learning rate
 
+
 def test_s1_schedule():
     """Test vector T7: 1,000 rows, 16 a step, 5 epochs = 315 steps, ceil(15.75) = 16 of warm-up, cosine over 299."""
     lr = {step: lr_at(step, 315, 1e-5, 0.05) for step in (0, 8, 16, 90, 165, 315)}
-    assert lr == pytest.approx({0: 0, 8: 5.0e-6, 16: 1.0e-5, 90: 8.5633e-6, 165: 5.0263e-6, 315: 0}, abs=1e-9)
+    assert lr == pytest.approx(
+        {0: 0, 8: 5.0e-6, 16: 1.0e-5, 90: 8.5633e-6, 165: 5.0263e-6, 315: 0}, abs=1e-9
+    )
     assert lr[0] == 0 and lr[8] == 5e-6 and lr[16] == 1e-5
 
 
@@ -118,10 +142,13 @@ def test_hold_floor_and_linear_by_hand():
     rates = [lr_at(step, 10, 2.0, 0.15, "linear", 0.5, 0.1) for step in range(10)]
     assert rates == pytest.approx([0, 1, 2, 2, 2, 2, 1.64, 1.28, 0.92, 0.56], abs=1e-12)
     assert lr_at(10, 10, 2.0, 0.15, "linear", 0.5, 0.1) == pytest.approx(0.2)
-    assert lr_at(7, 10, 1.0, 0.0, "cosine", 0.5) == pytest.approx(0.6545085)   # (1 + cos 72°) / 2
+    assert lr_at(7, 10, 1.0, 0.0, "cosine", 0.5) == pytest.approx(0.6545085)  # (1 + cos 72°) / 2
     assert [lr_at(step, 4, 3.0, 0.5, "constant") for step in range(4)] == [0, 1.5, 3, 3]
     assert lr_at(0, 1, 3.0, 0.0) == 3.0 and lr_at(0, 1, 3.0, 1.0) == 0.0
-    assert lr_at(3, 10, 1.0, 0.4, "linear", 0.1) == 0.75 and lr_at(4, 10, 1.0, 0.4, "linear", 0.1) == 1.0
+    assert (
+        lr_at(3, 10, 1.0, 0.4, "linear", 0.1) == 0.75
+        and lr_at(4, 10, 1.0, 0.4, "linear", 0.1) == 1.0
+    )
 
 
 @pytest.mark.parametrize("n, warmup", [(315, 0.05), (7, 0.3), (20, 0.0)])
@@ -130,23 +157,26 @@ def test_cosine_is_that_of_transformers(n, warmup):
     optimizer = torch.optim.SGD([parameter], lr=0.7)
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(warmup * n), n)
     for step in range(n):
-        assert lr_at(step, n, 0.7, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        assert lr_at(step, n, 0.7, warmup) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=1e-12
+        )
         optimizer.step()
         schedule.step()
 
 
 # ---- plan
 
+
 def test_s1_plan():
     """1,000 rows by 16: 62 full steps and one of 8 = 63 an epoch, 315 in 5; every row once an epoch."""
     steps = plan_steps([1] * 1000, epochs=5, batch_rows=16, batch_tokens=0, seed=42)
     assert len(steps) == 315
     for epoch in range(5):
-        part = steps[63 * epoch:63 * (epoch + 1)]
+        part = steps[63 * epoch : 63 * (epoch + 1)]
         assert [len(step) for step in part] == [16] * 62 + [8]
         assert sorted(i for step in part for i in step) == list(range(1000))
-    orders = [[i for step in steps[63 * e:63 * (e + 1)] for i in step] for e in range(5)]
-    assert len({tuple(order) for order in orders}) == 5                    # each epoch has its own order
+    orders = [[i for step in steps[63 * e : 63 * (e + 1)] for i in step] for e in range(5)]
+    assert len({tuple(order) for order in orders}) == 5  # each epoch has its own order
 
 
 def test_plan_depends_on_the_seed_alone():
@@ -154,7 +184,7 @@ def test_plan_depends_on_the_seed_alone():
     a = plan_steps([3] * 40, 2, 7, 0, seed=42)
     torch.manual_seed(2)
     assert plan_steps([9] * 40, 2, 7, 0, seed=42) == a != plan_steps([3] * 40, 2, 7, 0, seed=43)
-    assert plan_steps([3] * 40, 5, 7, 0, seed=42)[:len(a)] == a
+    assert plan_steps([3] * 40, 5, 7, 0, seed=42)[: len(a)] == a
 
 
 def test_plan_by_tokens():
@@ -168,7 +198,10 @@ def test_plan_by_tokens():
     assert all(total <= 10 or step == [1] for total, step in zip(sums, steps)) and [1] in steps
     assert len(steps) <= 3 * 7 and max(map(len, steps)) > 2
     n = len(steps) // 3
-    assert sorted(i for step in steps[:n] for i in step) == list(range(10)) and steps[:n] != steps[n:2 * n]
+    assert (
+        sorted(i for step in steps[:n] for i in step) == list(range(10))
+        and steps[:n] != steps[n : 2 * n]
+    )
     assert steps == plan_steps(lengths, 3, 99, 10, seed=0) != plan_steps(lengths, 3, 2, 10, seed=1)
 
 
@@ -191,14 +224,18 @@ def test_packing_is_98_percent_full_and_still_shuffled():
         while n_rows < 1000:
             n_rows, at = n_rows + len(steps[at]), at + 1
         ends.append(at)
-        epoch = steps[ends[-2]:at]
+        epoch = steps[ends[-2] : at]
         assert sorted(i for step in epoch for i in step) == list(range(1000))
         assert sum(lengths) / len(epoch) / 32768 >= 0.98
         pairs.append({pair for step in epoch for pair in itertools.combinations(sorted(step), 2)})
-        places = torch.tensor([[place, lengths[i]] for place, step in enumerate(epoch) for i in step], dtype=torch.float)
-        assert abs(torch.corrcoef(places.T)[0, 1]) < 0.2                   # long rows come at no particular time
-    assert len(pairs[0] & pairs[1]) < 0.2 * len(pairs[0]) and len(pairs[1] & pairs[2]) < 0.2 * len(pairs[1])
-
+        places = torch.tensor(
+            [[place, lengths[i]] for place, step in enumerate(epoch) for i in step],
+            dtype=torch.float,
+        )
+        assert abs(torch.corrcoef(places.T)[0, 1]) < 0.2  # long rows come at no particular time
+    assert len(pairs[0] & pairs[1]) < 0.2 * len(pairs[0]) and len(pairs[1] & pairs[2]) < 0.2 * len(
+        pairs[1]
+    )
 
 
 def test_deal_by_hand():
@@ -209,7 +246,8 @@ def test_deal_by_hand():
     assert len(first) == len(second) == 2
     assert sorted(i for group in first + second for i in group) == [0, 1, 2, 3, 4]
     assert dealing.deal([6, 5, 4, 3, 2], 11, 2) == [[[0, 3, 4]], [[1, 2]]]
-    assert dealing.deal([7, 20], 10, 4) == [[[1]], [[0]], [[]], [[]]]          # two ranks have nothing to do, and take part
+    # two ranks have nothing to do, and take part
+    assert dealing.deal([7, 20], 10, 4) == [[[1]], [[0]], [[]], [[]]]
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3, 8])
@@ -225,10 +263,14 @@ def test_deal_is_even_and_within_bounds(n_ranks):
 
 # ---- rows to tokens
 
+
 def test_encode_counts_what_it_cuts_and_drops(base):
     """Three rows by hand, prompt `<user> make 7 from 1 2 4 <bot>` = 8 tokens, then <think> t </think> r <eos>. With
     t of 3, 6 and 1 tokens and r of 1: 15, 18 and 13 tokens. The limit is 15."""
-    rows = [{"question": "make 7 from 1 2 4", "thinking": t, "response": "7"} for t in ("a b c", "a b c d e f", "a")]
+    rows = [
+        {"question": "make 7 from 1 2 4", "thinking": t, "response": "7"}
+        for t in ("a b c", "a b c d e f", "a")
+    ]
     tokenizer = tiny.tokenizer()
     cfg = config(base, "x", max_length=15)
     examples, counts = encode(rows, tokenizer, cfg, context=128)
@@ -237,20 +279,32 @@ def test_encode_counts_what_it_cuts_and_drops(base):
     assert list(examples[1][0]) == FORMATS["think"].training_ids(tokenizer, rows[1])[0][:15]
     assert list(examples[1][1]) == [False] * 8 + [True] * 7
     examples, counts = encode(rows, tokenizer, dataclasses.replace(cfg, overlong="drop"), 128)
-    assert [len(ids) for ids, _ in examples] == [15, 13] and counts == {"rows": 3, "cut": 0, "dropped": 1}
-    examples, counts = encode(rows, tokenizer, dataclasses.replace(cfg, max_length=1000), context=14)
-    assert [len(ids) for ids, _ in examples] == [14, 14, 13] and counts["cut"] == 2       # the context is a limit too
+    assert [len(ids) for ids, _ in examples] == [15, 13] and counts == {
+        "rows": 3,
+        "cut": 0,
+        "dropped": 1,
+    }
+    examples, counts = encode(
+        rows, tokenizer, dataclasses.replace(cfg, max_length=1000), context=14
+    )
+    # the context is a limit too
+    assert [len(ids) for ids, _ in examples] == [14, 14, 13] and counts["cut"] == 2
     assert rows[1]["thinking"] == "a b c d e f" and len(rows[1]) == 3
 
 
 def test_a_row_cut_down_to_its_prompt_is_dropped(base):
     """The prompts have 8 and 12 tokens: at 10 the second row would train nothing; at 8 no row is left."""
-    rows = [{"question": "make 7 from 1 2 4", "response": "7"}, {"question": "sort 1 2 3 4 5 6 7 8 9", "response": "1"}]
+    rows = [
+        {"question": "make 7 from 1 2 4", "response": "7"},
+        {"question": "sort 1 2 3 4 5 6 7 8 9", "response": "1"},
+    ]
     examples, counts = encode(rows, tiny.tokenizer(), config(base, "x", max_length=10), 128)
     assert len(examples) == 1 and counts == {"rows": 2, "cut": 1, "dropped": 1}
     with pytest.raises(BadInput, match="no row is left within --max-length 8"):
         encode(rows, tiny.tokenizer(), config(base, "x", max_length=8), 128)
-    examples, counts = encode(rows, tiny.tokenizer(), config(base, "x", max_length=8, train_on="all"), 128)
+    examples, counts = encode(
+        rows, tiny.tokenizer(), config(base, "x", max_length=8, train_on="all"), 128
+    )
     assert [sum(trained) for _, trained in examples] == [8, 8] and counts["cut"] == 2
 
 
@@ -262,10 +316,16 @@ def test_one_token_rows_do_not_divide_by_zero(base, tmp_path):
 
 def words_without(*missing):
     """A word-level tokenizer like the tiny world's that lacks some words: they become <unk>."""
-    words = Tokenizer(WordLevel({w: i for i, w in enumerate(w for w in tiny.VOCABULARY if w not in missing)},
-                                unk_token="<unk>"))
+    words = Tokenizer(
+        WordLevel(
+            {w: i for i, w in enumerate(w for w in tiny.VOCABULARY if w not in missing)},
+            unk_token="<unk>",
+        )
+    )
     words.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<eos>", unk_token="<unk>"
+    )
     tokenizer.chat_template = tiny.tokenizer().chat_template
     return tokenizer
 
@@ -276,7 +336,9 @@ def test_a_tokenizer_without_the_delimiter_is_refused(base, name, delimiter):
     end of thinking, and the model would learn to write <unk>: say so before training. <unk> being a special token
     does not make it the delimiter."""
     with pytest.raises(BadInput, match=f"--format {name}: ") as caught:
-        encode(rows_of(base), words_without("<think>", "</think>"), config(base, "x", format=name), 128)
+        encode(
+            rows_of(base), words_without("<think>", "</think>"), config(base, "x", format=name), 128
+        )
     assert delimiter in str(caught.value)
 
 
@@ -290,6 +352,7 @@ def test_a_tokenizer_that_splits_the_delimiter_is_refused(base):
 
 
 # ---- loss
+
 
 def mean_nll(base, with_prompt=False):
     """Mean negative log-likelihood of all rows, one at a time with transformers' own model: of thinking, response, both
@@ -317,8 +380,11 @@ def test_loss_is_the_mean_nll_of_the_trained_tokens(base, tmp_path, train_on):
     history = main(config(base, tmp_path / "out", epochs=1, batch_rows=N_ROWS, train_on=train_on))
     assert len(history) == 1 and history[0]["n_trained"] == n
     assert history[0]["loss"] == pytest.approx(expected, rel=1e-6)
-    by_hand = sum(row["n_thinking_tokens"] + len(row["response"].split()) + 3 for row in rows_of(base))
-    prompts = sum(len(row["question"].split()) + 1 for row in rows_of(base))    # without the very first token
+    by_hand = sum(
+        row["n_thinking_tokens"] + len(row["response"].split()) + 3 for row in rows_of(base)
+    )
+    # without the very first token
+    prompts = sum(len(row["question"].split()) + 1 for row in rows_of(base))
     assert n == by_hand + (prompts if train_on == "all" else 0)
     assert abs(mean_nll(base)[0] - mean_nll(base, True)[0]) > 1e-3
 
@@ -329,16 +395,21 @@ def test_what_is_scored(base, tmp_path, monkeypatch):
     seen, score = [], models.score
 
     def spy(model, batch):
-        if torch.is_grad_enabled():                                        # not what load may do to check the model
+        if torch.is_grad_enabled():  # not what load may do to check the model
             seen.append(batch)
         return score(model, batch)
 
     monkeypatch.setattr(models, "score", spy)
     main(config(base, tmp_path / "out", epochs=1, micro_batch_tokens=70))
     tokenizer = tiny.tokenizer()
-    completions = [tokenizer.decode(batch.target[batch.row == i]) for batch in seen for i in range(len(batch.lengths))]
-    assert sorted(completions) == sorted(f"<think> {row['thinking']} </think> {row['response']} <eos>"
-                                         for row in rows_of(base))
+    completions = [
+        tokenizer.decode(batch.target[batch.row == i])
+        for batch in seen
+        for i in range(len(batch.lengths))
+    ]
+    assert sorted(completions) == sorted(
+        f"<think> {row['thinking']} </think> {row['response']} <eos>" for row in rows_of(base)
+    )
     assert len(seen) > 5 and all(sum(batch.lengths) <= 70 for batch in seen)
 
 
@@ -363,10 +434,15 @@ def test_prompt_tokens_take_no_part_in_the_loss(base, monkeypatch):
         trained[torch.arange(len(ids) - 1)[torch.tensor(list(mask[1:])).bool()] + at] = True
         at += len(ids)
     size = states[0].grad.abs().amax(1)
-    assert (size[~trained] == 0).all() and size[trained].min() > 1e-4 and 0 < trained.sum() < len(trained) - 4
+    assert (
+        (size[~trained] == 0).all()
+        and size[trained].min() > 1e-4
+        and 0 < trained.sum() < len(trained) - 4
+    )
 
 
 # ---- invariances of a step
+
 
 def moved(base, path):
     """Largest change of any weight since the base model."""
@@ -384,8 +460,20 @@ def test_micro_batches_change_nothing(base, tmp_path, monkeypatch):
     """Three SGD steps of 5, 5 and 3 rows, each in one forward pass or in passes of at most 40 tokens (a row or two, so
     that counts of trained tokens per pass differ): weights to 1e-6 where they moved by more than 0.05."""
     plain_sgd(monkeypatch)
-    histories = [main(config(base, tmp_path / str(tokens), epochs=1, lr=0.5, warmup=0.0, clip=10.0,
-                             micro_batch_tokens=tokens)) for tokens in (10_000, 40)]
+    histories = [
+        main(
+            config(
+                base,
+                tmp_path / str(tokens),
+                epochs=1,
+                lr=0.5,
+                warmup=0.0,
+                clip=10.0,
+                micro_batch_tokens=tokens,
+            )
+        )
+        for tokens in (10_000, 40)
+    ]
     assert len(histories[0]) == 3 and moved(base, tmp_path / "40") > 0.05
     assert gap(tmp_path / "40", tmp_path / "10000") <= 1e-6
     for a, b in zip(*histories):
@@ -397,7 +485,16 @@ def test_micro_batches_change_nothing_under_adam(base, tmp_path):
     """The same with AdamW as it is used: 3 steps at lr 0.03; gap and movement as Euclidean norms over all weights,
     1e-5 of the movement (Adam magnifies the rounding of tiny gradients)."""
     for tokens in (10_000, 40):
-        main(config(base, tmp_path / str(tokens), epochs=1, lr=0.03, warmup=0.0, micro_batch_tokens=tokens))
+        main(
+            config(
+                base,
+                tmp_path / str(tokens),
+                epochs=1,
+                lr=0.03,
+                warmup=0.0,
+                micro_batch_tokens=tokens,
+            )
+        )
     a, b, start = (weights(path) for path in (tmp_path / "40", tmp_path / "10000", base / "model"))
     apart = math.sqrt(sum((a[k] - b[k]).square().sum().item() for k in a))
     movement = math.sqrt(sum((a[k] - start[k]).square().sum().item() for k in a))
@@ -409,7 +506,18 @@ def test_order_within_a_step_changes_nothing(base, tmp_path, monkeypatch):
     plain_sgd(monkeypatch)
     write_rows(tmp_path / "turned.jsonl", rows_of(base)[::-1])
     for name, data in (("a", base / "rows.jsonl"), ("b", tmp_path / "turned.jsonl")):
-        main(config(base, tmp_path / name, data=str(data), epochs=2, batch_rows=N_ROWS, lr=0.5, warmup=0.0, clip=10.0))
+        main(
+            config(
+                base,
+                tmp_path / name,
+                data=str(data),
+                epochs=2,
+                batch_rows=N_ROWS,
+                lr=0.5,
+                warmup=0.0,
+                clip=10.0,
+            )
+        )
     assert moved(base, tmp_path / "a") > 0.05 and gap(tmp_path / "a", tmp_path / "b") <= 1e-6
 
 
@@ -441,10 +549,13 @@ def test_padding_changes_nothing_but_the_work(base, tmp_path, monkeypatch):
     settings = dict(epochs=1, lr=0.5, warmup=0.0, clip=10.0, micro_batch_tokens=130)
     packed = main(config(base, tmp_path / "packed", **settings))
     seen, score = [], models.score
-    monkeypatch.setattr(models, "score", lambda model, batch: seen.append(batch.lengths) or score(model, batch))
+    monkeypatch.setattr(
+        models, "score", lambda model, batch: seen.append(batch.lengths) or score(model, batch)
+    )
     padded = main(config(base, tmp_path / "padded", padded=True, **settings))
     assert gap(tmp_path / "padded", tmp_path / "packed") <= 1e-6 < moved(base, tmp_path / "padded")
-    assert all(len(set(lengths)) == 1 and sum(lengths) <= 130 for lengths in seen[1:])     # the first checks the model
+    # the first checks the model
+    assert all(len(set(lengths)) == 1 and sum(lengths) <= 130 for lengths in seen[1:])
     assert [row["n_trained"] for row in padded] == [row["n_trained"] for row in packed]
 
 
@@ -452,7 +563,9 @@ def test_recomputed_activations_change_no_bit(base, tmp_path):
     """--recompute: the same bytes after 3 steps, though each layer runs twice as often."""
     for name in (False, True):
         main(config(base, tmp_path / str(name), epochs=1, recompute=name))
-    assert (tmp_path / "True" / "model.safetensors").read_bytes() == (tmp_path / "False" / "model.safetensors").read_bytes()
+    assert (tmp_path / "True" / "model.safetensors").read_bytes() == (
+        tmp_path / "False" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -467,13 +580,18 @@ def test_compiled_layers_are_one_program(base, monkeypatch, recompute):
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=program))
-    model, again = (sharding.load(str(base / "model"), processes.join(), recompute=recompute, compiled=compiled)[0]
-                    for compiled in (False, True))
+    model, again = (
+        sharding.load(
+            str(base / "model"), processes.join(), recompute=recompute, compiled=compiled
+        )[0]
+        for compiled in (False, True)
+    )
     wanted, found = (models.score(m.train(), packing.pack(rows)).logp for m in (model, again))
     assert len(traced) == 1 and torch.equal(wanted, found)
 
 
 # ---- order and amount
+
 
 def rows_seen(monkeypatch):
     """The questions of each row that reaches the model with a gradient, as training goes on."""
@@ -481,7 +599,9 @@ def rows_seen(monkeypatch):
 
     def spy(model, batch):
         if torch.is_grad_enabled():
-            texts = tiny.tokenizer().batch_decode([part.tolist() for part in batch.ids.split(batch.lengths)])
+            texts = tiny.tokenizer().batch_decode(
+                [part.tolist() for part in batch.ids.split(batch.lengths)]
+            )
             seen.append([text.split(" <bot>")[0].removeprefix("<user> ") for text in texts])
         return score(model, batch)
 
@@ -498,7 +618,11 @@ def test_easy_order(base, tmp_path, monkeypatch):
     for row in rows_of(base):
         ids, trained = FORMATS["think"].training_ids(tokenizer, row)
         with torch.no_grad():
-            logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(1)[range(len(ids) - 1), ids[1:]]
+            logp = (
+                model(torch.tensor([ids]))
+                .logits[0, :-1]
+                .log_softmax(1)[range(len(ids) - 1), ids[1:]]
+            )
         means[row["question"]] = logp[torch.tensor(trained[1:])].mean().item()
     easy = sorted(means, key=lambda question: -means[question])
     assert len(easy) == N_ROWS and means[easy[0]] - means[easy[-1]] > 0.1
@@ -506,9 +630,15 @@ def test_easy_order(base, tmp_path, monkeypatch):
     cfg = config(base, tmp_path / "out", epochs=2, order="easy", save_every=1, warmup=0.0)
     interrupted(cfg, monkeypatch, 4)
     main(cfg)
-    assert [set(step) for step in seen[:4] + seen[5:]] == 2 * [set(easy[:5]), set(easy[5:10]), set(easy[10:])]
+    assert [set(step) for step in seen[:4] + seen[5:]] == 2 * [
+        set(easy[:5]),
+        set(easy[5:10]),
+        set(easy[10:]),
+    ]
     assert not (tmp_path / "out" / "order.json").exists()
-    order, train = [json.loads(line) for line in (tmp_path / "out" / "flops.jsonl").read_text().splitlines()]
+    order, train = [
+        json.loads(line) for line in (tmp_path / "out" / "flops.jsonl").read_text().splitlines()
+    ]
     assert (order["phase"], train["phase"]) == ("order", "train")
     assert train["flops"] == 2 * 3 * order["flops"] and train["tokens"] == 2 * order["tokens"]
 
@@ -520,18 +650,40 @@ def test_flops_by_hand(base):
     the embedding does not count."""
     model, _ = loading.load(str(base / "model"))
     assert models.forward_flops(model, [10, 4]) == 2 * 21096 * 14 + 4 * 40 * 116
-    config = Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
-                         num_key_value_heads=2, tie_word_embeddings=False, bos_token_id=None, eos_token_id=1)
+    config = Qwen2Config(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
     # 4 · 64 and 3 biases of 8, MLP 3 · 96, norms 3 · 8, head 88
-    assert models.forward_flops(Qwen2ForCausalLM(config), [1]) == 2 * (256 + 24 + 288 + 24 + 88) + 2 * 8
+    assert (
+        models.forward_flops(Qwen2ForCausalLM(config), [1])
+        == 2 * (256 + 24 + 288 + 24 + 88) + 2 * 8
+    )
 
 
 def test_mfu_where_the_device_is_known(base, tmp_path, monkeypatch):
     """A device of 10^9 operations a second, no recomputation counted: 3 forward passes per second and 10^9, in the log; on a
     CPU, whose peak nobody knows, no such number. Names of real devices are told apart."""
-    assert "mfu" not in main(config(base, tmp_path / "cpu", epochs=1))[0] and training.peak_flops("cpu") is None
-    names = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA L40S": 362e12,
-             "NVIDIA L4": 121e12, "NVIDIA GeForce RTX 4090": 165e12, "Tesla V100": None}
+    assert (
+        "mfu" not in main(config(base, tmp_path / "cpu", epochs=1))[0]
+        and training.peak_flops("cpu") is None
+    )
+    names = {
+        "NVIDIA H200": 989e12,
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA A100-SXM4-40GB": 312e12,
+        "NVIDIA L40S": 362e12,
+        "NVIDIA L4": 121e12,
+        "NVIDIA GeForce RTX 4090": 165e12,
+        "Tesla V100": None,
+    }
     for name, peak in names.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
         assert training.peak_flops("cuda") == peak, name
@@ -551,22 +703,39 @@ def test_match_flops(base, tmp_path):
     lengths = [len(ids) for ids, _ in encode(rows_of(base), tokenizer, config(base, "x"), 128)[0]]
     total = 3 * models.forward_flops(model, lengths)
     ledger = tmp_path / "one" / "flops.jsonl"
-    assert json.loads(ledger.read_text()) == {"phase": "train", "tokens": sum(lengths), "flops": total}
+    assert json.loads(ledger.read_text()) == {
+        "phase": "train",
+        "tokens": sum(lengths),
+        "flops": total,
+    }
     matched = main(config(base, tmp_path / "same", epochs=7, match_flops=str(ledger)))
     assert [row["step"] for row in matched] == [1, 2, 3]
     assert weights(tmp_path / "same").keys() and gap(tmp_path / "same", tmp_path / "one") == 0
-    write_rows(tmp_path / "more.jsonl", [{"phase": "sampling", "flops": total}, {"phase": "train", "flops": 1.5 * total}])
-    matched = main(config(base, tmp_path / "more", epochs=1, match_flops=str(tmp_path / "more.jsonl")))
+    write_rows(
+        tmp_path / "more.jsonl",
+        [{"phase": "sampling", "flops": total}, {"phase": "train", "flops": 1.5 * total}],
+    )
+    matched = main(
+        config(base, tmp_path / "more", epochs=1, match_flops=str(tmp_path / "more.jsonl"))
+    )
     flops = json.loads((tmp_path / "more" / "flops.jsonl").read_text())["flops"]
-    steps = plan_steps(lengths, 3, BATCH, 0, 42)[:len(matched)]
+    steps = plan_steps(lengths, 3, BATCH, 0, 42)[: len(matched)]
     last = 3 * models.forward_flops(model, [lengths[i] for i in steps[-1]])
     assert flops - last < 2.5 * total <= flops and len(matched) in (7, 8)
     assert json.loads((tmp_path / "more" / "training.json").read_text())["n_tokens"] == sum(
-        lengths[i] for step in steps for i in step)
+        lengths[i] for step in steps for i in step
+    )
 
 
-@pytest.mark.parametrize("more, message", [({}, "no field 'flops'"), ({"flops": "x"}, "not a number"),
-                                           ({"flops": -1}, "not a number"), ({"flops": 0}, "nothing was")])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({}, "no field 'flops'"),
+        ({"flops": "x"}, "not a number"),
+        ({"flops": -1}, "not a number"),
+        ({"flops": 0}, "nothing was"),
+    ],
+)
 def test_a_ledger_without_numbers_is_refused(base, tmp_path, more, message):
     write_rows(tmp_path / "flops.jsonl", [{"phase": "train", **more}])
     with pytest.raises(BadInput, match=message):
@@ -579,21 +748,31 @@ def test_too_little_memory_is_one_line(base, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(sharding, "score", full)
-    with pytest.raises(BadInput, match="--micro-batch-tokens 32768: not enough memory; fewer tokens, --recompute"):
+    with pytest.raises(
+        BadInput, match="--micro-batch-tokens 32768: not enough memory; fewer tokens, --recompute"
+    ):
         main(config(base, tmp_path / "out"))
 
 
 # ---- rows from elsewhere
 
+
 def test_several_responses_of_one_question(tmp_path):
     """A list of responses becomes a row each, with its own thinking or the common one; other fields are kept."""
-    rows = [{"id": 1, "question": "a", "response": ["x", "y"], "thinking": ["s", "t"]},
-            {"id": 2, "question": "b", "response": "z"}, {"id": 3, "question": "c", "response": ["u", "v"], "thinking": "w"}]
+    rows = [
+        {"id": 1, "question": "a", "response": ["x", "y"], "thinking": ["s", "t"]},
+        {"id": 2, "question": "b", "response": "z"},
+        {"id": 3, "question": "c", "response": ["u", "v"], "thinking": "w"},
+    ]
     write_rows(tmp_path / "rows.jsonl", rows)
-    assert [(r["id"], r.get("thinking"), r["response"]) for r in read_traces(str(tmp_path / "rows.jsonl"))] == [
-        (1, "s", "x"), (1, "t", "y"), (2, None, "z"), (3, "w", "u"), (3, "w", "v")]
+    assert [
+        (r["id"], r.get("thinking"), r["response"])
+        for r in read_traces(str(tmp_path / "rows.jsonl"))
+    ] == [(1, "s", "x"), (1, "t", "y"), (2, None, "z"), (3, "w", "u"), (3, "w", "v")]
     write_rows(tmp_path / "rows.jsonl", [rows[0] | {"thinking": ["s"]}])
-    with pytest.raises(BadInput, match=r"rows\.jsonl: row 1: 2 responses but 1 entries in 'thinking'"):
+    with pytest.raises(
+        BadInput, match=r"rows\.jsonl: row 1: 2 responses but 1 entries in 'thinking'"
+    ):
         read_traces(str(tmp_path / "rows.jsonl"))
 
 
@@ -602,7 +781,10 @@ def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
     set of data/prepare.py by its name; a missing column and a name that is nowhere cost one line."""
     import datasets
     from datasets import Dataset
-    wanted = [{key: row[key] for key in ("question", "thinking", "response")} for row in rows_of(base)]
+
+    wanted = [
+        {key: row[key] for key in ("question", "thinking", "response")} for row in rows_of(base)
+    ]
     (tmp_path / "jsonl").mkdir()
     write_rows(tmp_path / "jsonl" / "a.jsonl", wanted[:5])
     write_rows(tmp_path / "jsonl" / "b.jsonl", wanted[5:])
@@ -613,8 +795,12 @@ def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
     for name in ("jsonl", "saved", "parquet"):
         assert read_traces(str(tmp_path / name)) == wanted, name
     raw = [{"question": "q", "solution": "s", "answer": "7"}]
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, *_, split: raw if name == "GAIR/LIMO" else [{}])
-    assert read_traces("limo") == [{"question": "q", "answer": "7", "response": "s", "source": "LIMO"}]
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, *_, split: raw if name == "GAIR/LIMO" else [{}]
+    )
+    assert read_traces("limo") == [
+        {"question": "q", "answer": "7", "response": "s", "source": "LIMO"}
+    ]
     with pytest.raises(BadInput, match="gsm8k: cannot be loaded"):
         read_traces("gsm8k")
     Dataset.from_list([{"question": "a", "text": "b"}]).save_to_disk(tmp_path / "other")
@@ -626,22 +812,46 @@ def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-TALK = [{"role": "user", "content": "make 3 from 1 2"}, {"role": "assistant", "content": "1 + 2"},
-        {"role": "user", "content": "sort 4 2"}, {"role": "assistant", "content": "2 4"}]
+TALK = [
+    {"role": "user", "content": "make 3 from 1 2"},
+    {"role": "assistant", "content": "1 + 2"},
+    {"role": "user", "content": "sort 4 2"},
+    {"role": "assistant", "content": "2 4"},
+]
 
 
 def test_turns_by_hand(base):
     """<user> make 3 from 1 2 <bot> 1 + 2 <user> sort 4 2 <bot> 2 4 <user> sort 9 8 <bot> and the completion: --turns 1
     trains the completion alone, 2 also `2 4`, 3 and more also `1 + 2`; ids are those of the decoder's prompt either way."""
-    row, tokenizer = {"question": "sort 9 8", "thinking": "8", "response": "8 9", "history": TALK}, tiny.tokenizer()
+    row, tokenizer = (
+        {"question": "sort 9 8", "thinking": "8", "response": "8 9", "history": TALK},
+        tiny.tokenizer(),
+    )
     think = FORMATS["think"]
     prompt = think.prompt_ids(tokenizer, "sort 9 8", TALK)
-    for turns, earlier in ((1, []), (2, ["2", "4"]), (3, ["1", "+", "2", "2", "4"]), (9, ["1", "+", "2", "2", "4"])):
+    for turns, earlier in (
+        (1, []),
+        (2, ["2", "4"]),
+        (3, ["1", "+", "2", "2", "4"]),
+        (9, ["1", "+", "2", "2", "4"]),
+    ):
         ((ids, trained),), _ = encode([row], tokenizer, config(base, "x", turns=turns), 128)
-        assert list(ids[:len(prompt)]) == prompt
+        assert list(ids[: len(prompt)]) == prompt
         assert tokenizer.convert_ids_to_tokens([i for i, t in zip(ids, trained) if t]) == [
-            *earlier, "<think>", "8", "</think>", "8", "9", "<eos>"]
-    assert encode([row | {"history": None}], tokenizer, config(base, "x", turns=2), 128)[0][0][1].count(1) == 6
+            *earlier,
+            "<think>",
+            "8",
+            "</think>",
+            "8",
+            "9",
+            "<eos>",
+        ]
+    assert (
+        encode([row | {"history": None}], tokenizer, config(base, "x", turns=2), 128)[0][0][
+            1
+        ].count(1)
+        == 6
+    )
 
 
 def test_turns_with_a_real_chat_template(base):
@@ -651,17 +861,23 @@ def test_turns_with_a_real_chat_template(base):
         pytest.skip(f"{path} is not there")
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.eos_token = "<|im_end|>"
-    ids, trained = FORMATS["s1"].training_ids(tokenizer, {"question": "and 3?", "response": "4", "history": TALK}, turns=2)
-    n = len(FORMATS["s1"].prompt_ids(tokenizer, "and 3?", TALK)) - 2                        # without <|im_start|>think
+    ids, trained = FORMATS["s1"].training_ids(
+        tokenizer, {"question": "and 3?", "response": "4", "history": TALK}, turns=2
+    )
+    n = len(FORMATS["s1"].prompt_ids(tokenizer, "and 3?", TALK)) - 2  # without <|im_start|>think
     assert tokenizer.decode([i for i, t in zip(ids[:n], trained) if t]) == "2 4<|im_end|>"
-    assert ids[:n] == tokenizer.encode(FORMATS["s1"].prompt_text(tokenizer, "and 3?", TALK), add_special_tokens=False)
+    assert ids[:n] == tokenizer.encode(
+        FORMATS["s1"].prompt_text(tokenizer, "and 3?", TALK), add_special_tokens=False
+    )
 
 
 def test_a_template_that_changes_earlier_turns_is_refused(base):
     tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = ("{% for message in messages %}{% if loop.last or message.role == 'user' %}"
-                               "{{ '<user> ' + message.content + ' ' }}{% endif %}{% endfor %}"
-                               "{% if add_generation_prompt %}<bot>{% endif %}")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% if loop.last or message.role == 'user' %}"
+        "{{ '<user> ' + message.content + ' ' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<bot>{% endif %}"
+    )
     row = {"question": "sort 9 8", "response": "8 9", "history": TALK}
     with pytest.raises(BadInput, match="--turns: the chat template changes earlier turns"):
         encode([row], tokenizer, config(base, "x", turns=2), 128)
@@ -671,34 +887,57 @@ def test_a_template_that_changes_earlier_turns_is_refused(base):
 @pytest.mark.parametrize("value", [5, "8 \ud800 9"])
 def test_what_is_no_text_is_refused(base, field, value):
     """A number, and half of a surrogate pair, which JSON can hold and no tokenizer takes."""
-    rows = [{"question": "sort 9 8", "thinking": "", "response": "8 9"} | {name: value} for name in ("none of them", field)]
+    rows = [
+        {"question": "sort 9 8", "thinking": "", "response": "8 9"} | {name: value}
+        for name in ("none of them", field)
+    ]
     with pytest.raises(BadInput, match=f"row 2: '{field}' is not a text"):
         encode(rows, tiny.tokenizer(), config(base, "x"), 128)
 
 
-@pytest.mark.parametrize("history", ["text", [1], [{"role": "user"}], [{"role": "user", "content": 3}],
-                                     [{"role": "user", "content": "\udfff"}]])
+@pytest.mark.parametrize(
+    "history",
+    [
+        "text",
+        [1],
+        [{"role": "user"}],
+        [{"role": "user", "content": 3}],
+        [{"role": "user", "content": "\udfff"}],
+    ],
+)
 def test_a_history_of_another_kind_is_refused(base, history):
     with pytest.raises(BadInput, match="row 1: 'history' is not a list of messages"):
-        encode([{"question": "sort 9 8", "response": "8 9", "history": history}], tiny.tokenizer(), config(base, "x"), 128)
+        encode(
+            [{"question": "sort 9 8", "response": "8 9", "history": history}],
+            tiny.tokenizer(),
+            config(base, "x"),
+            128,
+        )
 
 
 # ---- optimizer
+
 
 def test_weight_decay_is_for_hidden_matrices_only(base):
     """Names by hand: 7 projections a layer decay; norms, the tied embedding and head do not. Every parameter is in
     exactly one group of one optimizer, with Muon as without."""
     model, _ = loading.load(str(base / "model"))
     names = {id(p): name for name, p in model.named_parameters()}
-    expected = {f"model.layers.{i}.{part}.weight" for i in range(2) for part in
-                [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]}
+    expected = {
+        f"model.layers.{i}.{part}.weight"
+        for i in range(2)
+        for part in [f"self_attn.{x}_proj" for x in "qkvo"]
+        + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+    }
     for muon_lr, kinds in ((0.0, ["AdamW"]), (0.02, ["Muon", "AdamW"])):
         optimizers = make_optimizers(model, 1e-3, (0.9, 0.95), 0.5, muon_lr)
         assert [type(o).__name__ for o in optimizers] == kinds
         groups = [(o, group) for o in optimizers for group in o.param_groups]
         everything = [names[id(p)] for _, group in groups for p in group["params"]]
         assert sorted(everything) == sorted(names.values())
-        decayed = {names[id(p)] for _, group in groups if group["weight_decay"] for p in group["params"]}
+        decayed = {
+            names[id(p)] for _, group in groups if group["weight_decay"] for p in group["params"]
+        }
         assert decayed == expected and {group["weight_decay"] for _, group in groups} == {0.5, 0.0}
         for optimizer, group in groups:
             assert group["peak"] == (0.02 if type(optimizer).__name__ == "Muon" else 1e-3)
@@ -707,14 +946,33 @@ def test_weight_decay_is_for_hidden_matrices_only(base):
 
 def test_biases_are_not_decayed():
     """Qwen2 has biases on queries, keys and values, and here an untied head: neither decays."""
-    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1,
-                                         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=False,
-                                         bos_token_id=None, eos_token_id=1))
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=11,
+            hidden_size=8,
+            intermediate_size=12,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=1,
+        )
+    )
     names = {id(p): name for name, p in model.named_parameters()}
     (optimizer,) = make_optimizers(model, 1.0, (0.9, 0.95), 0.5)
-    free = {names[id(p)] for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
-    assert {"lm_head.weight", "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.bias"} <= free
-    assert len(free) == 2 + 3 + 3                                          # embeddings, biases, norms
+    free = {
+        names[id(p)]
+        for group in optimizer.param_groups
+        if not group["weight_decay"]
+        for p in group["params"]
+    }
+    assert {
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+        "model.layers.0.self_attn.q_proj.bias",
+    } <= free
+    assert len(free) == 2 + 3 + 3  # embeddings, biases, norms
 
 
 def test_bf16_adam_by_hand_and_against_torch():
@@ -722,11 +980,15 @@ def test_bf16_adam_by_hand_and_against_torch():
     decay: 1 · (1 - 0.1 · 0.5) - 0.1 = 0.85. Twenty steps of a noisy gradient stay within 2% of torch's AdamW."""
     p = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
     p.grad = torch.tensor([2.0, 0.5])
-    optimizer = training.AdamWBf16([{"params": [p], "weight_decay": 0.5}], lr=0.1, betas=(0.5, 0.75))
+    optimizer = training.AdamWBf16(
+        [{"params": [p], "weight_decay": 0.5}], lr=0.1, betas=(0.5, 0.75)
+    )
     optimizer.step()
     assert p.tolist() == pytest.approx([0.85, -1.05]) and p.dtype == torch.float32
     assert {k: (v.dtype, v.tolist()) for k, v in optimizer.state[p].items() if k != "step"} == {
-        "exp_avg": (torch.bfloat16, [1.0, 0.25]), "exp_avg_sq": (torch.bfloat16, [1.0, 0.0625])}
+        "exp_avg": (torch.bfloat16, [1.0, 0.25]),
+        "exp_avg_sq": (torch.bfloat16, [1.0, 0.0625]),
+    }
     start = torch.randn(200, generator=torch.Generator().manual_seed(0))
     ends = []
     for kind in (training.AdamWBf16, torch.optim.AdamW):
@@ -759,7 +1021,9 @@ def test_adam_is_one_kernel_on_a_gpu(base, tmp_path, monkeypatch):
             return optimizers(*arguments, **more)
 
     model, _ = loading.load(str(base / "model"))
-    assert [make(model, 1e-3, (0.9, 0.95), 0.5)[0].defaults["fused"] for make in (optimizers, on_gpu)] == [None, True]
+    assert [
+        make(model, 1e-3, (0.9, 0.95), 0.5)[0].defaults["fused"] for make in (optimizers, on_gpu)
+    ] == [None, True]
     assert "fused" not in on_gpu(model, 1e-3, (0.9, 0.95), 0.5, adam_dtype="bf16")[0].defaults
     cfg = config(base, tmp_path / "out", epochs=1, save_every=1)
     main(dataclasses.replace(cfg, out=str(tmp_path / "plain")))
@@ -783,10 +1047,12 @@ def test_a_loaded_count_lies_where_its_step_reads_it(base, tmp_path, fused, devi
             optimizer.step()
             sft.save_checkpoint(tmp_path, model, [optimizer], 1, {})
     optimizer.defaults["fused"] = fused
-    with pytest.raises(BadInput, match="lm_head"):           # on meta the head is no longer tied; the slots are made before
+    # on meta the head is no longer tied; the slots are made before
+    with pytest.raises(BadInput, match="lm_head"):
         sft.load_checkpoint(tmp_path / "checkpoint-1", model, [optimizer])
-    assert {(slot, x.device.type) for values in optimizer.state.values() for slot, x in values.items()} == {
-        ("step", device), ("exp_avg", "meta"), ("exp_avg_sq", "meta")}
+    assert {
+        (slot, x.device.type) for values in optimizer.state.values() for slot, x in values.items()
+    } == {("step", device), ("exp_avg", "meta"), ("exp_avg_sq", "meta")}
 
 
 class Two(torch.nn.Module):
@@ -808,11 +1074,15 @@ def test_update_clips_the_whole_gradient():
     model = Two()
     model.a.grad, model.b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
     assert update(model, sgd(model, 2.0), clip=1.0, scale=0.5) == pytest.approx(5)
-    assert model.a.tolist() == pytest.approx([0.4, 2.0], abs=1e-5) and model.b.item() == pytest.approx(2.2, abs=1e-5)
+    assert model.a.tolist() == pytest.approx(
+        [0.4, 2.0], abs=1e-5
+    ) and model.b.item() == pytest.approx(2.2, abs=1e-5)
     assert model.a.grad is None and model.b.grad is None
     model.a.grad, model.b.grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    update(model, sgd(model, 0.1), clip=10.0, scale=1.0)                   # below the bound nothing is scaled
-    assert model.a.tolist() == pytest.approx([0.1, 2.0], abs=1e-5) and model.b.item() == pytest.approx(1.8, abs=1e-5)
+    update(model, sgd(model, 0.1), clip=10.0, scale=1.0)  # below the bound nothing is scaled
+    assert model.a.tolist() == pytest.approx(
+        [0.1, 2.0], abs=1e-5
+    ) and model.b.item() == pytest.approx(1.8, abs=1e-5)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -824,6 +1094,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(bad):
 
 
 # ---- resuming
+
 
 def interrupted(cfg, monkeypatch, at):
     """Run until the update after step `at` raises, as a full disk or Ctrl-C would."""
@@ -844,7 +1115,9 @@ def interrupted(cfg, monkeypatch, at):
 @pytest.fixture(scope="module", params=[0.0, 0.02], ids=["adamw", "muon"])
 def uninterrupted(request, base, tmp_path_factory):
     """9 steps without a break, with AdamW alone and with Muon."""
-    cfg = config(base, tmp_path_factory.mktemp("whole") / "out", save_every=3, muon_lr=request.param)
+    cfg = config(
+        base, tmp_path_factory.mktemp("whole") / "out", save_every=3, muon_lr=request.param
+    )
     assert len(main(cfg)) == 9
     return cfg
 
@@ -852,7 +1125,9 @@ def uninterrupted(request, base, tmp_path_factory):
 def same_end(cfg, whole):
     ours, theirs = Path(cfg.out), Path(whole.out)
     assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
-    assert log_of(ours) == log_of(theirs) and [row["step"] for row in log_of(ours)] == list(range(1, 10))
+    assert log_of(ours) == log_of(theirs) and [row["step"] for row in log_of(ours)] == list(
+        range(1, 10)
+    )
     assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in theirs.iterdir())
 
 
@@ -869,11 +1144,14 @@ def test_resume_is_bit_equal(tmp_path, monkeypatch, uninterrupted, at, first, ca
     same_end(cfg, uninterrupted)
 
 
-def test_resume_after_several_interruptions_with_other_free_settings(tmp_path, monkeypatch, uninterrupted):
+def test_resume_after_several_interruptions_with_other_free_settings(
+    tmp_path, monkeypatch, uninterrupted
+):
     """Twice interrupted, each time with another --save-every; a larger --micro-batch-tokens that changes no pass."""
     cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / "out"))
     interrupted(cfg, monkeypatch, 4)
-    interrupted(dataclasses.replace(cfg, save_every=2), monkeypatch, 2)    # steps 4 and 5, saved after 4
+    # steps 4 and 5, saved after 4
+    interrupted(dataclasses.replace(cfg, save_every=2), monkeypatch, 2)
     history = main(dataclasses.replace(cfg, micro_batch_tokens=50_000))
     assert history[0]["step"] == 5
     same_end(cfg, uninterrupted)
@@ -886,7 +1164,11 @@ def command(cfg):
         flag = name.replace("_", "-")
         if value is None:
             continue
-        flags += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        flags += (
+            [f"--{flag}" if value else f"--no-{flag}"]
+            if isinstance(value, bool)
+            else [f"--{flag}", str(value)]
+        )
     return flags
 
 
@@ -951,7 +1233,7 @@ def test_another_config_is_refused_by_name(base, tmp_path, monkeypatch):
         assert "lr: 0.01 there, 0.02 here" in message and "epochs: 3 there, 4 here" in message
         assert "--overwrite" in message and "beta1" not in message and "\n" not in message
         assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
-        main(cfg)                                                          # second round: the run is complete
+        main(cfg)  # second round: the run is complete
 
 
 def test_other_data_under_the_same_name_are_refused(base, tmp_path):
@@ -969,7 +1251,7 @@ def test_overwrite_replaces(base, tmp_path, monkeypatch):
     the old run it continues or does nothing like any rerun."""
     cfg = config(base, tmp_path / "out", epochs=2, save_every=2)
     interrupted(cfg, monkeypatch, 3)
-    (tmp_path / "out" / "checkpoint.part").mkdir()                         # as kill -9 leaves it
+    (tmp_path / "out" / "checkpoint.part").mkdir()  # as kill -9 leaves it
     (tmp_path / "out" / "checkpoint.part" / "state.json").write_bytes(b"half")
     other = dataclasses.replace(cfg, epochs=1, seed=7, overwrite=True)
     assert [row["step"] for row in main(other)] == [1, 2, 3]
@@ -984,7 +1266,9 @@ def test_a_complete_run_is_left_alone(base, tmp_path, capsys):
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()}
     capsys.readouterr()
     assert main(cfg) == [] and "this run is complete" in capsys.readouterr().out
-    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()} == before
+    assert {
+        p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "out").iterdir()
+    } == before
 
 
 def foreign(path):
@@ -998,11 +1282,29 @@ def only_some(path):
     save_file({name: x for name, x in tensors.items() if not name.startswith("optimizer")}, path)
 
 
-@pytest.mark.parametrize("damage", [
-    lambda path: path.write_bytes(path.read_bytes()[:-100]), lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(b"\xff" * 300), foreign, only_some, Path.unlink,
-    lambda path: (path.parent / "state.json").write_text("{"), lambda path: (path.parent / "state.json").write_text("[]")],
-    ids=["cut", "empty", "noise", "foreign", "a part", "gone", "state.json cut", "state.json foreign"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff" * 300),
+        foreign,
+        only_some,
+        Path.unlink,
+        lambda path: (path.parent / "state.json").write_text("{"),
+        lambda path: (path.parent / "state.json").write_text("[]"),
+    ],
+    ids=[
+        "cut",
+        "empty",
+        "noise",
+        "foreign",
+        "a part",
+        "gone",
+        "state.json cut",
+        "state.json foreign",
+    ],
+)
 def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage):
     cfg = config(base, tmp_path / "out", save_every=2)
     interrupted(cfg, monkeypatch, 3)
@@ -1014,7 +1316,7 @@ def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage
     assert "checkpoint-2: unreadable" in str(caught.value) and "\n" not in str(caught.value)
     assert "delete it to start over" in str(caught.value)
     shutil.rmtree(checkpoint)
-    assert len(main(cfg)) == 9                                             # the advice works
+    assert len(main(cfg)) == 9  # the advice works
 
 
 def test_an_out_that_cannot_be_written_costs_one_line(base, tmp_path, monkeypatch):
@@ -1024,10 +1326,15 @@ def test_an_out_that_cannot_be_written_costs_one_line(base, tmp_path, monkeypatc
     with pytest.raises(BadInput, match="^--out .*file/out: .*Not a directory"):
         main(config(base, tmp_path / "file" / "out"))
     cfg = config(base, tmp_path / "out", save_every=8)
-    for kind, text, wanted in ((SafetensorError, "No space left on device (os error 28)", BadInput),
-                               (OSError, "No space left on device", BadInput), (BrokenPipeError, "", BrokenPipeError)):
+    for kind, text, wanted in (
+        (SafetensorError, "No space left on device (os error 28)", BadInput),
+        (OSError, "No space left on device", BadInput),
+        (BrokenPipeError, "", BrokenPipeError),
+    ):
+
         def full(*_):
             raise kind(text)
+
         with monkeypatch.context() as patch, pytest.raises(wanted) as caught:
             patch.setattr(loading, "save", full)
             main(cfg)
@@ -1069,14 +1376,21 @@ def test_a_full_disk_keeps_the_checkpoint_before(base, tmp_path):
 def test_killed_in_the_middle_of_a_checkpoint(base, tmp_path, monkeypatch, uninterrupted):
     """The process dies before each of the steps that make checkpoint 6 the checkpoint: at whichever, a good one is there and
     the end is that of a run without a break."""
-    for place in ("os.replace",) if uninterrupted.muon_lr else ("dcp.save", "os.replace", "shutil.rmtree"):
+    for place in (
+        ("os.replace",) if uninterrupted.muon_lr else ("dcp.save", "os.replace", "shutil.rmtree")
+    ):
         cfg = dataclasses.replace(uninterrupted, out=str(tmp_path / place))
-        owner, name = {"dcp": saved_checkpoints.dcp, "os": os, "shutil": shutil}[place.split(".")[0]], place.split(".")[1]
+        owner, name = (
+            {"dcp": checkpoints.dcp, "os": os, "shutil": shutil}[place.split(".")[0]],
+            place.split(".")[1],
+        )
         original = getattr(owner, name)
 
         def die(*args, **more):
             n_there = len(saved_checkpoints(cfg.out))
-            if n_there == 1 + (place == "shutil.rmtree") and (place != "os.replace" or "checkpoint" in str(args[0])):
+            if n_there == 1 + (place == "shutil.rmtree") and (
+                place != "os.replace" or "checkpoint" in str(args[0])
+            ):
                 raise KeyboardInterrupt
             return original(*args, **more)
 
@@ -1084,7 +1398,9 @@ def test_killed_in_the_middle_of_a_checkpoint(base, tmp_path, monkeypatch, unint
             patch.setattr(owner, name, die)
             with pytest.raises(KeyboardInterrupt):
                 main(cfg)
-        assert [row["step"] for row in main(cfg)] == list(range(7 if place == "shutil.rmtree" else 4, 10))
+        assert [row["step"] for row in main(cfg)] == list(
+            range(7 if place == "shutil.rmtree" else 4, 10)
+        )
         same_end(cfg, uninterrupted)
 
 
@@ -1105,7 +1421,9 @@ def test_sigterm_saves_and_ends(base, tmp_path, monkeypatch, uninterrupted, caps
         with pytest.raises(SystemExit) as ended:
             main(cfg)
     assert ended.value.code == 143 and "stopped after step 4" in capsys.readouterr().out
-    assert [p.name for p in saved_checkpoints(cfg.out)] == ["checkpoint-4"] and signal.getsignal(signal.SIGTERM) == handler
+    assert [p.name for p in saved_checkpoints(cfg.out)] == ["checkpoint-4"] and signal.getsignal(
+        signal.SIGTERM
+    ) == handler
     assert [row["step"] for row in main(cfg)] == list(range(5, 10))
     same_end(cfg, uninterrupted)
 
@@ -1131,8 +1449,11 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(base, tmp_path, mon
     with monkeypatch.context() as patch:
         poisoned(patch, (2, 3))
         history = main(config(base, tmp_path / "out"))
-    assert [row["step"] for row in history if row["loss"] is None] == [2, 3] == [
-        row["step"] for row in history if row["grad_norm"] is None]
+    assert (
+        [row["step"] for row in history if row["loss"] is None]
+        == [2, 3]
+        == [row["step"] for row in history if row["grad_norm"] is None]
+    )
     assert json.loads((tmp_path / "out" / "training.json").read_text())["skipped"] == 2
     assert all(w.isfinite().all() for w in weights(tmp_path / "out").values())
     assert "NaN" not in (tmp_path / "out" / "log.jsonl").read_text()
@@ -1152,14 +1473,21 @@ def test_several_bad_steps_in_a_row_end_the_run(base, tmp_path, monkeypatch):
     poisoned(monkeypatch, (2, 4, 5, 6))
     with pytest.raises(BadInput, match=r"step 6: .* 3 times in a row; .*bad_step\.jsonl"):
         main(cfg)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "bad_step.jsonl").read_text().splitlines()]
-    lengths = [len(FORMATS["think"].training_ids(tiny.tokenizer(), row)[0]) for row in rows_of(base)]
+    rows = [
+        json.loads(line) for line in (tmp_path / "out" / "bad_step.jsonl").read_text().splitlines()
+    ]
+    lengths = [
+        len(FORMATS["think"].training_ids(tiny.tokenizer(), row)[0]) for row in rows_of(base)
+    ]
     wanted = [rows_of(base)[i]["question"] for i in plan_steps(lengths, 3, BATCH, 0, 42)[5]]
-    assert len(rows) == 3 and all(question in row["text"] for question, row in zip(wanted, rows, strict=True))
+    assert len(rows) == 3 and all(
+        question in row["text"] for question, row in zip(wanted, rows, strict=True)
+    )
     assert [p.name for p in saved_checkpoints(cfg.out)] == ["checkpoint-4"]
 
 
 # ---- end to end
+
 
 def test_the_finished_directory(base, tmp_path):
     """transformers loads it, it has learned (loss lower by more than 1 after 9 steps), and training.json tells how."""
@@ -1171,26 +1499,53 @@ def test_the_finished_directory(base, tmp_path):
     assert all(torch.equal(p, saved[name]) for name, p in model.named_parameters() if name in saved)
     assert tokenizer.chat_template == tiny.tokenizer().chat_template
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "chat_template.jinja", "config.json", "flops.jsonl", "generation_config.json", "log.jsonl", "loss.png",
-        "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"]
+        "chat_template.jinja",
+        "config.json",
+        "flops.jsonl",
+        "generation_config.json",
+        "log.jsonl",
+        "loss.png",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training.json",
+    ]
     told = json.loads((tmp_path / "out" / "training.json").read_text())
-    n_tokens = sum(len(row["question"].split()) + row["n_thinking_tokens"] + len(row["response"].split()) + 5
-                   for row in rows_of(base))
+    n_tokens = sum(
+        len(row["question"].split()) + row["n_thinking_tokens"] + len(row["response"].split()) + 5
+        for row in rows_of(base)
+    )
     assert (told["n_steps"], told["rows"], told["cut"], told["dropped"]) == (9, N_ROWS, 0, 0)
-    assert told["n_tokens"] == 3 * n_tokens and told["lr"] == 0.01 and told["identity"]["contents of --data"]
+    assert (
+        told["n_tokens"] == 3 * n_tokens
+        and told["lr"] == 0.01
+        and told["identity"]["contents of --data"]
+    )
 
 
 def test_an_empty_completion_is_refused(base):
     """Nothing to learn but to stop: most likely a field of another name."""
-    for row in ({"question": "sort 2 1", "response": " "}, {"question": "sort 2 1", "response": "", "thinking": ""}):
+    for row in (
+        {"question": "sort 2 1", "response": " "},
+        {"question": "sort 2 1", "response": "", "thinking": ""},
+    ):
         with pytest.raises(BadInput, match="row 2: empty completion"):
             encode([rows_of(base)[0], row], tiny.tokenizer(), config(base, "x"), 128)
-    assert encode([{"question": "a", "response": "", "thinking": "b"}], tiny.tokenizer(), config(base, "x"), 128)
+    assert encode(
+        [{"question": "a", "response": "", "thinking": "b"}],
+        tiny.tokenizer(),
+        config(base, "x"),
+        128,
+    )
 
 
 def test_rows_of_the_wrong_kind_are_refused(base, tmp_path):
     """A response that is a number, a question that is a list of messages: named, not a traceback out of a tokenizer."""
-    for field, value in (("response", 5), ("question", [{"role": "user", "content": "a"}]), ("thinking", ["a"])):
+    for field, value in (
+        ("response", 5),
+        ("question", [{"role": "user", "content": "a"}]),
+        ("thinking", ["a"]),
+    ):
         rows = rows_of(base)
         rows[3][field] = value
         write_rows(tmp_path / "rows.jsonl", rows)

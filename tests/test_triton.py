@@ -2,6 +2,7 @@
 
 What only a GPU can show (bfloat16 arithmetic, speed, graph capture) is in gpu.py and kernels/bench.py.
 """
+
 import os
 import re
 import subprocess
@@ -12,17 +13,39 @@ from pathlib import Path
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="triton is not installed (Linux only): only the twins are tested")
+triton = pytest.importorskip(
+    "triton", reason="triton is not installed (Linux only): only the twins are tested"
+)
 HERE = Path(__file__).resolve().parent
-SHARED = {80: 166912, 90: 232448}        # bytes of shared memory that a program may have at most (A100, H100)
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+# bytes of shared memory that a program may have at most (A100, H100)
+SHARED = {80: 166912, 90: 232448}
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+}
 
 
 @pytest.mark.parametrize("part", ["attention", "rows", "linear"])
 def test_in_the_interpreter(part):
     """interpreted.py, in a process of its own: the interpreter is chosen when triton is first imported."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", part,
-                           HERE / "interpreted.py"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            part,
+            HERE / "interpreted.py",
+        ],
+        capture_output=True,
+        text=True,
+    )
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
@@ -53,11 +76,19 @@ def build(kernel, arguments, capability):
         elif isinstance(value, torch.Tensor):
             signature[name] = POINTERS[value.dtype]
         else:
-            signature[name] = "fp32" if isinstance(value, float) else "i32" if value < 2**31 else "i64"
+            signature[name] = (
+                "fp32" if isinstance(value, float) else "i32" if value < 2**31 else "i64"
+            )
         if isinstance(value, torch.Tensor) or (signature[name][0] == "i" and value % 16 == 0):
             attributes[(i,)] = [["tt.divisibility", 16]]
-    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {name: arguments[name] for name in ("num_warps", "num_stages", "maxnreg") if name in arguments}
+    source = triton.compiler.ASTSource(
+        fn=kernel, signature=signature, constexprs=constants, attrs=attributes
+    )
+    options = {
+        name: arguments[name]
+        for name in ("num_warps", "num_stages", "maxnreg")
+        if name in arguments
+    }
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     built = triton.compile(source, target=target, options=options)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -65,7 +96,9 @@ def build(kernel, arguments, capability):
         file.write(built.asm["cubin"])
         file.flush()
         told = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True)
-    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", told.stdout + told.stderr).groups())
+    registers, stack = map(
+        int, re.search(r"REG:(\d+) STACK:(\d+)", told.stdout + told.stderr).groups()
+    )
     return registers, stack, built.metadata.shared
 
 
@@ -81,17 +114,40 @@ def calls(dtype):
 
     numbers = [of(4096, dtype=torch.float32) for _ in range(5)]
     logits = of(4096, 151936).requires_grad_(True)
-    yield "rows", lambda: sum(softmax_kl._RowStatistics.apply(logits, ids(4096))[:3]).sum().backward()
+    yield (
+        "rows",
+        lambda: sum(softmax_kl._RowStatistics.apply(logits, ids(4096))[:3]).sum().backward(),
+    )
     yield "rows", lambda: softmax_kl.log_softmax_kl(logits, logits)
-    sizes = [((28, 4, 128), 3584, 152064, None, ("logp", "entropy")),                     # Qwen2.5 7B
-             ((8, 4, 256), 2304, 256000, 30.0, ("entropy", "rank", "argmax"))]             # Gemma 2 2B
-    for (n_heads, kv_heads, k), d, n_vocab, cap, want in sizes[:1 if dtype == torch.float32 else 2]:
-        yield f"{n_heads}/{kv_heads} heads of {k}", lambda: attention.decode_attention(
-            of(64, n_heads, k), *[of(64, kv_heads, 32768, k)] * 2, ids(64), 0.1, cap and 4096, cap)
+    sizes = [
+        ((28, 4, 128), 3584, 152064, None, ("logp", "entropy")),  # Qwen2.5 7B
+        ((8, 4, 256), 2304, 256000, 30.0, ("entropy", "rank", "argmax")),
+    ]  # Gemma 2 2B
+    for (n_heads, kv_heads, k), d, n_vocab, cap, want in sizes[
+        : 1 if dtype == torch.float32 else 2
+    ]:
+        yield (
+            f"{n_heads}/{kv_heads} heads of {k}",
+            lambda: attention.decode_attention(
+                of(64, n_heads, k),
+                *[of(64, kv_heads, 32768, k)] * 2,
+                ids(64),
+                0.1,
+                cap and 4096,
+                cap,
+            ),
+        )
         hidden, weight = of(4096, d), of(n_vocab, d)
-        yield f"{d} x {n_vocab}", lambda: linear.statistics(hidden, weight, ids(4096), None, 0.7, cap, want)
-        yield f"{d} x {n_vocab}", lambda: linear.logit_gradient(
-            hidden, weight[:linear.columns(4096, n_vocab)], ids(4096), *numbers, 0.7, cap)
+        yield (
+            f"{d} x {n_vocab}",
+            lambda: linear.statistics(hidden, weight, ids(4096), None, 0.7, cap, want),
+        )
+        yield (
+            f"{d} x {n_vocab}",
+            lambda: linear.logit_gradient(
+                hidden, weight[: linear.columns(4096, n_vocab)], ids(4096), *numbers, 0.7, cap
+            ),
+        )
         yield f"{d} x {n_vocab}", lambda: linear.token_kl(hidden, weight, hidden, weight, 0.7, cap)
 
 
@@ -106,9 +162,11 @@ def test_kernels_compile(monkeypatch, dtype, capability):
     for name, call in calls(dtype):
         for kernel, arguments in launches(monkeypatch, call):
             registers, stack, shared = build(kernel, arguments, capability)
-            print(f"sm_{capability} {str(dtype)[6:]:8} {name:18} {kernel.__name__:15} {registers:4} registers, "
-                  f"{stack} bytes of stack, {shared} of shared memory")
+            print(
+                f"sm_{capability} {str(dtype)[6:]:8} {name:18} {kernel.__name__:15} {registers:4} registers, "
+                f"{stack} bytes of stack, {shared} of shared memory"
+            )
             assert stack <= (8 if dtype == torch.float32 else 0), (name, kernel.__name__)
             assert shared <= SHARED[capability], (name, kernel.__name__)
             done.add(kernel.__name__)
-    assert len(done) == 9                                                 # every kernel of the folder
+    assert len(done) == 9  # every kernel of the folder

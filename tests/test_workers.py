@@ -1,4 +1,5 @@
 """grading/sandbox.py: functions that return, raise, hang, crash and print; what is left of the processes afterwards."""
+
 import math
 import os
 import signal
@@ -62,10 +63,11 @@ def test_values_come_in_order_from_processes_that_stay(pool):
     pids = {pid for _, pid in results}
     assert len(pids) <= 2 and os.getpid() not in pids
     assert {pid for _, pid in pool.map([["who", 0]] * 9)} <= pids
-    assert pool.map([["sleep", 0.2], ["big", 300_000], ["value", None], ["value", [1, "é\n\u2028"]]]) == \
-        [0.2, "y" * 300_000, None, [1, "é\n\u2028"]]
+    assert pool.map(
+        [["sleep", 0.2], ["big", 300_000], ["value", None], ["value", [1, "é\n\u2028"]]]
+    ) == [0.2, "y" * 300_000, None, [1, "é\n\u2028"]]
     big = ["z" * 500_000, 1]
-    assert pool.map([["value", big], ["value", 0]]) == [big, 0]        # more than a pipe holds
+    assert pool.map([["value", big], ["value", 0]]) == [big, 0]  # more than a pipe holds
     assert pool.map([]) == []
     pool.__exit__()
     assert not any(map(alive, pids))
@@ -73,22 +75,49 @@ def test_values_come_in_order_from_processes_that_stay(pool):
 
 def test_failures_are_named_and_replaced(pool):
     """Each failure has its kind and stands in its own place; the items around it have their values."""
-    items = [["value", 1], ["sleep", 60], ["exit", 3], ["value", 2], ["spin", 0], ["value", "not a number"],
-             ["leave", 0], ["memory", 0], ["object", 0], ["value", "nan"], ["value", 3]]
+    items = [
+        ["value", 1],
+        ["sleep", 60],
+        ["exit", 3],
+        ["value", 2],
+        ["spin", 0],
+        ["value", "not a number"],
+        ["leave", 0],
+        ["memory", 0],
+        ["object", 0],
+        ["value", "nan"],
+        ["value", 3],
+    ]
     began = time.monotonic()
     results = pool.map(items)
     assert time.monotonic() - began < 8
-    assert [r.kind if isinstance(r, Failure) else None for r in results] == \
-        [None, "timeout", "crash", None, "timeout", "error", "error", "error", "error", None, None]
+    assert [r.kind if isinstance(r, Failure) else None for r in results] == [
+        None,
+        "timeout",
+        "crash",
+        None,
+        "timeout",
+        "error",
+        "error",
+        "error",
+        "error",
+        None,
+        None,
+    ]
     assert results[0] == 1 and results[3] == 2 and results[10] == 3 and math.isnan(results[9])
     assert results[1].text == "no result in 0.4 seconds" and "status 3" in results[2].text
-    assert results[5].text.startswith("ValueError: could not convert") and results[6].text == "SystemExit: 3"
+    assert (
+        results[5].text.startswith("ValueError: could not convert")
+        and results[6].text == "SystemExit: 3"
+    )
     assert results[7].text.startswith("MemoryError")
 
 
 def test_another_worker_starts_at_once(tmp_path, monkeypatch):
     """While nobody asks: after a time-out its successor is there before the next item, not begun by it."""
-    (tmp_path / "acts.py").write_text(FUNCTIONS + f"open({str(tmp_path / 'started')!r}, 'a').write('x')\n")
+    (tmp_path / "acts.py").write_text(
+        FUNCTIONS + f"open({str(tmp_path / 'started')!r}, 'a').write('x')\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     with Workers("acts:act", n=1, limit=0.2) as pool:
         assert pool.map([["sleep", 60]])[0].kind == "timeout"
@@ -104,7 +133,7 @@ def test_a_worker_without_timers_is_killed_by_the_parent(pool):
     assert pool.map([["deaf", 0]])[0].kind == "timeout" and 1.3 < time.monotonic() - began < 3.5
     assert not alive(pid)
     stopped = pool.map([["who", 0]])[0][1]
-    os.kill(stopped, signal.SIGSTOP)                                  # takes nothing from its pipe
+    os.kill(stopped, signal.SIGSTOP)  # takes nothing from its pipe
     assert pool.map([["value", "1" * 200_000]])[0].kind == "timeout" and not alive(stopped)
     killed = pool.map([["who", 0]])[0][1]
     os.kill(killed, signal.SIGKILL)
@@ -149,11 +178,17 @@ def test_a_fork_starts_its_own(pool):
 
 def test_workers_end_with_a_killed_parent(pool, tmp_path):
     """kill -9 of the parent: the idle worker ends at once, the one that spins at its limit."""
-    code = ("import sys; from grading.sandbox import Workers; pool = Workers('acts:act', n=2, limit=1.5)\n"
-            "print(*(pid for _, pid in pool.map([['who', 0], ['who', 1]])), flush=True); pool.map([['spin', 0]])")
+    code = (
+        "import sys; from grading.sandbox import Workers; pool = Workers('acts:act', n=2, limit=1.5)\n"
+        "print(*(pid for _, pid in pool.map([['who', 0], ['who', 1]])), flush=True); pool.map([['spin', 0]])"
+    )
     path = os.pathsep.join([str(ROOT), str(tmp_path)])
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
-                              env=os.environ | {"PYTHONPATH": path})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     time.sleep(0.2)
     parent.kill()

@@ -1,0 +1,23 @@
+"""Machinery that the six scripts call and a first reading skips. In reading order:
+
+rows             JSONL rows, the contract between all stages
+format           the text of a reasoning model: prompt, thinking, response
+settings         flags from a dataclass, and the settings that scripts share
+runlog           a run on disk: identity, log, how it ends when told to
+packing          sequences side by side in one row, and which tokens are scored
+attention        one attention function for packed rows and decoding steps
+model            forward passes of any causal language model
+kv_cache         keys and values of the sequences that are being decoded
+loading          model directories in and out: load, check, save
+sampling         the next token: random numbers, top-k, top-p
+decoder          the batched decoder: continuous batching, forced budgets
+processes        the processes of torchrun: who does what
+dealing          work dealt to them
+sharding         a model in shards (FSDP2), to train
+tensor_parallel  a model cut over several GPUs, to sample
+checkpoints      weights, optimizer and random state on disk
+training         optimizers, one update, the run loop of sft.py and grpo.py
+watch            warnings, samples and curves of an RL run
+published        facts: shapes of models, data sheets of GPUs
+plan             will it fit, how long will it take (python -m engine.plan)
+"""

@@ -1,0 +1,10 @@
+"""What is a right answer, and what is it worth? In reading order:
+
+formulas   arithmetic as values, never executed; Countdown's checker
+answers    find the answer in a text, decide whether it equals the gold one
+symbolic   the rest: symbolic equality, in a process with a time limit
+simplify   that process
+sandbox    processes with a hard time limit in which untrusted text is judged
+ifeval     IFEval's 25 kinds of instructions
+rewards    what a completion is worth to grpo.py
+"""

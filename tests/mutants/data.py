@@ -1,0 +1,32 @@
+"""Mistakes in data/."""
+
+MUTANTS = [
+    (
+        "data/load.py",
+        'return isinstance(value, str) and (value.isascii() or not re.search("[\\ud800-\\udfff]", value))',
+        "return isinstance(value, str)",
+        "half of a surrogate pair goes on to the tokenizer",
+        "test_sft.py::test_what_is_no_text_is_refused",
+    ),
+    (
+        "data/prepare.py",
+        'random.Random(row["Question"]).shuffle(choices)',
+        "pass",
+        "GPQA's right choice is always A",
+        "test_prepare.py::test_the_order_of_choices_is_drawn_from_the_question",
+    ),
+    (
+        "data/prepare.py",
+        "][:-1]",
+        "]",
+        "the conversation ends with the answer that is asked for",
+        "test_prepare.py::test_conversations",
+    ),
+    (
+        "data/tiny.py",
+        'key = f"{task} {sorted(nums)} {target}"',
+        'key = f"{task} {nums} {target}"',
+        "held-out problems come back in another order of numbers",
+        "test_data.py::test_no_problem_is_in_two_splits",
+    ),
+]

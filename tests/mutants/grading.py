@@ -1,0 +1,171 @@
+"""Mistakes in grading/."""
+
+MUTANTS = [
+    (
+        "grading/answers.py",
+        'loose = ["=" in sign or "e" in sign for sign in signs]',
+        'loose = ["=" in sign for sign in signs]',
+        "x \\\\le 2 is x < 2",
+        "test_evaluate.py::test_wrong",
+    ),
+    (
+        "grading/answers.py",
+        'if len(names) > 1 and len(names) == len(_split(text, ",")):  # y = 2, x = 1',
+        "if False:",
+        "x = 1, y = 2 is x = 2, y = 1",
+        "test_evaluate.py::test_wrong",
+    ),
+    (
+        "grading/answers.py",
+        "if kind != kind_ or len(parts) != len(parts_) or len(parts) > 50:",
+        "if kind != kind_ or len(parts) > 50:",
+        "one of several required answers is enough",
+        "test_evaluate.py::test_wrong",
+    ),
+    (
+        "grading/answers.py",
+        'answer = f"{before}, {answer}"',
+        "answer = before",
+        "of two boxes that are one list only the first counts",
+        "test_evaluate.py::test_extract_answer",
+    ),
+    (
+        "grading/answers.py",
+        "return any(is_correct(prediction, right) for right in [gold, *others])",
+        "return is_correct(prediction, gold)",
+        "other accepted answers are not looked at",
+        "test_evaluate.py::test_a_choice_may_be_given_by_its_text",
+    ),
+    (
+        "grading/answers.py",
+        (
+            "rounds = (\n"
+            "    [best(words[:i] + words[i + 1 :]) for i in range(len(words))]\n"
+            "    if len(words) > 1\n"
+            "    else [best(words)]\n"
+            ")"
+        ),
+        "rounds = [best(words)]",
+        "CoQA's references count all at once",
+        "test_evaluate.py::test_words_shared_with_references",
+    ),
+    (
+        "grading/formulas.py",
+        "return used == given if n_used is None else sum(used.values()) == n_used and not used - given",
+        "return not used - given",
+        "Countdown accepts unused numbers",
+        "test_evaluate.py::test_check_expression",
+    ),
+    (
+        "grading/formulas.py",
+        (
+            "raise ValueError(\n"
+            "    \"[ ] groups only what holds other brackets; else it is an interval's or a list's\"\n"
+            ")"
+        ),
+        "pass",
+        "[x + 1] is (x + 1)",
+        "test_evaluate.py::test_wrong",
+    ),
+    (
+        "grading/ifeval.py",
+        (
+            "texts += [\n"
+            '    "\\n".join(lines[1:]).strip(),\n'
+            '    "\\n".join(lines[:-1]).strip(),\n'
+            '    "\\n".join(lines[1:-1]).strip(),\n'
+            "]"
+        ),
+        "pass",
+        "loose is strict but for asterisks",
+        "test_ifeval.py::test_loose_forgives_a_first_line_a_last_line_and_asterisks",
+    ),
+    (
+        "grading/rewards.py",
+        "if n + margin >= limit:",
+        "if n >= limit:",
+        "cosine reward without the margin before the limit",
+        "test_grpo.py::test_reward_cosine_by_hand",
+    ),
+    (
+        "grading/rewards.py",
+        'return min(0.0, max(-1.0, (around.max_tokens - cache - row["n_tokens"]) / cache))',
+        'return min(0.0, max(-1.0, (row["n_tokens"] - around.max_tokens + cache) / cache))',
+        "short completions are punished as overlong",
+        "test_grpo.py::test_reward_overlong_by_hand",
+    ),
+    (
+        "grading/rewards.py",
+        'return reward_correct(row, around) - alpha * abs(row["budget"] - row["n_tokens"])',
+        'return reward_correct(row, around) - alpha * (row["n_tokens"] - row["budget"])',
+        "LCPO-Exact pays for staying below the budget",
+        "test_grpo.py::test_reward_lcpo_by_hand",
+    ),
+    (
+        "grading/rewards.py",
+        "return float(answer is not None and canonical(row, answer) == around.majority[0])",
+        'return float(canonical(row, answer or "") == around.majority[0] or not answer)',
+        "no answer agrees with the majority",
+        "test_grpo.py::test_reward_vote_by_hand",
+    ),
+    (
+        "grading/rewards.py",
+        "return most * (1 - len(set(grams)) / len(grams)) if grams else 0.0",
+        "return most * len(set(grams)) / len(grams) if grams else 0.0",
+        "the share of different n-grams is punished",
+        "test_grpo.py::test_reward_repetition_by_hand",
+    ),
+    (
+        "grading/rewards.py",
+        "until = i + n if gram in seen else until",
+        "until = i + 1 if gram in seen else until",
+        "only the first token of a repeated n-gram is punished",
+        "test_rewards.py::test_dense_repetition_by_hand",
+    ),
+    (
+        "grading/rewards.py",
+        "if not math.isfinite(value):",
+        "if value is None:",
+        "a reward of NaN is a reward",
+        "test_rewards.py::test_a_reward_that_is_no_number_is_a_failure",
+    ),
+    (
+        "grading/rewards.py",
+        (
+            "kept = [\n"
+            '    row for row in graded if "wrong_label" not in used or grade(row, str(row["label"])) is False\n'
+            "]"
+        ),
+        'kept = [row for row in graded if "wrong_label" not in used or not grade(row, str(row["label"]))]',
+        "a label without a gold answer counts as wrong",
+        "test_rewards.py::test_which_problems_can_be_judged",
+    ),
+    (
+        "grading/sandbox.py",
+        "late = time.monotonic() > self.deadline",
+        "late = False",
+        "a worker whose own timers are off is waited for",
+        "test_workers.py::test_a_worker_without_timers_is_killed_by_the_parent",
+    ),
+    (
+        "grading/sandbox.py",
+        "os.dup2(2, 1)  # what the function prints goes to the terminal",
+        "pass",
+        "what a function prints is taken for its answer",
+        "test_workers.py::test_what_a_function_prints_is_no_answer",
+    ),
+    (
+        "grading/sandbox.py",
+        "if self.owner != os.getpid():  # after a fork: the pipes are the parent's",
+        "if False:",
+        "a fork talks to the workers of its parent",
+        "test_workers.py::test_a_fork_starts_its_own",
+    ),
+    (
+        "grading/symbolic.py",
+        'and not re.search(r"(?<![\\\\a-zA-Z])[a-zA-Z]{3,}|[\\d)}]\\s*_|\\d\\s+[\\d.]|!\\s*!", text)',
+        "",
+        "math-verify is asked what it gets wrong: 52_8 = 52_9",
+        "test_evaluate.py::test_what_math_verify_is_not_asked",
+    ),
+]
