@@ -529,8 +529,8 @@ def completions(cfg, model, tokenizer, form, requests, todo):
 
 
 def load(cfg):
-    """-> (model, tokenizer, ranks): under torchrun this process's share of the work, see processes.join."""
-    ranks = processes.join(cfg.device, cfg.tp)
+    """-> (model, tokenizer, ranks): under torchrun this process's share of the work, see processes.join_ranks."""
+    ranks = processes.join_ranks(cfg.device, cfg.tp)
     dtype = torch.bfloat16 if cfg.dtype == "bf16" else torch.float32
     return *tensor_parallel.load_split(cfg.model, ranks, dtype), ranks
 
@@ -604,7 +604,10 @@ def main(cfg, loaded=None):
             raise BadInput(
                 f"--slots {cfg.slots}: out of memory; finished rows are kept, fewer slots continue"
             ) from error
-    n_tokens, n_cut = processes.total(n_tokens, ranks), processes.total(n_cut, ranks)
+    n_tokens, n_cut = (
+        processes.sum_over_ranks(n_tokens, ranks),
+        processes.sum_over_ranks(n_cut, ranks),
+    )
     seconds = time.perf_counter() - began
     done = book.close(
         keys, n_tokens=n_tokens, seconds=round(seconds, 2), skipped_prompts=len(skipped)

@@ -433,7 +433,7 @@ def policy_update(
                 ("kl", 0 if kl is None else kl.sum()),
             ):
                 total[name] += float(value)
-    parts = processes.gather([furthest, total], ranks)
+    parts = processes.gather_from_ranks([furthest, total], ranks)
     furthest, total = (
         max(most for most, _ in parts),
         {name: sum(part[name] for _, part in parts) for name in total},
@@ -679,7 +679,7 @@ def main(cfg):
         return plan.of_problems(
             cfg, FORMATS[cfg.format], loading.load_tokenizer(cfg.model), read_problems(cfg.data)
         )
-    ranks, problems = processes.join(cfg.device, shards=True), read_problems(cfg.data)
+    ranks, problems = processes.join_ranks(cfg.device, shards=True), read_problems(cfg.data)
     if ranks.mesh is None and cfg.offload:
         raise BadInput(
             "--offload is for shards: start with torchrun (also one process: --nproc-per-node 1)"
@@ -714,7 +714,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
         Path(cfg.out),
         print if ranks.leads else (lambda *_, **__: None),
     )
-    sampling = processes.join(cfg.device, cfg.tp)
+    sampling = processes.join_ranks(cfg.device, cfg.tp)
     model, tokenizer = sharding.load(
         cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute
     )
@@ -814,7 +814,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
             for kind in found.keys() - warned:
                 say(f"warning: {found[kind]}", flush=True)
             warned = found.keys()
-            ends = bool(processes.total(float(len(asked_to_end)), ranks))
+            ends = bool(processes.sum_over_ranks(float(len(asked_to_end)), ranks))
             if not last and (ends or (step + 1) % cfg.save_every == 0):
                 checkpoints.save_checkpoint(
                     out,

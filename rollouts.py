@@ -152,7 +152,7 @@ def judge(here, groups, reward):
 
 def share(here, values, shares):
     """Values of this rank's problems -> of all problems, in order, on every rank; collective. shares: as of deal_groups."""
-    parts = processes.gather(values, here.ranks)
+    parts = processes.gather_from_ranks(values, here.ranks)
     found = {
         place: value
         for places, part in zip(shares, parts)
@@ -313,7 +313,11 @@ def token_values(model, sequences, masks, cfg, measure):
                 sharding.compute(model, work).float().cpu().split([sum(masks[i]) for i in chosen])
             )
         found |= {i: value.tolist() for i, value in zip(group, values)}
-    found = {i: value for part in processes.gather(list(found.items()), ranks) for i, value in part}
+    found = {
+        i: value
+        for part in processes.gather_from_ranks(list(found.items()), ranks)
+        for i, value in part
+    }
     return [found[i] for i in range(len(sequences))]
 
 

@@ -212,7 +212,7 @@ def easy_first(model, examples, cfg, ranks):
         of_row = torch.zeros(len(batch.lengths), device=logp.device).index_add(0, batch.row, logp)
         for i, value in zip(group, of_row.tolist()):
             sums[i] = value
-    sums = processes.total(sums, ranks)
+    sums = processes.sum_over_ranks(sums, ranks)
     return sorted(range(len(examples)), key=lambda i: -sums[i] / counts[i])
 
 
@@ -238,7 +238,7 @@ def main(cfg):
                 0
             ],
         )
-    ranks = processes.join(cfg.device, cfg.tp, shards=True)
+    ranks = processes.join_ranks(cfg.device, cfg.tp, shards=True)
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")
     if ranks.mesh is None and cfg.offload:
@@ -337,7 +337,7 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
                 part = part * 0  # nothing left for this rank, but the others need its shards
             (part * ranks.n).backward()  # FSDP takes the mean over ranks
             loss += part.item()
-        loss = processes.total(loss, ranks)
+        loss = processes.sum_over_ranks(loss, ranks)
         scale = lr_at(number, len(steps), 1.0, cfg.warmup, cfg.schedule, cfg.hold, cfg.lr_floor)
         norm = update(model, optimizers, cfg.clip, scale if math.isfinite(loss) else math.nan)
         seconds = time.perf_counter() - began
@@ -372,7 +372,7 @@ def train(cfg, ranks, rows, budget, identity, asked_to_end):
                 f"are in {bad_step}"
             )
         # so that all ranks end after the same step
-        n_asked = processes.total(len(asked_to_end), ranks)
+        n_asked = processes.sum_over_ranks(len(asked_to_end), ranks)
         if number + 1 == len(steps):
             break
         if n_asked or (number + 1) % cfg.save_every == 0:

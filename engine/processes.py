@@ -28,7 +28,7 @@ class Ranks(NamedTuple):
     mesh: DeviceMesh | None = None  # (dp, tp), of a model in shards
 
 
-def join(device="cpu", tp=1, shards=False):
+def join_ranks(device="cpu", tp=1, shards=False):
     """Join the processes that torchrun has started -> Ranks. tp neighbouring ranks share a model. Raises BadInput.
 
     shards: for a model that `load` spreads over all ranks; without it a model is whole on every tp ranks.
@@ -80,7 +80,7 @@ def barrier(ranks):
         dist.barrier()
 
 
-def total(numbers, ranks):
+def sum_over_ranks(numbers, ranks):
     """The sum of each process's number or list of numbers; ranks that share a model have the same and count once."""
     if ranks.n == 1 and ranks.group is None:
         return numbers
@@ -89,7 +89,7 @@ def total(numbers, ranks):
     return summed.tolist()
 
 
-def gather(value, ranks):
+def gather_from_ranks(value, ranks):
     """[the value of each part of the rows, in order]. It goes through JSON: a pickle can run code."""
     if ranks.n == 1 and ranks.group is None:
         return [value]

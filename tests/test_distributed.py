@@ -481,7 +481,7 @@ def test_join():
     each half once. Without --tp each is for itself."""
 
     def work():
-        two, one = processes.join(tp=2), processes.join()
+        two, one = processes.join_ranks(tp=2), processes.join_ranks()
         shown = [
             (
                 r.device,
@@ -495,8 +495,8 @@ def test_join():
         ]
         return (
             shown,
-            processes.total(10 * two.index + 1, two),
-            processes.total(dist.get_rank(), one),
+            processes.sum_over_ranks(10 * two.index + 1, two),
+            processes.sum_over_ranks(dist.get_rank(), one),
         )
 
     answers = ranks_run(work, n=4)
@@ -517,7 +517,7 @@ def test_ranks_wait_for_one_another_as_long_as_it_takes():
     after 30 minutes, on NCCL after 10.)"""
 
     def work():
-        group = processes.join(tp=2).group
+        group = processes.join_ranks(tp=2).group
         dist.barrier()  # the first rank, which keeps the addresses, goes last
         return [
             g._get_backend(torch.device("cpu")).options._timeout for g in (dist.group.WORLD, group)
@@ -555,7 +555,7 @@ def computed(model):
 
 def whole_and_split():
     """-> for each family what is computed before and after the cut, or why it cannot be cut."""
-    group, found = processes.join(tp=2).group, {}
+    group, found = processes.join_ranks(tp=2).group, {}
     for name, (config, own) in PLAN.items():
         model = random_model(config(**{**SMALL, **own}), SEED)
         model.set_attn_implementation("packed")
@@ -710,7 +710,7 @@ def gradients_in_shards(folder):
     found = {}
     for name, ways in SHARDED.items():
         for tp in ways:
-            model, _ = sharding.load(str(folder / name), processes.join(tp=tp, shards=True))
+            model, _ = sharding.load(str(folder / name), processes.join_ranks(tp=tp, shards=True))
             (-sharding.score(model, packing.pack(TEXTS)).sum() / 100).backward()
             norm = sharding.clip_gradients(model, 1e9)
             share = sum(part.numel() for part in model.shards.parts.values()) / sum(

@@ -162,7 +162,7 @@ def test_a_run_of_two_ranks_is_continued_by_one(folder, runs):
 
 def copies(path):
     """A model in shards of 4 ranks to two copies of two ranks each, in either type -> what is wrong."""
-    ranks, sampling = processes.join(shards=True), processes.join(tp=2)
+    ranks, sampling = processes.join_ranks(shards=True), processes.join_ranks(tp=2)
     model, _ = sharding.load(path, ranks)
     wrong = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -219,7 +219,7 @@ def test_groups_stay_together_and_all_ranks_see_all():
     assert dealt == [[4], [0, 2, 5], [1, 3, 6]]
     here = type("Here", (), {"ranks": processes.Ranks("cpu", 0, 3)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "gather", lambda value, ranks: dealt)
+        patch.setattr(processes, "gather_from_ranks", lambda value, ranks: dealt)
         assert rollouts.share(here, dealt[0], dealt) == list(range(7))
 
 

@@ -582,7 +582,7 @@ def test_compiled_layers_are_one_program(base, monkeypatch, recompute):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=program))
     model, again = (
         sharding.load(
-            str(base / "model"), processes.join(), recompute=recompute, compiled=compiled
+            str(base / "model"), processes.join_ranks(), recompute=recompute, compiled=compiled
         )[0]
         for compiled in (False, True)
     )
