@@ -64,8 +64,8 @@ MUTANTS = [
     ),
     (
         "sft.py",
-        "return plan.of_rows(cfg, encode(read_traces(cfg.data), loading.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])",
-        "plan.of_rows(cfg, encode(read_traces(cfg.data), loading.load_tokenizer(cfg.model), cfg, cfg.max_length)[0])",
+        "return plan.of_rows(",
+        "plan.of_rows(",
         "--plan says what it says and trains all the same",
         "test_plan.py::test_plan_flag_of_the_scripts",
     ),
