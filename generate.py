@@ -37,7 +37,6 @@ from engine import kv_cache, packing, processes, runlog, settings, tensor_parall
 from engine import model as models
 from engine.decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, stop_ids
 from engine.format import FORMATS, ask
-from engine.modules import by_columns
 from engine.rows import BadInput, read_rows, write_rows
 from engine.sampling import random_key
 
@@ -631,8 +630,7 @@ def chat(cfg):
         raise BadInput("--interactive: one process only, not under torchrun")
     form = FORMATS[cfg.format]
     form.check(tokenizer)
-    with by_columns(model, 1):  # once, not for each answer
-        converse(cfg, model, tokenizer, form)
+    converse(cfg, model, tokenizer, form)
 
 
 def converse(cfg, model, tokenizer, form):

@@ -29,7 +29,6 @@ import torch.distributed as dist
 
 from engine import attention, kv_cache, packing
 from engine import model as models
-from engine.modules import by_columns
 from engine.rows import BadInput
 from engine.sampling import random_key, sample
 
@@ -403,9 +402,8 @@ def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=Non
 
     form: a data.format.Format. slots: sequences decoded side by side at most; fewer if memory is short. Same requests,
     same settings, same text, for any number of slots and any order (up to float rounding of the matrix products, whose
-    last bit depends on the batch). watch(state, n): called after every step. Until the last is out, or the generator is
-    closed, the weights may have other strides (modules.by_columns). Raises BadInput for what the tokenizer or the format
-    cannot serve, and if not one sequence fits into memory.
+    last bit depends on the batch). watch(state, n): called after every step. Raises BadInput for what the tokenizer or the
+    format cannot serve, and if not one sequence fits into memory.
     """
     if not requests:
         return
@@ -419,58 +417,57 @@ def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=Non
     step = Stepper(model, cache, state, control, sampling)
     # bounds: the length of each live sequence
     waiting, kept, bounds = deque(enumerate(requests)), None, []
-    with by_columns(model, slots):
-        while bounds or waiting:
-            new = [waiting.popleft() for _ in range(min(slots - len(bounds), len(waiting)))]
-            if new:
-                kept = admit(
-                    model,
-                    cache,
-                    state,
-                    new,
-                    len(bounds),
-                    kept,
-                    waiting[0][1].prompt if waiting else None,
-                    bool(form.end),
-                )
-                bounds += [len(r.prompt) - 1 for _, r in new]
-            n_live = len(bounds)
-            for _ in range(1 if watch or control.stop_strings else POLL[device.type]):
-                step(bounds)
-                bounds = [min(n + 1, cache.max_len - 1) for n in bounds]
-            found = (
-                stop_at_strings(tokenizer, state, n_live, control.stop_strings)
-                if control.stop_strings
-                else {}
+    while bounds or waiting:
+        new = [waiting.popleft() for _ in range(min(slots - len(bounds), len(waiting)))]
+        if new:
+            kept = admit(
+                model,
+                cache,
+                state,
+                new,
+                len(bounds),
+                kept,
+                waiting[0][1].prompt if waiting else None,
+                bool(form.end),
             )
-            if watch:
-                watch(state, n_live)
-            done, lengths = torch.stack(
-                [state["done"][:n_live].long(), state["length"][:n_live]]
-            ).tolist()
-            over = [i for i in range(n_live) if done[i]]
-            if over:
-                cache.clear(over, max(lengths[i] for i in over) + 1)
-            for index, completion in take_out(state, over, requests, found):
-                request = requests[index]
-                if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
-                    requests[index] = request._replace(
-                        key=random_key(request.key, "again"), n_tries=request.n_tries + 1
-                    )
-                    waiting.appendleft((index, requests[index]))
-                else:
-                    yield index, completion
-            n_left = done.count(0)
-            holes = [i for i in range(n_left) if done[i]]
-            movers = [i for i in range(n_left, n_live) if not done[i]]
-            if holes:
-                cache.copy(movers, holes, max(lengths[i] for i in movers))
-                for tensor in state.values():
-                    tensor[holes] = tensor[movers]
-                for hole, mover in zip(holes, movers):
-                    bounds[hole] = bounds[mover]
-            state["done"][n_left:n_live] = True
-            bounds = bounds[:n_left]
+            bounds += [len(r.prompt) - 1 for _, r in new]
+        n_live = len(bounds)
+        for _ in range(1 if watch or control.stop_strings else POLL[device.type]):
+            step(bounds)
+            bounds = [min(n + 1, cache.max_len - 1) for n in bounds]
+        found = (
+            stop_at_strings(tokenizer, state, n_live, control.stop_strings)
+            if control.stop_strings
+            else {}
+        )
+        if watch:
+            watch(state, n_live)
+        done, lengths = torch.stack(
+            [state["done"][:n_live].long(), state["length"][:n_live]]
+        ).tolist()
+        over = [i for i in range(n_live) if done[i]]
+        if over:
+            cache.clear(over, max(lengths[i] for i in over) + 1)
+        for index, completion in take_out(state, over, requests, found):
+            request = requests[index]
+            if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
+                requests[index] = request._replace(
+                    key=random_key(request.key, "again"), n_tries=request.n_tries + 1
+                )
+                waiting.appendleft((index, requests[index]))
+            else:
+                yield index, completion
+        n_left = done.count(0)
+        holes = [i for i in range(n_left) if done[i]]
+        movers = [i for i in range(n_left, n_live) if not done[i]]
+        if holes:
+            cache.copy(movers, holes, max(lengths[i] for i in movers))
+            for tensor in state.values():
+                tensor[holes] = tensor[movers]
+            for hole, mover in zip(holes, movers):
+                bounds[hole] = bounds[mover]
+        state["done"][n_left:n_live] = True
+        bounds = bounds[:n_left]
 
 
 def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
