@@ -64,7 +64,7 @@ from engine.format import FORMATS, ask
 from engine.rows import BadInput, read_rows, write_rows
 from engine.sampling import random_key
 from engine.watch import draw_curves, line_of, warnings_of
-from grading.rewards import can_be_judged, names_of, parse_reward
+from grading.rewards import needs_of, reward_files, rewardable_problems
 from grading.sandbox import Workers
 from rollouts import Run, collect, columns, fitting, held_out_accuracy, logps_of, pack_groups
 
@@ -560,13 +560,13 @@ def usable_problems(cfg, problems, model, tokenizer, form, say=print):
     """Problems that --reward can judge and whose prompt leaves room for --max-tokens, with a drawn budget in field and
     question if --budgets asks for it; the others are counted. Raises BadInput when none is left."""
     if cfg.budgets:
-        how, (low, high) = "l1-max" if "lcpo_max" in cfg.reward else "l1", cfg.budgets
+        how, (low, high) = "l1-max" if "upper budget" in needs_of(cfg.reward) else "l1", cfg.budgets
         problems = [
             p | {"budget": low + random_key(cfg.seed, "budget", p["id"]) % (high - low + 1)}
             for p in problems
         ]
         problems = [p | {"question": ask(p["question"], f"{how}:{p['budget']}")} for p in problems]
-    judged, skipped = can_be_judged(problems, cfg.reward, cfg.data)
+    judged, skipped = rewardable_problems(problems, cfg.reward, cfg.data)
     problems = fitting(cfg, judged, model, tokenizer, form)
     say(
         f"{len(problems)} problems ({skipped} and {len(judged) - len(problems)} too long for the context left out); "
@@ -629,7 +629,10 @@ def check(cfg):
             cfg.budgets and (len(cfg.budgets) != 2 or not 0 < cfg.budgets[0] <= cfg.budgets[1]),
             "--budgets: two numbers of tokens, the least and the most",
         ),
-        (cfg.budgets and "lcpo" not in cfg.reward, f"--budgets: no lcpo in --reward {cfg.reward}"),
+        (
+            cfg.budgets and "budget" not in needs_of(cfg.reward),
+            f"--budgets: no lcpo in --reward {cfg.reward}",
+        ),
         (
             cfg.minibatches > cfg.prompts_per_step,
             f"--minibatches {cfg.minibatches}: more than --prompts-per-step, and groups stay whole",
@@ -692,6 +695,7 @@ def main(cfg):
         model=cfg.model,
         reference=cfg.reference,
         offpolicy_model=cfg.offpolicy_model,
+        **{f"reward {path}": path for path in reward_files(cfg.reward)},
     )
     try:
         with runlog.sigterm() as asked_to_end:
@@ -709,8 +713,8 @@ def main(cfg):
 
 def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     """The run itself; see main. asked_to_end: filled by SIGTERM."""
-    names, out, say = (
-        names_of(parse_reward(cfg.reward)),
+    needs, out, say = (
+        needs_of(cfg.reward),
         Path(cfg.out),
         print if ranks.leads else (lambda *_, **__: None),
     )
@@ -720,7 +724,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
     )
     form = FORMATS[cfg.format]
     form.check(tokenizer)
-    if "self_certainty" in names and models.softcap(model):
+    if "self_certainty" in needs and models.softcap(model):
         raise BadInput(
             f"--reward {cfg.reward}: no self_certainty of a model that caps its logits ({cfg.model})"
         )

@@ -25,7 +25,7 @@ from engine.decoder import Request, Sampling, decode
 from engine.format import Format
 from engine.rows import BadInput
 from engine.sampling import random_key
-from grading.rewards import NEED_ANSWER, names_of, parse_reward
+from grading.rewards import needs_of
 from grading.sandbox import Failure, Workers
 
 
@@ -80,7 +80,8 @@ def expected_work(here, problem):
     """Tokens that a group will take: its prompt, which is encoded once, and per sample the mean length when this problem was
     last sampled, else as many tokens as it may have. Known to all ranks and the same for any number of them."""
     cfg = here.cfg
-    most = min(cfg.max_tokens, problem["budget"]) if "lcpo" in cfg.reward else cfg.max_tokens
+    budgeted = "budget" in needs_of(cfg.reward)
+    most = min(cfg.max_tokens, problem["budget"]) if budgeted else cfg.max_tokens
     return len(here.form.prompt_ids(here.tokenizer, problem["question"])) + max(
         cfg.votes, cfg.group_size
     ) * here.lengths.get(str(problem["id"]), most)
@@ -167,7 +168,7 @@ def collect(here, step):
     With --dynamic-sampling in rounds of N prompts until N groups are mixed: by being right if the reward asks for that
     (a length reward differs in every group), else by reward. A group without a reward is left out and named.
     """
-    cfg, names = here.cfg, names_of(parse_reward(here.cfg.reward))
+    cfg, needs = here.cfg, needs_of(here.cfg.reward)
     kept, judged, sampled, votes, n_failures, seconds = [], [], [], [], 0, 0.0
     for number in range(cfg.max_rounds if cfg.dynamic_sampling else 1):
         # an order of its own
@@ -181,7 +182,7 @@ def collect(here, step):
             here, problems, ("rollout", step, number)[: 2 + (number > 0)], shares[here.ranks.index]
         )
         seconds += time.perf_counter() - began
-        if "self_certainty" in names:
+        if "self_certainty" in needs:
             new = [row for group in groups for row in group]
             for row, value in zip(new, self_certainty(here, new).tolist()):
                 row["self_certainty"] = value
@@ -206,7 +207,7 @@ def collect(here, step):
             trained = group[: cfg.group_size]
             if (
                 not cfg.dynamic_sampling
-                or len({row["right" if names & NEED_ANSWER else "reward"] for row in trained}) > 1
+                or len({row["right" if "answer" in needs else "reward"] for row in trained}) > 1
             ):
                 kept.append(trained)
         if len(kept) >= cfg.prompts_per_step:

@@ -7,4 +7,5 @@ simplify   that process
 sandbox    processes with a hard time limit in which untrusted text is judged
 ifeval     IFEval's 25 kinds of instructions
 rewards    what a completion is worth to grpo.py
+labels     problems labelled by the majority answer of a model
 """

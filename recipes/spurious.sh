@@ -27,7 +27,7 @@ for reward in $ONLY; do
   name=${reward%%:*}; data=$DATA
   if [ "$reward" = wrong_label ]; then    # the base model's majority answers that are wrong
     answer "$MODEL" "$DATA" "$OUT/votes.jsonl" --n "$VOTES" --temperature 1 --limit "$LIMIT"
-    python -m grading.rewards --data "$OUT/votes.jsonl" --out "$OUT/labelled.jsonl" --keep wrong
+    python -m grading.labels --data "$OUT/votes.jsonl" --out "$OUT/labelled.jsonl" --keep wrong
     data=$OUT/labelled.jsonl
   fi
   python grpo.py --model "$MODEL" --data "$data" --out "$OUT/$name" --format "$FORMAT" --seed "$SEED" --steps "$STEPS" \

@@ -1,5 +1,4 @@
-"""grading/rewards.py beyond what test_grpo.py works by hand: format, Countdown, labels, rewards of tokens, and the function
-that the workers call."""
+"""grading/rewards.py and grading/labels.py: rewards by hand, what they need, a reader's own, labels by majority."""
 
 import json
 import math
@@ -8,7 +7,7 @@ import pytest
 
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
-from grading import rewards
+from grading import labels, rewards
 from grading.sandbox import Failure, Workers
 
 
@@ -230,7 +229,7 @@ def test_a_reward_that_is_no_number_is_a_failure(value):
     assert fine["reward"] == [0.5]
 
 
-def test_which_problems_can_be_judged():
+def test_which_problems_can_be_rewarded():
     rows = [
         {"id": 1, "answer": "3", "label": "3"},
         {"id": 2, "answer": "3", "label": "4"},
@@ -238,7 +237,7 @@ def test_which_problems_can_be_judged():
     ]
 
     def ids(reward):
-        kept, words = rewards.can_be_judged(rows, reward, "rows.jsonl")
+        kept, words = rewards.rewardable_problems(rows, reward, "rows.jsonl")
         return [row["id"] for row in kept], words
 
     assert ids("correct") == ([1, 2], "1 without a gold answer") and ids("countdown+format")[0] == [
@@ -253,7 +252,7 @@ def test_which_problems_can_be_judged():
     with pytest.raises(
         BadInput, match="rows.jsonl: row '4': --reward vote_offline needs a `label`"
     ):
-        rewards.can_be_judged([*rows, {"id": 4}], "vote_offline", "rows.jsonl")
+        rewards.rewardable_problems([*rows, {"id": 4}], "vote_offline", "rows.jsonl")
 
 
 def test_labels_from_completions(tmp_path, capsys):
@@ -267,7 +266,7 @@ def test_labels_from_completions(tmp_path, capsys):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def labelled(keep):
-        rewards.main(rewards.Config(str(data), str(tmp_path / "out.jsonl"), keep))
+        labels.main(labels.Config(str(data), str(tmp_path / "out.jsonl"), keep))
         return read_rows(tmp_path / "out.jsonl")
 
     assert labelled("wrong") == [
@@ -287,3 +286,155 @@ def test_labels_from_completions(tmp_path, capsys):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows[6:]))
     with pytest.raises(BadInput, match="votes.jsonl: --keep all leaves no problem"):
         labelled("all")
+
+
+# ---- The table, and rewards from a file of one's own
+
+
+OWN = """
+from grading.rewards import reward, reward_correct
+
+def shorter(row, around, alpha=0.1):
+    return -alpha * row["n_tokens"] / around.max_tokens
+
+@reward("half", needs=("answer",), usage="a share", valid=lambda share: 0 <= share <= 1)
+def half(row, around, share=0.5):
+    return share * reward_correct(row, around)
+
+@reward("by_place", per_token=True)
+def by_place(row, around):
+    return list(range(len(row["ids"])))
+
+def broken(row, around):
+    return row["no such field"]
+
+def nothing(row, around):
+    return None
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    yield str(path)
+    for name in ("half", "by_place"):
+        rewards.REWARDS.pop(name, None)
+    rewards.parse_reward.cache_clear()
+    rewards.load_reward.cache_clear()
+
+
+def test_rewards_of_a_file(own):
+    """9 of 50 tokens at alpha 0.1 are -0.018; arguments, products and numbers for each token as for ours."""
+    rows = answered(12, 7, answer="7")
+    assert scored(f"{own}:shorter", *rows)["reward"] == pytest.approx([-0.018, -0.018])
+    found = scored(f"correct+!correct&{own}:shorter:alpha=0.5+{own}:by_place", *rows)
+    assert found["reward"] == pytest.approx([-0.09, 1])
+    assert found["token_rewards"] == [[0], [0]]
+    assert scored(f"{own}:half:0.25", *rows)["reward"] == [0, 0.25] and rewards.reward_files(
+        f"correct+{own}:half+format&{own}:shorter"
+    ) == [own]
+
+
+def test_what_a_file_declares_is_needed(own):
+    assert rewards.needs_of(f"{own}:half+format") == {"answer"} == rewards.needs_of("correct")
+    assert rewards.needs_of(f"{own}:shorter&vote") == {"votes"}
+    with pytest.raises(BadInput, match="is not .*own.py:half:share=0.5 with a share"):
+        rewards.parse_reward(f"{own}:half:2")
+    with pytest.raises(BadInput, match="by_place is a number for each token"):
+        rewards.parse_reward(f"correct&{own}:by_place")
+
+
+def test_rewards_of_a_file_in_a_worker(own):
+    """Also in the process with a time limit: what raises, and what is no number, is a failure of its group alone."""
+    item = {"format": "think", "max_tokens": 50, "rows": answered(7, answer="7")}
+    items = [
+        {**item, "reward": f"correct+{own}:{name}"}
+        for name in ("half", "broken", "nothing", "shorter")
+    ]
+    with Workers("grading.rewards:score_group", 1, 5.0) as pool:
+        half, broken, nothing, shorter = pool.map(items)
+    assert half["reward"] == [1.5] and shorter["reward"] == pytest.approx([0.982])
+    assert broken.kind == "error" and "KeyError: 'no such field'" in broken.text
+    assert nothing.kind == "error" and "TypeError" in nothing.text
+
+
+@pytest.mark.parametrize(
+    "content, name, words",
+    [
+        (None, "f", "no file '"),
+        ("x = 1", "f", "has no function 'f'"),
+        ("f = 1", "f", "has no function 'f'"),
+        ("1 / 0", "f", r"cannot be imported \(ZeroDivisionError: division by zero"),
+        ("def f(:", "f", r"cannot be imported \(SyntaxError: .* line 1"),
+        ("raise SystemExit(2)", "f", r"cannot be imported \(SystemExit: 2"),
+        (
+            "from grading.rewards import reward\n@reward('correct')\ndef f(row, around): pass",
+            "f",
+            "there already is a reward 'correct'",
+        ),
+        (
+            "from grading.rewards import reward\n@reward('f', needs=('gold',))\ndef f(row, around): pass",
+            "f",
+            "needs 'gold': not one of answer, label",
+        ),
+        ("def f(row): return 1", "f", "is not .*bad.py:f$"),
+    ],
+)
+def test_bad_files_end_in_one_line(tmp_path, content, name, words):
+    path = tmp_path / "bad.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput, match=words) as error:
+        rewards.parse_reward(f"correct+{path}:{name}")
+    assert "\n" not in str(error.value) and str(error.value).startswith("--reward correct+")
+
+
+def test_a_misspelt_reward_lists_the_others():
+    with pytest.raises(BadInput, match="no reward 'corect'.*correct, vote, .*FILE.py:FUNCTION"):
+        rewards.parse_reward("corect")
+
+
+def test_what_each_reward_needs():
+    """The declarations as a list; the lists that they replace could be forgotten."""
+    needs = {name: set(found.needs) for name, found in rewards.REWARDS.items() if found.needs}
+    assert needs == {
+        "correct": {"answer"},
+        "cosine": {"answer"},
+        "countdown": {"answer"},
+        "lcpo": {"answer", "budget"},
+        "lcpo_max": {"answer", "budget", "upper budget"},
+        "vote": {"votes"},
+        "vote_offline": {"label"},
+        "wrong_label": {"label", "wrong label"},
+        "self_certainty": {"self_certainty"},
+    }
+
+
+class Watched(dict):
+    """A row that remembers which of its fields were read."""
+
+    def __init__(self, row):
+        super().__init__(row)
+        self.read = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name, default=None):
+        self.read.add(name)
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize("name", rewards.REWARDS)
+def test_what_a_reward_reads_is_declared(name):
+    """Whatever is registered: no field of a problem is read that `needs` does not name."""
+    found = rewards.REWARDS[name]
+    row = Watched(completion("a </think> 4", answer="4", label="4", budget=3, self_certainty=0.5))
+    arguments = ["4" if p.annotation is str else 3 for p in rewards.own_parameters(found.function)]
+    found.function(row, rewards.Around(FORMATS["think"], 100, [row]), *arguments)
+    fields = {"answer", "label", "budget", "self_certainty"}
+    assert row.read & fields <= found.needs

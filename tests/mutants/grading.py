@@ -131,14 +131,10 @@ MUTANTS = [
     ),
     (
         "grading/rewards.py",
-        (
-            "kept = [\n"
-            '    row for row in graded if "wrong_label" not in used or grade(row, str(row["label"])) is False\n'
-            "]"
-        ),
-        'kept = [row for row in graded if "wrong_label" not in used or not grade(row, str(row["label"]))]',
+        'kept = [row for row in kept if grade(row, str(row["label"])) is False]',
+        'kept = [row for row in kept if not grade(row, str(row["label"]))]',
         "a label without a gold answer counts as wrong",
-        "test_rewards.py::test_which_problems_can_be_judged",
+        "test_rewards.py::test_which_problems_can_be_rewarded",
     ),
     (
         "grading/sandbox.py",

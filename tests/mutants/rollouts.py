@@ -42,7 +42,7 @@ MUTANTS = [
         (
             "if (\n"
             "    not cfg.dynamic_sampling\n"
-            '    or len({row["right" if names & NEED_ANSWER else "reward"] for row in trained}) > 1\n'
+            '    or len({row["right" if "answer" in needs else "reward"] for row in trained}) > 1\n'
             "):"
         ),
         'if not cfg.dynamic_sampling or len({row["reward"] for row in trained}) > 1:',
@@ -100,7 +100,7 @@ MUTANTS = [
     ),
     (
         "rollouts.py",
-        'most = min(cfg.max_tokens, problem["budget"]) if "lcpo" in cfg.reward else cfg.max_tokens',
+        'most = min(cfg.max_tokens, problem["budget"]) if budgeted else cfg.max_tokens',
         "most = cfg.max_tokens",
         "a problem with a small budget is taken for a long one",
         "test_grpo_ranks.py::test_ranks_sample_as_many_tokens_each",
