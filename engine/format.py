@@ -1,14 +1,19 @@
-"""The text of a reasoning model, defined once: curation writes it, sft masks by it, generate forces budgets with it,
-evaluate extracts answers from it.
+"""The text of a reasoning model, defined once for all stages.
 
-    prompt | open trace end response eos
-    masked | trained ------------------
+Curation writes it, sft.py masks by it, generate.py forces budgets with it, evaluate.py reads answers
+out of it.
 
-s1      s1, §D: <|im_start|>think ... <|im_start|>answer ...; both delimiters are existing Qwen tokens
-s1-steps  s1, §E.1, step-conditional control: the trace is <|im_start|>K steps left ... <|im_start|>K-1 steps left ...
-think   <think> ... </think> ...: R1 distillations, Qwen3, and the tiny world
-r1      DeepSeek-R1-Zero, Table 1: a template instead of a chat, <think> ... </think> <answer> ... </answer>
-plain   the chat template alone; whatever reasoning there is stands in the response
+    prompt | open thinking end response eos
+    masked | trained ----------------------
+
+s1        <|im_start|>think ... <|im_start|>answer ... (s1, §D); the delimiters are made of tokens
+          that Qwen has already
+s1-steps  s1's step-conditional control (§E.1): the thinking is
+          <|im_start|>K steps left ... <|im_start|>K-1 steps left ...
+think     <think> ... </think> ...: R1 distillations, Qwen3, and the tiny world
+r1        <think> ... </think> <answer> ... </answer> in a template instead of a chat
+          (DeepSeek-R1-Zero, Table 1)
+plain     the chat template alone; any reasoning is part of the response
 """
 
 from dataclasses import dataclass
@@ -16,10 +21,11 @@ from dataclasses import dataclass
 from engine.rows import BadInput
 
 R1_TEMPLATE = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
-    "first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
-    "process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., "
-    "<think> reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:"
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves "
+    "it. The assistant first thinks about the reasoning process in the mind and then provides the "
+    "user with the answer. The reasoning process and answer are enclosed within <think> </think> "
+    "and <answer> </answer> tags, respectively, i.e., <think> reasoning process here </think> "
+    "<answer> answer here </answer>. User: {question}. Assistant:"
 )
 
 
@@ -27,94 +33,78 @@ R1_TEMPLATE = (
 class Format:
     name: str
     open: str = ""  # begins thinking; the decoder appends it to the prompt
-    before: str = ""  # between `open` and the trace
-    after: str = ""  # between the trace and `end`
-    end: str = ""  # ends thinking; its first token is the one that the decoder watches for
+    before: str = ""  # between `open` and the thinking
+    after: str = ""  # between the thinking and `end`
+    end: str = ""  # ends thinking; the decoder watches for its first token
     between: str = ""  # between `end` and the response
     close: str = ""  # after the response, before the end-of-sequence token
     cue: str = ""  # written after `end` when the answer is forced
     prompt: str | None = None  # a template with {question}; None: the tokenizer's chat template
-    has_steps: bool = False  # each step of the trace begins with the first token of `end`
+    has_steps: bool = False  # each step of the thinking begins with the first token of `end`
+
+    # The pieces of a text are encoded one by one, in training as in use. Encoding the joined text can
+    # give other ids at the borders: ">" + "\n" is one token of Qwen's. The model would then be
+    # trained on ids that it never meets.
 
     def prompt_text(self, tokenizer, question, history=()):
-        """Everything the model is given before it starts to think, `open` not included. history: earlier messages."""
+        """Everything before `open`. history: the messages before this question."""
         if self.prompt is not None:
             return self.prompt.replace("{question}", question)
         if not tokenizer.chat_template:
             raise BadInput(
-                f"the tokenizer has no chat template, which format '{self.name}' needs; --format r1 needs none"
+                f"the tokenizer has no chat template, which format '{self.name}' needs; "
+                "--format r1 needs none"
             )
-        return tokenizer.apply_chat_template(
-            [*history, {"role": "user", "content": question}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        messages = [*history, {"role": "user", "content": question}]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def prompt_ids(self, tokenizer, question, history=()):
-        """Token ids that the decoder starts from: the prompt and `open`. Pieces are encoded one by one, here as in
-        training_ids, so that a model meets the same ids in training and in use."""
-        return _encode(tokenizer, self.prompt_text(tokenizer, question, history)) + _encode(
-            tokenizer, self.open
-        )
+        """Token ids that the decoder starts from: the prompt and `open`."""
+        text = self.prompt_text(tokenizer, question, history)
+        return encode(tokenizer, text) + encode(tokenizer, self.open)
 
     def training_ids(self, tokenizer, row, turns=1):
         """A trace row -> (ids, trained): token ids and, for each, whether the loss counts it.
 
-        The prompt is not trained, everything after it is, the end-of-sequence token included (without it the model
-        never learns to stop). The trained span is found by construction, not by searching for a template in the text.
-        turns: assistant turns to train, the last of which is the completion; the others stand in row["history"].
+        The prompt is not trained. Everything after it is, the end-of-sequence token included:
+        without it the model never learns to stop. The border is known because the pieces are encoded
+        one by one; nothing searches the text for a template.
+
+        turns: how many of the assistant's turns are trained. The completion is the last of them, the
+        others are in row["history"].
         """
         history = row.get("history") or []
         text = self.prompt_text(tokenizer, row["question"], history)
-        prompt = _encode(tokenizer, text)
-        completion = [i for piece in self.completion_pieces(row) for i in _encode(tokenizer, piece)]
+        prompt = encode(tokenizer, text)
+        prompt_trained = [False] * len(prompt)
+        if turns > 1:
+            prompt_trained = self.trained_in_history(tokenizer, text, history, turns - 1)
+
+        completion = []
+        for piece in self.completion_pieces(row):
+            completion += encode(tokenizer, piece)
         completion.append(tokenizer.eos_token_id)
-        earlier = (
-            self.trained_in_history(tokenizer, text, history, turns - 1)
-            if turns > 1
-            else [False] * len(prompt)
-        )
-        return prompt + completion, earlier + [True] * len(completion)
+        return prompt + completion, prompt_trained + [True] * len(completion)
 
     def trained_in_history(self, tokenizer, text, history, turns):
-        """For each token of a prompt whether it belongs to one of the last `turns` answers of the history: what the chat
-        template puts between the beginning of that turn and the end-of-sequence token, that token included."""
-        spans = []
-        for k in [k for k, message in enumerate(history) if message["role"] == "assistant"][
-            -turns:
-        ]:
-            opened, closed = (
-                tokenizer.apply_chat_template(
-                    history[:n], tokenize=False, add_generation_prompt=n == k
-                )
-                for n in (k, k + 1)
-            )
-            if not (
-                text.startswith(opened)
-                and text.startswith(closed.rstrip())
-                and closed.startswith(opened)
-            ):
-                raise BadInput(
-                    "--turns: the chat template changes earlier turns when later ones follow"
-                )
-            end = closed.rfind(tokenizer.eos_token)
-            spans.append(
-                (
-                    len(opened),
-                    end + len(tokenizer.eos_token) if end >= len(opened) else len(closed.rstrip()),
-                )
-            )
-        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-            "offset_mapping"
-        ]
-        return [any(start <= a < b <= end for start, end in spans) for a, b in offsets]
+        """For each token of the prompt `text`: is it part of one of the last `turns` answers?"""
+        answers = [k for k, message in enumerate(history) if message["role"] == "assistant"]
+        spans = [answer_span(tokenizer, text, history, k) for k in answers[-turns:]]
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        trained = []
+        for first, last in encoded["offset_mapping"]:
+            # A token of no characters (first == last) is not part of an answer.
+            inside = any(start <= first < last <= end for start, end in spans)
+            trained.append(inside)
+        return trained
 
     def completion_pieces(self, row):
         """The completion of a trace row as the strings that are encoded one after the other."""
-        thinking, response = (row.get("thinking") or "").strip(), row["response"].strip()
+        thinking = (row.get("thinking") or "").strip()
+        response = row["response"].strip()
         if not self.end:
             return [f"{thinking}\n\n{response}" if thinking else response]
-        if self.name == "s1" and "Answer:" not in response:  # s1's tokenization.py
+        if self.name == "s1" and "Answer:" not in response:  # as s1's tokenization.py does
             response = "Answer: " + response
         return [
             self.open,
@@ -124,31 +114,63 @@ class Format:
         ]
 
     def split(self, text):
-        """Generated text (it begins after `open`) -> (thinking, response).
+        """Generated text, which begins after `open` -> (thinking, response).
 
         Text without an end of thinking is all thinking: an unfinished completion has no response.
         """
         if not self.end:
             return "", text.strip()
         thinking, found, response = text.partition(self.end)
+        if not found:
+            return thinking.strip(), ""
         response = response.strip()
         if self.close:
-            response = response.removesuffix(self.close.strip()).removeprefix(self.between.strip())
-        return thinking.strip(), response.strip() if found else ""
+            response = response.removesuffix(self.close.strip())
+            response = response.removeprefix(self.between.strip())
+        return thinking.strip(), response.strip()
 
     def check(self, tokenizer):
-        """Raise BadInput if the tokenizer lacks the format's delimiters (r1's are ordinary text and need no tokens)."""
+        """Raise BadInput if the tokenizer lacks the format's delimiters.
+
+        The delimiters of a template (r1) are ordinary text and need no tokens of their own.
+        """
         if self.end and self.prompt is None and self.end_id(tokenizer) is None:
             raise BadInput(
                 f"--format {self.name}: this tokenizer has no single token for the beginning of "
-                f"'{self.end}', so that the end of thinking cannot be told"
+                f"'{self.end}', so the end of thinking cannot be recognised"
             )
 
     def end_id(self, tokenizer):
-        """Id of the token that announces the end of thinking; None when the tokenizer has no such single token."""
-        ids = _encode(tokenizer, self.end)
+        """Id of the token that announces the end of thinking; None if there is no such token."""
+        ids = encode(tokenizer, self.end)
         special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-        return ids[0] if ids and ids[0] in special - {tokenizer.unk_token_id} else None
+        special.discard(tokenizer.unk_token_id)
+        return ids[0] if ids and ids[0] in special else None
+
+
+def encode(tokenizer, text):
+    """Token ids of one piece of text, nothing added in front or behind."""
+    return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+
+def answer_span(tokenizer, text, history, k):
+    """Where in the prompt `text` message k, an answer, is -> (start, end), in characters.
+
+    The answer begins after the chat template's generation prompt and ends with the end-of-sequence
+    token, that token included. Raises BadInput if the template writes an earlier turn differently
+    once later ones follow.
+    """
+    opened = tokenizer.apply_chat_template(history[:k], tokenize=False, add_generation_prompt=True)
+    closed = tokenizer.apply_chat_template(
+        history[: k + 1], tokenize=False, add_generation_prompt=False
+    )
+    in_prompt = text.startswith(opened) and text.startswith(closed.rstrip())
+    if not (in_prompt and closed.startswith(opened)):
+        raise BadInput("--turns: the chat template changes earlier turns when later ones follow")
+    eos = closed.rfind(tokenizer.eos_token)
+    if eos >= len(opened):
+        return len(opened), eos + len(tokenizer.eos_token)
+    return len(opened), len(closed.rstrip())
 
 
 FORMATS = {
@@ -187,33 +209,53 @@ FORMATS = {
     "plain": Format("plain"),
 }
 
-# What a question ends in when it tells the model how long to think.
+# Requests that end a question and tell the model how long to think. With {}: takes a number.
 ASK = {
-    "tokens": "\n\nThink for up to {} tokens.",  # s1, §E.1, token-conditional
-    "steps": "\n\nThink for up to {} steps.",  # s1, §E.1, step-conditional
-    "long": "\n\nAnswer after a long amount of thinking. If you feel like you are finished early, spend the extra "
-    "time trying to double-check your work until you are absolutely sure that you have the correct answer.",
-    "short": "\n\nAnswer after a short amount of thinking. Do not spend excessive time double-checking your work.",
-    "l1": " Let's think step by step and output the final answer within \\boxed{{}}. Think for {} tokens.",
-    "l1-max": " Let's think step by step and output the final answer within \\boxed{{}}. Think for maximum {} tokens.",
-}  # long, short: s1, §E.1, class-conditional; l1, l1-max: L1 (2503.04697), §3
+    # s1, §E.1: token-, step- and class-conditional
+    "tokens": "\n\nThink for up to {} tokens.",
+    "steps": "\n\nThink for up to {} steps.",
+    "long": (
+        "\n\nAnswer after a long amount of thinking. If you feel like you are finished early, spend "
+        "the extra time trying to double-check your work until you are absolutely sure that you have "
+        "the correct answer."
+    ),
+    "short": (
+        "\n\nAnswer after a short amount of thinking. Do not spend excessive time double-checking "
+        "your work."
+    ),
+    # L1 (2503.04697), §3
+    "l1": (
+        " Let's think step by step and output the final answer within \\boxed{{}}. "
+        "Think for {} tokens."
+    ),
+    "l1-max": (
+        " Let's think step by step and output the final answer within \\boxed{{}}. "
+        "Think for maximum {} tokens."
+    ),
+}
 
 
 def ask(question, how):
-    """The question with the request `how`: a key of ASK, those with a number as NAME:N. Raises BadInput."""
+    """The question with a request from ASK: `how` is NAME, or NAME:N for one that takes a number.
+
+    Raises BadInput.
+    """
     name, _, number = how.partition(":")
-    wants_number = "{}" in ASK.get(name, "")
-    if (
-        name not in ASK
-        or bool(number) != wants_number
-        or wants_number
-        and not (number.isdecimal() and int(number))
-    ):
-        raise BadInput(
-            f"--ask {how}: not one of " + ", ".join(k + ":N" * ("{}" in ASK[k]) for k in ASK)
-        )
+    if not is_request(name, number):
+        known = [f"{k}:N" if takes_number(k) else k for k in ASK]
+        raise BadInput(f"--ask {how}: not one of {', '.join(known)}")
     return question + ASK[name].format(number)
 
 
-def _encode(tokenizer, text):
-    return tokenizer.encode(text, add_special_tokens=False) if text else []
+def takes_number(name):
+    """Whether a request of ASK names a number of tokens or steps."""
+    return "{}" in ASK[name].replace("{{}}", "")
+
+
+def is_request(name, number):
+    """Whether ASK has this request, and it got a positive number exactly if it takes one."""
+    if name not in ASK:
+        return False
+    if not takes_number(name):
+        return not number
+    return number.isdecimal() and int(number) > 0

@@ -1,12 +1,21 @@
 """JSONL rows, the contract between all stages: UTF-8, one object per line, unknown keys pass through.
 
-problem     id, question, answer; optional solution, source, level, subject, group, task (a benchmark); choices (multiple
-            choice), accept (further right answers), nums and target (Countdown), instruction_id_list and kwargs (IFEval),
-            references (CoQA: what each annotator answered); max_tokens, waits, thinking_budget (of this row, for
-            generate.py); budget (named in the question, for grpo.py)
-trace       problem + thinking, response, model, and what curation adds (correct, n_thinking_tokens, score, ...)
+problem     id, question, answer
+    optional: solution, source, level, subject, group
+    task                          the benchmark that it is from
+    choices                       of multiple choice
+    accept                        further right answers
+    nums, target                  Countdown
+    instruction_id_list, kwargs   IFEval
+    references                    CoQA: what each annotator answered
+    history                       system prompt and earlier turns
+    max_tokens, waits, thinking_budget   of this row alone, for generate.py
+    budget                        named in the question, for grpo.py
+trace       problem + thinking, response, model
+    curation adds correct, n_thinking_tokens, score, ...
 completion  problem + sample, text, thinking, response, ids, injected, n_thinking_tokens, n_tokens,
-            finish ("stop", "length", "rejected" or "nan"), stop (what stopped it), n_waits, forced, n_tries, logp
+            finish ("stop", "length", "rejected" or "nan"), stop (what stopped it), forced,
+            n_tries, logp
 """
 
 import json
@@ -15,14 +24,15 @@ from pathlib import Path
 
 
 class BadInput(ValueError):
-    """Something the user gave cannot be used; the message is one line and names the file, line or flag."""
+    """The user gave something unusable. The message is one line and names the file, line or flag."""
 
 
 def read_rows(path, need=()):
-    """Rows of a .jsonl file, or of every .jsonl file of a directory in name order -> list of dicts.
+    """Rows of a .jsonl file, or of a directory's .jsonl files in name order -> list of dicts.
 
     need: fields that each row must hold.
-    Raises BadInput naming file and line for a missing file or field, a broken or empty line, an empty file.
+    Raises BadInput naming file and line for a missing file or field, a broken or empty line, an empty
+    file.
     """
     path = Path(path)
     if path.is_dir():
@@ -31,27 +41,23 @@ def read_rows(path, need=()):
             raise BadInput(f"{path}: no .jsonl file in this directory")
         return [row for file in files for row in read_rows(file, need)]
     try:
-        text = path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-    rows = []
     # Only "\n" ends a line: str.splitlines would also cut at U+2028, which real questions contain.
-    for number, line in enumerate(text.removesuffix(b"\n").split(b"\n"), 1):
-        rows.append(parse_row(f"{path}:{number}", line, need))
-    return rows
+    lines = content.removesuffix(b"\n").split(b"\n")
+    return [parse_row(f"{path}:{number}", line, need) for number, line in enumerate(lines, 1)]
 
 
 def parse_row(where, line, need=()):
-    """One line of bytes -> dict with the fields `need`. Raises BadInput, which begins with `where`."""
+    """One line of bytes -> dict with the fields `need`. Raises BadInput beginning with `where`."""
+    if not line.strip():
+        raise BadInput(f"{where}: empty line")
     try:
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        what = (
-            "empty line"
-            if not line.strip()
-            else f"not a JSON object ({type(error).__name__}: {error})"
-        )
-        raise BadInput(f"{where}: {what:.300}") from error
+        reason = f"not a JSON object ({type(error).__name__}: {error})"
+        raise BadInput(f"{where}: {reason[:300]}") from error
     if not isinstance(row, dict):
         raise BadInput(f"{where}: not a JSON object but {type(row).__name__}")
     for field in need:
@@ -61,7 +67,10 @@ def parse_row(where, line, need=()):
 
 
 def write_rows(path, rows):
-    """Write rows to path, whole or not at all: a reader never sees half a file."""
+    """Write rows to path, whole or not at all: a reader never sees half a file.
+
+    Makes the directory. The rows may come from a generator.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

@@ -52,7 +52,7 @@ class Training(Computing):
     plan: str = ""
 
 
-# May differ between a run and its continuation: where it is computed and how much memory that takes.
+# These may differ between a run and its continuation: where it is computed, with how much memory.
 FREE = {
     "out",
     "overwrite",
@@ -67,7 +67,7 @@ FREE = {
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        """One line; --help is for the list of all flags."""
+        """End with one line. The list of all flags is what --help is for."""
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
 
 
@@ -85,8 +85,10 @@ def parse(config_class, argv):
         add_flag(parser, field, kinds[field.name], comments.get(field.name, ""))
     given = vars(parser.parse_args(argv))
     for field in fields:
+        value = given[field.name]
         if isinstance(field.default, tuple):
-            given[field.name] = tuple(given[field.name] or field.default)
+            value = value or field.default
+        given[field.name] = tuple(value) if isinstance(value, list) else value
     return config_class(**given)
 
 
@@ -94,50 +96,68 @@ def comments_of(config_class):
     """{setting: its comment}, of the class and of those that it inherits from."""
     found = {}
     for parent in reversed(config_class.__mro__):
-        if not dataclasses.is_dataclass(parent):
-            continue
-        above = []  # comment lines since the last setting
-        for line in inspect.getsource(parent).splitlines():
-            if comment := re.fullmatch(r"    #\s*(.+)", line):
-                above.append(comment[1])
-            elif setting := re.match(r"    (\w+):[^#]*(?:#\s*(.+))?$", line):
-                found[setting[1]] = " ".join(filter(None, [*above, setting[2]]))
-                above = []
-            elif not line.strip():
-                above = []
+        if dataclasses.is_dataclass(parent):
+            found |= comments_in(inspect.getsource(parent))
+    return found
+
+
+def comments_in(source):
+    """{setting: its comment} of one class. A comment is above its setting, behind it, or both."""
+    found = {}
+    above = []  # comment lines since the last setting or blank line
+    for line in source.splitlines():
+        comment = re.fullmatch(r"    #\s*(.+)", line)
+        setting = re.match(r"    (\w+):.*?(?:  #\s*(.+))?$", line)
+        if comment:
+            above.append(comment[1])
+        elif setting:
+            name, behind = setting.groups()
+            found[name] = " ".join(above + [behind] if behind else above)
+            above = []
+        elif not line.strip():
+            above = []
     return found
 
 
 def add_flag(parser, field, kind, comment):
-    """Add the flag of one dataclass field to an argparse parser.
+    """Add the flag of one dataclass field, whose type is `kind`, to an argparse parser.
 
-    kind: int, float, str, bool, Literal, X | None, tuple[X, ...] (any number of values; the flag may
-    be repeated) or tuple[X, X] (just two). With metadata positional=True: arguments without a flag.
+    With metadata positional=True the setting is given without a flag.
     """
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
-        kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
-    arguments, options = typing.get_args(kind), {}
-    if kind is bool:
-        options["action"] = argparse.BooleanOptionalAction
-    elif typing.get_origin(kind) is tuple and arguments[-1] is Ellipsis:
-        options |= {"type": arguments[0], "nargs": "*", "action": "extend"}
-    elif typing.get_origin(kind) is tuple:
-        options |= {"type": arguments[0], "nargs": len(arguments)}
-    elif typing.get_origin(kind) is Literal:
-        options |= {"type": type(arguments[0]), "choices": arguments}
-    else:
-        options["type"] = kind
+    options = options_of(kind)
     required = field.default is dataclasses.MISSING
     default = None if required else field.default
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    comment += "" if shown in (None, "") else f" (default: {shown})"
+    is_tuple = isinstance(default, tuple)
+    shown = " ".join(map(str, default)) if is_tuple else default
+    if shown not in (None, ""):
+        comment += f" (default: {shown})"
     options["help"] = comment.replace("%", "%%")
     if field.metadata.get("positional"):
         parser.add_argument(field.name, **options)
         return
-    # A tuple's default is put in after parsing: "extend" would append to it instead of replacing it.
-    options["default"] = None if isinstance(default, tuple) else default
+    # parse() puts a tuple's default in: "extend" would append to it instead of replacing it.
+    options["default"] = None if is_tuple else default
     parser.add_argument(flag(field.name), required=required, **options)
+
+
+def options_of(kind):
+    """Arguments of argparse's add_argument for a setting's type.
+
+    int, float, str; bool (--x and --no-x); Literal (one of these values); X | None (as X);
+    tuple[X, ...] (any number of values, and the flag may be repeated); tuple[X, X] (exactly two).
+    """
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
+        kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if origin is Literal:
+        return {"type": type(arguments[0]), "choices": arguments}
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return {"type": arguments[0], "nargs": "*", "action": "extend"}
+    if origin is tuple:
+        return {"type": arguments[0], "nargs": len(arguments)}
+    return {"type": kind}
 
 
 def flag(name):
@@ -148,12 +168,13 @@ def flag(name):
 def check_positive(config, *names):
     """Raise BadInput naming the first of these settings that is not above 0."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise BadInput(f"{flag(name)} {getattr(config, name)}: must be positive")
+        value = getattr(config, name)
+        if not value > 0:  # NaN, too, is refused
+            raise BadInput(f"{flag(name)} {value}: must be positive")
 
 
 def cli(main, config_class):
-    """Run main(config) from the command line. What the user got wrong ends in one line, no traceback."""
+    """Run main(config) from the command line. A mistake of the user's ends in one line, no traceback."""
     config = parse(config_class, sys.argv[1:])
     name = Path(sys.argv[0]).name
     try:
@@ -163,4 +184,5 @@ def cli(main, config_class):
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; finished work is kept and the same command continues")
     except BrokenPipeError:  # `script | head`
+        # Python flushes stdout once more when it ends, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,10 +1,20 @@
-"""All tests run from any directory, without network, on one thread (sums are then the same in every run). Those marked
-slow, minutes each, run when they are asked for: `-m slow`."""
+"""Settings of all tests: any directory, no network, one thread (so that sums are the same each time).
 
+Tests marked slow take minutes and run when they are asked for: `-m slow`.
+"""
+
+import inspect
 import os
 import sys
 from pathlib import Path
 
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+# torch reads OMP_NUM_THREADS when it is first imported, which is after this file.
+# It is not imported here: a test of plain Python then starts in a second.
 os.environ.update(
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
@@ -12,11 +22,25 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     PYTHONDONTWRITEBYTECODE="1",
 )
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch  # noqa: E402  (after the environment that it reads)
+# Real questions, traces and tokenizers, which are not part of the repository.
+OPTIONAL_DATA = Path(os.environ.get("REASONING_DATA") or ROOT.parent / "shared" / "data")
 
-torch.set_num_threads(1)
+
+def optional_data(name):
+    """Path of a file or folder of OPTIONAL_DATA. Skips the test that asks for it if it is missing."""
+    path = OPTIONAL_DATA / name
+    if not path.exists():
+        pytest.skip(f"no {name} in the folder of optional data (REASONING_DATA names it)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    """A BPE tokenizer with a chat template, in the place of a real model's."""
+    from stand_ins import bpe_tokenizer
+
+    return bpe_tokenizer()
 
 
 def pytest_configure(config):
@@ -25,24 +49,33 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    """Put the mutants last: they run beside the other tests."""
     items.sort(key=lambda item: item.path.name == "test_mutants.py")
 
 
 def pytest_collection_finish(session):
-    if (
-        session.items
-        and session.items[-1].path.name == "test_mutants.py"
-        and not session.config.option.collectonly
-    ):
-        session.items[-1].module.start()
+    """Start the mutants before the first test."""
+    if not session.items or session.config.option.collectonly:
+        return
+    last = session.items[-1]
+    if last.path.name == "test_mutants.py":
+        last.module.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Print the docstring of a test that fails: it holds the calculation by hand."""
+    report = yield
+    docstring = inspect.getdoc(item.function) if hasattr(item, "function") else None
+    if report.failed and call.when == "call" and docstring:
+        report.sections.append(("what this test checks", docstring))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter):
-    slow = [
-        item
-        for item in terminalreporter.stats.get("deselected", ())
-        if item.get_closest_marker("slow")
-    ]
+    """Say how many tests were left out because they are slow."""
+    left_out = terminalreporter.stats.get("deselected", ())
+    slow = [item for item in left_out if item.get_closest_marker("slow")]
     if slow and terminalreporter.config.option.markexpr == "not slow":
         terminalreporter.write_line(
             f"{len(slow)} slow tests were left out: bash tests/run.sh -m slow"

@@ -27,6 +27,6 @@ MUTANTS = [
         'key = f"{task} {sorted(nums)} {target}"',
         'key = f"{task} {nums} {target}"',
         "held-out problems come back in another order of numbers",
-        "test_data.py::test_no_problem_is_in_two_splits",
+        "test_tiny.py::test_no_problem_is_in_two_splits",
     ),
 ]

@@ -240,26 +240,29 @@ MUTANTS = [
     ),
     (
         "engine/format.py",
-        "return prompt + completion, earlier + [True] * len(completion)",
-        "return prompt + completion, earlier + [True] * (len(completion) - 1) + [False]",
+        ("for piece in self.completion_pieces(row):\n    completion += encode(tokenizer, piece)"),
+        'completion += encode(tokenizer, "".join(self.completion_pieces(row)))',
+        "the joined text is encoded: other ids than in use",
+        "test_format.py::test_the_decoder_starts_where_training_did",
+    ),
+    (
+        "engine/format.py",
+        "return prompt + completion, prompt_trained + [True] * len(completion)",
+        "return prompt + completion, prompt_trained + [True] * (len(completion) - 1) + [False]",
         "the end-of-sequence token is not trained",
-        "test_data.py::test_think_text",
+        "test_format.py::test_think_text",
     ),
     (
         "engine/format.py",
-        'return thinking.strip(), response.strip() if found else ""',
-        "return thinking.strip(), response.strip() if found else thinking.strip()",
+        'return thinking.strip(), ""',
+        "return thinking.strip(), thinking.strip()",
         "unfinished thinking counts as the response",
-        "test_data.py::test_split",
+        "test_format.py::test_split",
     ),
     (
         "engine/format.py",
-        (
-            'for k in [k for k, message in enumerate(history) if message["role"] == "assistant"][\n'
-            "    -turns:\n"
-            "]:"
-        ),
-        'for k in [k for k, message in enumerate(history) if message["role"] == "assistant"]:',
+        "spans = [answer_span(tokenizer, text, history, k) for k in answers[-turns:]]",
+        "spans = [answer_span(tokenizer, text, history, k) for k in answers]",
         "every earlier turn is trained",
         "test_sft.py::test_turns_by_hand",
     ),
@@ -479,14 +482,10 @@ MUTANTS = [
     ),
     (
         "engine/rows.py",
-        'for number, line in enumerate(text.removesuffix(b"\\n").split(b"\\n"), 1):',
-        (
-            "for number, line in enumerate(\n"
-            '    (x.encode() for x in text.decode("utf-8", "replace").splitlines()), 1\n'
-            "):"
-        ),
+        'lines = content.removesuffix(b"\\n").split(b"\\n")',
+        'lines = [line.encode() for line in content.decode("utf-8", "replace").splitlines()]',
         "U+2028 ends a line",
-        "test_data.py::test_line_separators_inside_a_string_end_no_line",
+        "test_rows.py::test_line_separators_inside_a_string_end_no_line",
     ),
     (
         "engine/runlog.py",
@@ -496,7 +495,7 @@ MUTANTS = [
         ),
         "lines = self.path.read_text().splitlines()",
         "a line that a kill cut in half stays in the log",
-        "test_data.py::test_log_resumes_without_gap_or_repeat",
+        "test_runlog.py::test_log_resumes_without_gap_or_repeat",
     ),
     (
         "engine/sampling.py",
