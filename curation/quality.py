@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from engine.format import FORMATS
 from grading.answers import answer_of, grade
+from grading.repetition import repeated_share
 
 DELIMITERS = sorted({text.strip() for f in FORMATS.values() for text in (f.open, f.end) if text})
 PUNCTUATION = string.punctuation + "…“”‘’–—"
@@ -72,7 +73,7 @@ def quality_problem(row, max_repetition=0.3):
     if standing_slips(thinking):
         return "false equation"
     # Who checks, repeats: four checks of one solution reach a share of 0.8, a trace caught in a loop exceeds 0.85.
-    share = repetition(thinking)
+    share = repeated_share(thinking)
     if (
         share <= max_repetition
         or share <= 0.8
@@ -80,13 +81,6 @@ def quality_problem(row, max_repetition=0.3):
     ):
         return None
     return "repetition"
-
-
-def repetition(text, n=8):
-    """Share of a text's n-grams that occurred before in it: 0 for most prose, close to 1 for a loop."""
-    words = text.split()
-    total = len(words) - n + 1
-    return 1 - len(set(zip(*(words[i:] for i in range(n))))) / total if total > 0 else 0.0
 
 
 # A chain such as `4 * 1 = 4 - 2 = 2` of plain integers. What stands before must not make its first number a part of

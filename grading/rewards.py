@@ -41,6 +41,7 @@ from typing import NamedTuple
 from engine.format import FORMATS, Format
 from engine.rows import BadInput
 from grading.answers import answer_of, canonical, grade
+from grading.repetition import repeated_share
 
 # ---- The table of rewards ----------------------------------------------------------------------
 
@@ -214,9 +215,7 @@ def reward_repetition(row, around, n=20, most=-1):
 
     "Demystifying long CoT" (2502.03373) punishes wrong answers alone: !correct&repetition.
     """
-    n, words = int(n), row["text"].split()
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return most * (1 - len(set(grams)) / len(grams)) if grams else 0.0
+    return most * repeated_share(row["text"], int(n))
 
 
 @reward(

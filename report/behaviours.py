@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from engine import settings
 from engine.rows import BadInput, read_rows, write_rows
 from grading.answers import answer_of, canonical, grade
+from grading.repetition import repeated_share
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,6 @@ def wait_words(text):
     return {word: counts[word] for word in WAIT_WORDS}
 
 
-def repetition(text, n=8):
-    """Share of the text's n-grams of words that occurred before in it: 0 for most prose, close to 1 for a loop."""
-    words = text[:LONGEST].split()
-    total = len(words) - n + 1
-    return 1 - len(set(zip(*(words[i:] for i in range(n))))) / total if total > 0 else 0.0
-
-
 def word_class(token):
     """'logical', 'content' or, for a token without a letter, 'sign'; the token's text may carry spaces."""
     word = token.strip().strip(".,;:!?").lower()
@@ -227,7 +221,7 @@ def summary(rows, judged, interval):
             lengths[right].append(row["n_thinking_tokens"])
     return found | {
         "wait_words": {word: n / len(rows) for word, n in words.items() if n},
-        "repetition": sum(repetition(text_of(row)) for row in rows) / len(rows),
+        "repetition": sum(repeated_share(text_of(row)[:LONGEST]) for row in rows) / len(rows),
         "length": {
             word: sum(lengths[right]) / len(lengths[right]) if lengths[right] else None
             for word, right in (("right", True), ("wrong", False))

@@ -591,10 +591,6 @@ def test_behaviours_by_hand():
         behaviours.behaviours(text)
     assert time.process_time() - began < 2  # 80,000 characters
     assert behaviours.wait_words("Wait, wait... waiting; Hmm")["wait"] == 2
-    assert (
-        behaviours.repetition("a b c d e f g h " * 2) == pytest.approx(1 / 9)
-        and behaviours.repetition("a b") == 0
-    )
     classes = [behaviours.word_class(t) for t in (" So", "therefore,", "cat", "12", "+")]
     assert classes == ["logical", "logical", "content", "sign", "sign"]
 

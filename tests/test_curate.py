@@ -18,6 +18,7 @@ from curation import pool, quality, rewrite, similarity
 from engine import settings
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
+from grading.repetition import repeated_share
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -254,13 +255,6 @@ def test_a_slip_counts_until_it_is_taken_back():
     assert quality.standing_slips("7 + 5 = 11 wait , 5 + 7 = 12") == ["7 + 5 = 11"]
 
 
-def test_repetition_by_hand():
-    assert quality.repetition("a b c d e f g h") == 0
-    # 8 words three times: 17 8-grams, of which the first 8 are new and the other 9 were there before
-    assert quality.repetition("a b c d e f g h " * 3) == pytest.approx(9 / 17)
-    assert quality.repetition("too short") == 0
-
-
 LOOP = "okay so . then " + "7 + 9 = 16 - 4 = 12 hmm . then " * 4
 
 
@@ -289,7 +283,7 @@ def test_quality_problem(changes, problem):
 
 
 def test_repetition_limit_is_a_setting():
-    share = quality.repetition(LOOP)
+    share = repeated_share(LOOP)
     assert 0.3 < share < 0.8
     assert quality.quality_problem(trace(1, thinking=LOOP), share + 0.01) is None
     assert quality.quality_problem(trace(1, thinking=LOOP), share - 0.01) == "repetition"
@@ -1723,7 +1717,7 @@ def test_real_traces():
     ]
     slips = [row["id"] for row in rows if quality.standing_slips(row["thinking"])]
     assert len(slips) <= 3, slips  # of 723 equations; one slip is a real one
-    share = Counter(quality.repetition(row["thinking"]) > 0.3 for row in rows)
+    share = Counter(repeated_share(row["thinking"]) > 0.3 for row in rows)
     assert share[True] <= 12  # traces cut in a loop
     held_out = [row["question"] for row in read_rows(SHARED / "math" / "math500.jsonl")]
     kept, _ = decontaminate(rows, held_out)
