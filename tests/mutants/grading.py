@@ -109,9 +109,9 @@ MUTANTS = [
         "test_grpo.py::test_reward_vote_by_hand",
     ),
     (
-        "grading/rewards.py",
-        "return most * (1 - len(set(grams)) / len(grams)) if grams else 0.0",
-        "return most * len(set(grams)) / len(grams) if grams else 0.0",
+        "grading/repetition.py",
+        "return 1 - len(different) / n_grams",
+        "return len(different) / n_grams",
         "the share of different n-grams is punished",
         "test_grpo.py::test_reward_repetition_by_hand",
     ),
