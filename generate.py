@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from engine import kv_cache, packing, processes, runlog, settings, tensor_parallel
 from engine import model as models
+from engine.completions import completion_row, key_of
 from engine.decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, stop_ids
 from engine.format import FORMATS, ask
 from engine.rows import BadInput, read_rows, write_rows
@@ -116,45 +117,6 @@ def sampling_of(cfg):
         cfg.stop_tokens,
         cfg.logp,
     )
-
-
-def completion_text(tokenizer, completion):
-    """The generated text with its special tokens, without the stop token or stop string."""
-    own_stop = completion.finish == "stop" and completion.stop is None
-    text = tokenizer.decode(
-        completion.ids[:-1] if own_stop else completion.ids,
-        skip_special_tokens=False,
-        clean_up_tokenization_spaces=False,
-    )
-    return text.partition(completion.stop)[0] if completion.stop else text
-
-
-def completion_row(problem, sample_number, completion, tokenizer, form, with_logp=False):
-    """A completion as a JSONL row: the problem's fields, the text and its parts, and the exact token ids."""
-    text = completion_text(tokenizer, completion)
-    thinking, response = form.split(text)
-    n_thinking, stop = completion.n_thinking, completion.stop
-    # no single end token that the decoder could count up to
-    if form.end and form.end_id(tokenizer) is None:
-        n_thinking = len(tokenizer.encode(thinking, add_special_tokens=False))
-    if completion.finish == "stop" and stop is None:
-        stop = tokenizer.convert_ids_to_tokens(completion.ids[-1])
-    row = problem | {
-        "sample": sample_number,
-        "text": text,
-        "thinking": thinking,
-        "response": response,
-        "ids": completion.ids,
-        "injected": [i for i, x in enumerate(completion.injected) if x],
-        "n_thinking_tokens": n_thinking,
-        "n_tokens": len(completion.ids),
-        "finish": completion.finish,
-        "stop": stop,
-        "n_waits": completion.n_waits,
-        "forced": completion.forced,
-        "n_tries": completion.n_tries,
-    }
-    return row | {"logp": [round(x, 6) for x in completion.logp]} if with_logp else row
 
 
 # ---------------------------------------------------------------- what is asked for
@@ -509,10 +471,6 @@ class Book:
                 part.unlink()
             runlog.save_config(self.cfg, self.header, identity=self.identity, **totals)
         return rows
-
-
-def key_of(row):
-    return row["id"], row.get("sample", 0)
 
 
 def completions(cfg, model, tokenizer, form, requests, todo):

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import torch
 
-import generate
 import kernels
 from engine import attention, dealing, packing, processes, sharding, training
 from engine import model as models
+from engine.completions import completion_row
 from engine.decoder import Request, Sampling, decode
 from engine.format import Format
 from engine.rows import BadInput
@@ -126,7 +126,7 @@ def rollout(here, problems, stream, places):
                 cfg.slots,
             ):
                 which, number = divmod(chosen[at], n_samples)
-                rows[chosen[at]] = generate.completion_row(
+                rows[chosen[at]] = completion_row(
                     problems[places[which]], number, completion, tokenizer, form
                 ) | {"prompt": requests[chosen[at]].prompt, "logp": completion.logp}
     return [rows[i : i + n_samples] for i in range(0, len(rows), n_samples)]
@@ -377,7 +377,7 @@ def held_out_accuracy(here, problems):
         for i, c in decode(
             here.sampler, here.tokenizer, here.form, requests, Sampling(cfg.temperature), cfg.slots
         ):
-            groups[i] = [generate.completion_row(own[i], 0, c, here.tokenizer, here.form)]
+            groups[i] = [completion_row(own[i], 0, c, here.tokenizer, here.form)]
     found = share(here, judge(here, groups, "correct"), shares)
     for problem, verdict in zip(problems, found):
         if not isinstance(verdict, dict) and here.ranks.leads:

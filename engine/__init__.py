@@ -11,6 +11,7 @@ kv_cache         keys and values of the sequences that are being decoded
 loading          model directories in and out: load, check, save
 sampling         the next token: random numbers, top-k, top-p
 decoder          the batched decoder: continuous batching, forced budgets
+completions      completion rows, and the file that a run writes them to
 processes        the processes of torchrun: who does what
 dealing          work dealt to them
 sharding         a model in shards (FSDP2), to train

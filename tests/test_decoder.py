@@ -21,11 +21,11 @@ from transformers import (
     Qwen3Config,
 )
 
-import generate
 import kernels
 from data import tiny
 from engine import attention, decoder, kv_cache, loading, packing, sampling
 from engine import model as models
+from engine.completions import completion_text
 from engine.decoder import Request, Sampling, decode
 from engine.format import FORMATS
 from engine.rows import BadInput
@@ -491,12 +491,12 @@ def test_the_stop_token_is_kept_with_its_logp():
     with torch.no_grad():
         stats = models.score(model, packing.pack([prompt + c.ids]))
     assert c.logp[-1] == pytest.approx(stats.logp[-1].item(), abs=1e-5)
-    assert "<eos>" not in generate.completion_text(tokenizer, c)
+    assert "<eos>" not in completion_text(tokenizer, c)
     (cut,) = completions(
         model, [Request(prompt, 0, len(c.ids) - 1)], settings(60), tokenizer=tokenizer
     )
     assert cut.finish == "length" and cut.ids == c.ids[:-1]
-    assert generate.completion_text(tokenizer, cut) == generate.completion_text(tokenizer, c)
+    assert completion_text(tokenizer, cut) == completion_text(tokenizer, c)
 
 
 def test_no_requests():
@@ -1223,7 +1223,7 @@ def test_steps_take_no_waits(monkeypatch, s1):
 
 
 def shown(s1, c):
-    return generate.completion_text(s1[0], c)
+    return completion_text(s1[0], c)
 
 
 @pytest.mark.parametrize(
@@ -1308,9 +1308,7 @@ def test_stop_strings_against_the_whole_text():
                 and c.finish == "stop"
                 and c.stop in texts[n - 1]
             )
-            assert (
-                generate.completion_text(TOKENIZER, c) == texts[n - 1][: texts[n - 1].index(c.stop)]
-            )
+            assert completion_text(TOKENIZER, c) == texts[n - 1][: texts[n - 1].index(c.stop)]
     assert 3 < n_stopped < 22
 
 

@@ -20,6 +20,7 @@ import generate
 from data import tiny
 from engine import decoder, loading, settings
 from engine import model as models
+from engine.completions import completion_text
 from engine.decoder import Request, Sampling, decode
 from engine.format import FORMATS, Format
 from engine.rows import BadInput, read_rows
@@ -652,7 +653,7 @@ def greedy_text(question, history=(), **forcing):
     model, tokenizer = loading.load(BASE)
     request = Request(FORMATS["think"].prompt_ids(tokenizer, question, history), 0, 60, **forcing)
     ((_, c),) = decode(model, tokenizer, FORMATS["think"], [request], Sampling(wait="wait"))
-    return generate.completion_text(tokenizer, c)
+    return completion_text(tokenizer, c)
 
 
 def said(question, **forcing):

@@ -91,6 +91,13 @@ MUTANTS = [
         "test_sft.py::test_deal_by_hand",
     ),
     (
+        "engine/completions.py",
+        "text = text.partition(completion.stop)[0]",
+        "text = text.rpartition(completion.stop)[0]",
+        "text is cut at the last of two stop strings in one token",
+        "test_decoder.py::test_stop_strings",
+    ),
+    (
         "engine/decoder.py",
         "logits = logits[:, : control.n_tokens]",
         "logits = logits.clone()",

@@ -23,13 +23,6 @@ MUTANTS = [
     ),
     (
         "generate.py",
-        "return text.partition(completion.stop)[0] if completion.stop else text",
-        "return text.rpartition(completion.stop)[0] if completion.stop else text",
-        "text is cut at the last of two stop strings in one token",
-        "test_decoder.py::test_stop_strings",
-    ),
-    (
-        "generate.py",
         'named = row.get("answer") in list(letters) and best < len(letters)',
         "named = False",
         "multiple choice answers in words where letters are asked for",
