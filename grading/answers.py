@@ -24,7 +24,6 @@ from grading.formulas import (
     check_expression,
     expression_value,
 )
-from grading.ifeval import follows
 from grading.symbolic import equal
 
 # ---- Which part of a text is the answer? ------------------------------------------------------------------------
@@ -464,6 +463,9 @@ def grade(row, prediction):
             prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right")
         )
     if row.get("instruction_id_list") is not None:
+        # Imported here: most programs that grade never see an instruction.
+        from grading.ifeval import follows
+
         return prediction is not None and all(follows(row, prediction))
     if isinstance(row.get("references"), list):
         said = plain_words(prediction or "")
@@ -528,7 +530,7 @@ def canonical(row, answer):
     return parse(answer) if isinstance(answer, str) else None
 
 
-def classes(row, answers):
+def answer_classes(row, answers):
     """A number for each answer (None for None) that is the same for answers which the grader takes as the same: they
     have one canonical name, or one is right where the first answer of the other's class is the solution."""
     names, leaders, found = {}, [], []

@@ -20,13 +20,7 @@ from engine import settings
 from engine.rows import BadInput, read_rows, write_rows
 from evaluate import (
     Config,
-    answer_of,
-    canonical,
-    check_expression,
     control,
-    extract_answer,
-    grade,
-    is_correct,
     main,
     majority,
     mean_interval,
@@ -39,7 +33,18 @@ from evaluate import (
     wilson,
 )
 from grading import symbolic
-from grading.answers import classes, is_gradable, overlap, parse
+from grading.answers import (
+    answer_classes,
+    answer_of,
+    canonical,
+    extract_answer,
+    grade,
+    is_correct,
+    is_gradable,
+    overlap,
+    parse,
+)
+from grading.formulas import check_expression
 from grading.sandbox import Workers
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -434,7 +439,9 @@ def test_text_without_a_response_is_split_by_its_delimiters():
 
 def test_classes():
     """Equal values are a class, and so is what the grader takes for equal: 50% for 50, 0.333333 for 1/3."""
-    assert classes({}, ["1/3", "50", None, "0.333333", "50\\%", "\\frac13", "0.3", "fifty"]) == [
+    assert answer_classes(
+        {}, ["1/3", "50", None, "0.333333", "50\\%", "\\frac13", "0.3", "fifty"]
+    ) == [
         0,
         1,
         None,
@@ -444,7 +451,12 @@ def test_classes():
         2,
         3,
     ]
-    assert classes({"nums": [1, 2], "target": 3}, ["1+2", "2 + 1", "3", "1*2"]) == [0, 0, 1, 2]
+    assert answer_classes({"nums": [1, 2], "target": 3}, ["1+2", "2 + 1", "3", "1*2"]) == [
+        0,
+        0,
+        1,
+        2,
+    ]
 
 
 def test_rows_without_an_answer_are_skipped():
@@ -1138,7 +1150,7 @@ def test_conversations(tmp_path, capsys):
     write_rows(tmp_path / "run.jsonl", rows)
     report = main(Config(runs=(str(tmp_path / "run.jsonl"),)))
     assert "words shared with the references: exact 16.7, F1 45.0" in capsys.readouterr().out
-    assert evaluate.tasks_of(next(iter(report["runs"].values()))) == {
+    assert evaluate.task_scores(next(iter(report["runs"].values()))) == {
         "non": {"coqa": pytest.approx(50 / 3)}
     }
     assert grade({"references": []}, "x") is None and grade({"references": ["x"]}, None) is False
@@ -1186,14 +1198,15 @@ def test_table_of_scores(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split("|")[1].strip() == "model" and set(printed[1]) == set("|-:")
     assert len(set(map(len, printed))) == 1 and len(printed) == 2 + 4
-    main(Config(scores=str(path), sigma="pooled", json=True, out=str(tmp_path / "out.jsonl")))
-    assert list(read_rows(tmp_path / "out.jsonl")[0]) == ["base", "RL", "think", "no-think"]
+    main(Config(scores=str(path), sigma="pooled", out=str(tmp_path / "out.jsonl")))
+    saved = read_rows(tmp_path / "out.jsonl")[0]
+    assert list(saved) == ["base", "RL", "think", "no-think"]
     spread = {
         g: statistics.pstdev([x for t in (BASE, *TUNED.values()) for x in t[g].values()])
         for g in BASE
     }
     expected = transferability(BASE, TUNED["RL"], "v2", spread)
-    assert json.loads(capsys.readouterr().out)["RL"]["v2"] == pytest.approx(expected)
+    assert saved["RL"]["v2"] == pytest.approx(expected)
     for extra, words in (
         (rows[0], "scores.jsonl:49: base math AIME24 is on line 1 too"),
         ({**rows[0], "score": "9", "benchmark": "x"}, "49: score '9'"),
@@ -1442,8 +1455,7 @@ def test_main(tmp_path, capsys):
     )
     saved = read_rows(out)[0]
     assert saved["config"]["base"] == short and saved["runs"][short]["all"]["accuracy"] == 25
-    main(Config(runs=(long,), json=True))
-    assert json.loads(capsys.readouterr().out)["runs"][long]["all"]["accuracy"] == 75
+    assert saved["runs"][long]["all"]["accuracy"] == 75
 
 
 def test_wrong_use_ends_in_one_line(tmp_path):

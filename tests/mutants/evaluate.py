@@ -23,15 +23,7 @@ MUTANTS = [
     ),
     (
         "evaluate.py",
-        (
-            "effective = (\n"
-            "    min(limit, n * mean * (1 - mean) / spread)\n"
-            "    if spread > 1e-12\n"
-            "    else limit\n"
-            "    if 0 < mean < 1\n"
-            "    else n\n"
-            ")"
-        ),
+        "effective = min(limit, n * mean * (1 - mean) / spread)",
         "effective = limit",
         "samples of one question count as independent",
         "test_evaluate.py::test_the_interval_covers_what_it_promises",
@@ -45,34 +37,22 @@ MUTANTS = [
     ),
     (
         "evaluate.py",
-        (
-            'summary[f"bon@{size}"] = _mean(\n'
-            '    (max(head, key=lambda s: s["score"])["right"] for head in heads), 100\n'
-            ")"
-        ),
-        'summary[f"bon@{size}"] = _mean((any(s["right"] for s in head) for head in heads), 100)',
+        'found[f"bon@{k}"] = percent(sample.right for sample in best)',
+        'found[f"bon@{k}"] = percent(any(sample.right for sample in head) for head in heads)',
         "best of N is any of N",
         "test_evaluate.py::test_what_more_samples_and_tokens_buy",
     ),
     (
         "evaluate.py",
-        (
-            's["row"]["n_tokens"]\n'
-            "for s in flat\n"
-            'if s["row"].get("finish") == "stop" and s["row"].get("n_tokens") is not None'
-        ),
-        's["row"]["n_tokens"] for s in flat if True and s["row"].get("n_tokens") is not None',
+        'known_counts([s for s in flat if s.row.get("finish") == "stop"], "n_tokens")',
+        'known_counts(flat, "n_tokens")',
         "the stopped length counts what was cut",
         "test_evaluate.py::test_clip_ratio_and_stopped_length_of_simplerl",
     ),
     (
         "evaluate.py",
-        (
-            'task: s["ifeval"]["instruction_strict"]\n'
-            'if "ifeval" in s\n'
-            'else s.get("overlap", {}).get("exact", s["accuracy"])'
-        ),
-        'task: s.get("overlap", {}).get("exact", s["accuracy"])',
+        'return summary["ifeval"]["instruction_strict"]',
+        'return summary["accuracy"]',
         "IFEval enters the index per prompt, not per instruction",
         "test_evaluate.py::test_ifeval_run",
     ),
