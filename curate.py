@@ -45,7 +45,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-import evaluate
 from curation import rewrite
 from curation.pool import (
     Card,
@@ -82,6 +81,7 @@ from curation.quality import (
 from curation.similarity import at_most, digest, overlap_filter, parse_layers
 from engine import runlog, settings
 from engine.rows import BadInput, read_rows, write_rows
+from grading.answers import answer_of, canonical
 
 CONTROLS = ("random", "diverse", "longest")
 Method = Literal[
@@ -521,7 +521,7 @@ def filters(cfg, attempts, funnel):
                     cfg.max_same_answer,
                     lambda row: (
                         question_of(row),
-                        repr(evaluate.canonical(row, evaluate.answer_of(row))),
+                        repr(canonical(row, answer_of(row))),
                     ),
                     "same answer again",
                 ),

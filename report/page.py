@@ -22,6 +22,7 @@ import evaluate
 from engine import runlog
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
+from grading.answers import answer_of, grade
 from report import behaviours, figures
 from report.figures import BASE_COLOUR, COLOURS, INK
 
@@ -73,7 +74,7 @@ def key(row):
 
 
 def right(row):
-    return evaluate.grade(row, evaluate.answer_of(row))
+    return grade(row, answer_of(row))
 
 
 def read_json(path):
@@ -329,7 +330,7 @@ def transcript(tokenizer, row, values, title):
         "title": title,
         "question": str(row["question"]),
         "answer": str(row.get("answer", "not given")),
-        "said": str(evaluate.answer_of(row) or "nothing"),
+        "said": str(answer_of(row) or "nothing"),
         "right": right(row),
         "tokens": tokens,
     }

@@ -36,7 +36,7 @@ def run(tmp_path, recipe, *arguments, **variables):
         text=True,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return lambda name: evaluate.load(tmp_path / f"{name}.jsonl")["groups"]
+    return lambda name: evaluate.metrics_of_file(tmp_path / f"{name}.jsonl")["groups"]
 
 
 def points(metrics, run, base, group="math"):
