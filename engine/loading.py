@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from engine.attention import Packed, Prefill, Step, attention
 from engine.kv_cache import Cache
 from engine.model import head, hidden_states, next_token_logits, score
-from engine.modules import quicken
+from engine.modules import fuse_norms
 from engine.packing import pack
 from engine.rows import BadInput
 
@@ -43,7 +43,7 @@ def read(path, dtype):
     if found["missing_keys"]:
         raise BadInput(f"{path}: the weights lack {sorted(found['missing_keys'])[0]}")
     without_dropout(model.config)
-    quicken(model)
+    fuse_norms(model)
     return model, tokenizer
 
 

@@ -150,7 +150,7 @@ def _without_weights(path):
             model = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="packed"
             )
-        modules.quicken(model)
+        modules.fuse_norms(model)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
     return model, folder

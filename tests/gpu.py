@@ -125,7 +125,7 @@ def make(shape, device, dtype):
     with torch.device(device):
         model = Qwen2ForCausalLM(config_of(shape))
     model.set_attn_implementation("packed")
-    modules.quicken(model)  # as model.load does
+    modules.fuse_norms(model)  # as model.load does
     return model.to(dtype).eval()
 
 

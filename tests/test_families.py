@@ -158,7 +158,7 @@ def packed(config, weights):
         config, attn_implementation="packed", dtype=torch.float32
     ).eval()
     model.load_state_dict(weights)
-    modules.quicken(model)
+    modules.fuse_norms(model)
     model.generation_config.eos_token_id = STOPS
     return model
 

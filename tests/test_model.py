@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -26,7 +25,7 @@ from transformers import (
 )
 
 import kernels
-from engine import attention, loading, modules, packing
+from engine import attention, loading, packing
 from engine import model as models
 from engine.decoder import Request, decode
 from engine.format import FORMATS
@@ -726,138 +725,6 @@ def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, 
         assert (
             z.max(1).values - z.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
         ).max() <= 1e-3
-
-
-# ---- linear layers on a CPU
-
-
-@pytest.mark.parametrize(
-    "n, d, e, n_calls",
-    [
-        # of many rows the weight is the filters
-        (511, 128, 256, 0),
-        (512, 128, 256, 1),
-        (548, 128, 256, 1),
-        (31, 512, 1024, 0),
-        (32, 512, 1024, 1),
-        (255, 512, 1024, 1),  # of few they are
-        (300, 512, 1024, 2),
-        (268, 512, 1024, 1),
-    ],
-)  # many, and some left over
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_a_wide_linear_layer_is_a_linear_layer(monkeypatch, n, d, e, n_calls, has_bias):
-    """Values and all gradients, for rows that fill 16 images and for some left over; little work is left alone."""
-    torch.manual_seed(n)
-    wide, plain = modules.WideLinear(d, e, bias=has_bias), torch.nn.Linear(d, e, bias=has_bias)
-    plain.load_state_dict(wide.state_dict())
-    calls, conv2d = [], F.conv2d
-    monkeypatch.setattr(modules.F, "conv2d", lambda *args: calls.append(1) or conv2d(*args))
-    x, weight = torch.randn(1, n, d), torch.randn(1, n, e)
-    found = []
-    for layer in (wide, plain):
-        own = x.clone().requires_grad_(True)
-        out = layer(own)
-        (out * weight).sum().backward()
-        found.append([out, own.grad, *(p.grad for p in layer.parameters())])
-    assert len(calls) == n_calls
-    for mine, theirs in zip(*found):
-        assert (
-            mine.shape == theirs.shape and (mine - theirs).abs().max() < 1e-5 * theirs.abs().max()
-        )
-    assert found[0][0].is_contiguous()
-
-
-def test_only_what_gains_is_computed_otherwise(monkeypatch, model):
-    """Linear layers are replaced where MKL holds back and nowhere else, under the same names; what is small, and half
-    precision, is computed as before, and few rows where the weight would have to be copied."""
-    assert torch.backends.cpu.get_cpu_capability() == "AVX512" or not modules.mkl_holds_back()
-    ours = copy.deepcopy(model)
-    monkeypatch.setattr(modules, "mkl_holds_back", lambda: False)
-    modules.quicken(ours)
-    assert not any(isinstance(m, modules.WideLinear) for m in ours.modules())
-    monkeypatch.setattr(modules, "mkl_holds_back", lambda: True)
-    modules.quicken(ours)
-    # and the head
-    assert len([m for m in ours.modules() if isinstance(m, modules.WideLinear)]) == 7 * LAYERS + 1
-    assert ours.state_dict().keys() == model.state_dict().keys()
-    calls, conv2d = [], F.conv2d
-    monkeypatch.setattr(modules.F, "conv2d", lambda *args: calls.append(1) or conv2d(*args))
-    x, large, small = (
-        torch.randn(1100, 128),
-        modules.WideLinear(128, 256),
-        modules.WideLinear(128, 255),
-    )
-    columns, uneven, few = (
-        modules.WideLinear(512, 1024),
-        modules.WideLinear(512, 1032),
-        torch.randn(200, 512),
-    )
-    columns.weight.data = columns.weight.data.t().contiguous().t()
-    for layer, rows in (
-        (small, x),
-        (copy.deepcopy(large).bfloat16(), x.bfloat16()),
-        (columns, few),
-        (uneven, few),
-    ):
-        assert torch.equal(layer(rows), F.linear(rows, layer.weight, layer.bias)) and not calls
-    plain = F.linear(x, large.weight, large.bias)
-    # inductor fails on it
-    assert torch.equal(torch.compile(large, backend="eager", dynamic=True)(x), plain) and not calls
-    large.weight.full_tensor = None  # as a DTensor has
-    assert torch.equal(large(x), plain) and not calls
-    del large.weight.full_tensor
-    with torch.no_grad():
-        large(x)
-    assert calls
-
-
-def test_weights_lie_by_columns_while_a_model_decodes(model):
-    """In both nestings, at every step and in no other time, also after an error and where a caller loses interest, and not
-    where so many rows are convolved; the parameters are the same objects with the same numbers, and can be trained."""
-
-    def strides():
-        return {m.weight.stride() for m in linear}
-
-    ours, plain = copy.deepcopy(model), FORMATS["plain"]
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "tiny_base")
-    linear = [m for m in ours.modules() if type(m) is torch.nn.Linear]
-    for module in linear:
-        module.__class__ = modules.WideLinear
-    owners = dict(ours.named_parameters())
-    before = {name: p.detach().clone() for name, p in owners.items()}
-    rows, columns, seen = strides(), {(1, m.weight.shape[0]) for m in linear}, []
-    requests = [Request([3, 5, 4], i, 6) for i in range(3)]
-
-    def watch(state, n):
-        seen.append(strides())
-
-    expected, found = (
-        dict(decode(which, tokenizer, plain, requests, slots=2, watch=see))
-        for which, see in ((model, None), (ours, watch))
-    )
-    assert {i: c.ids for i, c in found.items()} == {i: c.ids for i, c in expected.items()}
-    assert strides() == rows and len(seen) >= 6 and all(s == columns for s in seen)
-    largest = max(m.weight.numel() for m in linear)
-    with modules.by_columns(ours, -(-modules.WORK // largest)):
-        assert {m.weight.is_contiguous() for m in linear if m.weight.numel() == largest} == {True}
-        assert {m.weight.is_contiguous() for m in linear if m.weight.numel() < largest} == {False}
-    with modules.by_columns(ours, 1):
-        assert strides() == columns
-        next(decode(ours, tokenizer, plain, requests))
-        assert strides() == columns
-    with pytest.raises(ZeroDivisionError):
-        list(decode(ours, tokenizer, plain, requests, watch=lambda state, n: 1 / 0))
-    assert strides() == rows
-    steps = decode(ours, tokenizer, plain, requests)
-    next(steps)
-    assert strides() == columns
-    steps.close()
-    assert strides() == rows
-    for name, p in ours.named_parameters():
-        assert p is owners[name] and torch.equal(p, before[name]) and not p.is_inference()
-    models.score(ours, packing.pack(sequences([5]))).logp.sum().backward()
-    assert all(p.grad is not None for p in ours.parameters())
 
 
 def test_final_logits_are_capped():
