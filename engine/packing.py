@@ -1,71 +1,84 @@
-"""Sequences packed side by side into one row, without padding, and the tokens to be scored."""
+"""Sequences packed side by side into one row without padding, and which of their tokens are scored."""
 
 import math
+from bisect import bisect_left, insort
 from typing import NamedTuple
 
 import torch
 
 
 class Batch(NamedTuple):
-    """Sequences packed into one row, and the tokens to be scored."""
+    """A packed row of T tokens, N of which are scored."""
 
-    ids: torch.Tensor  # (T,) all tokens, sequence after sequence
-    positions: torch.Tensor  # (T,) restart at 0 in each sequence
-    lengths: list[int]  # of each sequence; they sum to T
-    where: torch.Tensor  # (N,) index in T of the position that predicts a scored token
+    ids: torch.Tensor  # (T,) all tokens, one sequence after the other
+    positions: torch.Tensor  # (T,) they restart at 0 in each sequence
+    lengths: list[int]  # tokens of each sequence; they sum to T
+    where: torch.Tensor  # (N,) position in the row that predicts a scored token
     target: torch.Tensor  # (N,) the scored token
-    row: torch.Tensor  # (N,) the sequence it belongs to
+    row: torch.Tensor  # (N,) index of its sequence
 
 
 def pack(sequences, masks=None, device="cpu"):
-    """Lists of token ids (and for each token whether it is scored) -> Batch. Raises ValueError for an empty sequence.
+    """Pack lists of token ids into one row -> Batch.
 
-    The only place of the shift by one: position t predicts token t + 1 of the same sequence. The first token of a
-    sequence is predicted by nothing, so it is never scored.
+    masks: for each token whether it is scored; default: all. The first token of a sequence is never
+    scored, because nothing before it belongs to its text. This is the only place where predictions
+    and targets are shifted by one: position t predicts token t + 1. Raises ValueError for an empty
+    sequence.
     """
     lengths = [len(ids) for ids in sequences]
     if not lengths or min(lengths) == 0:
         raise ValueError("pack needs at least one token in each sequence")
-    each = torch.tensor(lengths)
-    ids = torch.tensor([i for ids in sequences for i in ids])
-    row = torch.arange(len(lengths)).repeat_interleave(each)
-    positions = torch.arange(len(ids)) - (each.cumsum(0) - each)[row]
-    scored = positions > 0
+    ids = torch.tensor([token for ids in sequences for token in ids])  # (T,)
+    positions = torch.cat([torch.arange(length) for length in lengths])  # (T,)
+    row = torch.repeat_interleave(torch.tensor(lengths))  # (T,) 0 0 0 1 2 2 ...
+
+    is_scored = positions > 0
     if masks is not None:
-        scored &= torch.tensor([bool(m) for mask in masks for m in mask])
-    at = scored.nonzero()[:, 0]  # (N,) tokens that are predicted
+        is_scored &= torch.tensor([bool(scored) for mask in masks for scored in mask])
+    scored_at = is_scored.nonzero()[:, 0]  # (N,)
     return Batch(
-        ids.to(device),
-        positions.to(device),
-        lengths,
-        (at - 1).to(device),
-        ids[at].to(device),
-        row[at].to(device),
+        ids=ids.to(device),
+        positions=positions.to(device),
+        lengths=lengths,
+        where=(scored_at - 1).to(device),
+        target=ids[scored_at].to(device),
+        row=row[scored_at].to(device),
     )
 
 
 def fill_bins(lengths, capacity):
-    """Best-fit decreasing: indices grouped so that each group's lengths sum to at most `capacity`.
+    """Group indices so that the lengths of each group sum to at most `capacity` -> list of lists.
 
-    Longest first, where lengths within an eighth of a doubling count as equal and keep the order of the input, so that
-    a shuffled input gives other groups; each goes where the least room is left that suffices. A length above the
-    capacity gets a bin of its own. Groups and their members keep the order of the input. A million rows: seconds.
+    Best-fit decreasing: the longest first, each into the bin where it leaves the least room. A
+    length above the capacity gets a bin of its own. Indices within a group, and groups by their
+    first index, are in the order of the input. A million lengths take seconds.
     """
-    # room -> bins with that much left; bit r of rooms: there is one
-    bins, with_room, rooms = [], {}, 0
-    for i in sorted(range(len(lengths)), key=lambda i: -round(8 * math.log2(max(1, lengths[i])))):
-        length = lengths[i]
-        enough = rooms >> length if length <= capacity else 0
-        if enough:
-            room = length + (enough & -enough).bit_length() - 1  # the lowest bit set
-            place = with_room[room].pop()
-            if not with_room[room]:
-                rooms ^= 1 << room
-            bins[place].append(i)
+
+    def size_class(i):
+        # Lengths within an eighth of a doubling count as equal and keep the order of the input, so
+        # that a shuffled input gives other groups.
+        return round(8 * math.log2(max(1, lengths[i])))
+
+    bins = []
+    bins_with_room = {}  # room that is left -> the bins that have just that much
+    rooms = []  # the keys of bins_with_room in ascending order
+    for i in sorted(range(len(lengths)), key=size_class, reverse=True):
+        at = bisect_left(rooms, lengths[i])  # the least room that is enough
+        if at < len(rooms):
+            room = rooms[at]
+            chosen = bins_with_room[room].pop()
+            if not bins_with_room[room]:
+                del bins_with_room[room], rooms[at]
         else:
-            room, place = max(capacity, length), len(bins)
-            bins.append([i])
-        if room - length:
-            with_room.setdefault(room - length, []).append(place)
-            rooms |= 1 << room - length
-    return sorted(sorted(b) for b in bins)
+            room = max(capacity, lengths[i])
+            chosen = []
+            bins.append(chosen)
+        chosen.append(i)
+        room -= lengths[i]
+        if room > 0 and room not in bins_with_room:
+            bins_with_room[room] = []
+            insort(rooms, room)
+        if room > 0:
+            bins_with_room[room].append(chosen)
+    return sorted(sorted(indices) for indices in bins)
