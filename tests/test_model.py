@@ -413,7 +413,7 @@ def test_save_again_leaves_no_debris(directory, tmp_path):
 def test_a_save_cut_short_is_no_model(directory, tmp_path, monkeypatch):
     """The weights arrive, then the process dies: without config.json `load` refuses what is there in one line."""
     model, tokenizer = loading.load(str(directory))
-    replace = models.os.replace
+    replace = loading.os.replace
 
     def die_at_config(source, destination):
         if Path(destination).name == "config.json":
