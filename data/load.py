@@ -3,61 +3,41 @@
 import re
 from pathlib import Path
 
-from data import prepare
 from engine.rows import BadInput, read_rows
 
-NEED = ("question", "response")
+# data/hub.py is imported where it is needed: reading JSONL needs no checkers of answers.
 
 
 def read_traces(path):
-    """Trace rows from a .jsonl file or a directory of them, from a data set of data/prepare.py by its name (s1k, limo ...),
-    or from one on the hub (owner/name) or in a directory, whose columns must have our names.
+    """Trace rows, which have `question` and `response`.
 
-    A row with a list as `response` (several responses of one question) becomes a row for each of them, with its own
-    `thinking` where that is a list too. Raises BadInput naming file and line, or row.
+    path: a .jsonl file, or a directory of them; a data set of data/hub.py by its name (s1k, limo ...);
+    or any data set on the hub (owner/name) or in a directory whose columns have our names.
+
+    A row whose `response` is a list becomes one row for each response. Its `thinking` is a list, too,
+    or common to all. Raises BadInput naming file and line, or row.
     """
-    folder = Path(path)
-    on_hub = (
-        not folder.exists()
-        and path.count("/") == 1
-        and not folder.suffix
-        and not path.startswith(".")
-    )
-    if (
-        path in prepare.DATASETS
-        and not folder.exists()
-        or on_hub
-        or folder.is_dir()
-        and not any(folder.glob("*.jsonl"))
-    ):
-        rows = _data_set(path)
-        for number, row in enumerate(rows, 1):
-            for field in NEED:
-                if row.get(field) is None:
-                    raise BadInput(f"{path}: row {number}: no column '{field}'")
-    else:
-        rows = read_rows(path, NEED)
+    need = ("question", "response")
+    rows = read_data_set(path, need) if is_data_set(path) else read_rows(path, need)
     one_each = []
     for number, row in enumerate(rows, 1):
-        responses, thinking = row["response"], row.get("thinking")
-        if not isinstance(responses, list):
-            one_each.append(row)
-            continue
-        several = isinstance(thinking, list)
-        if several and len(thinking) != len(responses):
-            raise BadInput(
-                f"{path}: row {number}: {len(responses)} responses but {len(thinking)} entries in 'thinking'"
-            )
-        one_each += [
-            row | {"response": response, "thinking": thinking[k] if several else thinking}
-            for k, response in enumerate(responses)
-        ]
+        one_each += one_row_per_response(row, where=f"{path}: row {number}")
     return one_each
 
 
-def is_text(value):
-    """Whether it is a string that a tokenizer takes: JSON can hold half of a surrogate pair."""
-    return isinstance(value, str) and (value.isascii() or not re.search("[\ud800-\udfff]", value))
+def one_row_per_response(row, where):
+    """[row] if it has one response, else a row for each of them. Raises BadInput."""
+    responses = row["response"]
+    thinking = row.get("thinking")
+    if not isinstance(responses, list):
+        return [row]
+    if not isinstance(thinking, list):
+        thinking = [thinking] * len(responses)
+    if len(thinking) != len(responses):
+        raise BadInput(
+            f"{where}: {len(responses)} responses but {len(thinking)} entries in 'thinking'"
+        )
+    return [row | {"response": r, "thinking": t} for r, t in zip(responses, thinking)]
 
 
 def read_problems(path, need=()):
@@ -69,19 +49,50 @@ def read_problems(path, need=()):
     return rows
 
 
-def _data_set(path):
-    """Rows of data that the `datasets` library reads. Raises BadInput."""
-    try:
-        import datasets
+def is_text(value):
+    """Whether a tokenizer takes it: a string without half a surrogate pair, which JSON can hold."""
+    if not isinstance(value, str):
+        return False
+    return value.isascii() or not re.search("[\ud800-\udfff]", value)
 
-        if path in prepare.DATASETS:
-            name, configuration, split, convert = prepare.DATASETS[path]
-            return [convert(row) for row in datasets.load_dataset(name, configuration, split=split)]
-        saved = (Path(path) / "state.json").is_file()  # by save_to_disk
-        found = (
-            datasets.load_from_disk(path) if saved else datasets.load_dataset(path, split="train")
-        )
-        return [dict(row) for row in found]
-    except Exception as error:  # the library raises many kinds; all mean that it could not be read
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"{path}: cannot be loaded ({reason})") from error
+
+# ---- data sets
+
+
+def is_data_set(path):
+    """Whether `path` is a data set for the `datasets` library, not a file or directory of JSONL."""
+    place = Path(path)
+    if place.exists():
+        return place.is_dir() and not any(place.glob("*.jsonl"))
+    if path.count("/") == 1 and not place.suffix and not path.startswith("."):  # owner/name
+        return True
+    from data import hub
+
+    return path in hub.DATASETS
+
+
+def read_data_set(path, need):
+    """Rows with the fields `need` of a data set that the `datasets` library reads. Raises BadInput."""
+    from data import hub
+
+    try:
+        if path in hub.DATASETS and not Path(path).exists():
+            data_set = hub.DATASETS[path]
+            raw_rows = hub.fetch(data_set.hub, data_set.parts[0], data_set.split)
+            rows = [data_set.convert(row) for row in raw_rows]
+        elif (Path(path) / "state.json").is_file():  # saved by save_to_disk
+            import datasets
+
+            rows = datasets.load_from_disk(path)
+        else:
+            rows = hub.fetch(path, None, "train")
+        rows = [dict(row) for row in rows]
+    except BadInput:
+        raise
+    except Exception as error:
+        raise hub.unreadable(path, error) from error
+    for number, row in enumerate(rows, 1):
+        for field in need:
+            if row.get(field) is None:
+                raise BadInput(f"{path}: row {number}: no column '{field}'")
+    return rows

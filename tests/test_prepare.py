@@ -1,10 +1,10 @@
-"""data/prepare.py: benchmarks by name, from rows as they are on the hub; what papers do with them; wrong use."""
+"""data/hub.py, data/prepare.py: benchmarks from rows as they are on the hub, worded as papers word them."""
 
 import json
 
 import pytest
 
-from data import prepare
+from data import hub, prepare
 from engine.rows import BadInput, read_rows, write_rows
 from grading.answers import grade
 
@@ -111,7 +111,7 @@ def test_every_benchmark_from_a_row_of_the_hub(tmp_path, capsys):
         write_rows(tmp_path / f"{name}.jsonl", [raw])
         source, out = str(tmp_path / f"{name}.jsonl"), str(tmp_path / "out")
         (row,) = prepare.main(prepare.Config(benchmark=name, source=source, out=out))[name]
-        assert row["task"] == name and row["group"] == prepare.BENCHMARKS[name][4] and row["id"]
+        assert row["task"] == name and row["group"] == prepare.BENCHMARKS[name].group and row["id"]
         if name == "gpqa":
             answer = "ABCD"[row["choices"].index("yes")]
             assert sorted(row["choices"]) == ["maybe", "never", "no", "yes"]
@@ -133,7 +133,7 @@ def test_every_benchmark_from_a_row_of_the_hub(tmp_path, capsys):
 def test_the_order_of_choices_is_drawn_from_the_question():
     """Each letter is right for some of 30 questions, and always the same one."""
     letters = [
-        [prepare.gpqa(RAW["gpqa"][0] | {"Question": f"question {i}"})["answer"] for i in range(30)]
+        [hub.gpqa(RAW["gpqa"][0] | {"Question": f"question {i}"})["answer"] for i in range(30)]
         for _ in range(2)
     ]
     assert letters[0] == letters[1] and set(letters[0]) == set("ABCD")
@@ -141,10 +141,10 @@ def test_the_order_of_choices_is_drawn_from_the_question():
 
 def test_conversations(tmp_path):
     """The passage, what was said, the last question; each different answer to it is a reference. One annotator is enough."""
-    row = prepare.coqa(RAW["coqa"][0])
+    row = hub.coqa(RAW["coqa"][0])
     assert row["question"] == "Cotton lived in a barn.\n\nQ: Who?\n\nA: Cotton\n\nQ: Where?\n\nA:"
     assert sorted(row["references"]) == ["a barn", "in a barn"] and row["answer"] == "in a barn"
-    alone = prepare.coqa(
+    alone = hub.coqa(
         {name: value for name, value in RAW["coqa"][0].items() if name != "additional_answers"}
     )
     assert alone["question"] == row["question"] and alone["references"] == ["in a barn"]
@@ -166,7 +166,7 @@ def test_what_may_be_hallucinated():
             "Question: q\nResponse: r\n\nDoes the r",
         ),
     ):
-        row = prepare.halueval(raw)
+        row = hub.halueval(raw)
         assert (
             row["question"].startswith(shown)
             and row["answer"] == "yes"
@@ -180,8 +180,8 @@ def test_parts_of_a_benchmark_on_the_hub(monkeypatch):
         "datasets.load_dataset",
         lambda *names, split: asked.append((*names, split)) or [{"n": len(asked)}],
     )
-    place = prepare.BENCHMARKS["halueval"][:3]
-    assert prepare.load_source(prepare.Config(out="x"), *place) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    halueval = prepare.BENCHMARKS["halueval"]
+    assert prepare.raw_rows_of(prepare.Config(out="x"), halueval) == [{"n": 1}, {"n": 2}, {"n": 3}]
     assert asked[1] == ("pminervini/HaluEval", "dialogue_samples", "data")
 
 

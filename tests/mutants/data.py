@@ -3,22 +3,22 @@
 MUTANTS = [
     (
         "data/load.py",
-        'return isinstance(value, str) and (value.isascii() or not re.search("[\\ud800-\\udfff]", value))',
-        "return isinstance(value, str)",
+        'return value.isascii() or not re.search("[\\ud800-\\udfff]", value)',
+        "return True",
         "half of a surrogate pair goes on to the tokenizer",
         "test_sft.py::test_what_is_no_text_is_refused",
     ),
     (
-        "data/prepare.py",
+        "data/hub.py",
         'random.Random(row["Question"]).shuffle(choices)',
         "pass",
         "GPQA's right choice is always A",
         "test_prepare.py::test_the_order_of_choices_is_drawn_from_the_question",
     ),
     (
-        "data/prepare.py",
-        "][:-1]",
-        "]",
+        "data/hub.py",
+        'conversation[-1] = "A:"  # the last answer is what is asked for',
+        'conversation.append("A:")',
         "the conversation ends with the answer that is asked for",
         "test_prepare.py::test_conversations",
     ),
