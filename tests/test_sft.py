@@ -40,7 +40,6 @@ from transformers import (
 
 import sft
 from data import tiny
-from data.load import read_traces
 from engine import checkpoints, dealing, loading, packing, processes, sharding, training
 from engine import model as models
 from engine.checkpoints import saved_checkpoints
@@ -752,64 +751,6 @@ def test_too_little_memory_is_one_line(base, tmp_path, monkeypatch):
         BadInput, match="--micro-batch-tokens 32768: not enough memory; fewer tokens, --recompute"
     ):
         main(config(base, tmp_path / "out"))
-
-
-# ---- rows from elsewhere
-
-
-def test_several_responses_of_one_question(tmp_path):
-    """A list of responses becomes a row each, with its own thinking or the common one; other fields are kept."""
-    rows = [
-        {"id": 1, "question": "a", "response": ["x", "y"], "thinking": ["s", "t"]},
-        {"id": 2, "question": "b", "response": "z"},
-        {"id": 3, "question": "c", "response": ["u", "v"], "thinking": "w"},
-    ]
-    write_rows(tmp_path / "rows.jsonl", rows)
-    assert [
-        (r["id"], r.get("thinking"), r["response"])
-        for r in read_traces(str(tmp_path / "rows.jsonl"))
-    ] == [(1, "s", "x"), (1, "t", "y"), (2, None, "z"), (3, "w", "u"), (3, "w", "v")]
-    write_rows(tmp_path / "rows.jsonl", [rows[0] | {"thinking": ["s"]}])
-    with pytest.raises(
-        BadInput, match=r"rows\.jsonl: row 1: 2 responses but 1 entries in 'thinking'"
-    ):
-        read_traces(str(tmp_path / "rows.jsonl"))
-
-
-def test_rows_from_directories_and_data_sets(base, tmp_path, monkeypatch):
-    """The same rows from .jsonl files of a directory, a directory saved by `datasets`, a directory of parquet, and a data
-    set of data/prepare.py by its name; a missing column and a name that is nowhere cost one line."""
-    import datasets
-    from datasets import Dataset
-
-    wanted = [
-        {key: row[key] for key in ("question", "thinking", "response")} for row in rows_of(base)
-    ]
-    (tmp_path / "jsonl").mkdir()
-    write_rows(tmp_path / "jsonl" / "a.jsonl", wanted[:5])
-    write_rows(tmp_path / "jsonl" / "b.jsonl", wanted[5:])
-    Dataset.from_list(wanted).save_to_disk(tmp_path / "saved")
-    (tmp_path / "parquet").mkdir()
-    Dataset.from_list(wanted).to_parquet(tmp_path / "parquet" / "train.parquet")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    for name in ("jsonl", "saved", "parquet"):
-        assert read_traces(str(tmp_path / name)) == wanted, name
-    raw = [{"question": "q", "solution": "s", "answer": "7"}]
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, *_, split: raw if name == "GAIR/LIMO" else [{}]
-    )
-    assert read_traces("limo") == [
-        {"question": "q", "answer": "7", "response": "s", "source": "LIMO"}
-    ]
-    with pytest.raises(BadInput, match="gsm8k: cannot be loaded"):
-        read_traces("gsm8k")
-    Dataset.from_list([{"question": "a", "text": "b"}]).save_to_disk(tmp_path / "other")
-    with pytest.raises(BadInput, match="other: row 1: no column 'response'"):
-        read_traces(str(tmp_path / "other"))
-    monkeypatch.undo()
-    with pytest.raises(BadInput, match="no-one/has-this: cannot be loaded") as caught:
-        read_traces("no-one/has-this")
-    assert "\n" not in str(caught.value)
 
 
 TALK = [
