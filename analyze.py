@@ -42,6 +42,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
+import kernels
 from engine import attention, loading, packing, runlog, settings
 from engine import model as models
 from engine.rows import BadInput
@@ -309,13 +310,12 @@ def most_shifted(tallies, name_of, n=30):
 class Side(NamedTuple):
     """A model as the comparison needs it: the head and, unless its states are all on disk, the model."""
 
-    weight: torch.Tensor  # (V, D)
-    softcap: float | None
+    head: kernels.Head
     model: torch.nn.Module | None
 
     @classmethod
     def of(cls, model):
-        return cls(models.head(model), models.softcap(model), model)
+        return cls(models.output_head(model), model)
 
 
 def batches(examples, micro_batch_tokens, device):
@@ -342,7 +342,7 @@ def states(side, batch, file=None):
     """(N, D): the states that predict a batch's scored tokens; from `file` if they are there, else computed and, with a
     `file`, kept in it."""
     if file is not None and file.is_file():
-        return load_file(file, device=str(side.weight.device))["hidden"]
+        return load_file(file, device=str(side.head.weight.device))["hidden"]
     packed = attention.Packed(batch.lengths, batch.ids.device)
     hidden = models.hidden_states(side.model, batch.ids, batch.positions, packed)[batch.where]
     if file is not None:
@@ -355,7 +355,7 @@ def store(side, examples, micro_batch_tokens, folder, desc):
     """One pass of a model whose states `measure` will read from `folder`. What is there is not computed again."""
     total = sum(len(p) + len(c) for p, c in examples)
     with tqdm(total=total, desc=desc, unit="token", unit_scale=True, disable=None) as bar:
-        for number, _, batch in batches(examples, micro_batch_tokens, side.weight.device):
+        for number, _, batch in batches(examples, micro_batch_tokens, side.head.weight.device):
             if not (folder / f"numbers-{number:05}.safetensors").is_file():
                 states(side, batch, folder / f"states-{number:05}.safetensors")
             bar.update(len(batch.ids))
@@ -372,7 +372,7 @@ def measure(base, tuned, examples, micro_batch_tokens=16384, folder=None, top=0,
     with tqdm(
         total=total, desc=desc, unit="token", unit_scale=True, disable=None if desc else True
     ) as bar:
-        for number, group, batch in batches(examples, micro_batch_tokens, base.weight.device):
+        for number, group, batch in batches(examples, micro_batch_tokens, base.head.weight.device):
             kept, done = (
                 folder and folder / f"{kind}-{number:05}.safetensors"
                 for kind in ("states", "numbers")
@@ -385,15 +385,10 @@ def measure(base, tuned, examples, micro_batch_tokens=16384, folder=None, top=0,
                     for side in (tuned, base)
                 ]
                 columns = token_numbers(
-                    (hidden[0], *tuned[:2]), (hidden[1], *base[:2]), batch.target
+                    (hidden[0], tuned.head), (hidden[1], base.head), batch.target
                 )
                 for part in hidden[1].split(64) if top else ():  # a few rows of logits at a time
-                    z = (part @ base.weight.T).float()
-                    z = (
-                        (z if base.softcap is None else base.softcap * torch.tanh(z / base.softcap))
-                        .softmax(1)
-                        .topk(top)
-                    )
+                    z = base.head.logits(part).softmax(1).topk(top)
                     for name, x in (("likely_ids", z.indices), ("likely_p", z.values)):
                         columns[name] = torch.cat([columns[name], x]) if name in columns else x
                 columns = {name: column.double().cpu() for name, column in columns.items()}
@@ -615,7 +610,8 @@ def compare(cfg, study, files):
                 work / f"{k}-shown",
                 f"{study.base} on {job.name}",
             )
-        base = base._replace(weight=base.weight.detach().clone(), model=None)
+        weight = base.head.weight.detach().clone()
+        base = Side(base.head._replace(weight=weight), None)
     model = None
     for k, job in enumerate(jobs):
         tuned = base

@@ -379,12 +379,12 @@ def policy_update(
         def states(model):
             # (N, D)
             hidden = models.hidden_states(model, batch.ids, batch.positions, packed)[batch.where]
-            return hidden, models.head(model)[:n_tokens], models.softcap(model)
+            return hidden, models.output_head(model, n_tokens)
 
         def micro_batch(model):
-            hidden, head, cap = states(model)
+            hidden, head = states(model)
             stats = kernels.token_stats(
-                hidden, head, batch.target, cfg.temperature, cap, want=("logp", "entropy")
+                hidden, head, batch.target, cfg.temperature, want=("logp", "entropy")
             )
             gain, clipped = objective(stats.logp, old_logp, token_advantage, batch.row, share, cfg)
             if cfg.tis:
@@ -392,17 +392,15 @@ def policy_update(
             loss, kl = -gain, None
 
             def against(reference):  # which asks for no gradients
-                ref_hidden, ref_head, ref_cap = states(reference)
+                ref_hidden, ref_head = states(reference)
                 ref_logp = (
-                    kernels.token_stats(
-                        ref_hidden, ref_head, batch.target, cfg.temperature, ref_cap
-                    ).logp
+                    kernels.token_stats(ref_hidden, ref_head, batch.target, cfg.temperature).logp
                     if use_kl
                     else ref_hidden.new_zeros(())
                 )
                 with torch.no_grad():
                     return ref_logp, kernels.token_kl(
-                        hidden, head, ref_hidden, ref_head, cfg.temperature, cap, ref_cap
+                        hidden, head, ref_hidden, ref_head, cfg.temperature
                     )[0] if measure_kl else None
 
             if use_kl or measure_kl:

@@ -332,10 +332,9 @@ def logps_of(model, sequences, masks, cfg, n_tokens=None):
         lambda model, hidden, target: (
             kernels.token_stats(
                 hidden,
-                models.head(model)[:n_tokens],
+                models.output_head(model, n_tokens),
                 target,
                 cfg.temperature,
-                models.softcap(model),
             ).logp
         ),
     )
@@ -350,9 +349,10 @@ def self_certainty(here, rows):
     """
 
     def measure(model, hidden, target):
-        head = models.head(model)[: len(here.tokenizer)]
+        head = models.output_head(model, len(here.tokenizer))
         logsumexp = kernels.token_stats(hidden, head, target, want=("logsumexp",)).logsumexp
-        return logsumexp - hidden.float() @ head.float().mean(0) - math.log(len(head))
+        mean = head.scale * (hidden.float() @ head.weight.float().mean(0))
+        return logsumexp - mean - math.log(len(head.weight))
 
     sequences = [row["prompt"] + row["ids"] for row in rows]
     masks = [[False] * len(row["prompt"]) + [True] * len(row["ids"]) for row in rows]

@@ -40,6 +40,19 @@ def softcap(model):
     return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
 
+def logit_scale(model):
+    """The factor of the final logits: Cohere's, or Granite's division; else 1."""
+    config = model.config.get_text_config()
+    if getattr(config, "logits_scaling", None):
+        return 1 / config.logits_scaling
+    return getattr(config, "logit_scale", None) or 1.0
+
+
+def output_head(model, n_tokens=None):
+    """The output head as kernels.Head, of the first n_tokens entries where it is larger than the vocabulary."""
+    return kernels.Head(head(model)[:n_tokens], softcap(model), logit_scale(model))
+
+
 def context_length(model):
     """Tokens of the longest sequence that the model takes."""
     return min(
@@ -146,14 +159,16 @@ def score(model, batch, temperature=1.0, want=("logp",), n_tokens=None):
         model, batch.ids, batch.positions, Packed(batch.lengths, batch.ids.device)
     )
     return kernels.token_stats(
-        hidden[batch.where], head(model)[:n_tokens], batch.target, temperature, softcap(model), want
+        hidden[batch.where], output_head(model, n_tokens), batch.target, temperature, want
     )
 
 
 def next_token_logits(model, hidden):
     """hidden (B, D) -> (B, V) float32. For a decoding step; everything else goes through `kernels`."""
     logits = model.get_output_embeddings()(hidden).float()
-    cap = softcap(model)
+    scale, cap = logit_scale(model), softcap(model)
+    if scale != 1:
+        logits = logits * scale
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 

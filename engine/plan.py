@@ -212,8 +212,8 @@ class LikeLinear:
         return -(-n_vocab // 16 // 128) * 128
 
     @staticmethod
-    def statistics(hidden, weight, target, threshold, temperature, softcap, want):
-        parts = hidden.new_empty(5, -(-len(weight) // 512), len(hidden), dtype=torch.float32)
+    def statistics(hidden, head, target, threshold, temperature, want):
+        parts = hidden.new_empty(5, -(-len(head.weight) // 512), len(hidden), dtype=torch.float32)
         return (
             parts[0, 0] + 0,
             *reference.merge(*parts[: 2 if "entropy" in want else 1]),
@@ -223,8 +223,8 @@ class LikeLinear:
         )
 
     @staticmethod
-    def logit_gradient(hidden, part, *_):
-        return hidden.new_empty(len(hidden), len(part))
+    def logit_gradient(hidden, head, *_):
+        return hidden.new_empty(len(hidden), len(head.weight))
 
 
 def attention_on_gpu(
@@ -283,7 +283,7 @@ def _peaks(config_json, family, n_layers, lengths, dtype, shards, recompute, on_
                 ]
                 logp = reference.token_stats(
                     hidden,
-                    models.head(model),
+                    models.output_head(model),
                     batch.target,
                     engine=LikeLinear if on_gpu and half else None,
                 ).logp

@@ -240,9 +240,8 @@ def score(model, batch):
         )
         return kernels.token_stats(
             hidden[batch.where],
-            head.to_local(),
+            kernels.Head(head.to_local(), models.softcap(model), models.logit_scale(model)),
             batch.target,
-            softcap=models.softcap(model),
             offset=_region(head)[0].start,
             group=model.shards.ranks.group,
         ).logp

@@ -20,9 +20,9 @@ import os
 import torch
 
 from kernels import reference
-from kernels.reference import TokenStats
+from kernels.reference import Head, TokenStats
 
-__all__ = ["TokenStats", "decode_attention", "log_softmax_kl", "token_kl", "token_stats"]
+__all__ = ["Head", "TokenStats", "decode_attention", "log_softmax_kl", "token_kl", "token_stats"]
 
 
 def _engine(name, tensor, *differentiable):
@@ -38,10 +38,9 @@ def _engine(name, tensor, *differentiable):
 
 def token_stats(
     hidden,
-    weight,
+    head,
     target,
     temperature=1.0,
-    softcap=None,
     want=("logp",),
     ignore_index=-100,
     offset=None,
@@ -49,22 +48,18 @@ def token_stats(
 ):
     """See reference.token_stats; with an offset, for a rank's shard of the head, parallel.token_stats."""
     engine = _engine("linear", hidden)
-    options = temperature, softcap, want, ignore_index, engine
+    options = temperature, want, ignore_index, engine
     if offset is None:
-        return reference.token_stats(hidden, weight, target, *options)
+        return reference.token_stats(hidden, head, target, *options)
     return importlib.import_module("kernels.parallel").token_stats(
-        hidden, weight, target, offset, group, *options
+        hidden, head, target, offset, group, *options
     )
 
 
-def token_kl(
-    hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None
-):
+def token_kl(hidden_p, head_p, hidden_q, head_q, temperature=1.0):
     """See reference.token_kl, which also serves on a GPU where a gradient is asked for."""
-    tensors = hidden_p, weight_p, hidden_q, weight_q
-    return _engine("linear", hidden_p, *tensors).token_kl(
-        *tensors, temperature, softcap_p, softcap_q
-    )
+    engine = _engine("linear", hidden_p, hidden_p, head_p.weight, hidden_q, head_q.weight)
+    return engine.token_kl(hidden_p, head_p, hidden_q, head_q, temperature)
 
 
 def log_softmax_kl(logits_p, logits_q):

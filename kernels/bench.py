@@ -32,11 +32,11 @@ def plain(hidden, weight, target):
 
 
 def ours(hidden, weight, target):
-    return kernels.token_stats(hidden, weight, target).logp.mean()
+    return kernels.token_stats(hidden, kernels.Head(weight), target).logp.mean()
 
 
 def ours_entropy(hidden, weight, target):
-    stats = kernels.token_stats(hidden, weight, target, want=("logp", "entropy"))
+    stats = kernels.token_stats(hidden, kernels.Head(weight), target, want=("logp", "entropy"))
     return (stats.logp + stats.entropy).mean()
 
 

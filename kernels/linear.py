@@ -203,7 +203,8 @@ def _kl(
     n_vocab,
     width_p,
     width_q,
-    inverse,
+    inverse_p,
+    inverse_q,
     CAP_P: tl.constexpr,
     CAP_Q: tl.constexpr,
     SPAN: tl.constexpr,
@@ -226,8 +227,8 @@ def _kl(
     for first in range(span * SPAN, tl.minimum(span * SPAN + SPAN, n_vocab), BLOCK_C):
         v = first + tl.arange(0, BLOCK_C)
         entries = tl.minimum(v, n_vocab - 1)
-        z_p = _logits(hidden_p, weight_p, rows, entries, width_p, inverse, CAP_P, BLOCK_D)
-        z_q = _logits(hidden_q, weight_q, rows, entries, width_q, inverse, CAP_Q, BLOCK_D)
+        z_p = _logits(hidden_p, weight_p, rows, entries, width_p, inverse_p, CAP_P, BLOCK_D)
+        z_q = _logits(hidden_q, weight_q, rows, entries, width_q, inverse_q, CAP_Q, BLOCK_D)
         z_p, z_q = tl.where(v < n_vocab, z_p, LOWEST), tl.where(v < n_vocab, z_q, LOWEST)  # (R, C)
         top_p, total_p, gap_p, top_q, total_q, gap_q = absorb_pair(
             top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q
@@ -253,9 +254,10 @@ def _hopper(device):
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
-def statistics(hidden, weight, target, threshold, temperature, softcap, want):
+def statistics(hidden, head, target, threshold, temperature, want):
     """As reference.statistics."""
-    (hidden, weight), tile = _tiles(hidden, weight)
+    (hidden, weight), tile = _tiles(hidden, head.weight)
+    temperature, softcap = head.fold(temperature)
     n, n_vocab, spans = len(hidden), len(weight), triton.cdiv(len(weight), SPAN)
     options = hidden.shape[1], 1 / temperature, float(softcap or 0)
     logit = torch.empty(n, dtype=torch.float32, device=hidden.device)
@@ -295,10 +297,11 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want):
 
 
 def logit_gradient(
-    hidden, part, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature, softcap
+    hidden, head, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature
 ):
     """As reference.logit_gradient."""
-    (hidden, part), tile = _tiles(hidden, part)
+    (hidden, part), tile = _tiles(hidden, head.weight)
+    temperature, softcap = head.fold(temperature)
     n, n_vocab = len(hidden), len(part)
     out = torch.empty(n, n_vocab, dtype=hidden.dtype, device=hidden.device)
     given = (logsumexp, entropy, for_logit, for_sum, for_entropy)
@@ -330,13 +333,16 @@ def columns(n_rows, n_vocab):
 token_stats = functools.partial(reference.token_stats, engine=sys.modules[__name__])
 
 
-def token_kl(
-    hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None
-):
+def token_kl(hidden_p, head_p, hidden_q, head_q, temperature=1.0):
     """As reference.token_kl, without a gradient."""
-    pair = reference.check_pair(hidden_p, weight_p, hidden_q, weight_q, temperature)
-    pair, tile = _tiles(*pair)
-    n, n_vocab, spans = len(hidden_p), len(weight_p), triton.cdiv(len(weight_p), SPAN)
+    hidden_p, head_p, hidden_q, head_q = reference.check_pair(
+        hidden_p, head_p, hidden_q, head_q, temperature
+    )
+    pair, tile = _tiles(hidden_p, head_p.weight, hidden_q, head_q.weight)
+    temperature_p, softcap_p = head_p.fold(temperature)
+    temperature_q, softcap_q = head_q.fold(temperature)
+    n, n_vocab = len(hidden_p), len(head_p.weight)
+    spans = triton.cdiv(n_vocab, SPAN)
     tile["BLOCK_C"] = min(tile["BLOCK_C"], 64)  # two tiles at a time
     parts = torch.empty(4, spans, n, dtype=torch.float32, device=hidden_p.device)
     _kl[(triton.cdiv(n, tile["BLOCK_R"]) * spans,)](
@@ -346,7 +352,8 @@ def token_kl(
         n_vocab,
         pair[0].shape[1],
         pair[2].shape[1],
-        1 / temperature,
+        1 / temperature_p,
+        1 / temperature_q,
         float(softcap_p or 0),
         float(softcap_q or 0),
         SPAN=SPAN,

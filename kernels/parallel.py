@@ -37,23 +37,22 @@ def _gather(x, group):
 
 def token_stats(
     hidden,
-    weight,
+    head,
     target,
     offset,
     group=None,
     temperature=1.0,
-    softcap=None,
     want=("logp",),
     ignore_index=-100,
     engine=reference,
 ):
-    """As reference.token_stats, for weight (V_rank, D): entries offset .. offset + V_rank of the vocabulary.
+    """As reference.token_stats, for a head whose weight (V_rank, D) is entries offset .. offset + V_rank of the vocabulary.
 
     hidden (N, D) and target (N,), counted over the whole vocabulary, are the same on all ranks, and so is what is
     returned and what is to be made of it. Shards follow one another in the order of ranks; ValueError if not.
     """
-    hidden, weight = reference.check(hidden, weight, temperature, want)
-    bounds = _gather(torch.tensor([offset, offset + len(weight)], device=hidden.device), group)
+    hidden, head = reference.check(hidden, head, temperature, want)
+    bounds = _gather(torch.tensor([offset, offset + len(head.weight)], device=hidden.device), group)
     starts, ends = bounds.T.tolist()
     if [0, *ends[:-1]] != starts:
         raise ValueError(
@@ -65,12 +64,17 @@ def token_stats(
     threshold = None
     if "rank" in want:
         own, *_ = engine.statistics(
-            hidden.detach(), weight.detach(), local, None, temperature, softcap, ()
+            hidden.detach(),
+            head._replace(weight=head.weight.detach()),
+            local,
+            None,
+            temperature,
+            (),
         )
         threshold = own.masked_fill(~inside, 0)
         dist.all_reduce(threshold, group=group)
     logit, logsumexp, entropy, above, top, argmax = reference.Statistics.apply(
-        hidden, weight, local, threshold, temperature, softcap, tuple(want), engine
+        hidden, *head, local, threshold, temperature, tuple(want), engine
     )
     logit = _gather(logit.masked_fill(~inside, 0), group).sum(0)
     entropies = None if entropy is None else _gather(entropy, group)

@@ -31,6 +31,54 @@ IN_VAIN = 256  # cells that may be read for nothing to spare another call of the
 KEPT_NUMBERS = 2**25
 
 
+class Head(NamedTuple):
+    """An output head: logits = scale · W h, with a softcap c = softcap: c · tanh(scale · W h / c).
+
+    weight (V, D) has the rows of the vocabulary's tokens only. Models pad their heads: cut it with
+    `weight[:n_tokens]` first. softcap: Gemma 2's final_logit_softcapping. scale: Cohere's
+    logit_scale, or 1 / logits_scaling of Granite.
+    """
+
+    weight: torch.Tensor  # (V, D)
+    softcap: float | None = None
+    scale: float = 1.0
+
+    def fold(self, temperature):
+        """-> (temperature, softcap) with which W h alone gives the same tempered logits z.
+
+        Without a softcap, z = scale · W h / T = W h / (T / scale). With one,
+            z = c · tanh(scale · W h / c) / T
+              = (c / scale) · tanh(W h / (c / scale)) / (T / scale)
+        because (c / scale) / (T / scale) = c / T. So both are divided by the scale, and no code
+        behind this line knows of it.
+        """
+        softcap = None if self.softcap is None else self.softcap / self.scale
+        return temperature / self.scale, softcap
+
+    def part(self, start, stop):
+        """The head of the tokens start .. stop - 1."""
+        return self._replace(weight=self.weight[start:stop])
+
+    def logits(self, hidden, temperature=1.0, out=None):
+        """hidden (N, D) -> tempered logits z (N, V) in float32 or better: for a few rows at a time.
+
+        out: memory (N, V) to use where its type allows.
+        """
+        if out is not None and out.dtype == hidden.dtype:
+            products = torch.mm(hidden, self.weight.T, out=out)
+        else:
+            products = hidden @ self.weight.T
+        return self.temper(products, temperature, out)
+
+    def temper(self, products, temperature=1.0, out=None):
+        """products W h of any shape -> tempered logits z, in float32 or better."""
+        temperature, softcap = self.fold(temperature)
+        z = products.to(torch.promote_types(products.dtype, torch.float32))
+        if softcap is not None:
+            z = torch.mul(torch.tanh(z / softcap), softcap, out=out)
+        return z if temperature == 1 else torch.div(z, temperature, out=out)
+
+
 class TokenStats(NamedTuple):
     """One number per token, each (N,) in float32 (ids and ranks in int64); None for what was not wanted."""
 
@@ -43,15 +91,14 @@ class TokenStats(NamedTuple):
 
 def token_stats(
     hidden,
-    weight,
+    head,
     target,
     temperature=1.0,
-    softcap=None,
     want=("logp",),
     ignore_index=-100,
     engine=None,
 ):
-    """hidden (N, D), weight (V, D), target (N,) int64 -> TokenStats of the target under softmax(hidden weightᵀ / T).
+    """hidden (N, D), a Head of V tokens, target (N,) int64 -> TokenStats of the target under softmax(logits / T).
 
     want: any of TokenStats' fields; logp, entropy and logsumexp are differentiable in hidden and weight, once. Weight
     is rounded to hidden's type, both to autocast's where that is on. Where target is ignore_index all values are 0.
@@ -59,22 +106,11 @@ def token_stats(
     types or devices that do not fit, an unknown field, a temperature that is not positive, or a target outside the
     vocabulary; for the last the host has to wait for the device.
     """
-    hidden, weight = check(hidden, weight, temperature, want)
-    safe, ignored = check_target(target, len(hidden), len(weight), hidden.device, ignore_index)
-    return pack(
-        want,
-        ignored,
-        *Statistics.apply(
-            hidden,
-            weight,
-            safe,
-            None,
-            temperature,
-            softcap,
-            tuple(want),
-            engine or sys.modules[__name__],
-        ),
-    )
+    hidden, head = check(hidden, head, temperature, want)
+    safe, ignored = check_target(target, len(hidden), len(head.weight), hidden.device, ignore_index)
+    engine = engine or sys.modules[__name__]
+    values = Statistics.apply(hidden, *head, safe, None, temperature, tuple(want), engine)
+    return pack(want, ignored, *values)
 
 
 def pack(want, ignored, logit, logsumexp, entropy, above, _, argmax):
@@ -89,20 +125,23 @@ def pack(want, ignored, logit, logsumexp, entropy, above, _, argmax):
 
 
 class Statistics(torch.autograd.Function):
-    """hidden (N, D), weight (V, D), target (N,) -> what statistics() returns, differentiable for the first three."""
+    """hidden (N, D), the fields of a Head, target (N,) -> what statistics() returns, differentiable for the first three.
+
+    autograd sees tensors only as arguments of their own: so a Head is taken apart on the way in."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, target, threshold, temperature, softcap, want, engine):
+    def forward(ctx, hidden, weight, softcap, scale, target, threshold, temperature, want, engine):
+        head = Head(weight, softcap, scale)
         few = (
             engine is sys.modules[__name__]
             and any(ctx.needs_input_grad)
             and len(hidden) * len(weight) <= KEPT_NUMBERS
         )
-        given, kept = (hidden, weight, target, threshold, temperature, softcap, want), []
+        given, kept = (hidden, head, target, threshold, temperature, want), []
         values = statistics(*given, kept) if few else engine.statistics(*given)
         ctx.save_for_backward(hidden, weight, target, *values[1:3], *kept)
         ctx.mark_non_differentiable(*(x for x in values[3:] if x is not None))
-        ctx.settings = temperature, softcap, engine
+        ctx.settings = softcap, scale, temperature, engine
         ctx.set_materialize_grads(False)  # None for what nobody differentiates
         return values
 
@@ -110,7 +149,7 @@ class Statistics(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, for_logit, for_sum, for_entropy, *_):
         hidden, weight, target, logsumexp, entropy, *kept = ctx.saved_tensors
-        temperature, softcap, engine = ctx.settings
+        softcap, scale, temperature, engine = ctx.settings
         for_logit, for_sum = (
             torch.zeros_like(logsumexp) if x is None else x for x in (for_logit, for_sum)
         )
@@ -123,7 +162,7 @@ class Statistics(torch.autograd.Function):
             part = weight[start : start + size]  # (C, D)
             given = (
                 hidden,
-                part,
+                Head(part, softcap, scale),
                 target - start,
                 logsumexp,
                 entropy,
@@ -131,7 +170,6 @@ class Statistics(torch.autograd.Function):
                 for_sum,
                 for_entropy,
                 temperature,
-                softcap,
             )
             # (N, C), hidden's type
             slope = logit_gradient(*given, kept[i]) if kept else engine.logit_gradient(*given)
@@ -139,14 +177,15 @@ class Statistics(torch.autograd.Function):
                 for_hidden.addmm_(slope, part)  # in half precision rounded once for each part
             if for_weight is not None:
                 torch.mm(slope.T, hidden, out=for_weight[start : start + size])
-        return for_hidden, for_weight, None, None, None, None, None, None
+        return for_hidden, for_weight, *[None] * 7
 
 
-def statistics(hidden, weight, target, threshold, temperature, softcap, want, kept=None):
+def statistics(hidden, head, target, threshold, temperature, want, kept=None):
     """-> the target's logit, L, H, number of logits above the threshold, largest logit, its place; each (N,), or None
     where entropy, rank or argmax is not wanted. threshold (N,): None for the target's logit (any for target -1).
     kept: a list that gets the logits, part by part."""
-    n, size = len(hidden), columns(len(hidden), len(weight))
+    weight, n = head.weight, len(hidden)
+    size = columns(n, len(weight))
     logit = torch.zeros(
         n, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device
     )
@@ -155,7 +194,7 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want, ke
         threshold = (
             logit
             if size == len(weight)
-            else statistics(hidden, weight, target, None, temperature, softcap, ())[0]
+            else statistics(hidden, head, target, None, temperature, ())[0]
         )
     # Two tensors of a chunk's size in all, used again for each chunk: new ones cost a CPU page faults.
     room, spare = torch.empty(2, n * size, dtype=logit.dtype, device=hidden.device)
@@ -163,9 +202,8 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want, ke
     for start in range(0, len(weight), size):
         part = weight[start : start + size]
         less, e = (x[: n * len(part)].view(n, len(part)) for x in (room, spare))  # (N, C)
-        z = _logits(
-            hidden, part, temperature, softcap, less if kept is None else torch.empty_like(less)
-        )
+        room_of_z = less if kept is None else torch.empty_like(less)
+        z = head._replace(weight=part).logits(hidden, temperature, room_of_z)
         if kept is not None:
             kept.append(z)
         here = ((target >= start) & (target < start + size)).nonzero()[:, 0]
@@ -189,7 +227,7 @@ def statistics(hidden, weight, target, threshold, temperature, softcap, want, ke
 
 def logit_gradient(
     hidden,
-    part,
+    head,
     target,
     logsumexp,
     entropy,
@@ -197,12 +235,12 @@ def logit_gradient(
     for_sum,
     for_entropy,
     temperature,
-    softcap,
     z=None,
 ):
-    """Gradient of the products hidden partᵀ, part (C, D) of the head: (N, C) in hidden's type. target counts from the
+    """Gradient of the products hidden Wᵀ of a part of the head, W (C, D): (N, C) in hidden's type. target counts from the
     part's first entry; entropy is None where its gradient is not asked for. z: its logits if they were kept."""
-    z = _logits(hidden, part, temperature, softcap) if z is None else z  # (N, C)
+    z = head.logits(hidden, temperature) if z is None else z  # (N, C)
+    temperature, softcap = head.fold(temperature)
     for_logit, factor = for_logit / temperature, (for_sum / temperature)[:, None]
     if entropy is not None:
         factor = (
@@ -211,7 +249,7 @@ def logit_gradient(
             .add_(factor)
         )
     slope = (z - logsumexp[:, None]).exp_().mul_(factor)
-    here = ((target >= 0) & (target < len(part))).nonzero()[:, 0]
+    here = ((target >= 0) & (target < len(head.weight))).nonzero()[:, 0]
     slope[here, target[here]] += for_logit[here]
     if softcap is not None:
         slope *= 1 - (z * (temperature / softcap)) ** 2  # slope of the cap
@@ -244,25 +282,25 @@ def merge_kl(sum_p, sum_q, forward, reverse):
     ).sum(0)
 
 
-def token_kl(
-    hidden_p, weight_p, hidden_q, weight_q, temperature=1.0, softcap_p=None, softcap_q=None
-):
-    """hidden_p (N, D), weight_p (V, D), hidden_q (N, E), weight_q (V, E) -> (KL(p‖q), KL(q‖p)), each (N,) float32.
+def token_kl(hidden_p, head_p, hidden_q, head_q, temperature=1.0):
+    """hidden_p (N, D), hidden_q (N, E), their Heads of V tokens -> (KL(p‖q), KL(q‖p)), each (N,) float32.
 
     The KL runs over the full vocabulary at each position; both models must share it. Widths may differ.
     """
-    tensors = check_pair(hidden_p, weight_p, hidden_q, weight_q, temperature)
+    hidden_p, head_p, hidden_q, head_q = check_pair(hidden_p, head_p, hidden_q, head_q, temperature)
 
     def part_kl(hidden_p, weight_p, hidden_q, weight_q):
-        z_p = _logits(hidden_p, weight_p, temperature, softcap_p)
-        z_q = _logits(hidden_q, weight_q, temperature, softcap_q)
+        z_p = head_p._replace(weight=weight_p).logits(hidden_p, temperature)
+        z_q = head_q._replace(weight=weight_q).logits(hidden_q, temperature)
         return z_p.logsumexp(1), z_q.logsumexp(1), *log_softmax_kl(z_p, z_q)
 
     # several tensors of a chunk's size at a time
-    size, parts = columns(4 * len(hidden_p), len(weight_p)), []
-    for start in range(0, len(weight_p), size):
-        part = [x[start : start + size] if i % 2 else x for i, x in enumerate(tensors)]
-        recompute = torch.is_grad_enabled() and size < len(weight_p)
+    n_vocab, parts = len(head_p.weight), []
+    size = columns(4 * len(hidden_p), n_vocab)
+    for start in range(0, n_vocab, size):
+        weight_p, weight_q = (head.weight[start : start + size] for head in (head_p, head_q))
+        part = hidden_p, weight_p, hidden_q, weight_q
+        recompute = torch.is_grad_enabled() and size < n_vocab
         parts.append(
             checkpoint(part_kl, *part, use_reentrant=False) if recompute else part_kl(*part)
         )
@@ -331,19 +369,9 @@ def _spans(lengths, bounds, window, kv_heads, dtype):
         first += rows
 
 
-def _logits(hidden, weight, temperature, softcap, out=None):
-    """(N, V) in float32 or better; `out`: memory to use where it can be."""
-    if out is not None and out.dtype == hidden.dtype:
-        z = torch.mm(hidden, weight.T, out=out)
-    else:
-        z = (hidden @ weight.T).to(torch.promote_types(hidden.dtype, torch.float32))
-    if softcap is not None:
-        z = torch.mul(torch.tanh(z / softcap), softcap, out=out)
-    return z if temperature == 1 else torch.div(z, temperature, out=out)
-
-
-def check(hidden, weight, temperature, want=()):
-    """hidden and weight in one type; ValueError for what does not fit."""
+def check(hidden, head, temperature, want=()):
+    """hidden and head in one type; ValueError for what does not fit."""
+    weight = head.weight
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (N, D) and (V, D)"
@@ -359,12 +387,14 @@ def check(hidden, weight, temperature, want=()):
         )
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: must be positive")
+    if head.scale <= 0:
+        raise ValueError(f"scale {head.scale}: must be positive")
     unknown = set(want) - set(TokenStats._fields)
     if unknown:
         raise ValueError(f"want={sorted(unknown)}: not among {TokenStats._fields}")
     if hidden.device.type != "meta" and torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    return hidden, weight.to(hidden.dtype)
+    return hidden, head._replace(weight=weight.to(hidden.dtype))
 
 
 def check_target(target, n, n_vocab, device, ignore_index):
@@ -381,18 +411,20 @@ def check_target(target, n, n_vocab, device, ignore_index):
     return safe, ignored
 
 
-def check_pair(hidden_p, weight_p, hidden_q, weight_q, temperature):
-    tensors = *check(hidden_p, weight_p, temperature), *check(hidden_q, weight_q, temperature)
+def check_pair(hidden_p, head_p, hidden_q, head_q, temperature):
+    hidden_p, head_p = check(hidden_p, head_p, temperature)
+    hidden_q, head_q = check(hidden_q, head_q, temperature)
+    n_vocab = len(head_p.weight), len(head_q.weight)
     if (
         len(hidden_p) != len(hidden_q)
-        or len(weight_p) != len(weight_q)
+        or n_vocab[0] != n_vocab[1]
         or hidden_p.device != hidden_q.device
     ):
         raise ValueError(
-            f"{len(hidden_p)} tokens of {len(weight_p)} against {len(hidden_q)} of {len(weight_q)}: "
+            f"{len(hidden_p)} tokens of {n_vocab[0]} against {len(hidden_q)} of {n_vocab[1]}: "
             "KL needs the same tokens and one vocabulary, on one device"
         )
-    return tensors
+    return hidden_p, head_p, hidden_q, head_q
 
 
 def check_logits(logits_p, logits_q):

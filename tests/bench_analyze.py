@@ -63,15 +63,15 @@ def make(cfg, seed):
 @torch.no_grad()
 def forward(side, examples, micro_batch_tokens):
     """Layers and all logits, a chunk of which stands in memory."""
-    for _, _, batch in analyze.batches(examples, micro_batch_tokens, side.weight.device):
+    for _, _, batch in analyze.batches(examples, micro_batch_tokens, side.head.weight.device):
         hidden = analyze.states(side, batch)
         if hidden.is_cuda:
             for part in hidden.split(4096):
-                part @ side.weight.T
+                part @ side.head.weight.T
             continue
-        size = reference.columns(len(hidden), len(side.weight))
+        size = reference.columns(len(hidden), len(side.head.weight))
         room = torch.empty(len(hidden) * size, dtype=hidden.dtype)
-        for part in side.weight.split(size):
+        for part in side.head.weight.split(size):
             torch.mm(
                 hidden, part.T, out=room[: len(hidden) * len(part)].view(len(hidden), len(part))
             )

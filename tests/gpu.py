@@ -61,7 +61,7 @@ from engine import (
 from engine import model as models  # noqa: E402
 from engine.format import FORMATS  # noqa: E402
 from engine.rows import BadInput  # noqa: E402
-from kernels import bench, reference  # noqa: E402
+from kernels import Head, bench, reference  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,8 @@ def check_kernels(cfg):
             [x.to(kind).clone().requires_grad_(True) for x in (hidden, weight)]
             for kind in (dtype, dtype, torch.float64)
         ]
-        stats = kernels.token_stats(*both[0], target, 0.7, 20.0, want=("logp", "entropy", "rank"))
+        head = Head(both[0][1], softcap=20.0)
+        stats = kernels.token_stats(both[0][0], head, target, 0.7, want=("logp", "entropy", "rank"))
         runs = [(stats.logp, stats.entropy)]
         for h, w in both[1:]:
             logp = (20 * torch.tanh(h @ w.T / 20) / 0.7).log_softmax(1)
@@ -242,13 +243,15 @@ def check_kernels(cfg):
             ]
             for run, leaves in zip(runs[:2], both)
         )
-        twin = reference.token_stats(hidden, weight, target, 0.7, 20.0, ("rank",)).rank
+        twin = reference.token_stats(hidden, Head(weight, 20.0), target, 0.7, ("rank",)).rank
         tie = [
-            kernels.token_stats(hidden, weight, torch.full_like(target, i), want=("rank",)).rank
+            kernels.token_stats(
+                hidden, Head(weight), torch.full_like(target, i), want=("rank",)
+            ).rank
             for i in (7, 8)
         ]
         pairs = [
-            kl(hidden, weight, hidden.flip(0), weight)
+            kl(hidden, Head(weight), hidden.flip(0), Head(weight))
             for kl in (kernels.token_kl, reference.token_kl)
         ]
         errors = [" ".join(f"{x:.1e}" for x in errors) for errors in (ours, plain)]

@@ -17,7 +17,7 @@ import torch  # noqa: E402
 import triton  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
-from kernels import attention, linear, parallel, reference, softmax_kl  # noqa: E402
+from kernels import Head, attention, linear, parallel, reference, softmax_kl  # noqa: E402
 
 # torch 2.11's; int() of its arrays (1,) is an error in numpy 2.4. 3.7 squeezes
 if triton.__version__.startswith("3.6."):
@@ -297,14 +297,14 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(linear, "GROUP", 2)
 
 
-def head(n=N, d=D, v=V, scale=0.7, dtype=torch.float32, seed=0):
+def case(n=N, d=D, v=V, scale=0.7, dtype=torch.float32, seed=0):
     rng = torch.Generator().manual_seed(seed)
     hidden, weight = ((scale * torch.randn(rows, d, generator=rng)).to(dtype) for rows in (n, v))
     return hidden, weight, torch.randint(v, (n,), generator=rng)
 
 
-def logits_of(hidden, weight, temperature, softcap):
-    z = hidden @ weight.T
+def logits_of(hidden, weight, temperature, softcap=None, scale=1.0):
+    z = scale * (hidden @ weight.T)
     return (z if softcap is None else softcap * torch.tanh(z / softcap)) / temperature
 
 
@@ -314,20 +314,24 @@ def loss(logp, entropy, logsumexp):
     ).sum()
 
 
-@pytest.mark.parametrize("temperature, softcap", [(1.0, None), (0.7, 5.0)])
+@pytest.mark.parametrize(
+    "temperature, softcap, scale", [(1.0, None, 1.0), (0.7, 5.0, 1.0), (0.7, 5.0, 0.8)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_linear(small_tiles, dtype, temperature, softcap):
+def test_linear(small_tiles, dtype, temperature, softcap, scale):
     """All five numbers and both gradients against float64. Float32: values 5e-6, gradients 1e-5 of numbers of order
     1. Float16: values and gradients no further off than whole logits and autograd in float16; ranks exact in both."""
-    hidden, weight, target = head(dtype=dtype)
+    hidden, weight, target = case(dtype=dtype)
     runs = []
     for kind in (None, dtype, torch.float64):  # the kernel, plain, exact
         leaves = [x.to(kind or dtype).clone().requires_grad_(True) for x in (hidden, weight)]
         if kind is None:
-            stats = linear.token_stats(*leaves, target, temperature, softcap, EVERYTHING)
+            stats = linear.token_stats(
+                leaves[0], Head(leaves[1], softcap, scale), target, temperature, EVERYTHING
+            )
             values = stats.logp, stats.entropy, stats.logsumexp, stats.rank, stats.argmax
         else:
-            values = plain(logits_of(*leaves, temperature, softcap), target)
+            values = plain(logits_of(*leaves, temperature, softcap, scale), target)
         loss(*values[:3]).backward()
         runs.append([*values, *(x.grad for x in leaves)])
     for i, (found, low, true) in enumerate(zip(*runs)):
@@ -344,18 +348,17 @@ def test_linear(small_tiles, dtype, temperature, softcap):
 @pytest.mark.parametrize("want", ["logp", "entropy", "rank", "argmax", "logsumexp"])
 def test_linear_one_field_alone(small_tiles, want):
     """Each field alone is bit-equal to itself among all, and a loss on it has the twin's gradient within 1e-5."""
-    hidden, weight, target = head()
+    hidden, weight, target = case()
     alone = [x.clone().requires_grad_(True) for x in (hidden, weight)]
-    stats = linear.token_stats(*alone, target, 0.7, None, (want,))
+    stats = linear.token_stats(alone[0], Head(alone[1]), target, 0.7, (want,))
     assert [x is None for x in stats] == [name != want for name in stats._fields]
-    among = linear.token_stats(hidden, weight, target, 0.7, None, EVERYTHING)
+    among = linear.token_stats(hidden, Head(weight), target, 0.7, EVERYTHING)
     assert torch.equal(getattr(stats, want), getattr(among, want))
     if want not in ("rank", "argmax"):
         twin = [x.clone().requires_grad_(True) for x in (hidden, weight)]
-        for leaves, module in ((alone, linear), (twin, reference)):
-            getattr(
-                module.token_stats(*leaves, target, 0.7, None, (want,)), want
-            ).square().sum().backward()
+        for (h, w), module in ((alone, linear), (twin, reference)):
+            value = getattr(module.token_stats(h, Head(w), target, 0.7, (want,)), want)
+            value.square().sum().backward()
         assert all(
             b.grad.abs().max() > 1 and (a.grad - b.grad).abs().max() <= 1e-5 * b.grad.abs().max()
             for a, b in zip(alone, twin)
@@ -365,8 +368,8 @@ def test_linear_one_field_alone(small_tiles, want):
 def test_linear_ties_do_not_push_the_target_down(small_tiles):
     """Whole numbers, so that sums are exact: one-hot hidden states, logits 0..4 with many ties."""
     weight = torch.randint(5, (V, D), generator=torch.Generator().manual_seed(0)).float()
-    hidden, target = torch.eye(D)[:N], head()[2]
-    stats = linear.token_stats(hidden, weight, target, want=("rank", "argmax"))
+    hidden, target = torch.eye(D)[:N], case()[2]
+    stats = linear.token_stats(hidden, Head(weight), target, want=("rank", "argmax"))
     z = hidden @ weight.T
     assert torch.equal(stats.rank, 1 + (z > z.gather(1, target[:, None])).sum(1))
     assert torch.equal(stats.argmax, z.argmax(1)) and stats.rank.unique().numel() >= 4
@@ -374,49 +377,51 @@ def test_linear_ties_do_not_push_the_target_down(small_tiles):
 
 def test_linear_keeps_a_bad_number_in_its_row(small_tiles):
     """Rows 0 (NaN) and 17 (Inf): the others are bit-equal in values and in their own gradient."""
-    hidden, weight, target = head()
+    hidden, weight, target = case()
     bad = hidden.clone()
     bad[0, 3], bad[17, 40] = torch.nan, torch.inf
     good = torch.ones(N, dtype=torch.bool)
     good[[0, 17]] = False
     runs = []
     for x in (hidden.requires_grad_(True), bad.requires_grad_(True)):
-        stats = linear.token_stats(x, weight, target, want=EVERYTHING)
+        stats = linear.token_stats(x, Head(weight), target, want=EVERYTHING)
         stats.logp.sum().backward()
-        runs.append([*stats, x.grad, *linear.token_kl(x, weight, hidden.flip(0), weight)])
+        runs.append(
+            [*stats, x.grad, *linear.token_kl(x, Head(weight), hidden.flip(0), Head(weight))]
+        )
     assert all(torch.equal(a[good], b[good]) for a, b in zip(*runs))
     assert not any(runs[1][i][~good].isfinite().any() for i in (0, 1, 4, 6))
 
 
 def test_linear_ignored_strided_and_none(small_tiles):
     """Ignored tokens are 0 and take no gradient; strided inputs count as their copies; N = 0 is empty."""
-    hidden, weight, target = head(d=2 * D)
+    hidden, weight, target = case(d=2 * D)
     target[[2, 30]] = -100
     views = [hidden[:, ::2].requires_grad_(True), weight[:, ::2].requires_grad_(True)]
-    stats = linear.token_stats(*views, target, want=EVERYTHING)
-    twin = reference.token_stats(*views, target, want=EVERYTHING)
+    head = Head(views[1])
+    stats = linear.token_stats(views[0], head, target, want=EVERYTHING)
+    twin = reference.token_stats(views[0], head, target, want=EVERYTHING)
     assert all((a[[2, 30]] == 0).all() and (a - b).abs().max() <= 5e-6 for a, b in zip(stats, twin))
     gradients = [torch.autograd.grad(x.logp.sum(), views) for x in (stats, twin)]
     assert (
         all((a - b).abs().max() <= 1e-5 for a, b in zip(*gradients))
         and (gradients[0][0][[2, 30]] == 0).all()
     )
-    empty = linear.token_stats(views[0][:0], views[1], target[:0], want=EVERYTHING)
+    empty = linear.token_stats(views[0][:0], head, target[:0], want=EVERYTHING)
     assert all(
-        x.shape == (0,)
-        for x in (*empty, *linear.token_kl(views[0][:0], views[1], views[0][:0], views[1]))
+        x.shape == (0,) for x in (*empty, *linear.token_kl(views[0][:0], head, views[0][:0], head))
     )
     assert (torch.autograd.grad(empty.logp.sum(), views[1])[0] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_linear_kl(small_tiles, dtype):
-    """Widths 50 and 23, a cap on one side: float32 within 5e-6 of float64 (relative), float16 no worse than plain."""
-    (p, weight_p, _), (q, weight_q, _) = head(dtype=dtype), head(d=E, seed=1, dtype=dtype)
-    found = linear.token_kl(p, weight_p, q, weight_q, 0.7, None, 5.0)
+    """Widths 50 and 23, a scale on one side, a cap on the other: float32 within 5e-6 of float64 (relative), float16 no worse than plain."""
+    (p, weight_p, _), (q, weight_q, _) = case(dtype=dtype), case(d=E, seed=1, dtype=dtype)
+    found = linear.token_kl(p, Head(weight_p, scale=1.2), q, Head(weight_q, 5.0), 0.7)
     low, true = (
         kl(
-            logits_of(p.to(kind), weight_p.to(kind), 0.7, None),
+            logits_of(p.to(kind), weight_p.to(kind), 0.7, None, 1.2),
             logits_of(q.to(kind), weight_q.to(kind), 0.7, 5.0),
         )
         for kind in (dtype, torch.float64)
@@ -428,8 +433,8 @@ def test_linear_kl(small_tiles, dtype):
 
 def test_linear_at_the_real_tiles():
     """The tiles of a GPU, three spans of the vocabulary and a rest: float16 within 2e-5 of float64."""
-    hidden, weight, target = head(n=130, d=70, v=1601, dtype=torch.float16, scale=0.4)
-    stats = linear.token_stats(hidden, weight, target, want=EVERYTHING)
+    hidden, weight, target = case(n=130, d=70, v=1601, dtype=torch.float16, scale=0.4)
+    stats = linear.token_stats(hidden, Head(weight), target, want=EVERYTHING)
     logp, entropy, logsumexp, rank, argmax = plain(hidden.double() @ weight.double().T, target)
     for value, true in ((stats.logp, logp), (stats.entropy, entropy), (stats.logsumexp, logsumexp)):
         assert (value - true).abs().max() <= 2e-5
@@ -441,20 +446,20 @@ def test_linear_sharded(small_tiles, tmp_path):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
     )
-    hidden, weight, target = head()
+    hidden, weight, target = case()
     stats = parallel.token_stats(
-        hidden, weight, target, 0, None, 0.7, None, EVERYTHING, engine=linear
+        hidden, Head(weight), target, 0, None, 0.7, EVERYTHING, engine=linear
     )
     torch.distributed.destroy_process_group()
-    whole = linear.token_stats(hidden, weight, target, 0.7, None, EVERYTHING)
+    whole = linear.token_stats(hidden, Head(weight), target, 0.7, EVERYTHING)
     assert all((a - b).abs().max() <= 2e-6 for a, b in zip(stats, whole))
 
 
 def test_linear_refuses(small_tiles):
-    hidden, weight, target = head()
+    hidden, weight, target = case()
     for call in (
-        lambda: linear.token_stats(hidden.double(), weight.double(), target),
-        lambda: linear.token_kl(hidden, weight, hidden.half(), weight.half()),
+        lambda: linear.token_stats(hidden.double(), Head(weight.double()), target),
+        lambda: linear.token_kl(hidden, Head(weight), hidden.half(), Head(weight.half())),
     ):
         with pytest.raises(ValueError, match="float16, bfloat16 or float32, all alike"):
             call()

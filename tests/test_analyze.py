@@ -33,7 +33,7 @@ from engine import attention, loading, packing, runlog
 from engine import model as models
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows, write_rows
-from kernels import reference
+from kernels import Head, reference
 from report import behaviours, weights
 from report.page import (
     Run,
@@ -205,19 +205,18 @@ def test_measure_against_float64(place):
 
 
 def test_token_numbers_in_chunks(monkeypatch):
-    """A vocabulary in ragged chunks, a capped head, heads of different width: as whole logits in float64, to 1e-6."""
+    """A vocabulary in ragged chunks, a capped head, a scaled one, of different width: as whole logits in float64, to 1e-6."""
     generator, target = torch.Generator().manual_seed(5), torch.tensor([0, 36, 7, 7, 20, 12])
     tuned, base = (
         (
             torch.randn(6, width, generator=generator),
-            0.6 * torch.randn(37, width, generator=generator),
-            cap,
+            Head(0.6 * torch.randn(37, width, generator=generator), cap, scale),
         )
-        for width, cap in ((8, 4.0), (5, None))
+        for width, cap, scale in ((8, 4.0, 1.0), (5, None, 1.5))
     )
     logs = {}
-    for name, (hidden, weight, cap) in (("tuned", tuned), ("base", base)):
-        z = hidden.double() @ weight.double().T
+    for name, (hidden, (weight, cap, scale)) in (("tuned", tuned), ("base", base)):
+        z = scale * (hidden.double() @ weight.double().T)
         logs[name] = (z if cap is None else cap * torch.tanh(z / cap)).log_softmax(1)
     for numbers in (1, 12 * 5, 12 * 36, 2**21):
         monkeypatch.setattr(reference, "CHUNK_NUMBERS", numbers)

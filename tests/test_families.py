@@ -14,8 +14,10 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
     Gemma2Config,
     Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
@@ -131,6 +133,29 @@ FAMILIES = {
         },
     ),
     "olmo 2": (Olmo2Config, {}, {}),
+    "granite": (
+        GraniteConfig,
+        dict(
+            logits_scaling=0.5,
+            embedding_multiplier=3.0,
+            residual_multiplier=0.6,
+            attention_multiplier=0.5,
+        ),
+        {
+            "scale of logits": dict(logits_scaling=1.0),
+            "scale of embeddings": dict(embedding_multiplier=1.0),
+            "scale of residuals": dict(residual_multiplier=1.0),
+        },
+    ),
+    "cohere 2": (
+        Cohere2Config,
+        dict(logit_scale=1.6, sliding_window=5, layer_types=LOCAL),
+        {
+            "window": dict(layer_types=GLOBAL),
+            "full layers": dict(layer_types=[LOCAL[0]] * 3),
+            "scale of logits": dict(logit_scale=1.0),
+        },
+    ),
     "phi 3": (Phi3Config, dict(sliding_window=5), {"window": dict(sliding_window=None)}),
     "phi 3 longrope": (
         Phi3Config,
@@ -231,7 +256,7 @@ def family(request, tmp_path_factory):
 
 def test_greedy_texts(family):
     """11 prompts of 1..38 tokens and limits of 1..30 through 4 slots: transformers' texts, token for token; a model
-    without a feature writes others (a cap of the logits keeps their order, so there the texts are the same)."""
+    without a feature writes others (a cap or a scale of the logits keeps their order, so the texts are the same)."""
     assert family.gap > GAP
     found, finish = texts_of_slots(family.ours, sequences(LENGTHS), LIMITS)
     assert found == family.texts
@@ -244,7 +269,8 @@ def test_greedy_texts(family):
         differ = sum(
             a != b for a, b in zip(texts_of_slots(other, sequences(LENGTHS), LIMITS)[0], found)
         )
-        assert differ == 0 if name == "cap of logits" else differ >= 3, name
+        keeps_order = name in ("cap of logits", "scale of logits")
+        assert differ == 0 if keeps_order else differ >= 3, name
 
 
 def test_log_probabilities_and_gradients(family):
@@ -268,7 +294,7 @@ def test_log_probabilities_and_gradients(family):
 
 def test_a_norm_is_replaced_where_it_is_plain(family):
     """Each norm gives what transformers' gives, bit for bit where it is now PyTorch's, in both types and a mix of them;
-    those of Gemma, which scale by 1 + weight, are left as they were."""
+    those of Gemma, which scale by 1 + weight, and of Cohere, which centre, are left as they were."""
     n_replaced = 0
     for ours, theirs in zip(family.ours.modules(), family.theirs.modules()):
         if type(ours).__name__.endswith("RMSNorm"):
@@ -282,7 +308,8 @@ def test_a_norm_is_replaced_where_it_is_plain(family):
             ours.weight = torch.nn.Parameter(2 * ours.weight)
             assert torch.equal(ours(x), 2 * theirs(x)) or not n_replaced
     per_layer = 4 if type(family.ours).__name__ in ("Qwen3ForCausalLM", "Olmo2ForCausalLM") else 2
-    assert n_replaced == (0 if "Gemma" in type(family.ours).__name__ else 3 * per_layer + 1)
+    plain = not type(family.ours).__name__.startswith(("Gemma", "Cohere"))
+    assert n_replaced == (3 * per_layer + 1 if plain else 0)
 
 
 def test_a_norm_that_centres_is_left_alone():

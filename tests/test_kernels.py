@@ -15,7 +15,7 @@ import torch.distributed as dist
 from transformers.utils import import_utils
 
 import kernels
-from kernels import reference
+from kernels import Head, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 N, D, E, V = 11, 6, 4, 23
@@ -30,11 +30,11 @@ def case(seed=0, n=N, d=D, v=V, dtype=torch.float32, scale=1.2):
     return hidden, weight, torch.randint(v, (n,), generator=rng)
 
 
-def truth(hidden, weight, target, temperature=1.0, softcap=None):
+def truth(hidden, weight, target, temperature=1.0, softcap=None, scale=1.0):
     """All five statistics with Python loops and math, in float64: the definitions of the docstring, word by word."""
     rows = []
     for h, t in zip(hidden.double().tolist(), target.tolist()):
-        z = [sum(a * b for a, b in zip(h, w)) for w in weight.double().tolist()]
+        z = [scale * sum(a * b for a, b in zip(h, w)) for w in weight.double().tolist()]
         if softcap is not None:
             z = [softcap * math.tanh(x / softcap) for x in z]
         z = [x / temperature for x in z]
@@ -55,21 +55,25 @@ def truth(hidden, weight, target, temperature=1.0, softcap=None):
 
 # one chunk; 4, 4 and 3 rows; row by row
 @pytest.mark.parametrize("chunk_numbers", [2**24, 4 * V, 1])
-@pytest.mark.parametrize("temperature, softcap", [(1.0, None), (0.6, None), (1.7, 3.0)])
-def test_token_stats_against_float64(monkeypatch, temperature, softcap, chunk_numbers):
-    """The five numbers of each token within 1e-5 of float64 loops. The four settings differ from one another by more
+@pytest.mark.parametrize(
+    "temperature, softcap, scale",
+    [(1.0, None, 1.0), (0.6, None, 1.0), (1.7, 3.0, 1.0), (1.0, None, 0.5), (1.7, 3.0, 1.6)],
+)
+def test_token_stats_against_float64(monkeypatch, temperature, softcap, scale, chunk_numbers):
+    """The five numbers of each token within 1e-5 of float64 loops. The settings differ from one another by more
     than 0.1 in logp and entropy (asserted), that is by 10,000 tolerances."""
     monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
     hidden, weight, target = case()
-    stats = kernels.token_stats(hidden, weight, target, temperature, softcap, EVERYTHING)
-    expected = truth(hidden, weight, target, temperature, softcap)
+    head = Head(weight, softcap, scale)
+    stats = kernels.token_stats(hidden, head, target, temperature, EVERYTHING)
+    expected = truth(hidden, weight, target, temperature, softcap, scale)
     for name in EVERYTHING:
         value = getattr(stats, name)
         assert value.shape == (N,) and value.dtype == (
             torch.int64 if name in ("rank", "argmax") else torch.float32
         )
         assert (value.double() - getattr(expected, name)).abs().max() <= 1e-5, name
-    if (temperature, softcap) != (1.0, None):
+    if (temperature, scale) != (1.0, 1.0):
         plain = truth(hidden, weight, target)
         assert all(
             (getattr(plain, name) - getattr(expected, name)).abs().max() > 0.1
@@ -82,12 +86,12 @@ def test_token_stats_by_hand():
     Target 1: logp = ln 1/4 = -1.386294, rank 2, argmax 2, entropy = (1/8) ln 8 + (1/4) ln 4 + (5/8) ln 8/5 = 0.900256.
     At T = 1/2 the z double: p = (1, 4, 25)/30, logp = ln 4/30 = -2.014903, L = ln 30 = 3.401197."""
     hidden, target = torch.tensor([[1.0, 2.0, 5.0]]).log(), torch.tensor([1])
-    stats = kernels.token_stats(hidden, torch.eye(3), target, want=EVERYTHING)
+    stats = kernels.token_stats(hidden, Head(torch.eye(3)), target, want=EVERYTHING)
     assert [x.item() for x in stats] == pytest.approx(
         [-1.386294, 0.900256, 2, 2, math.log(8)], abs=2e-6
     )
     half = kernels.token_stats(
-        hidden, torch.eye(3), target, temperature=0.5, want=("logp", "logsumexp")
+        hidden, Head(torch.eye(3)), target, temperature=0.5, want=("logp", "logsumexp")
     )
     assert [half.logp.item(), half.logsumexp.item()] == pytest.approx(
         [-2.014903, 3.401197], abs=2e-6
@@ -99,7 +103,9 @@ def test_ties_do_not_push_the_target_down():
     """Logits (3, 7, 7, 3, 1): targets 1 and 2 share rank 1, targets 0 and 3 share rank 1 + 2 = 3, target 4 has
     rank 5. Of equal logits argmax takes the first."""
     hidden = torch.tensor([[3.0, 7.0, 7.0, 3.0, 1.0]]).expand(5, 5)
-    stats = kernels.token_stats(hidden, torch.eye(5), torch.arange(5), want=("rank", "argmax"))
+    stats = kernels.token_stats(
+        hidden, Head(torch.eye(5)), torch.arange(5), want=("rank", "argmax")
+    )
     assert stats.rank.tolist() == [3, 1, 1, 3, 5] and stats.argmax.tolist() == [1] * 5
 
 
@@ -109,15 +115,17 @@ def test_ignored_tokens_are_zero_and_take_no_gradient():
     ignored = torch.zeros(N, dtype=torch.bool)
     ignored[[0, 4, 10]] = True
     hidden.requires_grad_(True)
-    stats = kernels.token_stats(hidden, weight, target.masked_fill(ignored, -100), want=EVERYTHING)
-    expected = kernels.token_stats(hidden, weight, target, want=EVERYTHING)
+    stats = kernels.token_stats(
+        hidden, Head(weight), target.masked_fill(ignored, -100), want=EVERYTHING
+    )
+    expected = kernels.token_stats(hidden, Head(weight), target, want=EVERYTHING)
     for value, full in zip(stats, expected):
         assert (value[ignored] == 0).all() and torch.equal(value[~ignored], full[~ignored])
         assert full[ignored].abs().min() > 0 or full.dtype == torch.int64
     (stats.logp + stats.entropy + stats.logsumexp).sum().backward()
     assert (hidden.grad[ignored] == 0).all() and hidden.grad[~ignored].abs().amax(1).min() > 1e-2
     other = kernels.token_stats(
-        hidden, weight, target.masked_fill(ignored, 7), ignore_index=7, want=("logp",)
+        hidden, Head(weight), target.masked_fill(ignored, 7), ignore_index=7, want=("logp",)
     )
     assert (other.logp[target == 7] == 0).all() and (other.logp[ignored] == 0).all()
 
@@ -126,16 +134,17 @@ def test_inputs_are_not_modified():
     hidden, weight, target = case()
     copies = hidden.clone(), weight.clone(), target.clone()
     kernels.token_stats(
-        hidden, weight, target.index_fill(0, torch.tensor([2]), -100), 0.7, 5.0, EVERYTHING
+        hidden, Head(weight, 5.0), target.index_fill(0, torch.tensor([2]), -100), 0.7, EVERYTHING
     )
-    kernels.token_kl(hidden, weight, hidden, weight)
+    kernels.token_kl(hidden, Head(weight), hidden, Head(weight))
     assert all(map(torch.equal, (hidden, weight, target), copies))
 
 
 def test_no_tokens():
     """N = 0 gives five empty tensors of the right types, and an empty pair for the KL: no crash, no NaN."""
     hidden, weight, target = case()
-    stats = kernels.token_stats(hidden[:0], weight, target[:0], want=EVERYTHING)
+    head = Head(weight)
+    stats = kernels.token_stats(hidden[:0], head, target[:0], want=EVERYTHING)
     assert [x.shape for x in stats] == [(0,)] * 5
     assert [x.dtype for x in stats] == [
         torch.float32,
@@ -144,12 +153,12 @@ def test_no_tokens():
         torch.int64,
         torch.float32,
     ]
-    assert [len(x) for x in kernels.token_kl(hidden[:0], weight, hidden[:0], weight)] == [0, 0]
+    assert all(len(x) == 0 for x in kernels.token_kl(hidden[:0], head, hidden[:0], head))
 
 
-def plain(hidden, weight, target, temperature, softcap):
+def plain(hidden, weight, target, temperature=1.0, softcap=None, scale=1.0):
     """logp, entropy and logsumexp from whole logits in the dtype of the arguments."""
-    z = hidden @ weight.T
+    z = scale * (hidden @ weight.T)
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
     z = z / temperature
@@ -158,21 +167,23 @@ def plain(hidden, weight, target, temperature, softcap):
 
 
 @pytest.mark.parametrize("name", ["logp", "entropy", "logsumexp"])
-@pytest.mark.parametrize("temperature, softcap", [(1.0, None), (0.6, 4.0)])
-def test_gradients_against_autograd_of_the_formula(name, temperature, softcap):
+@pytest.mark.parametrize(
+    "temperature, softcap, scale",
+    [(1.0, None, 1.0), (0.6, 4.0, 1.0), (1.0, None, 0.5), (0.6, 4.0, 1.6)],
+)
+def test_gradients_against_autograd_of_the_formula(name, temperature, softcap, scale):
     """d(w · value)/d hidden and /d weight with random w, against float64 autograd of whole logits: within 1e-5 where
     the gradients are of order 1 (asserted: above 0.1, that is 10,000 tolerances)."""
     hidden, weight, target = case()
     w = torch.randn(N, generator=torch.Generator().manual_seed(1))
     ours = [hidden.clone().requires_grad_(True), weight.clone().requires_grad_(True)]
-    (
-        w * getattr(kernels.token_stats(*ours, target, temperature, softcap, (name,)), name)
-    ).sum().backward()
+    head = Head(ours[1], softcap, scale)
+    stats = kernels.token_stats(ours[0], head, target, temperature, (name,))
+    (w * getattr(stats, name)).sum().backward()
     theirs = [hidden.double().requires_grad_(True), weight.double().requires_grad_(True)]
-    values = dict(
-        zip(("logp", "entropy", "logsumexp"), plain(*theirs, target, temperature, softcap))
-    )
-    (w.double() * values[name]).sum().backward()
+    values = plain(*theirs, target, temperature, softcap, scale)
+    value = values[("logp", "entropy", "logsumexp").index(name)]
+    (w.double() * value).sum().backward()
     for a, b in zip(ours, theirs):
         assert b.grad.abs().max() > 0.1
         assert (a.grad.double() - b.grad).abs().max() <= 1e-5
@@ -186,8 +197,10 @@ def test_chunks_change_no_value_and_no_gradient(monkeypatch, chunk_numbers):
         hidden, weight, target = case()
         other_hidden, other_weight, _ = case(seed=5, d=E)
         leaves = [x.requires_grad_(True) for x in (hidden, weight, other_hidden, other_weight)]
-        stats = kernels.token_stats(hidden, weight, target, 0.8, 6.0, EVERYTHING)
-        forward, reverse = kernels.token_kl(hidden, weight, other_hidden, other_weight, 0.8)
+        stats = kernels.token_stats(hidden, Head(weight, 6.0), target, 0.8, EVERYTHING)
+        forward, reverse = kernels.token_kl(
+            hidden, Head(weight), other_hidden, Head(other_weight), 0.8
+        )
         (
             stats.logp - 0.3 * stats.entropy + 0.1 * stats.logsumexp + forward + 2 * reverse
         ).mean().backward()
@@ -214,15 +227,13 @@ def test_few_logits_are_kept(monkeypatch):
         monkeypatch.setattr(reference, "KEPT_NUMBERS", numbers)
         hidden, weight, target = case()
         leaves = [x.requires_grad_(True) for x in (hidden, weight)]
-        stats = kernels.token_stats(hidden, weight, target, 0.8, 6.0, EVERYTHING)
+        stats = kernels.token_stats(hidden, Head(weight, 6.0), target, 0.8, EVERYTHING)
         loss = (stats.logp - 0.3 * stats.entropy).mean()
         first = torch.autograd.grad(loss, leaves, retain_graph=True)
         return [*stats, *first, *torch.autograd.grad(loss, leaves)]
 
     made = []
-    monkeypatch.setattr(
-        reference, "_logits", lambda *args, of=reference._logits: made.append(1) or of(*args)
-    )
+    monkeypatch.setattr(Head, "logits", lambda *args, of=Head.logits: made.append(1) or of(*args))
     recomputed, n_recomputed = run(N * V - 1), len(made)
     kept = run(N * V)
     assert all(torch.equal(a, b) for a, b in zip(recomputed, kept))
@@ -243,7 +254,7 @@ def test_no_logits_are_kept_for_the_backward_pass(monkeypatch):
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        stats = kernels.token_stats(hidden, weight, target, want=("logp", "entropy"))
+        stats = kernels.token_stats(hidden, Head(weight), target, want=("logp", "entropy"))
     numbers = sum(
         x.untyped_storage().nbytes() // x.element_size() for p, x in saved.items() if p not in given
     )
@@ -262,9 +273,15 @@ def test_gradcheck(monkeypatch, temperature, softcap, chunk_numbers):
 
     def numbers(hidden, weight, other, other_weight):
         stats = kernels.token_stats(
-            hidden, weight, target, temperature, softcap, ("logp", "entropy", "logsumexp")
+            hidden,
+            Head(weight, softcap, 1.3),
+            target,
+            temperature,
+            ("logp", "entropy", "logsumexp"),
         )
-        pair = kernels.token_kl(hidden, weight, other, other_weight, temperature)
+        pair = kernels.token_kl(
+            hidden, Head(weight, scale=0.8), other, Head(other_weight), temperature
+        )
         return stats.logp, stats.entropy, stats.logsumexp, *pair
 
     torch.autograd.gradcheck(
@@ -277,9 +294,10 @@ def test_only_the_wanted_gradient_is_formed(frozen):
     """With a frozen head (or frozen hidden states) the other gradient is what it is with neither frozen."""
     hidden, weight, target = case()
     leaves = [hidden.requires_grad_(True), weight.requires_grad_(True)]
-    both = torch.autograd.grad(kernels.token_stats(*leaves, target).logp.sum(), leaves)
+    head = Head(weight)
+    both = torch.autograd.grad(kernels.token_stats(hidden, head, target).logp.sum(), leaves)
     leaves[frozen].requires_grad_(False)
-    kernels.token_stats(*leaves, target).logp.sum().backward()
+    kernels.token_stats(hidden, head, target).logp.sum().backward()
     assert leaves[frozen].grad is None and torch.equal(leaves[1 - frozen].grad, both[1 - frozen])
 
 
@@ -293,7 +311,7 @@ def test_a_bad_number_stays_in_its_row(monkeypatch):
     good[[2, 5]] = False
     runs = []
     for x in (hidden.requires_grad_(True), bad.requires_grad_(True)):
-        stats = kernels.token_stats(x, weight, target, want=EVERYTHING)
+        stats = kernels.token_stats(x, Head(weight), target, want=EVERYTHING)
         stats.logp.sum().backward()
         runs.append([*stats, x.grad])
     assert (
@@ -307,7 +325,7 @@ def test_strided_inputs():
     hidden, weight, target = case(d=2 * D)
     views = hidden[:, ::2].requires_grad_(True), weight[:, ::2].requires_grad_(True)
     copies = [x.detach().contiguous().requires_grad_(True) for x in views]
-    results = [kernels.token_stats(*pair, target, want=EVERYTHING) for pair in (views, copies)]
+    results = [kernels.token_stats(h, Head(w), target, want=EVERYTHING) for h, w in (views, copies)]
     assert all((a - b).abs().max() <= 1e-6 * max(1, b.abs().max()) for a, b in zip(*results))
     gradients = [
         torch.autograd.grad((r.logp + r.entropy).sum(), pair)
@@ -321,11 +339,11 @@ def test_autocast_rounds_both_inputs():
     hidden, weight, target = case()
     weight.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
-        stats = kernels.token_stats(hidden, weight, target)
+        stats = kernels.token_stats(hidden, Head(weight), target)
     assert torch.equal(
-        stats.logp, kernels.token_stats(hidden.bfloat16(), weight.bfloat16(), target).logp
+        stats.logp, kernels.token_stats(hidden.bfloat16(), Head(weight.bfloat16()), target).logp
     )
-    assert not torch.equal(stats.logp, kernels.token_stats(hidden, weight, target).logp)
+    assert not torch.equal(stats.logp, kernels.token_stats(hidden, Head(weight), target).logp)
     stats.logp.sum().backward()
     assert weight.grad.dtype == torch.float32 and weight.grad.abs().max() > 0.1
 
@@ -334,9 +352,9 @@ def test_bfloat16_is_no_worse_than_the_plain_computation():
     """Errors against float64 of the same bfloat16 numbers, largest over 97 tokens and V = 211: ours may not exceed
     those of whole logits and log-softmax in bfloat16, which are above 0.01 (the budget is not empty)."""
     hidden, weight, target = case(seed=3, n=97, d=32, v=211, dtype=torch.bfloat16, scale=0.7)
-    exact = plain(hidden.double(), weight.double(), target, 1.0, None)
-    low = plain(hidden, weight, target, 1.0, None)
-    stats = kernels.token_stats(hidden, weight, target, want=("logp", "entropy", "logsumexp"))
+    exact = plain(hidden.double(), weight.double(), target)
+    low = plain(hidden, weight, target)
+    stats = kernels.token_stats(hidden, Head(weight), target, want=("logp", "entropy", "logsumexp"))
     for ours, theirs, true in zip((stats.logp, stats.entropy, stats.logsumexp), low, exact):
         assert ours.dtype == torch.float32
         budget = (theirs.double() - true).abs().max()
@@ -348,8 +366,8 @@ def test_bfloat16_hidden_with_a_float32_head():
     sums are not, and its gradient comes back in float32."""
     hidden, weight, target = case()
     weight.requires_grad_(True)
-    stats = kernels.token_stats(hidden.bfloat16(), weight, target)
-    expected = kernels.token_stats(hidden.bfloat16(), weight.detach().bfloat16(), target)
+    stats = kernels.token_stats(hidden.bfloat16(), Head(weight), target)
+    expected = kernels.token_stats(hidden.bfloat16(), Head(weight.detach().bfloat16()), target)
     assert torch.equal(stats.logp, expected.logp)
     stats.logp.sum().backward()
     assert weight.grad.dtype == torch.float32 and weight.grad.abs().max() > 0.1
@@ -359,7 +377,7 @@ def test_bfloat16_hidden_with_a_float32_head():
 def test_extreme_logits_stay_finite(scale):
     """Logits of a few thousand: exp overflows float32 at 88, log-sum-exp must not. Entropy stays within [0, ln V]."""
     hidden, weight, target = case(scale=scale)
-    stats = kernels.token_stats(hidden, weight, target, want=("logp", "entropy"))
+    stats = kernels.token_stats(hidden, Head(weight), target, want=("logp", "entropy"))
     assert stats.logp.isfinite().all() and (stats.logp <= 0).all() and stats.logp.min() < -100
     assert (
         stats.entropy.isfinite().all()
@@ -374,7 +392,7 @@ def test_extreme_logits_stay_finite(scale):
 def logits_as_head(*probabilities):
     """(N, D = V) hidden states and an identity head whose softmax gives these rows of probabilities."""
     logits = torch.tensor(probabilities).log()
-    return logits, torch.eye(logits.shape[1])
+    return logits, Head(torch.eye(logits.shape[1]))
 
 
 def test_token_kl_by_hand():
@@ -388,24 +406,31 @@ def test_token_kl_by_hand():
     assert [x.item() for x in also] == pytest.approx([0.143841, 0.130812], abs=1e-6)
 
 
-@pytest.mark.parametrize("temperature, cap_p, cap_q", [(1.0, None, None), (0.7, 3.0, 5.0)])
+@pytest.mark.parametrize(
+    "temperature, p, q",
+    [
+        (1.0, (None, 1.0), (None, 1.0)),
+        (0.7, (3.0, 1.0), (5.0, 1.0)),
+        (0.7, (3.0, 1.2), (None, 0.9)),
+    ],
+)
 @pytest.mark.parametrize("chunk_numbers", [2**24, 2 * V * 4])
 def test_token_kl_of_different_widths_against_float64(
-    monkeypatch, temperature, cap_p, cap_q, chunk_numbers
+    monkeypatch, temperature, p, q, chunk_numbers
 ):
-    """Widths 6 and 4 over one vocabulary of 23, both directions, each model with its own cap: 1e-5 of float64.
+    """Widths 6 and 4 over one vocabulary of 23, both directions, each model with its own cap and scale: 1e-5 of float64.
     The values are of order 1 and the two directions differ (asserted)."""
     monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
     (hidden_p, weight_p, _), (hidden_q, weight_q, _) = case(), case(seed=5, d=E)
     forward, reverse = kernels.token_kl(
-        hidden_p, weight_p, hidden_q, weight_q, temperature, cap_p, cap_q
+        hidden_p, Head(weight_p, *p), hidden_q, Head(weight_q, *q), temperature
     )
 
-    def log_p(hidden, weight, cap):
-        z = hidden.double() @ weight.double().T
+    def log_p(hidden, weight, cap, scale):
+        z = scale * (hidden.double() @ weight.double().T)
         return ((z if cap is None else cap * torch.tanh(z / cap)) / temperature).log_softmax(1)
 
-    p, q = log_p(hidden_p, weight_p, cap_p), log_p(hidden_q, weight_q, cap_q)
+    p, q = log_p(hidden_p, weight_p, *p), log_p(hidden_q, weight_q, *q)
     expected = (p.exp() * (p - q)).sum(1), (q.exp() * (q - p)).sum(1)
     assert all(x.shape == (N,) and x.dtype == torch.float32 for x in (forward, reverse))
     assert (forward.double() - expected[0]).abs().max() <= 1e-5 and (
@@ -421,7 +446,7 @@ def test_token_kl_of_different_widths_against_float64(
     "change, message",
     [
         (
-            dict(weight=torch.zeros(V, D + 1)),
+            dict(head=Head(torch.zeros(V, D + 1))),
             r"hidden \(11, 6\) and weight \(23, 7\) must be \(N, D\) and \(V, D\)",
         ),
         (dict(hidden=torch.zeros(1, N, D)), "must be"),
@@ -439,20 +464,21 @@ def test_token_kl_of_different_widths_against_float64(
             "must be floating-point numbers on one device",
         ),
         (
-            dict(weight=torch.zeros(V, D, device="meta")),
+            dict(head=Head(torch.zeros(V, D, device="meta"))),
             "must be floating-point numbers on one device",
         ),
         (dict(target=torch.full((N,), V)), "target outside the vocabulary of 23"),
         (dict(target=torch.full((N,), -1)), "target outside the vocabulary of 23"),
         (dict(temperature=0.0), "temperature 0.0: must be positive"),
         (dict(temperature=-1.0), "must be positive"),
+        (dict(head=Head(torch.zeros(V, D), scale=0.0)), "scale 0.0: must be positive"),
         (dict(want=("logp", "logits")), "'logits'.*not among"),
     ],
 )
 def test_token_stats_refuses(change, message):
     hidden, weight, target = case()
     with pytest.raises(ValueError, match=message):
-        kernels.token_stats(**{"hidden": hidden, "weight": weight, "target": target, **change})
+        kernels.token_stats(**{"hidden": hidden, "head": Head(weight), "target": target, **change})
 
 
 @pytest.mark.parametrize("n, v", [(N - 1, V), (N, V + 1)])
@@ -460,7 +486,7 @@ def test_token_kl_refuses_other_tokens_and_other_vocabularies(n, v):
     hidden, weight, _ = case()
     other_hidden, other_weight, _ = case(n=n, v=v)
     with pytest.raises(ValueError, match="KL needs the same tokens and one vocabulary"):
-        kernels.token_kl(hidden, weight, other_hidden, other_weight)
+        kernels.token_kl(hidden, Head(weight), other_hidden, Head(other_weight))
 
 
 def test_log_softmax_kl_refuses_logits_of_other_shapes():
@@ -481,7 +507,7 @@ def on_rank(rank, store, results):
         hidden.requires_grad_(True),
         weight.split([10, V - 10])[rank].clone().requires_grad_(True),
     )
-    stats = kernels.token_stats(hidden, shard, target, 0.7, 5.0, EVERYTHING, offset=10 * rank)
+    stats = kernels.token_stats(hidden, Head(shard, 5.0), target, 0.7, EVERYTHING, offset=10 * rank)
     loss = (torch.arange(N) * (stats.logp - 0.3 * stats.entropy + 0.1 * stats.logsumexp)).sum()
     loss.backward()
     refused = []
@@ -490,7 +516,7 @@ def on_rank(rank, store, results):
         (target, 9 * rank),
     ):
         try:
-            kernels.token_stats(hidden, shard, changed, offset=offset)
+            kernels.token_stats(hidden, Head(shard), changed, offset=offset)
         except ValueError as error:
             refused.append(str(error))
     torch.save(
@@ -506,7 +532,7 @@ def test_sharded_head_equals_whole_head(tmp_path):
     hidden, weight, target = case()
     target[4] = -100
     hidden, weight = hidden.requires_grad_(True), weight.requires_grad_(True)
-    stats = kernels.token_stats(hidden, weight, target, 0.7, 5.0, EVERYTHING)
+    stats = kernels.token_stats(hidden, Head(weight, 5.0), target, 0.7, EVERYTHING)
     (torch.arange(N) * (stats.logp - 0.3 * stats.entropy + 0.1 * stats.logsumexp)).sum().backward()
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     for *values, for_hidden, _, refused in ranks:
@@ -530,12 +556,12 @@ assert "triton" not in sys.modules and not hasattr(kernels, "__version__")
 from importlib.metadata import version
 assert version("kernels") == {version!r}
 from transformers import Qwen2Config, Qwen2ForCausalLM
-import model as models
+from engine import model as models, packing
 config = Qwen2Config(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
                      num_key_value_heads=2)
 model = Qwen2ForCausalLM(config)
 model.set_attn_implementation("packed")
-print(models.score(model, models.pack([[5, 3, 8]])).logp.shape)
+print(models.score(model, packing.pack([[5, 3, 8]])).logp.shape)
 """
 
 
@@ -567,6 +593,7 @@ def test_no_triton_on_a_cpu():
     """Importing and using kernels without a GPU imports no triton: the twins serve where it is not installed."""
     code = (
         "import sys; sys.modules['triton'] = None; import torch, kernels; x = torch.randn(3, 4); "
-        "kernels.token_stats(x, x, torch.arange(3)); kernels.token_kl(x, x, x, x); kernels.log_softmax_kl(x, x)"
+        "head = kernels.Head(x); kernels.token_stats(x, head, torch.arange(3)); "
+        "kernels.token_kl(x, head, x, head); kernels.log_softmax_kl(x, x)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

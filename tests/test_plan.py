@@ -142,7 +142,7 @@ def test_peak_of_fsdp(fake_ranks):
                 batch.where
             ]
             return plan.reference.token_stats(
-                hidden, models.head(self.model), batch.target, engine=plan.LikeLinear
+                hidden, models.output_head(self.model), batch.target, engine=plan.LikeLinear
             ).logp
 
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -104,7 +104,7 @@ def build(kernel, arguments, capability):
 
 def calls(dtype):
     """(name, a call of the kernels) at real sizes, on tensors without storage."""
-    from kernels import attention, linear, softmax_kl
+    from kernels import attention, linear, reference, softmax_kl
 
     def of(*size, dtype=dtype):
         return torch.empty(*size, dtype=dtype, device="meta")
@@ -137,18 +137,18 @@ def calls(dtype):
                 cap,
             ),
         )
-        hidden, weight = of(4096, d), of(n_vocab, d)
+        hidden, head = of(4096, d), reference.Head(of(n_vocab, d), cap)
         yield (
             f"{d} x {n_vocab}",
-            lambda: linear.statistics(hidden, weight, ids(4096), None, 0.7, cap, want),
+            lambda: linear.statistics(hidden, head, ids(4096), None, 0.7, want),
         )
         yield (
             f"{d} x {n_vocab}",
             lambda: linear.logit_gradient(
-                hidden, weight[: linear.columns(4096, n_vocab)], ids(4096), *numbers, 0.7, cap
+                hidden, head.part(0, linear.columns(4096, n_vocab)), ids(4096), *numbers, 0.7
             ),
         )
-        yield f"{d} x {n_vocab}", lambda: linear.token_kl(hidden, weight, hidden, weight, 0.7, cap)
+        yield f"{d} x {n_vocab}", lambda: linear.token_kl(hidden, head, hidden, head, 0.7)
 
 
 @pytest.mark.parametrize("capability", SHARED)

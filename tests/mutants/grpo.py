@@ -31,8 +31,8 @@ MUTANTS = [
     ),
     (
         "grpo.py",
-        'hidden, head, batch.target, cfg.temperature, cap, want=("logp", "entropy")',
-        'hidden, head, batch.target, 1.0, cap, want=("logp", "entropy")',
+        'hidden, head, batch.target, cfg.temperature, want=("logp", "entropy")',
+        'hidden, head, batch.target, 1.0, want=("logp", "entropy")',
         "temperature left out of the training log-probabilities",
         "test_grpo.py::test_gradient_equals_a_loop_over_tokens",
     ),

@@ -58,8 +58,8 @@ MUTANTS = [
     ),
     (
         "rollouts.py",
-        "return logsumexp - hidden.float() @ head.float().mean(0) - math.log(len(head))",
-        "return logsumexp - hidden.float() @ head.float().mean(0)",
+        "return logsumexp - mean - math.log(len(head.weight))",
+        "return logsumexp - mean",
         "self-certainty without log V",
         "test_grpo.py::test_self_certainty_by_hand",
     ),
