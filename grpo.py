@@ -404,7 +404,7 @@ def policy_update(
                     )[0] if measure_kl else None
 
             if use_kl or measure_kl:
-                ref_logp, kl = sharding.compute(reference, against)
+                ref_logp, kl = sharding.compute_in_forward(reference, against)
             if use_kl:
                 loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
             if cfg.entropy:
@@ -412,7 +412,7 @@ def policy_update(
             return (loss * token_weight).sum(), stats, clipped, kl
 
         with torch.set_grad_enabled(learns), training.autocast(cfg, ranks.mesh is not None):
-            loss, stats, clipped, kl = sharding.compute(model, micro_batch)
+            loss, stats, clipped, kl = sharding.compute_in_forward(model, micro_batch)
         if learns:
             (loss * (ranks.n if group else 0)).backward()  # FSDP takes the mean over ranks
         if not group:
@@ -664,7 +664,7 @@ def load_beside(cfg, path, tokenizer, ranks, flag):
     """A model without gradients, in shards if ranks have a mesh. Raises BadInput if its tokenizer is not --model's: token
     ids would mean other texts."""
     model, own = (
-        sharding.load(path, ranks, cfg.dtype == "bf16")
+        sharding.load_to_train(path, ranks, cfg.dtype == "bf16")
         if ranks.mesh is not None
         else tensor_parallel.load_split(path, ranks, torch.float32)
     )
@@ -717,7 +717,7 @@ def train(cfg, ranks, problems, held_out, identity, asked_to_end):
         print if ranks.leads else (lambda *_, **__: None),
     )
     sampling = processes.join_ranks(cfg.device, cfg.tp)
-    model, tokenizer = sharding.load(
+    model, tokenizer = sharding.load_to_train(
         cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute
     )
     form = FORMATS[cfg.format]

@@ -311,7 +311,10 @@ def token_values(model, sequences, masks, cfg, measure):
 
         with training.autocast(cfg, ranks.mesh is not None):
             values = (
-                sharding.compute(model, work).float().cpu().split([sum(masks[i]) for i in chosen])
+                sharding.compute_in_forward(model, work)
+                .float()
+                .cpu()
+                .split([sum(masks[i]) for i in chosen])
             )
         found |= {i: value.tolist() for i, value in zip(group, values)}
     found = {

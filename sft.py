@@ -267,7 +267,7 @@ def main(cfg):
 def train(cfg, ranks, rows, budget, identity, asked_to_end):
     """The run itself; see main. budget: floating-point operations; asked_to_end: filled by SIGTERM."""
     say = print if ranks.leads else (lambda line: None)
-    model, tokenizer = sharding.load(
+    model, tokenizer = sharding.load_to_train(
         cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute, cfg.compile
     )
     model.requires_grad_(True)

@@ -14,8 +14,9 @@ decoder          the batched decoder: continuous batching, forced budgets
 completions      completion rows, and the file that a run writes them to
 processes        the processes of torchrun: who does what
 dealing          work dealt to them
-sharding         a model in shards (FSDP2), to train
+dtensors         a weight that is cut over ranks
 tensor_parallel  a model cut over several GPUs, to sample
+sharding         a model in shards (FSDP2), to train
 checkpoints      weights, optimizer and random state on disk
 training         optimizers, one update, the run loop of sft.py and grpo.py
 watch            warnings, samples and curves of an RL run

@@ -1,4 +1,11 @@
-"""Checkpoints of a training run: weights, optimizer, random state, in safetensors."""
+"""Checkpoints of a training run: weights, optimizer state and random state, as OUT/checkpoint-STEP.
+
+A checkpoint is written whole or not at all: into a folder of another name, which is renamed when everything is in it. The
+checkpoint before it is deleted after that. So at any moment there is a complete one to continue from.
+
+torch.distributed.checkpoint writes and reads it: each rank its own parts, so any number of ranks can continue. The files
+are safetensors: its usual .distcp format describes them in a pickle, and a pickle can run code when it is read.
+"""
 
 import errno
 import json
@@ -13,73 +20,91 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 
+from engine import dtensors, sharding
 from engine.processes import barrier
 from engine.rows import BadInput
-from engine.sharding import FILE_BYTES, parts
+from engine.sharding import parts, ranks_of
 
-# ---------------------------------------------------------------- checkpoints
+# ---------------------------------------------------------------- write
 
 
 def save_checkpoint(out, model, optimizers, step, identity, reference=None, **more):
-    """Weights, optimizer state and random state as OUT/checkpoint-STEP, by torch.distributed.checkpoint, in safetensors: the
-    usual .distcp files would be unpickled. A checkpoint is there when its folder has its name; the one before is deleted
-    after that. Any number of ranks can continue from it. reference: a second model that changes. more: noted with it,
-    for read_state. Raises BadInput when it cannot be written."""
-    shards = getattr(model, "shards", None)
-    leads, out = shards is None or shards.ranks.leads, Path(out)
-    part = out / "checkpoint.part"
+    """Write OUT/checkpoint-STEP and delete the one before. Raises BadInput if it cannot be written.
+
+    identity: of the run, to refuse another run's checkpoint. reference: a second model that changes, too.
+    more: noted in state.json, for read_state.
+    """
+    ranks = ranks_of(model)
+    out = Path(out)
+    unfinished = out / "checkpoint.part"
     try:
-        if leads:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-        if shards is not None:
-            barrier(shards.ranks)
-        state, n_bytes, files = _state(model, optimizers, reference), 0, {}
-        # a rank copies a file at a time to host memory, so not all of it
-        for key, tensor in state.items():
-            n_bytes += tensor.nbytes
-            files[key] = 1 + int(n_bytes // FILE_BYTES)
-        dcp.save(
-            state,
-            no_dist=shards is None,
-            storage_writer=HuggingFaceStorageWriter(part, files, save_distributed=True),
-        )
-        if leads:
-            (part / "state.json").write_text(
-                json.dumps({"step": step, "identity": identity, "files": _sizes(part), **more})
-            )
-            older = saved_checkpoints(out)
-            shutil.rmtree(out / f"checkpoint-{step}", ignore_errors=True)
-            os.replace(part, out / f"checkpoint-{step}")
-            for path in older:
-                shutil.rmtree(path, ignore_errors=True)
-        if shards is not None:
-            barrier(shards.ranks)
+        if ranks.leads:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        barrier(ranks)
+        tensors = _tensors(model, optimizers, reference)
+        writer = HuggingFaceStorageWriter(unfinished, _file_numbers(tensors), save_distributed=True)
+        dcp.save(tensors, storage_writer=writer, no_dist=not _is_sharded(model))
+        if ranks.leads:
+            sizes = _sizes(unfinished)
+            state = {"step": step, "identity": identity, "files": sizes, **more}
+            (unfinished / "state.json").write_text(json.dumps(state))
+            _publish(unfinished, out, step)
+        barrier(ranks)
     except (OSError, SafetensorError, dcp.api.CheckpointException) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        reason = (
-            os.strerror(errno.ENOSPC)
-            if f"os error {errno.ENOSPC}" in str(error)
-            else str(error).split("\n")[0]
-        )
+        shutil.rmtree(unfinished, ignore_errors=True)
+        reason = str(error).split("\n")[0]
+        if f"os error {errno.ENOSPC}" in str(error):  # safetensors' words for a full disk
+            reason = os.strerror(errno.ENOSPC)
         raise BadInput(
             f"{out}: the checkpoint of step {step} cannot be written ({reason}); the one before it is kept "
             "and the same command continues from it"
         ) from error
 
 
+def _file_numbers(tensors):
+    """-> {name: number of the file to write it to, from 1}, by the bytes of the tensors before it.
+
+    A rank copies a file at a time to host memory, which need not have room for all of them.
+    """
+    numbers = {}
+    n_bytes = 0
+    for name, tensor in tensors.items():
+        n_bytes += tensor.nbytes
+        numbers[name] = 1 + int(n_bytes // sharding.FILE_BYTES)
+    return numbers
+
+
+def _publish(unfinished, out, step):
+    """Give a complete checkpoint its name, then delete the others."""
+    older = saved_checkpoints(out)
+    final = out / f"checkpoint-{step}"
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(unfinished, final)
+    for path in older:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def saved_checkpoints(out):
-    """Folders of complete checkpoints, the last one first. Two are there only if the run died between two lines."""
-    found = [p for p in Path(out).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    return sorted(found, key=lambda path: -int(path.name.partition("-")[2]))
+    """-> folders of complete checkpoints, the newest first. There are two only if a run died before it deleted the older."""
+    found = [
+        path
+        for path in Path(out).glob("checkpoint-*")
+        if re.fullmatch(r"checkpoint-\d+", path.name)
+    ]
+    return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
-def _sizes(path):
-    return {file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}
+def _sizes(folder):
+    """-> {name of a safetensors file: bytes}, which tell whether a checkpoint has lost a file or the end of one."""
+    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+
+
+# ---------------------------------------------------------------- read
 
 
 def read_state(path):
-    """-> (step, identity, all that was noted) of a checkpoint whose files are as they were written. Raises BadInput."""
+    """-> (step, identity, everything noted) of a checkpoint. Raises BadInput if its files are not those written."""
     try:
         state = json.loads((path / "state.json").read_text())
         if state["files"] != _sizes(path):
@@ -92,35 +117,16 @@ def read_state(path):
 
 
 def load_checkpoint(path, model, optimizers, reference=None):
-    """Restore what save_checkpoint saved. Raises BadInput when it cannot be read."""
+    """Restore what save_checkpoint saved, in place. Raises BadInput if it cannot be read."""
     try:
         reader = HuggingFaceStorageReader(path)
         saved = reader.read_metadata().state_dict_metadata
-        named = parts(model)
-        for key, tensor in saved.items():  # an optimizer has no state before its first step
-            kind, _, rest = key.partition("/")
-            if kind.startswith("optimizer"):
-                slot, _, name = rest.partition("/")
-                p, like, optimizer = (
-                    named[name],
-                    tensor.properties.dtype,
-                    optimizers[int(kind.removeprefix("optimizer"))],
-                )
-                # A fused step reads its count where the weights are, any other on the host.
-                optimizer.state[p][slot] = (
-                    torch.zeros_like(p, dtype=like)
-                    if len(tensor.size)
-                    else torch.zeros(
-                        (),
-                        dtype=like,
-                        device=p.device if optimizer.defaults.get("fused") else "cpu",
-                    )
-                )
-        state = _state(model, optimizers, reference)
-        if set(state) != set(saved):
-            raise KeyError(min(set(state) ^ set(saved)))
-        dcp.load(state, storage_reader=reader, no_dist=getattr(model, "shards", None) is None)
-        torch.set_rng_state(state["random"])
+        _make_optimizer_state(saved, model, optimizers)
+        tensors = _tensors(model, optimizers, reference)
+        if set(tensors) != set(saved):
+            raise KeyError(min(set(tensors) ^ set(saved)))
+        dcp.load(tensors, storage_reader=reader, no_dist=not _is_sharded(model))
+        torch.set_rng_state(tensors["random"])
     except (
         OSError,
         KeyError,
@@ -135,26 +141,53 @@ def load_checkpoint(path, model, optimizers, reference=None):
         ) from error
 
 
-def _state(model, optimizers, reference=None):
-    """All tensors of a checkpoint by name; those of a sharded model as DTensors, which know their place in the whole."""
+def _make_optimizer_state(saved, model, optimizers):
+    """Make the tensors of optimizer state that dcp.load will fill: an optimizer has none before its first step.
+
+    saved: {name as in _tensors: its metadata}.
+    """
+    named = parts(model)
+    for key, metadata in saved.items():
+        kind, _, rest = key.partition("/")
+        if not kind.startswith("optimizer"):
+            continue
+        slot, _, name = rest.partition("/")
+        optimizer = optimizers[int(kind.removeprefix("optimizer"))]
+        p = named[name]
+        dtype = metadata.properties.dtype
+        if len(metadata.size) > 0:
+            value = torch.zeros_like(p, dtype=dtype)
+        else:
+            # The count of steps: a fused step reads it where the weights are, any other on the host.
+            device = p.device if optimizer.defaults.get("fused") else "cpu"
+            value = torch.zeros((), dtype=dtype, device=device)
+        optimizer.state[p][slot] = value
+
+
+# ---------------------------------------------------------------- what is in one
+
+
+def _is_sharded(model):
+    return hasattr(model, "shards")
+
+
+def _tensors(model, optimizers, reference=None):
+    """-> {name: tensor}, all that a checkpoint holds. These are the run's own tensors, not copies.
+
+    Tensors of a sharded model are DTensors, which know their place in the whole.
+    """
     weights = dict(model.named_parameters())
-    names = {id(part): name for name, part in parts(model).items()}
-    state = {f"weight/{name}": p.detach() for name, p in weights.items()}
+    tensors = {f"weight/{name}": p.detach() for name, p in weights.items()}
     if reference is not None:
-        state |= {f"reference/{name}": p.detach() for name, p in reference.named_parameters()}
+        for name, p in reference.named_parameters():
+            tensors[f"reference/{name}"] = p.detach()
+    name_of = {id(part): name for name, part in parts(model).items()}
     for number, optimizer in enumerate(optimizers):
-        for part, values in optimizer.state.items():
-            name = names[id(part)]
-            for slot, value in values.items():
-                if value.ndim and isinstance(weights[name], DTensor):
-                    p = weights[name]
-                    value = DTensor.from_local(
-                        value,
-                        p.device_mesh,
-                        p.placements,
-                        run_check=False,
-                        shape=p.shape,
-                        stride=p.stride(),
-                    )
-                state[f"optimizer{number}/{slot}/{name}"] = value
-    return state | {"random": torch.get_rng_state()}
+        for part, state in optimizer.state.items():
+            name = name_of[id(part)]
+            for slot, value in state.items():
+                if value.ndim > 0 and isinstance(weights[name], DTensor):
+                    value = dtensors.cut_like(weights[name], value)
+                tensors[f"optimizer{number}/{slot}/{name}"] = value
+    tensors["random"] = torch.get_rng_state()
+    return tensors

@@ -1,4 +1,11 @@
-"""The processes that torchrun started: who does what, and how they tell each other."""
+"""The processes that torchrun started: which part of the work each has, and how they exchange numbers.
+
+    torchrun --nproc-per-node 8 -- sft.py ... [--tp 2]
+
+Every process runs the same script. With --tp t, t neighbouring ranks share one model and the same rows. So 8 processes
+with --tp 2 are 4 parts of the rows. One process without torchrun exchanges nothing: every function below then returns
+at once.
+"""
 
 import json
 import os
@@ -12,95 +19,123 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from engine.rows import BadInput
 
-# one process needs none: no news
+# Expected where one process runs alone.
 warnings.filterwarnings("ignore", "torch.distributed is disabled")
+
+# A rank may wait for another's long texts. The default of 10 (NCCL) or 30 minutes would end the run.
+TIMEOUT = timedelta(days=7)
 
 
 class Ranks(NamedTuple):
-    """What this process does in a run of several: part `index` of `n` of the rows, on `device`."""
+    """This process among the others: it has part `index` of `n` parts of the rows."""
 
     device: str
     index: int = 0
     n: int = 1
     group: dist.ProcessGroup | None = None  # the ranks that share one model with this one
-    leads: bool = True  # the one process that speaks and writes what is common
-    writes: bool = True  # of the ranks that share a model, the one that writes its rows
-    mesh: DeviceMesh | None = None  # (dp, tp), of a model in shards
+    leads: bool = True  # the one process that prints and writes what is common
+    writes: bool = True  # the one process, of those that share a model, that writes its rows
+    mesh: DeviceMesh | None = None  # (dp, tp), if the model is trained in shards
+
+    @property
+    def is_alone(self):
+        return self.n == 1 and self.group is None
 
 
 def join_ranks(device="cpu", tp=1, shards=False):
-    """Join the processes that torchrun has started -> Ranks. tp neighbouring ranks share a model. Raises BadInput.
+    """Join the processes that torchrun has started -> Ranks. Raises BadInput if tp does not divide them.
 
-    shards: for a model that `load` spreads over all ranks; without it a model is whole on every tp ranks.
+    tp: so many neighbouring ranks share one model.
+    shards: the model is to be trained in shards over all ranks (engine/sharding.py), even over a single one.
     """
-    world = int(os.environ.get("WORLD_SIZE", 0))
-    if max(world, 1) % tp:
+    world = int(os.environ.get("WORLD_SIZE", 0))  # 0: not started by torchrun
+    n_processes = max(world, 1)
+    if n_processes % tp:
+        noun = "process" if n_processes == 1 else "processes"
         raise BadInput(
-            f"--tp {tp}: does not divide {max(world, 1)} process{'es' * (world > 1)} (torchrun --nproc-per-node)"
+            f"--tp {tp}: does not divide {n_processes} {noun} (torchrun --nproc-per-node)"
         )
-    if world == 0 or world == 1 and not shards:
+    if world == 0 or (world == 1 and not shards):
         return Ranks(device)
-    kind = torch.device(device).type
-    if kind == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        # A rank may wait for another's long texts: the default of 10 or 30 minutes would end the run.
-        # Both backends on a GPU: what is offloaded is gathered from the CPU.
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=timedelta(days=7)
-        )
+
+    device = _start_backend(device)
     rank = dist.get_rank()
+    mesh = None
+    group = None
     if shards:
+        kind = torch.device(device).type
         mesh = init_device_mesh(kind, (world // tp, tp), mesh_dim_names=("dp", "tp"))
-        return Ranks(
-            device, rank // tp, world // tp, mesh.get_group("tp"), rank == 0, rank % tp == 0, mesh
-        )
-    groups = (
-        [
-            dist.new_group(range(first, first + tp), timedelta(days=7))
-            for first in range(0, world, tp)
+        group = mesh.get_group("tp")
+    elif tp > 1:
+        # Every rank has to create every group, also those that it is not in.
+        groups = [
+            dist.new_group(range(first, first + tp), TIMEOUT) for first in range(0, world, tp)
         ]
-        if tp > 1
-        else None
-    )
+        group = groups[rank // tp]
     return Ranks(
         device,
-        rank // tp,
-        world // tp,
-        groups[rank // tp] if groups else None,
-        rank == 0,
-        rank % tp == 0,
+        index=rank // tp,
+        n=world // tp,
+        group=group,
+        leads=rank == 0,
+        writes=rank % tp == 0,
+        mesh=mesh,
     )
+
+
+def _start_backend(device):
+    """Start torch.distributed, once -> this rank's own device."""
+    backend = "gloo"
+    if torch.device(device).type == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"  # gloo, too: offloaded shards are gathered from the CPU
+    if not dist.is_initialized():
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    return device
 
 
 def barrier(ranks):
     """Wait until every process has come here."""
-    if ranks.n > 1 or ranks.group is not None:
+    if not ranks.is_alone:
         dist.barrier()
 
 
 def sum_over_ranks(numbers, ranks):
-    """The sum of each process's number or list of numbers; ranks that share a model have the same and count once."""
-    if ranks.n == 1 and ranks.group is None:
+    """Sum each process's number, or list of numbers, over the parts of the rows.
+
+    Ranks that share a model have the same numbers, which count once.
+    """
+    if ranks.is_alone:
         return numbers
     summed = torch.tensor(numbers, device=ranks.device)
-    dist.all_reduce(summed.mul_(ranks.writes))
+    if not ranks.writes:
+        summed.zero_()
+    dist.all_reduce(summed)
     return summed.tolist()
 
 
 def gather_from_ranks(value, ranks):
-    """[the value of each part of the rows, in order]. It goes through JSON: a pickle can run code."""
-    if ranks.n == 1 and ranks.group is None:
+    """Collect one value from each part of the rows -> list, in the order of the parts.
+
+    Values travel as JSON: torch's all_gather_object would unpickle them, and a pickle can run code.
+    """
+    if ranks.is_alone:
         return [value]
-    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(
-        ranks.device
-    )
-    sizes = [
-        torch.zeros(1, dtype=torch.int64, device=ranks.device) for _ in range(dist.get_world_size())
+    encoded = bytearray(json.dumps(value).encode())
+    mine = torch.frombuffer(encoded, dtype=torch.uint8).to(ranks.device)
+
+    world = dist.get_world_size()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=ranks.device) for _ in range(world)]
+    dist.all_gather(sizes, torch.full_like(sizes[0], len(mine)))
+    sizes = [int(size) for size in sizes]
+
+    # all_gather wants tensors of one length: pad to the longest.
+    longest = max(sizes)
+    texts = [torch.zeros(longest, dtype=torch.uint8, device=ranks.device) for _ in range(world)]
+    dist.all_gather(texts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
+    values = [
+        json.loads(bytes(text[:size].tolist())) for text, size in zip(texts, sizes, strict=True)
     ]
-    dist.all_gather(sizes, sizes[0] + len(text))
-    texts = [torch.zeros(int(max(sizes)), dtype=torch.uint8, device=ranks.device) for _ in sizes]
-    dist.all_gather(texts, torch.nn.functional.pad(text, (0, len(texts[0]) - len(text))))
-    every = len(sizes) // ranks.n  # ranks that share a model have the same
-    return [json.loads(bytes(t[:n].tolist())) for t, n in list(zip(texts, sizes))[::every]]
+    tp = world // ranks.n  # neighbours that share a model sent the same value
+    return values[::tp]

@@ -1,18 +1,25 @@
-"""Several processes, started by torchrun: who does what; a model in shards to train, in parts to generate; checkpoints.
+"""Train a model in shards, on several GPUs, none of which ever holds the whole model.
 
-    torchrun --nproc-per-node 8 -- sft.py ... [--tp 2]
+PyTorch's own tools do the work, over a mesh of (data parallel, tensor parallel) ranks:
 
-Training is sharded by PyTorch's own tools over a mesh of (data parallel, tensor parallel) ranks:
+    data parallel    FSDP2 (`fully_shard`; Zhao et al. 2023, arXiv 2304.11277; "ZeRO-3", Rajbhandari et al. 2019,
+                     arXiv 1910.02054): every rank keeps its share of each weight, of its gradient and of the
+                     optimizer's state, and trains on rows of its own
+    tensor parallel  `parallelize_module` (Shoeybi et al. 2019, "Megatron-LM", arXiv 1909.08053, §3): neighbouring
+                     ranks train on the same rows and split each matrix and the vocabulary
 
-    data parallel    FSDP2 (`fully_shard`; Zhao et al. 2023, arXiv 2304.11277; Rajbhandari et al. 2019, "ZeRO-3"): every rank
-                     keeps its share of each weight, gradient and optimizer state, gathers a layer's weights when
-                     that layer computes, and sees its own rows
-    tensor parallel  `parallelize_module` (Shoeybi et al. 2019, "Megatron-LM", §3): neighbouring ranks share the rows
-                     and split the matrices and the vocabulary
+Four steps, each a function below:
 
-Weights and Adam's moments are float32 in shards; matrix products are in bfloat16 where asked (MixedPrecisionPolicy).
-No rank ever holds the whole model: weights are read from safetensors straight into shards, and written back one whole
-parameter at a time. One process without torchrun is one plain model, to which none of this happens.
+    1. shard    `load_to_train` makes the model without weights. fully_shard wraps each layer and, as the root, what is
+                left: embedding, last norm and head.
+    2. read     `_read_shards` reads this rank's part of each weight from the safetensors files, and no more.
+    3. forward  a layer's weights are gathered when the layer is called, and dropped after it. The root's are gathered
+                while the root is called, so all that uses them runs inside (`compute_in_forward`).
+    4. clip     after the backward pass every rank has its share of each gradient. `clip_gradients` sums their squares
+                over the ranks and hands the shares to the optimizer.
+
+Weights and Adam's moments are float32 in shards. Matrix products are in bfloat16 if asked for. One process without
+torchrun trains a plain model, and none of this happens.
 """
 
 import json
@@ -38,106 +45,103 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 import kernels
-from engine import attention, loading, modules
+from engine import attention, dtensors, loading, modules
 from engine import model as models
 from engine.processes import Ranks, barrier
 from engine.rows import BadInput
-from engine.tensor_parallel import _cuts
+from engine.tensor_parallel import planned_cuts
 
-FILE_BYTES = 5e9  # of one safetensors file of a large model or, of all ranks, a checkpoint
+# Bytes of one safetensors file of a large model, or of a checkpoint.
+FILE_BYTES = 5e9
 
-# 2-D shards take two gathers: known
+# It warns that a weight cut in two dimensions needs two gathers.
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
-# ---------------------------------------------------------------- training: a model in shards
-
-
 class Root(torch.nn.Module):
-    """What FSDP gathers the embeddings, the last norm and the head for: all that uses them runs inside its forward."""
+    """The module that FSDP gathers embedding, last norm and head for, while it is called."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, work, *arguments):
-        return work(self.model, *arguments)
+    def forward(self, work):
+        return work(self.model)
 
 
 class Shards(NamedTuple):
-    """Hangs on a sharded model as model.shards."""
+    """A sharded model's own data, kept as model.shards."""
 
     root: Root
-    # name -> this rank's part of the weight, sharing its memory: what an optimizer steps
-    parts: dict
-    halves: set  # names of weights whose gradient is summed over the ranks of tp
+    parts: dict  # name -> this rank's part of the weight, in the same memory: the optimizer's
+    halves: set  # names of weights whose gradient is to be summed over the tp ranks
     ranks: Ranks
 
 
-def load(path, ranks, bf16=False, offload=False, recompute=False, compiled=False):
-    """A model directory or hub name -> (model to train, float32, in shards under torchrun, tokenizer).
+# ---------------------------------------------------------------- step 1: shard
 
-    bf16: shards are gathered and computed with in bfloat16 (one plain model does that by autocast). offload: shards and
-    Adam's state live in host memory. recompute: only the input of each layer is kept for the backward pass.
-    compiled: torch.compile of each layer. Raises BadInput.
+
+def load_to_train(path, ranks, bf16=False, offload=False, recompute=False, compiled=False):
+    """Load a model directory or hub name -> (model in float32, tokenizer). Raises BadInput.
+
+    Under torchrun (ranks.mesh) the model is in shards, without it plain. The last four arguments trade time for memory:
+
+    bf16: gather shards, and compute, in bfloat16. (A plain model does it by autocast.)
+    offload: keep shards and Adam's state in host memory.
+    recompute: keep only the input of each layer for the backward pass.
+    compiled: torch.compile each layer.
     """
     if ranks.mesh is None:
         model, tokenizer = loading.load(path, ranks.device)
-    else:
-        tokenizer = loading.load_tokenizer(path)
-        model, folder = _without_weights(path)
-    # inside the checkpoint, of which dynamo compiles nothing
-    for layer in models.layers(model) if compiled else ():
-        layer.forward = torch.compile(layer.forward, dynamic=True)
-    for layer in models.layers(model) if recompute else ():
-        layer.forward = partial(
-            torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False
-        )
-    halves = (
-        _split_layers(model, ranks, path)
-        if ranks.mesh is not None and ranks.mesh["tp"].size() > 1
-        else set()
-    )
-    if ranks.mesh is None:
+        _wrap_layers(model, recompute, compiled)
         return model, tokenizer
 
-    buffers = dict(model.named_buffers())
-    options = dict(
-        mesh=ranks.mesh["dp"],
-        offload_policy=CPUOffloadPolicy(torch.cuda.is_available()) if offload else OffloadPolicy(),
-        mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)
-        if bf16
-        else MixedPrecisionPolicy(),
-    )
-    for layer in models.layers(model):
-        fully_shard(layer, **options)
-    root = fully_shard(Root(model), **options)
-    root.to_empty(device="cpu" if offload else ranks.device)
-    for name, _ in model.named_buffers():  # to_empty has emptied the rotary frequencies too
-        module, _, last = name.rpartition(".")
-        model.get_submodule(module)._buffers[last] = buffers[name].to(ranks.device)
+    tokenizer = loading.load_tokenizer(path)
+    model, folder = _without_weights(path)
+    _wrap_layers(model, recompute, compiled)
+    halves = set()
+    if ranks.mesh["tp"].size() > 1:
+        halves = _split_layers(model, ranks.mesh["tp"], path)
+    root = _shard(model, ranks, bf16, offload)
     _read_shards(model, folder, path)
+
     parts = {
         name: torch.nn.Parameter(p.detach().to_local()) for name, p in model.named_parameters()
     }
-    # the root holds the model: no submodule
+    # Not by model.shards = ...: torch would take the root, which holds the model, for a submodule of it.
     object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))
-    root(loading.check_forward, path)
-    root.reshard()
+    compute_in_forward(model, lambda model: loading.check_forward(model, path))
     return model.eval(), tokenizer
 
 
+def _wrap_layers(model, recompute, compiled):
+    """Compile each layer, and recompute it in the backward pass, as asked for."""
+    for layer in models.layers(model):
+        # Compiling comes first, so that it is inside the checkpoint: dynamo compiles no checkpoint.
+        if compiled:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+        if recompute:
+            layer.forward = partial(
+                torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False
+            )
+
+
 class _EmptyOnMeta(TorchFunctionMode):
-    """torch.empty makes tensors without memory: a model under it has no weights, but its buffers and norms."""
+    """Let torch.empty make tensors without memory.
+
+    A model that is made inside has matrices of the right shape that take no memory. Its buffers (rotary frequencies)
+    and norms are real: they are made by other functions.
+    """
 
     def __torch_function__(self, function, types, arguments=(), options=None):
-        return function(
-            *arguments, **(options or {}) | ({"device": "meta"} if function is torch.empty else {})
-        )
+        options = dict(options or {})
+        if function is torch.empty:
+            options["device"] = "meta"
+        return function(*arguments, **options)
 
 
 def _without_weights(path):
-    """-> (model whose matrices take no memory, the folder of its weights)."""
+    """-> (model whose matrices take no memory, the folder that holds its weights)."""
     with loading.refusing(path):
         folder = Path(path)
         if not folder.exists():
@@ -156,75 +160,111 @@ def _without_weights(path):
     return model, folder
 
 
+def _split_layers(model, tp_mesh, path):
+    """Split matrices over the tp ranks by transformers' plan for the family; embedding and head by the vocabulary.
+
+    Returns the names of the norms of queries and keys. They are whole on each rank, but see only its heads, so that
+    their gradients have to be summed over the tp ranks.
+    """
+    size = tp_mesh.size()
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    is_tied = head.weight is embedding.weight
+
+    styles = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+    cuts = planned_cuts(model, size, path)
+    plan = {f"{model.base_model_prefix}.{layer}": styles[how]() for layer, how in cuts.items()}
+    names = {module: name for name, module in model.named_modules()}
+    plan[names[embedding]] = RowwiseParallel(input_layouts=Replicate())
+    plan[names[head]] = ColwiseParallel(output_layouts=Replicate())
+    parallelize_module(model, tp_mesh, plan)
+    if is_tied:  # parallelize_module has made two weights of one
+        head.weight = embedding.weight
+
+    if not any(layer.endswith("q_proj") for layer in cuts):
+        return set()
+    model.attention_parts = size
+    return {name for name, _ in model.named_parameters() if re.search(r"\.[qk]_norm\.", name)}
+
+
+def _shard(model, ranks, bf16, offload):
+    """Cut every weight over the data-parallel ranks -> Root. Makes room for the parts, but reads nothing."""
+    options = {"mesh": ranks.mesh["dp"]}
+    if bf16:
+        # Gradients are summed over the ranks in float32.
+        options["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32)
+    else:
+        options["mp_policy"] = MixedPrecisionPolicy()
+    if offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+    else:
+        options["offload_policy"] = OffloadPolicy()
+
+    buffers = dict(model.named_buffers())
+    for layer in models.layers(model):
+        fully_shard(layer, **options)
+    root = fully_shard(Root(model), **options)
+
+    root.to_empty(device="cpu" if offload else ranks.device)
+    # to_empty has emptied the buffers, too. They are in no file: put them back.
+    for name, _ in model.named_buffers():
+        module, _, last = name.rpartition(".")
+        model.get_submodule(module)._buffers[last] = buffers[name].to(ranks.device)
+    return root
+
+
+# ---------------------------------------------------------------- step 2: read
+
+
 @torch.no_grad()
 def _read_shards(model, folder, path):
-    """Fill this rank's part of every weight from the safetensors files, reading no more than that part."""
-    index = folder / "model.safetensors.index.json"
+    """Fill this rank's part of every weight from the safetensors files. Reads no more than that part."""
     try:
-        files = (
-            json.loads(index.read_text())["weight_map"]
-            if index.is_file()
-            else dict.fromkeys(
-                safe_open(folder / "model.safetensors", "pt").keys(), "model.safetensors"
-            )
-        )
+        file_of = _weight_map(folder)
         for name, p in model.named_parameters():
-            if name not in files:
+            if name not in file_of:
                 raise BadInput(
                     f"{path}: the weights lack {name}; if a file has it by another name (experts one by one), "
                     "load them in one process and save_pretrained(..., save_original_format=False)"
                 )
-            with safe_open(folder / files[name], "pt") as file:
-                whole = file.get_slice(name)
-                if list(p.shape) != whole.get_shape():
+            with safe_open(folder / file_of[name], "pt") as file:
+                stored = file.get_slice(name)  # reads only what is indexed
+                if stored.get_shape() != list(p.shape):
                     raise BadInput(
-                        f"{path}: {name} is {whole.get_shape()}, not {list(p.shape)} as config.json says"
+                        f"{path}: {name} is {stored.get_shape()}, not {list(p.shape)} as config.json says"
                     )
-                p.to_local().copy_(whole[_region(p)])
+                p.to_local().copy_(stored[dtensors.region(p)])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise (
-            error
-            if isinstance(error, BadInput)
-            else BadInput(f"{path}: unreadable weights ({error})")
-        ) from error
+        if isinstance(error, BadInput):  # a ValueError, too
+            raise
+        raise BadInput(f"{path}: unreadable weights ({error})") from error
 
 
-def _region(p):
-    """Which part of the whole weight a DTensor holds here: a slice for each dimension."""
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    sizes, offsets = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
-    return tuple(slice(start, start + size) for size, start in zip(sizes, offsets))
-
-
-def _split_layers(model, ranks, path):
-    """Tensor parallelism by transformers' plan for the family, and of embedding and head by the vocabulary -> the names of
-    the weights between two split matrices (norms of queries and keys): each rank's gradient of them is of its heads."""
-    ways = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
-    found = _cuts(model, ranks.mesh["tp"].size(), path)
-    plan = {f"{model.base_model_prefix}.{layer}": ways[how]() for layer, how in found.items()}
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    names = {id(module): name for name, module in model.named_modules()}
-    plan[names[id(model.get_input_embeddings())]] = RowwiseParallel(input_layouts=Replicate())
-    plan[names[id(model.get_output_embeddings())]] = ColwiseParallel(output_layouts=Replicate())
-    parallelize_module(model, ranks.mesh["tp"], plan)
-    if tied:
-        model.get_output_embeddings().weight = model.get_input_embeddings().weight
-    if not any(layer.endswith("q_proj") for layer in found):
-        return set()
-    model.attention_parts = ranks.mesh["tp"].size()
-    return {name for name, _ in model.named_parameters() if re.search(r"\.[qk]_norm\.", name)}
+def _weight_map(folder):
+    """-> {name of a weight: name of the file that has it}."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return json.loads(index.read_text())["weight_map"]
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return dict.fromkeys(file.keys(), "model.safetensors")
 
 
-def compute(model, work):
-    """work(model), a tensor or a tuple that begins with one, where the weights of head, last norm and embeddings are whole:
-    a sharded model has them inside its forward pass alone."""
+# ---------------------------------------------------------------- step 3: forward
+
+
+def compute_in_forward(model, work):
+    """Call work(model) where the weights of embedding, last norm and head are whole -> its result.
+
+    A sharded model has them only inside its root's forward. work returns a tensor, or a tuple that begins with one.
+    """
     shards = getattr(model, "shards", None)
     if shards is None:
         return work(model)
     result = shards.root(work)
-    if not (result[0] if isinstance(result, tuple) else result).requires_grad:
-        shards.root.reshard()  # no backward pass will come, after which FSDP has shards again
+    first = result[0] if isinstance(result, tuple) else result
+    if first is None or not first.requires_grad:
+        # FSDP drops the whole weights in the backward pass, which will not come.
+        shards.root.reshard()
     return result
 
 
@@ -235,43 +275,57 @@ def score(model, batch):
         head = model.get_output_embeddings().weight
         if not isinstance(head, DTensor):
             return models.score(model, batch).logp
+        # With --tp each rank has the head's rows (V / tp, D) of a part of the vocabulary.
         hidden = models.hidden_states(
             model, batch.ids, batch.positions, attention.Packed(batch.lengths, batch.ids.device)
-        )
+        )  # (T, D)
         return kernels.token_stats(
             hidden[batch.where],
             kernels.Head(head.to_local(), models.softcap(model), models.logit_scale(model)),
             batch.target,
-            offset=_region(head)[0].start,
+            offset=dtensors.region(head)[0].start,
             group=model.shards.ranks.group,
         ).logp
 
-    return compute(model, work)
+    return compute_in_forward(model, work)
 
 
 def ranks_of(model):
-    """The Ranks that a model is sharded over; of a plain one, of this process alone."""
-    return model.shards.ranks if hasattr(model, "shards") else Ranks(str(models.head(model).device))
+    """The Ranks that a model is sharded over. A plain model's are this process alone."""
+    if hasattr(model, "shards"):
+        return model.shards.ranks
+    return Ranks(str(models.head(model).device))
+
+
+# ---------------------------------------------------------------- step 4: clip
 
 
 def parts(model):
-    """name -> what an optimizer is to step: the parameters, of a sharded model this rank's part of each."""
+    """-> {name: what the optimizer updates}: the parameters, or this rank's part of each of them."""
     shards = getattr(model, "shards", None)
     return dict(model.named_parameters()) if shards is None else shards.parts
 
 
 def clip_gradients(model, clip):
-    """Scale the gradient to the norm `clip` where it is longer, as torch's clip_grad_norm_ -> its norm, over all shards.
+    """Scale the gradient down to the norm `clip` if it is longer -> its norm before, over all shards.
 
-    Of a sharded model the gradient moves to `parts`.
+    As torch.nn.utils.clip_grad_norm_. Gradients of a sharded model move to `parts`, where the optimizer looks for them.
     """
     shards = getattr(model, "shards", None)
     if shards is None:
         return torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item()
-    square, world = (
-        torch.zeros((), dtype=torch.float64, device=shards.ranks.device),
-        dist.get_world_size(),
-    )
+    _move_gradients(model)
+    norm = _gradient_norm(model)
+    if norm > clip:
+        for part in shards.parts.values():
+            if part.grad is not None:
+                part.grad.mul_(clip / (norm + 1e-6))
+    return norm
+
+
+def _move_gradients(model):
+    """Give each of the parts its share of the gradient."""
+    shards = model.shards
     for name, p in model.named_parameters():
         if p.grad is None:
             continue
@@ -279,66 +333,89 @@ def clip_gradients(model, clip):
         part.grad = p.grad.to_local()
         if name in shards.halves:
             dist.all_reduce(part.grad, group=shards.ranks.group)
-        # Each of the n different parts of a weight is on world / n ranks. (_StridedShard is no Shard: ask what it is not.)
-        n_parts = 1
-        for size, placement in zip(p.device_mesh.shape, p.placements):
-            n_parts *= 1 if placement.is_replicate() else size
-        square += part.grad.double().square().sum().to(square.device) * (n_parts / world)
+
+
+def _gradient_norm(model):
+    """Norm of the whole gradient: the root of the sum of squares over all different parts."""
+    shards = model.shards
+    world = dist.get_world_size()
+    square = torch.zeros((), dtype=torch.float64, device=shards.ranks.device)
+    for name, p in model.named_parameters():
+        gradient = shards.parts[name].grad
+        if gradient is None:
+            continue
+        mine = gradient.double().square().sum().to(square.device)
+        # Of a weight that is cut into n parts, each part is on world / n ranks: count it once.
+        square += mine * (dtensors.n_parts(p) / world)
     dist.all_reduce(square)
-    norm = square.sqrt().item()
-    for part in shards.parts.values():
-        if part.grad is not None and norm > clip:
-            part.grad.mul_(clip / (norm + 1e-6))
-    return norm
+    return square.sqrt().item()
+
+
+# ---------------------------------------------------------------- save
 
 
 def save(model, tokenizer, path):
-    """As loading.save; of a sharded model one whole parameter at a time is put together, for the leader to write."""
+    """Write a Hugging Face directory, as loading.save does.
+
+    The weights of a sharded model are put together one at a time, and the leading rank writes them.
+    """
     shards = getattr(model, "shards", None)
     if shards is None:
         return loading.save(model, tokenizer, path)
-    leads, part = shards.ranks.leads, loading.saving(path) if shards.ranks.leads else None
-    tensors, n_bytes, files = {}, 0, []
+    leads = shards.ranks.leads
+    folder = loading.saving(path) if leads else None
+    files = _WeightFiles(folder)
     for name, p in model.named_parameters():
-        whole = DTensor.from_local(
-            p.detach().to_local().to(shards.ranks.device),
-            p.device_mesh,
-            p.placements,
-            shape=p.shape,
-            stride=p.stride(),
-        ).full_tensor()
-        if not leads:
-            continue
-        if tensors and n_bytes + whole.nbytes > FILE_BYTES:
-            files.append(_write_file(part, len(files), tensors))
-            tensors, n_bytes = {}, 0
-        tensors[name], n_bytes = whole.cpu().contiguous(), n_bytes + whole.nbytes
+        weight = dtensors.whole(p, shards.ranks.device)  # all ranks take part
+        if leads:
+            files.add(name, weight)
     if leads:
-        files.append(_write_file(part, len(files), tensors))
-        if len(files) == 1:
-            (part / "part-0").rename(part / "model.safetensors")
-        else:
-            final = [
-                f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))
-            ]
-            for i, name in enumerate(final):
-                (part / f"part-{i}").rename(part / name)
-            weight_map = {key: name for keys, name in zip(files, final) for key in keys}
-            (part / "model.safetensors.index.json").write_text(
-                json.dumps(
-                    {
-                        "metadata": {"total_size": sum(p.numel() * 4 for p in model.parameters())},
-                        "weight_map": weight_map,
-                    }
-                )
-            )
-        model.config.architectures, model.config.dtype = [type(model).__name__], torch.float32
-        model.config.save_pretrained(part)
-        model.generation_config.save_pretrained(part)
-        loading.publish(part, tokenizer, path)
+        files.finish()
+        model.config.architectures = [type(model).__name__]
+        model.config.dtype = torch.float32
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        loading.publish(folder, tokenizer, path)
     barrier(shards.ranks)
 
 
-def _write_file(part, number, tensors):
-    save_file(tensors, part / f"part-{number}", metadata={"format": "pt"})
-    return list(tensors)
+class _WeightFiles:
+    """Safetensors files of at most FILE_BYTES each, named as transformers names them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.tensors = {}  # those that the next file will hold
+        self.n_bytes = 0  # of those
+        self.names = []  # for each file written, the names of its weights
+        self.total_bytes = 0
+
+    def add(self, name, weight):
+        if self.tensors and self.n_bytes + weight.nbytes > FILE_BYTES:
+            self._write()
+        self.tensors[name] = weight.cpu().contiguous()
+        self.n_bytes += weight.nbytes
+
+    def _write(self):
+        # How many files there will be, which their names say, is known only at the end.
+        save_file(self.tensors, self._part(len(self.names)), metadata={"format": "pt"})
+        self.names.append(list(self.tensors))
+        self.total_bytes += self.n_bytes
+        self.tensors = {}
+        self.n_bytes = 0
+
+    def _part(self, number):
+        return self.folder / f"part-{number}"
+
+    def finish(self):
+        self._write()
+        n = len(self.names)
+        if n == 1:
+            self._part(0).rename(self.folder / "model.safetensors")
+            return
+        weight_map = {}
+        for i, names in enumerate(self.names):
+            file = f"model-{i + 1:05d}-of-{n:05d}.safetensors"
+            self._part(i).rename(self.folder / file)
+            weight_map |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
+        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index))

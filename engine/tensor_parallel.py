@@ -1,129 +1,159 @@
-"""Inference over several GPUs: a part of each matrix on every rank, as plain tensors."""
+"""Sample from a model that is cut over several GPUs: each rank has a part of each matrix, as plain tensors.
+
+"Megatron-LM" (Shoeybi et al. 2019, arXiv 1909.08053, §3) cuts the matrices of a layer in pairs:
+
+    colwise  queries, keys, values; the first matrices of the MLP: a rank computes a part of the outputs (its heads)
+    rowwise  the matrix behind them: a rank has the matching part of the inputs, and the sum over the ranks is the output
+
+So a layer needs one sum over the ranks for its attention and one for its MLP. Embedding, norms and head stay whole.
+PyTorch's DTensor does the same in training (engine/sharding.py). Here plain tensors and one all_reduce are used: a token
+takes half of the time.
+"""
 
 import re
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
-from engine import loading
+from engine import dtensors, loading
 from engine.rows import BadInput
 
-# ---------------------------------------------------------------- inference: a part of each matrix, as plain tensors
+# ---------------------------------------------------------------- which matrices are cut, and how
+
+
+def planned_cuts(model, size, name):
+    """transformers' plan for the model's family -> {path in the base model: "colwise" or "rowwise"}.
+
+    size: number of ranks. name: the model's, for messages. Layers that are not in the plan stay whole.
+    Raises BadInput if there is no plan, or if a layer cannot be cut into `size` equal parts.
+    """
+    plan = getattr(model.config, "base_model_tp_plan", None)
+    if not plan:
+        raise BadInput(
+            f"--tp {size}: transformers has no tensor-parallel plan for {type(model).__name__}"
+        )
+    cuts = {}
+    for path, layer in model.base_model.named_modules():
+        how = plan.get(re.sub(r"\.\d+\.", ".*.", path))  # the plan writes layers.*.mlp.up_proj
+        if how not in ("colwise", "rowwise"):
+            continue
+        is_divisible = layer.weight.shape[cut_dimension(how)] % size == 0
+        if path.endswith("k_proj"):  # a head may not be cut in two
+            is_divisible = is_divisible and model.config.num_key_value_heads % size == 0
+        if not is_divisible:
+            raise BadInput(f"--tp {size}: {path} of {name} cannot be cut into {size} equal parts")
+        cuts[path] = how
+    if not cuts:  # Phi 3 has queries, keys and values in one matrix
+        raise BadInput(
+            f"--tp {size}: transformers' plan for {type(model).__name__} cuts no layer of {name}"
+        )
+    return cuts
+
+
+def cut_dimension(how):
+    """The dimension of a weight (outputs, inputs) that is cut."""
+    return {"colwise": 0, "rowwise": 1}[how]
+
+
+def part_of(whole, how, kind, rank, size):
+    """What a rank holds of a layer's weight or bias. how: "colwise", "rowwise", or None for a layer that is not cut."""
+    if how is None:
+        return whole
+    if kind == "weight":
+        return whole.chunk(size, cut_dimension(how))[rank]
+    if how == "colwise":
+        return whole.chunk(size)[rank]
+    # The outputs are summed over the ranks: only one of them may add the bias.
+    return whole if rank == 0 else torch.zeros_like(whole)
+
+
+# ---------------------------------------------------------------- a whole model -> one in parts
 
 
 def load_split(path, ranks, dtype):
-    """models.load for generate.py: with ranks.group, this rank's part of a model that these ranks share."""
+    """Load a model to sample from -> (model, tokenizer): this rank's part, if ranks share a model (ranks.group).
+
+    Raises BadInput, on every rank of the group.
+    """
     if ranks.group is None:
         return loading.load(path, ranks.device, dtype)
-    # one after the other: each reads the whole before it keeps its part
-    refused = [None] * dist.get_world_size(ranks.group)
+    # One rank after the other: each reads the whole model before it keeps its part.
+    refusal = None
     for rank in dist.get_process_group_ranks(ranks.group):
         if rank == dist.get_rank():
             try:
                 model, tokenizer = loading.read(path, dtype)
                 split(model, ranks.group, path)
-            except BadInput as error:  # the others must hear of it, or they would wait for this one
-                refused[0] = str(error)
+            except BadInput as error:
+                refusal = str(error)
         dist.barrier(ranks.group)
-    dist.all_gather_object(refused, refused[0], ranks.group)
-    if any(refused):
-        raise BadInput(next(filter(None, refused)))
+    # The other ranks must hear of a refusal, or they would wait for this one for ever.
+    refusals = [None] * dist.get_world_size(ranks.group)
+    dist.all_gather_object(refusals, refusal, ranks.group)
+    for refusal in refusals:
+        if refusal is not None:
+            raise BadInput(refusal)
     model = model.to(ranks.device).eval()
     loading.check_forward(model, path)
     return model, tokenizer
 
 
 @torch.no_grad()
-def copy_weights(model, other):
-    """The weights of a model in shards to one of load_split, whole or in parts; collective. A checksum over all ranks of
-    both proves it: RuntimeError if the copy differs in a bit."""
-    ranks = model.shards.ranks
-    group = getattr(other, "group", None)
-    rank, size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-    cuts = _cuts(other, size, "the model") if size > 1 else {}
-    places, sums = (
-        dict(other.named_parameters()),
-        torch.zeros(2, dtype=torch.int64, device=ranks.device),
-    )
+def split(model, group, name="the model"):
+    """Cut a model in place: this rank keeps its part of each matrix in the plan. Raises BadInput."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+
+    def sum_over_group(layer, inputs, output):
+        dist.all_reduce(output, group=group)
+        return output
+
+    for path, how in planned_cuts(model, size, name).items():
+        layer = model.base_model.get_submodule(path)
+        for kind, p in layer.named_parameters():
+            # A copy, for a view would keep the whole in memory.
+            p.data = part_of(p.data, how, kind, rank, size).clone()
+        if how == "rowwise":
+            layer.register_forward_hook(sum_over_group)
+        if path.endswith("k_proj"):
+            model.attention_parts = size  # the cache has room for a part of the heads
+    model.group = group
+
+
+# ---------------------------------------------------------------- a model in shards -> the model that samples
+
+
+@torch.no_grad()
+def copy_weights(model, sampler):
+    """Copy the weights of a model in shards to one of load_split, whole or in parts. Collective.
+
+    A checksum over all ranks proves that both have the same bits; RuntimeError if not.
+    """
+    device = model.shards.ranks.device
+    group = getattr(sampler, "group", None)
+    rank, size, cuts = 0, 1, {}
+    if group is not None:
+        rank, size = dist.get_rank(group), dist.get_world_size(group)
+        cuts = planned_cuts(sampler, size, "the model")
+
+    targets = dict(sampler.named_parameters())
+    # Of a weight in n parts each part is on world / n ranks: n times the sums over all ranks is world times the
+    # checksum of the whole weight, however it is cut.
+    sums = torch.zeros(2, dtype=torch.int64, device=device)
     for name, p in model.named_parameters():
-        mine, n_parts, local = places[name], 1, p.to_local().detach()
-        for mesh_size, placement in zip(p.device_mesh.shape, p.placements):
-            n_parts *= 1 if placement.is_replicate() else mesh_size
-        sums[0] += n_parts * _checksum(local.to(ranks.device, mine.dtype))
-        whole = DTensor.from_local(
-            local.to(ranks.device),
-            p.device_mesh,
-            p.placements,
-            run_check=False,
-            shape=p.shape,
-            stride=p.stride(),
-        ).full_tensor()
-        layer, _, kind = name.removeprefix(f"{other.base_model_prefix}.").rpartition(".")
-        how, n_parts = cuts.get(layer), size
-        if how == "rowwise" and kind == "bias":
-            mine.copy_(whole if rank == 0 else torch.zeros_like(whole))  # it is added once
-        elif how is not None:
-            mine.copy_(whole.chunk(size, int(how == "rowwise"))[rank])
-        else:
-            mine.copy_(whole)
-            n_parts = 1
-        sums[1] += n_parts * _checksum(mine)
-    dist.all_reduce(sums)  # each of n parts is on world / n ranks: both are world · the sum
+        target = targets[name]
+        shard = p.to_local().to(device, target.dtype)
+        sums[0] += dtensors.n_parts(p) * _checksum(shard)
+
+        layer, _, kind = name.removeprefix(f"{sampler.base_model_prefix}.").rpartition(".")
+        how = cuts.get(layer)
+        target.copy_(part_of(dtensors.whole(p, device), how, kind, rank, size))
+        sums[1] += (1 if how is None else size) * _checksum(target)
+    dist.all_reduce(sums)
     if sums[0] != sums[1]:
         raise RuntimeError("the weights that sample are not those that are trained")
 
 
 def _checksum(x):
-    """The sum of a tensor's numbers read as integers, modulo 2^64."""
-    return (
-        x.contiguous()
-        .view({2: torch.int16, 4: torch.int32}[x.element_size()])
-        .sum(dtype=torch.int64)
-    )
-
-
-def _cuts(model, size, name):
-    """Which layers a family's plan cuts -> {path in the base model: "colwise" (a rank keeps a part of the outputs) or
-    "rowwise" (the matching part of the inputs; the sum over ranks is the output)}. All others stay whole."""
-    plan = getattr(model.config, "base_model_tp_plan", None)
-    if not plan:
-        raise BadInput(
-            f"--tp {size}: transformers has no tensor-parallel plan for {type(model).__name__}"
-        )
-    found = {}
-    for path, layer in model.base_model.named_modules():
-        how = plan.get(re.sub(r"\.\d+\.", ".*.", path))
-        if how not in ("colwise", "rowwise"):
-            continue
-        heads = model.config.num_key_value_heads if path.endswith("k_proj") else size
-        if layer.weight.shape[how == "rowwise"] % size or heads % size:
-            raise BadInput(f"--tp {size}: {path} of {name} cannot be cut into {size} equal parts")
-        found[path] = how
-    if not found:  # Phi 3 has queries, keys and values in one matrix
-        raise BadInput(
-            f"--tp {size}: transformers' plan for {type(model).__name__} cuts no layer of {name}"
-        )
-    return found
-
-
-def split(model, group, name="the model"):
-    """Tensor parallelism in place, for inference: plain tensors and one all_reduce take half of DTensor's time per token."""
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
-    for path, how in _cuts(model, size, name).items():
-        layer = model.base_model.get_submodule(path)
-        layer.weight.data = layer.weight.data.chunk(size, int(how == "rowwise"))[rank].clone()
-        if how == "colwise" and layer.bias is not None:
-            layer.bias.data = layer.bias.data.chunk(size)[rank].clone()
-        if how == "rowwise":
-            if rank and layer.bias is not None:
-                layer.bias.data.zero_()  # it is added once
-            layer.register_forward_hook(lambda layer, inputs, output: _sum_over(output, group))
-        if path.endswith("k_proj"):
-            model.attention_parts = size
-    model.group = group
-
-
-def _sum_over(tensor, group):
-    dist.all_reduce(tensor, group=group)
-    return tensor
+    """The sum of a tensor's numbers, their bits read as integers, modulo 2^64."""
+    integer = {2: torch.int16, 4: torch.int32}[x.element_size()]
+    return x.contiguous().view(integer).sum(dtype=torch.int64)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import BASE, TOKENIZER, by_sgd, gap, ranks_run, weights_of
 from safetensors.torch import load_file
-from test_distributed import BASE, TOKENIZER, by_sgd, gap, ranks_run, weights_of
+from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import grpo
@@ -163,7 +164,7 @@ def test_a_run_of_two_ranks_is_continued_by_one(folder, runs):
 def copies(path):
     """A model in shards of 4 ranks to two copies of two ranks each, in either type -> what is wrong."""
     ranks, sampling = processes.join_ranks(shards=True), processes.join_ranks(tp=2)
-    model, _ = sharding.load(path, ranks)
+    model, _ = sharding.load_to_train(path, ranks)
     wrong = []
     for dtype in (torch.float32, torch.bfloat16):
         wanted, _ = tensor_parallel.load_split(path, sampling, dtype)
@@ -176,15 +177,13 @@ def copies(path):
             for (name, p), q in zip(other.named_parameters(), wanted.parameters())
             if not torch.equal(p, q)
         ]
-    original = tensor_parallel.DTensor.full_tensor
+    original = DTensor.full_tensor
     with (
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(RuntimeError, match="are not those that are trained"),
     ):
         patch.setattr(
-            tensor_parallel.DTensor,
-            "full_tensor",
-            lambda self: original(self) + 1e-7 * (ranks.index == 3),
+            DTensor, "full_tensor", lambda self: original(self) + 1e-7 * (ranks.index == 3)
         )
         tensor_parallel.copy_weights(model, other)
     return wrong

@@ -580,7 +580,7 @@ def test_compiled_layers_are_one_program(base, monkeypatch, recompute):
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=program))
     model, again = (
-        sharding.load(
+        sharding.load_to_train(
             str(base / "model"), processes.join_ranks(), recompute=recompute, compiled=compiled
         )[0]
         for compiled in (False, True)

@@ -27,7 +27,7 @@ MUTANTS = [
         "(part * ranks.n).backward()  # FSDP takes the mean over ranks",
         "part.backward()",
         "the gradient shrinks with the number of ranks",
-        "test_distributed.py::test_one_step_of_two_ranks",
+        "test_sharding.py::test_one_step_of_two_ranks",
     ),
     (
         "sft.py",

@@ -1,0 +1,136 @@
+"""engine/checkpoints.py over several ranks: any number of them continues what any number began, ended at any moment."""
+
+import math
+import os
+import signal
+import time
+
+import pytest
+from ranks import (
+    cut_short,
+    kill,
+    make_material,
+    ranks_run,
+    settings_of,
+    start_ranks,
+    weights_of,
+)
+from safetensors.torch import load_file
+
+import sft
+from engine import checkpoints, sharding
+from engine.rows import read_rows
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    return make_material(tmp_path_factory.mktemp("material"))
+
+
+def on_two_ranks(whole, broken, left, also_left, from_one):
+    """-> histories of two continued runs, of which one was cut short by these two ranks, the other by one process.
+
+    whole: an undisturbed run. left, also_left: are cut short, for other numbers of ranks to continue.
+    """
+    sft.main(whole)
+    cut_short(broken)
+    sharding.FILE_BYTES = 20_000  # checkpoints in several files per rank
+    for cfg in (left, also_left):
+        cut_short(cfg)
+        assert len(list(checkpoints.saved_checkpoints(cfg.out)[0].glob("*.safetensors"))) > 4
+    sharding.FILE_BYTES = 5e9
+    return sft.main(broken), sft.main(from_one)
+
+
+@pytest.fixture(scope="module")
+def runs(material, tmp_path_factory):
+    """3 steps of AdamW, cut short after step 2 and continued by other numbers of ranks.
+
+    -> (folder of all runs, {name: history on each rank}).
+    """
+    folder, histories = tmp_path_factory.mktemp("runs"), {}
+
+    def adam(out, **more):
+        return settings_of(material, folder / out, lr=0.01, save_every=1, **more)
+
+    sft.main(adam("adam 1"))
+    cut_short(adam("1 to 2"))
+    names = ("adam 2", "2 to 2", "2 to 1", "2 to 4", "1 to 2")
+    two = ranks_run(on_two_ranks, *(adam(name) for name in names))
+    histories["2 to 2"], histories["1 to 2"] = zip(*two, strict=True)
+    histories["2 to 4"] = ranks_run(sft.main, adam("2 to 4", tp=2), n=4)
+    histories["2 to 1"] = [sft.main(adam("2 to 1"))]
+    return folder, histories
+
+
+@pytest.mark.parametrize("name", ["2 to 2", "2 to 1", "1 to 2", "2 to 4"])
+def test_a_checkpoint_continues_on_any_number_of_ranks(material, runs, name):
+    """Cut short after step 2 of AdamW, continued with the third by as many or another number of ranks (4: two by two):
+    the same ranks end in the same bytes, others as close to one process as Adam allows (1e-5 of the way moved)."""
+    folder, histories = runs
+    assert [[row["step"] for row in history] for history in histories[name]] == [[3]] * len(
+        histories[name]
+    )
+    assert [row["step"] for row in read_rows(folder / name / "log.jsonl")] == [1, 2, 3]
+    assert not list((folder / name).glob("checkpoint*"))
+    if name == "2 to 2":
+        assert (folder / name / "model.safetensors").read_bytes() == (
+            folder / "adam 2" / "model.safetensors"
+        ).read_bytes()
+    before, wanted = (
+        load_file(material / "qwen3" / "model.safetensors"),
+        weights_of(folder / "adam 1"),
+    )
+    apart, moved = (
+        math.sqrt(sum((wanted[key] - other[key]).square().sum().item() for key in wanted))
+        for other in (weights_of(folder / name), before)
+    )
+    assert moved > 0.5 and apart <= 1e-5 * moved
+
+
+def test_two_ranks_ended_at_any_moment(material, tmp_path):
+    """SIGTERM to both ranks, then twice SIGKILL, each at a moment of the clock's choosing after the first checkpoint of
+    its own; SIGTERM leaves a checkpoint of the last logged step. What ends undisturbed has the bytes and the log of a
+    run that nobody disturbed."""
+    settings = dict(lr=0.01, epochs=5, save_every=1)
+    whole = settings_of(material, tmp_path / "whole", **settings)
+    cfg = settings_of(material, tmp_path / "out", **settings)
+    undisturbed = start_ranks(sft.main, [whole])
+    for end in [signal.SIGTERM, *[signal.SIGKILL] * 2]:
+        before = max([0, *map(step_of, checkpoints.saved_checkpoints(cfg.out))])
+        ranks, deadline = start_ranks(sft.main, [cfg]), time.monotonic() + 60
+        while (
+            max([0, *map(step_of, checkpoints.saved_checkpoints(cfg.out))]) <= before
+            and time.monotonic() < deadline
+            and ranks[0][0].is_alive()
+        ):
+            time.sleep(0.002)
+        time.sleep(time.time_ns() % 1000 / 20_000)
+        for process, _ in ranks:
+            if process.is_alive():
+                os.kill(process.pid, end)
+        if end == signal.SIGTERM:
+            assert all("SystemExit: 143" in str(answer.recv()) for _, answer in ranks)
+            (saved,) = checkpoints.saved_checkpoints(cfg.out)
+            assert step_of(saved) == read_rows(tmp_path / "out" / "log.jsonl")[-1]["step"] < 15
+        kill(ranks)
+    assert 0 < step_of(checkpoints.saved_checkpoints(cfg.out)[0]) < 15
+    ranks_run(sft.main, cfg)
+    assert all(answer.poll(60) for _, answer in undisturbed)
+    kill(undisturbed)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+    speeds = ("tok_s", "memory_gb")
+    logs = [
+        [
+            {k: v for k, v in row.items() if k not in speeds}
+            for row in read_rows(tmp_path / name / "log.jsonl")
+        ]
+        for name in ("out", "whole")
+    ]
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == list(range(1, 16))
+
+
+def step_of(checkpoint):
+    return int(checkpoint.name.partition("-")[2])

@@ -1,0 +1,75 @@
+"""engine/processes.py: which part of the work a rank has, sums over the parts, how long ranks wait."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import ranks_run
+
+from engine import processes
+from engine.rows import BadInput
+
+
+def test_join():
+    """4 processes, --tp 2: ranks 0 and 1 share one model and one half of the rows, 2 and 3 the others. A total counts
+    each half once. Without --tp each is for itself."""
+
+    def work():
+        two, one = processes.join_ranks(tp=2), processes.join_ranks()
+        shown = [
+            (
+                r.device,
+                r.index,
+                r.n,
+                r.leads,
+                r.writes,
+                r.group and dist.get_process_group_ranks(r.group),
+            )
+            for r in (two, one)
+        ]
+        return (
+            shown,
+            processes.sum_over_ranks(10 * two.index + 1, two),
+            processes.sum_over_ranks(dist.get_rank(), one),
+        )
+
+    answers = ranks_run(work, n=4)
+    assert [shown[0] for shown, *_ in answers] == [
+        ("cpu", 0, 2, True, True, [0, 1]),
+        ("cpu", 0, 2, False, False, [0, 1]),
+        ("cpu", 1, 2, False, True, [2, 3]),
+        ("cpu", 1, 2, False, False, [2, 3]),
+    ]
+    assert [shown[1] for shown, *_ in answers] == [
+        ("cpu", i, 4, i == 0, True, None) for i in range(4)
+    ]
+    assert [totals for _, *totals in answers] == [[12, 6]] * 4
+
+
+def test_ranks_wait_for_one_another_as_long_as_it_takes():
+    """One rank may have the long texts: the others wait at the end of a run for hours. (torch's defaults end the run
+    after 30 minutes, on NCCL after 10.)"""
+
+    def work():
+        group = processes.join_ranks(tp=2).group
+        dist.barrier()  # the first rank, which keeps the addresses, goes last
+        return [
+            g._get_backend(torch.device("cpu")).options._timeout for g in (dist.group.WORLD, group)
+        ]
+
+    for timeouts in ranks_run(work):
+        assert min(timeouts) >= timedelta(days=1)
+
+
+def test_tp_that_does_not_divide_the_processes_is_refused():
+    def work():
+        processes.join_ranks(tp=3)
+
+    line = "--tp 3: does not divide 2 processes (torchrun --nproc-per-node)"
+    assert [(type(answer), str(answer)) for answer in ranks_run(work)] == [(BadInput, line)] * 2
+
+
+def test_tp_of_one_process_is_refused():
+    with pytest.raises(BadInput, match=r"^--tp 2: does not divide 1 process \(torchrun"):
+        processes.join_ranks(tp=2)
