@@ -188,7 +188,7 @@ def ifeval(row):
 def coqa(row):
     """Reddy et al. 2019: a passage, a conversation about it, and its last question.
 
-    Worded as lm-eval does it. `references` are the different answers of all annotators to the last question.
+    Worded as lm-eval does it. `references` are all annotators' different answers to it.
     """
     questions = row["questions"]["input_text"]
     answers = row["answers"]["input_text"]

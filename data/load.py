@@ -11,11 +11,11 @@ from engine.rows import BadInput, read_rows
 def read_traces(path):
     """Trace rows, which have `question` and `response`.
 
-    path: a .jsonl file, or a directory of them; a data set of data/hub.py by its name (s1k, limo ...);
-    or any data set on the hub (owner/name) or in a directory whose columns have our names.
+    path: a .jsonl file, or a directory of them; a data set of data/hub.py by its name (s1k, limo
+    ...); or any data set on the hub (owner/name) or in a directory whose columns have our names.
 
-    A row whose `response` is a list becomes one row for each response. Its `thinking` is a list, too,
-    or common to all. Raises BadInput naming file and line, or row.
+    A row whose `response` is a list becomes one row for each response. Its `thinking` is a list,
+    too, or common to all. Raises BadInput naming file and line, or row.
     """
     need = ("question", "response")
     rows = read_data_set(path, need) if is_data_set(path) else read_rows(path, need)
@@ -72,7 +72,7 @@ def is_data_set(path):
 
 
 def read_data_set(path, need):
-    """Rows with the fields `need` of a data set that the `datasets` library reads. Raises BadInput."""
+    """Rows with the fields `need`, read by the `datasets` library. Raises BadInput."""
     from data import hub
 
     try:

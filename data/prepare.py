@@ -4,17 +4,17 @@
     python -m data.prepare --name s1k --source my_copy.parquet --out out/s1k.jsonl
     python -m data.prepare --benchmark math500,aime24,gpqa --paper s1 --out out/benchmarks
 
-Rows come from the hub or from a local copy; data/hub.py says where they are and how they become ours.
-A row that does not fit is reported by number and the run stops. Rows that already have our fields are
-taken as they are.
+Rows come from the hub or from a local copy; data/hub.py says where they are and how they become
+ours. A row that does not fit is reported by number and the run stops. Rows that already have our
+fields are taken as they are.
 
 A benchmark becomes two files. OUT/NAME.jsonl has its questions, worded as --paper words them, with
-`task` and `group`, by which evaluate.py tells benchmarks apart. OUT/NAME.config.json has the paper's
-sampling and format, and the citation. The command that answers the benchmark is printed.
+`task` and `group`, by which evaluate.py tells benchmarks apart. OUT/NAME.config.json has the
+paper's sampling and format, and the citation. The command that answers the benchmark is printed.
 
 LiveCodeBench is refused: its answers are programs, and nothing that a model wrote runs here.
-UniReason scores HeadQA and MC-TACO by the log-likelihood of the options: generate.py --score does this
-for rows with `choices`.
+UniReason scores HeadQA and MC-TACO by the log-likelihood of the options: generate.py --score does
+this for rows with `choices`.
 """
 
 import dataclasses
@@ -136,7 +136,8 @@ def protocol(name, paper):
 def worded(question, choices, answer, asks):
     """The question with its lettered choices and the request for a box.
 
-    answer: how the benchmark is answered, a key of REQUESTS. asks: whether the paper adds a request.
+    answer: how the benchmark is answered, a key of REQUESTS.
+    asks: whether the paper adds a request.
     """
     if answer == "letter" and choices:
         lettered = [f"{letter}) {text}" for letter, text in zip(string.ascii_uppercase, choices)]

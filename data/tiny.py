@@ -1,30 +1,32 @@
 """A world small enough for a laptop, in which the effects that the papers report can be seen.
 
-Three groups of tasks over one vocabulary of about 150 words. Questions and completions look like this:
+Three groups of tasks over one vocabulary of about 150 words. Questions and completions:
 
-math    cd       make 20 from 7 5 8                          combine all numbers left to right with + - *
-        pair     pair sum 11 from 8 2 9 7 3 10               two of the numbers
-        pick     pick three total 12 from 6 4 7 5 9 3        three of the numbers
+math    cd       make 20 from 7 5 8                     combine all numbers left to right with + - *
+        pair     pair sum 11 from 8 2 9 7 3 10          two of the numbers
+        pick     pick three total 12 from 6 4 7 5 9 3   three of the numbers
 other   sort     sort 15 2 21          <think> min 2 then 15 then 21 </think> 2 15 21
         close    close ( [ {           <think> first ( [ { </think> } ] )
         logic    logic f or f and t    <think> f or f is f f and t is f </think> f
-        compare  compare 43 50         <think> </think> low         (the first number, seen from the second)
+        compare  compare 43 50         <think> </think> low       (43 seen from 50)
 plain   copy, edge, fact, repeat: answered without thinking
 
-A math answer is graded by computing it, so every solution counts, and a guess is right about one time in ten.
-The base model has read terse searches that often give up (`base`) and, in a minority of documents, a teacher's style.
-The teacher's traces for fine-tuning are of four kinds, so that there is something to curate:
+A math answer is graded by computing it, so every solution counts. A guess is right about one time
+in ten. The base model has read terse searches that often give up (`base`) and, in a minority of
+documents, a teacher's style. The teacher's traces for fine-tuning are of four kinds, so that there
+is something to curate:
 
-good    tries, compares with the target, doubts ("wait , maybe"), checks again; its patience differs from trace to trace
+good    tries, compares with the target, doubts ("wait , maybe"), checks again; its patience differs
+        from trace to trace
 blurt   one guess, no check
-sloppy  wrong arithmetic left standing, no comparison
+sloppy  wrong arithmetic left as it is, no comparison
 loop    the same idea over and over
 
-Held-out problems never occur in training: a problem's key (numbers in any order, target) decides its split by hash.
-Facts, comparisons and repetitions are a closed set and are not held out.
+Held-out problems never occur in training: a hash of the problem's key (numbers in any order,
+target) decides its split. Facts, comparisons and repetitions are a closed set and are not held out.
 
-    python -m data.tiny --out out/tiny/data                     problems, the teacher's pool: a second or two
-    python -m data.tiny --out out/base --pretrain 96000         also the base model's reading, and an untrained model
+    python -m data.tiny --out out/tiny/data              problems and the teacher's pool, in seconds
+    python -m data.tiny --out out/base --pretrain 96000  also what the base model reads
 """
 
 import hashlib
@@ -39,17 +41,20 @@ from engine.rows import write_rows
 
 LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
 COLOURS = "red blue green pink black white grey brown".split()
+NUMBERS = [str(n) for n in range(51)]
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
+SIGNS = ["+", "-", "*", "=", ".", ",", "?", *BRACKETS, *BRACKETS.values()]
 SPECIAL = ["<pad>", "<eos>", "<unk>", "<user>", "<bot>", "<think>", "</think>"]
-WORDS = (
-    ["+", "-", "*", "=", ".", ",", "?", *BRACKETS, *BRACKETS.values()]
-    + LETTERS
-    + COLOURS
-    + "make from pair sum pick three total sort close logic compare copy first last of fact repeat".split()
-    + "try low high yes vs okay we need let me guess maybe perhaps wait check verify unsure therefore since".split()
-    + "done hmm so then min is and or".split()
-)
-VOCABULARY = list(dict.fromkeys(SPECIAL + [str(n) for n in range(51)] + WORDS))
+QUESTION_WORDS = (
+    "make from pair sum pick three total sort close logic compare copy first last of fact repeat"
+).split()
+THINKING_WORDS = (
+    "try low high yes vs okay we need let me guess maybe perhaps wait check verify unsure "
+    "therefore since done hmm so then min is and or"
+).split()
+# The order is that of the token ids of data/tiny_base.
+WORDS = SPECIAL + NUMBERS + SIGNS + LETTERS + COLOURS + QUESTION_WORDS + THINKING_WORDS
+VOCABULARY = list(dict.fromkeys(WORDS))  # t and f are letters, too: each word once
 
 TASKS = {
     "math": ("cd", "pair", "pick"),
@@ -62,7 +67,7 @@ MAX_ATTEMPTS = 9
 @dataclass(frozen=True)
 class Config:
     out: str  # directory to write into
-    # of the traces and of which training problems are drawn; held-out problems never change
+    # of the training problems and traces that are drawn; held-out problems never change
     seed: int = 0
     n_pool: int = 4000  # teacher traces
     n_train: int = 2000  # math problems for reinforcement learning
@@ -76,20 +81,24 @@ class Config:
 
 def split_of(key):
     """'held_out' for one key in eight, 'dev' for one (choose settings there), else 'train'."""
-    return {0: "held_out", 1: "dev"}.get(hashlib.sha256(key.encode()).digest()[0] % 8, "train")
+    bucket = hashlib.sha256(key.encode()).digest()[0] % 8
+    return {0: "held_out", 1: "dev"}.get(bucket, "train")
 
 
 def evaluate_chain(numbers, operators):
-    """Left-to-right value after each operation, or None once one leaves 0..50: ([7, 8, 5], '+-') -> [15, 10]."""
-    values, total = [], numbers[0]
+    """Left-to-right value after each operation: ([7, 8, 5], '+-') -> [15, 10].
+
+    None once a value leaves 0..50.
+    """
+    total = numbers[0]
+    values = []
     for operator, number in zip(operators, numbers[1:]):
-        total = (
-            total + number
-            if operator == "+"
-            else total - number
-            if operator == "-"
-            else total * number
-        )
+        if operator == "+":
+            total += number
+        elif operator == "-":
+            total -= number
+        else:
+            total *= number
         if not 0 <= total <= 50:
             return None
         values.append(total)
@@ -99,18 +108,19 @@ def evaluate_chain(numbers, operators):
 def candidates(problem):
     """All attempts at a math problem that stay in 0..50, as (numbers, operators)."""
     nums, n_used = problem["nums"], problem["n_used"]
+    found = set()
     if problem["task"] == "cd":
-        found = {
-            (p, o)
-            for p in itertools.permutations(nums)
-            for o in itertools.product("+-*", repeat=len(nums) - 1)
-        }
+        for order in itertools.permutations(nums):
+            for operators in itertools.product("+-*", repeat=len(nums) - 1):
+                found.add((order, operators))
     else:
-        found = {(c, ("+",) * (n_used - 1)) for c in itertools.combinations(nums, n_used)}
+        for chosen in itertools.combinations(nums, n_used):
+            found.add((chosen, ("+",) * (n_used - 1)))
     return sorted(c for c in found if evaluate_chain(*c) is not None)
 
 
 def math_problem(task, rng):
+    """A problem of the group math, solvable because its target is one of its candidates' values."""
     if task == "cd":
         nums, n_used = [rng.randint(1, 9) for _ in range(3)], 3
     elif task == "pair":
@@ -120,65 +130,95 @@ def math_problem(task, rng):
     problem = {"task": task, "nums": nums, "n_used": n_used, "left_to_right": True}
     solution = rng.choice(candidates(problem))
     target = evaluate_chain(*solution)[-1]
-    listed = " ".join(map(str, nums))
-    question = {
-        "cd": f"make {target} from {listed}",
-        "pair": f"pair sum {target} from {listed}",
-        "pick": f"pick three total {target} from {listed}",
-    }[task]
-    key = f"{task} {sorted(nums)} {target}"
+    wanted = {"cd": "make", "pair": "pair sum", "pick": "pick three total"}[task]
     return problem | {
-        "question": question,
+        "question": f"{wanted} {target} from {_join(nums)}",
         "answer": expression(solution),
         "target": target,
-        "key": key,
+        "key": f"{task} {sorted(nums)} {target}",
     }
 
 
+# The other tasks: rng -> (question, thinking, answer).
+
+
+def sort_problem(rng):
+    numbers = rng.sample(range(51), rng.randint(3, 5))
+    ordered = sorted(numbers)
+    thinking = "min " + " then ".join(map(str, ordered))
+    return "sort " + _join(numbers), thinking, _join(ordered)
+
+
+def close_problem(rng):
+    opened = [rng.choice("([{") for _ in range(rng.randint(3, 6))]
+    closed = [BRACKETS[bracket] for bracket in reversed(opened)]
+    return "close " + _join(opened), "first " + _join(opened), _join(closed)
+
+
+def logic_problem(rng):
+    """Read from left to right: f or t and f is (f or t) and f."""
+    words = [rng.choice("tf") for _ in range(rng.randint(3, 5))]
+    joints = [rng.choice(("and", "or")) for _ in words[1:]]
+    question = "logic " + words[0]
+    value = words[0]
+    steps = []
+    for joint, word in zip(joints, words[1:]):
+        question += f" {joint} {word}"
+        if joint == "and":
+            result = "t" if value == word == "t" else "f"
+        else:
+            result = "t" if "t" in (value, word) else "f"
+        steps.append(f"{value} {joint} {word} is {result}")
+        value = result
+    return question, " ".join(steps), value
+
+
+def compare_problem(rng):
+    a = rng.randint(0, 50)
+    b = a if rng.random() < 0.25 else rng.randint(0, 50)
+    return f"compare {a} {b}", "", compared(a, b)
+
+
+def copy_problem(rng):
+    n = rng.randint(3, 7)
+    words = [rng.choice(LETTERS + COLOURS + NUMBERS) for _ in range(n)]
+    return "copy " + _join(words), "", _join(words)
+
+
+def edge_problem(rng):
+    n = rng.randint(3, 6)
+    words = [rng.choice(LETTERS + NUMBERS) for _ in range(n)]
+    end = rng.choice(("first", "last"))
+    return f"{end} of " + _join(words), "", words[0 if end == "first" else -1]
+
+
+def fact_problem(rng):
+    """One of 48 arbitrary facts, which can only be memorised."""
+    letter, colour = rng.choice(LETTERS[:6]), rng.choice(COLOURS)
+    digest = hashlib.sha256(f"{letter} {colour}".encode()).digest()
+    return f"fact {letter} {colour} ?", "", COLOURS[digest[0] % len(COLOURS)]
+
+
+def repeat_problem(rng):
+    word, n = rng.choice(LETTERS + COLOURS), rng.randint(1, 5)
+    return f"repeat {word} {n}", "", _join([word] * n)
+
+
+OTHER = {
+    "sort": sort_problem,
+    "close": close_problem,
+    "logic": logic_problem,
+    "compare": compare_problem,
+    "copy": copy_problem,
+    "edge": edge_problem,
+    "fact": fact_problem,
+    "repeat": repeat_problem,
+}
+
+
 def other_problem(task, rng):
-    """A problem of the other groups, with the trace that solves it (empty for the plain tasks)."""
-    thinking = ""
-    if task == "sort":
-        numbers = rng.sample(range(51), rng.randint(3, 5))
-        question, answer = "sort " + _join(numbers), _join(sorted(numbers))
-        thinking = "min " + " then ".join(map(str, sorted(numbers)))
-    elif task == "close":
-        opened = [rng.choice("([{") for _ in range(rng.randint(3, 6))]
-        question, answer = "close " + _join(opened), _join(BRACKETS[b] for b in reversed(opened))
-        thinking = "first " + _join(opened)
-    elif task == "logic":
-        words = [rng.choice("tf") for _ in range(rng.randint(3, 5))]
-        joints = [rng.choice(("and", "or")) for _ in words[1:]]
-        question = "logic " + words[0] + "".join(f" {j} {w}" for j, w in zip(joints, words[1:]))
-        answer, steps = words[0], []
-        for joint, word in zip(joints, words[1:]):
-            both = (answer == "t", word == "t")
-            result = "t" if (all(both) if joint == "and" else any(both)) else "f"
-            steps.append(f"{answer} {joint} {word} is {result}")
-            answer = result
-        thinking = " ".join(steps)
-    elif task == "compare":
-        a = rng.randint(0, 50)
-        b = a if rng.random() < 0.25 else rng.randint(0, 50)
-        question, answer = f"compare {a} {b}", "low" if a < b else "high" if a > b else "yes"
-    elif task == "copy":
-        words = [
-            rng.choice(LETTERS + COLOURS + [str(n) for n in range(51)])
-            for _ in range(rng.randint(3, 7))
-        ]
-        question, answer = "copy " + _join(words), _join(words)
-    elif task == "edge":
-        words = [
-            rng.choice(LETTERS + [str(n) for n in range(51)]) for _ in range(rng.randint(3, 6))
-        ]
-        end = rng.choice(("first", "last"))
-        question, answer = f"{end} of " + _join(words), words[0 if end == "first" else -1]
-    elif task == "fact":
-        letter, colour = rng.choice(LETTERS[:6]), rng.choice(COLOURS)
-        question, answer = f"fact {letter} {colour} ?", _fact(letter, colour)
-    else:
-        word, n = rng.choice(LETTERS + COLOURS), rng.randint(1, 5)
-        question, answer = f"repeat {word} {n}", _join([word] * n)
+    """A problem of the groups other and plain, with the thinking that solves it (maybe empty)."""
+    question, thinking, answer = OTHER[task](rng)
     return {
         "task": task,
         "question": question,
@@ -193,16 +233,17 @@ def problem(group, task, rng, split):
     while True:
         row = math_problem(task, rng) if group == "math" else other_problem(task, rng)
         if task in ("fact", "repeat", "compare") or split_of(row["key"]) == split:
-            return {
-                "id": hashlib.sha256(row["question"].encode()).hexdigest()[:16],
-                "group": group,
-                **row,
-            }
+            digest = hashlib.sha256(row["question"].encode()).hexdigest()
+            return {"id": digest[:16], "group": group, **row}
 
 
 def problems(group, n, seed, split):
-    """n problems with distinct questions, the group's tasks in turn; a task that runs out leaves its place empty."""
-    rng, rows, seen = random.Random(f"{seed} {group} {split}"), [], set()
+    """n problems with distinct questions, the group's tasks in turn.
+
+    Fewer than n if a task has no new question left.
+    """
+    rng = random.Random(f"{seed} {group} {split}")
+    rows, seen = [], set()
     for i in range(n):
         task = TASKS[group][i % len(TASKS[group])]
         for _ in range(100):
@@ -214,13 +255,15 @@ def problems(group, n, seed, split):
     return rows
 
 
+def compared(value, target):
+    """A value seen from the target: low, high, or yes if it is the same."""
+    if value == target:
+        return "yes"
+    return "low" if value < target else "high"
+
+
 def _join(words):
     return " ".join(map(str, words))
-
-
-def _fact(letter, colour):
-    """48 arbitrary facts that can only be memorised."""
-    return COLOURS[hashlib.sha256(f"{letter} {colour}".encode()).digest()[0] % len(COLOURS)]
 
 
 # ---------------------------------------------------------------- traces
@@ -229,21 +272,27 @@ def _fact(letter, colour):
 def expression(candidate):
     """((7, 8, 5), '+-') -> '7 + 8 - 5'."""
     numbers, operators = candidate
-    return str(numbers[0]) + "".join(f" {o} {n}" for o, n in zip(operators, numbers[1:]))
+    rest = [f" {operator} {number}" for operator, number in zip(operators, numbers[1:])]
+    return str(numbers[0]) + "".join(rest)
 
 
 def calculation(candidate, slip=0):
-    """((7, 8, 5), '+-') -> '7 + 8 = 15 - 5 = 10'; `slip` is added to the last result (kept within 0..50)."""
+    """((7, 8, 5), '+-') -> '7 + 8 = 15 - 5 = 10'.
+
+    `slip` is added to the last result, which stays within 0..50.
+    """
     numbers, operators = candidate
     values = evaluate_chain(*candidate)
     values[-1] = min(50, max(0, values[-1] + slip))
-    return str(numbers[0]) + "".join(
-        f" {o} {n} = {v}" for o, n, v in zip(operators, numbers[1:], values)
-    )
+    steps = [f" {o} {n} = {v}" for o, n, v in zip(operators, numbers[1:], values)]
+    return str(numbers[0]) + "".join(steps)
 
 
 class Search:
-    """Draws attempts at one problem: the solution with probability 1/4, else a wrong candidate not tried before."""
+    """Draws attempts at one problem: a solution with probability 1/4, else a wrong candidate.
+
+    No wrong candidate comes twice.
+    """
 
     def __init__(self, problem, rng):
         self.rng, self.target = rng, problem["target"]
@@ -258,13 +307,16 @@ class Search:
         return self.wrong.pop()
 
     def verdict(self, candidate):
-        value = evaluate_chain(*candidate)[-1]
-        return "low" if value < self.target else "high" if value > self.target else "yes"
+        return compared(evaluate_chain(*candidate)[-1], self.target)
+
+
+# Each kind of trace: (problem, rng) -> (thinking, the attempt that is answered).
 
 
 def base_trace(problem, rng):
-    """Terse search that gives up after a failure with probability 0.35. -> (thinking, last attempt)."""
-    search, words = Search(problem, rng), []
+    """A terse search that gives up after a failure with probability 0.35."""
+    search = Search(problem, rng)
+    words = []
     for _ in range(MAX_ATTEMPTS):
         attempt = search.next()
         verdict = search.verdict(attempt)
@@ -275,31 +327,28 @@ def base_trace(problem, rng):
 
 
 def good_trace(problem, rng):
-    """Attempts compared with the target, doubts, re-checks; one failure in ten is mistaken for a success."""
+    """Attempts compared with the target, doubts, re-checks.
+
+    One failure in ten is mistaken for a success: its last result is written as the target.
+    """
     search = Search(problem, rng)
-    stop = rng.uniform(0.15, 0.7)  # this trace's impatience
-    words = [f"okay we need {search.target} ."]
+    target = search.target
+    impatience = rng.uniform(0.15, 0.7)
+    words = [f"okay we need {target} ."]
     for number in range(MAX_ATTEMPTS):
         attempt = search.next()
         verdict = search.verdict(attempt)
-        slip = verdict != "yes" and rng.random() < 0.1
-        shown = calculation(attempt)
-        if slip:  # the last result is written as the target
-            shown = calculation(attempt, search.target - evaluate_chain(*attempt)[-1])
-        words.append(
-            f"{rng.choice(('maybe', 'perhaps'))} {shown} vs {search.target} {'yes' if slip else verdict} ."
-        )
-        if verdict == "yes" or slip:
-            words.append(f"therefore {expression(attempt)} done")
-            while rng.random() < (0.8 if slip else 0.45):
-                words.append(f"wait , check {calculation(attempt)} vs {search.target} {verdict} .")
-                if slip:  # the check shows it: go on searching
-                    words.append(f"guess {expression(attempt)} unsure")
-                    break
-                words.append(f"therefore {expression(attempt)} done")
-            else:
+        mistaken = verdict != "yes" and rng.random() < 0.1
+        slip = target - evaluate_chain(*attempt)[-1] if mistaken else 0
+        seen = "yes" if mistaken else verdict
+        doubt = rng.choice(("maybe", "perhaps"))
+        words.append(f"{doubt} {calculation(attempt, slip)} vs {target} {seen} .")
+        if seen == "yes":
+            checks, found_out = recheck(attempt, target, verdict, rng)
+            words += checks
+            if not found_out:
                 break
-        elif rng.random() < stop:
+        elif rng.random() < impatience:
             words.append(f"guess {expression(attempt)} unsure")
             if rng.random() < 0.6:
                 break
@@ -308,13 +357,30 @@ def good_trace(problem, rng):
     return " ".join(words), attempt
 
 
+def recheck(attempt, target, verdict, rng):
+    """Conclude, then check again, perhaps several times -> (words, whether a mistake was found)."""
+    conclusion = f"therefore {expression(attempt)} done"
+    mistaken = verdict != "yes"
+    words = [conclusion]
+    while rng.random() < (0.8 if mistaken else 0.45):
+        words.append(f"wait , check {calculation(attempt)} vs {target} {verdict} .")
+        if mistaken:
+            words.append(f"guess {expression(attempt)} unsure")
+            return words, True
+        words.append(conclusion)
+    return words, False
+
+
 def blurt_trace(problem, rng):
+    """One guess, no check."""
     attempt = Search(problem, rng).next()
     return f"okay let me guess {calculation(attempt)} .", attempt
 
 
 def sloppy_trace(problem, rng):
-    search, words = Search(problem, rng), ["hmm ."]
+    """One to four attempts; a quarter of them have a wrong result, and nothing is compared."""
+    search = Search(problem, rng)
+    words = ["hmm ."]
     for _ in range(rng.randint(1, 4)):
         attempt = search.next()
         slip = rng.choice((-2, -1, 1, 2)) if rng.random() < 0.25 else 0
@@ -323,12 +389,15 @@ def sloppy_trace(problem, rng):
 
 
 def loop_trace(problem, rng):
+    """The same idea two to five times."""
     attempt = Search(problem, rng).next()
-    return "okay so . " + " ".join(
-        f"then {calculation(attempt)} hmm ." for _ in range(rng.randint(2, 5))
-    ), attempt
+    words = ["okay so ."]
+    for _ in range(rng.randint(2, 5)):
+        words.append(f"then {calculation(attempt)} hmm .")
+    return " ".join(words), attempt
 
 
+# The teacher's kinds of traces and the share of each.
 TEACHER = {
     "good": (good_trace, 0.50),
     "blurt": (blurt_trace, 0.20),
@@ -338,62 +407,75 @@ TEACHER = {
 
 
 def teacher_pool(n, seed):
-    """n traces over training problems; the kinds of task are as uneven as they are in collected data."""
-    rng, rows = random.Random(f"{seed} pool"), []
+    """n traces over training problems; the tasks are as uneven as in collected data."""
+    rng = random.Random(f"{seed} pool")
+    kinds = list(TEACHER)
+    shares = [share for _, share in TEACHER.values()]
+    rows = []
     for i in range(n):
         task = rng.choices(("pair", "pick", "cd"), (70, 20, 10))[0]
         row = problem("math", task, rng, "train")
-        kind = rng.choices(list(TEACHER), [share for _, share in TEACHER.values()])[0]
-        thinking, attempt = TEACHER[kind][0](row, rng)
-        rows.append(
-            row
-            | {
-                "id": f"{row['id']}-{i}",
-                "subject": task,
-                "thinking": thinking,
-                "response": expression(attempt),
-                "n_thinking_tokens": len(thinking.split()),
-                "model": f"teacher-{kind}",
-            }
-        )
+        kind = rng.choices(kinds, shares)[0]
+        trace_of, _ = TEACHER[kind]
+        thinking, attempt = trace_of(row, rng)
+        row |= {
+            "id": f"{row['id']}-{i}",
+            "subject": task,
+            "thinking": thinking,
+            "response": expression(attempt),
+            "n_thinking_tokens": len(thinking.split()),
+            "model": f"teacher-{kind}",
+        }
+        rows.append(row)
     return rows
 
 
 def pretraining_rows(n, seed):
-    """The base model's reading: math, other and plain documents 2 : 1 : 1.
-
-    Of the math documents 70% are terse searches and 30% in the teacher's styles; one in ten is cut at a random word
-    and answered with the best idea so far, which gives a forced end of thinking its meaning.
-    """
+    """The base model's reading: math, other and plain documents 2 : 1 : 1."""
     rng = random.Random(f"{seed} pretrain")
-    styles = [base_trace, good_trace, blurt_trace, sloppy_trace, loop_trace]
     for _ in range(n):
         group = rng.choice(("math", "math", "other", "plain"))
-        if group != "math":
-            task = rng.choice(TASKS[group] + (("compare",) if group == "other" else ()))
-            row = problem(group, task, rng, "train")
-            yield {
-                "question": row["question"],
-                "thinking": row["thinking"],
-                "response": row["answer"],
-            }
-            continue
-        row = problem("math", rng.choice(("cd", "cd", "pair", "pick")), rng, "train")
-        style = rng.choices(styles, (70, 15, 5, 5, 5))[0]
-        thinking, attempt = style(row, rng)
-        if rng.random() < 0.1:
-            words = thinking.split()
-            thinking = " ".join(words[: rng.randrange(len(words))])
-            attempt = best_so_far(row, thinking, rng)
-        yield {"question": row["question"], "thinking": thinking, "response": expression(attempt)}
+        yield math_document(rng) if group == "math" else other_document(group, rng)
+
+
+def math_document(rng):
+    """70% are terse searches and 30% in the teacher's styles.
+
+    One in ten is cut at a random word and answered with the best idea so far, which gives a forced
+    end of thinking its meaning.
+    """
+    row = problem("math", rng.choice(("cd", "cd", "pair", "pick")), rng, "train")
+    styles = [base_trace, good_trace, blurt_trace, sloppy_trace, loop_trace]
+    trace_of = rng.choices(styles, (70, 15, 5, 5, 5))[0]
+    thinking, attempt = trace_of(row, rng)
+    if rng.random() < 0.1:
+        words = thinking.split()
+        thinking = " ".join(words[: rng.randrange(len(words))])
+        attempt = best_so_far(row, thinking, rng)
+    return {"question": row["question"], "thinking": thinking, "response": expression(attempt)}
+
+
+def other_document(group, rng):
+    # comparisons are read twice as often as the other tasks of their group
+    tasks = TASKS[group] + ("compare",) if group == "other" else TASKS[group]
+    row = problem(group, rng.choice(tasks), rng, "train")
+    return {"question": row["question"], "thinking": row["thinking"], "response": row["answer"]}
 
 
 def best_so_far(problem, thinking, rng):
-    """The solution if the text computes it, else the last candidate computed in full, else any candidate."""
-    found = [(f" {thinking} ".find(f" {calculation(c)} "), c) for c in candidates(problem)]
-    found = sorted((at, c) for at, c in found if at >= 0)
+    """The solution if the text computes it, else the last candidate computed in full, else any."""
+    found = []  # (place in the text, candidate)
+    for candidate in candidates(problem):
+        place = f" {thinking} ".find(f" {calculation(candidate)} ")
+        if place >= 0:
+            found.append((place, candidate))
+    found.sort()
     right = [c for _, c in found if evaluate_chain(*c)[-1] == problem["target"]]
-    return right[-1] if right else found[-1][1] if found else rng.choice(candidates(problem))
+    if right:
+        return right[-1]
+    if found:
+        return found[-1][1]
+    return rng.choice(candidates(problem))
 
 
 # ---------------------------------------------------------------- tokenizer and untrained model
@@ -450,42 +532,48 @@ def untrained_model(seed):
 
 
 def main(cfg):
+    """Write the world's files into cfg.out."""
     out = Path(cfg.out)
     for split in ("held_out", "dev"):
-        rows = [
-            row
-            for group, n in (("math", cfg.n_held_out), ("other", 200), ("plain", 200))
-            for row in problems(group, n, 0, split)
-        ]
-        write_rows(
-            out / f"{split}.jsonl",
-            ({k: v for k, v in row.items() if k != "thinking"} for row in rows),
-        )
-        print(f"{split + '.jsonl':<16}{len(rows):>7} problems")
+        rows = []
+        for group, n in (("math", cfg.n_held_out), ("other", 200), ("plain", 200)):
+            rows += problems(group, n, 0, split)
+        for row in rows:
+            row.pop("thinking", None)  # problems for measuring carry no trace
+        write_rows(out / f"{split}.jsonl", rows)
+        print_line(f"{split}.jsonl", len(rows), "problems")
+
     train = problems("math", cfg.n_train, cfg.seed, "train")
     write_rows(out / "train.jsonl", train)
-    print(f"{'train.jsonl':<16}{len(train):>7} math problems")
+    print_line("train.jsonl", len(train), "math problems")
+
     pool = teacher_pool(cfg.n_pool, cfg.seed)
     write_rows(out / "pool.jsonl", pool)
-    right = sum(evaluate_text(row) for row in pool) / max(1, len(pool))
-    print(
-        f"{'pool.jsonl':<16}{len(pool):>7} traces of the teacher, {right:.0%} of them right, "
-        f"{sum(row['n_thinking_tokens'] for row in pool) / max(1, len(pool)):.0f} thinking tokens on average"
-    )
+    n = max(1, len(pool))
+    right = sum(evaluate_text(row) for row in pool) / n
+    length = sum(row["n_thinking_tokens"] for row in pool) / n
+    of_them = f"{right:.0%} of them right, {length:.0f} thinking tokens on average"
+    print_line("pool.jsonl", len(pool), f"traces of the teacher, {of_them}")
+
     if cfg.pretrain:
         write_rows(out / "pretrain.jsonl", pretraining_rows(cfg.pretrain, cfg.seed))
         untrained_model(cfg.init_seed).save_pretrained(out / "untrained")
         tokenizer().save_pretrained(out / "untrained")
-        print(
-            f"{'pretrain.jsonl':<16}{cfg.pretrain:>7} documents; untrained/ is the model that is to read them"
+        print_line(
+            "pretrain.jsonl", cfg.pretrain, "documents; untrained/ is the model to read them"
         )
     (out / "tiny.json").write_text(json.dumps(vars(cfg), indent=1) + "\n")
+
+
+def print_line(file, n, what):
+    print(f"{file:<16}{n:>7} {what}")
 
 
 def evaluate_text(row):
     """Whether a trace row's response reaches its target, by the world's own arithmetic."""
     words = row["response"].split()
-    return evaluate_chain([int(w) for w in words[::2]], words[1::2])[-1] == row["target"]
+    numbers, operators = [int(word) for word in words[::2]], words[1::2]
+    return evaluate_chain(numbers, operators)[-1] == row["target"]
 
 
 if __name__ == "__main__":

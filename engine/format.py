@@ -1,7 +1,7 @@
 """The text of a reasoning model, defined once for all stages.
 
-Curation writes it, sft.py masks by it, generate.py forces budgets with it, evaluate.py reads answers
-out of it.
+Curation writes it, sft.py masks by it, generate.py forces budgets with it, evaluate.py reads
+answers out of it.
 
     prompt | open thinking end response eos
     masked | trained ----------------------
@@ -42,8 +42,8 @@ class Format:
     prompt: str | None = None  # a template with {question}; None: the tokenizer's chat template
     has_steps: bool = False  # each step of the thinking begins with the first token of `end`
 
-    # The pieces of a text are encoded one by one, in training as in use. Encoding the joined text can
-    # give other ids at the borders: ">" + "\n" is one token of Qwen's. The model would then be
+    # The pieces of a text are encoded one by one, in training as in use. Encoding the joined text
+    # can give other ids at the borders: ">" + "\n" is one token of Qwen's. The model would then be
     # trained on ids that it never meets.
 
     def prompt_text(self, tokenizer, question, history=()):
@@ -67,11 +67,11 @@ class Format:
         """A trace row -> (ids, trained): token ids and, for each, whether the loss counts it.
 
         The prompt is not trained. Everything after it is, the end-of-sequence token included:
-        without it the model never learns to stop. The border is known because the pieces are encoded
-        one by one; nothing searches the text for a template.
+        without it the model never learns to stop. The border is known because the pieces are
+        encoded one by one; nothing searches the text for a template.
 
-        turns: how many of the assistant's turns are trained. The completion is the last of them, the
-        others are in row["history"].
+        turns: how many of the assistant's turns are trained. The completion is the last of them,
+        the others are in row["history"].
         """
         history = row.get("history") or []
         text = self.prompt_text(tokenizer, row["question"], history)
@@ -215,9 +215,9 @@ ASK = {
     "tokens": "\n\nThink for up to {} tokens.",
     "steps": "\n\nThink for up to {} steps.",
     "long": (
-        "\n\nAnswer after a long amount of thinking. If you feel like you are finished early, spend "
-        "the extra time trying to double-check your work until you are absolutely sure that you have "
-        "the correct answer."
+        "\n\nAnswer after a long amount of thinking. If you feel like you are finished early, "
+        "spend the extra time trying to double-check your work until you are absolutely sure that "
+        "you have the correct answer."
     ),
     "short": (
         "\n\nAnswer after a short amount of thinking. Do not spend excessive time double-checking "

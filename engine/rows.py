@@ -1,4 +1,6 @@
-"""JSONL rows, the contract between all stages: UTF-8, one object per line, unknown keys pass through.
+"""JSONL rows, the contract between all stages.
+
+UTF-8, one object per line, unknown keys pass through.
 
 problem     id, question, answer
     optional: solution, source, level, subject, group
@@ -24,15 +26,15 @@ from pathlib import Path
 
 
 class BadInput(ValueError):
-    """The user gave something unusable. The message is one line and names the file, line or flag."""
+    """The user gave something unusable. The message is one line naming file, line or flag."""
 
 
 def read_rows(path, need=()):
     """Rows of a .jsonl file, or of a directory's .jsonl files in name order -> list of dicts.
 
     need: fields that each row must hold.
-    Raises BadInput naming file and line for a missing file or field, a broken or empty line, an empty
-    file.
+    Raises BadInput naming file and line for a missing file or field, a broken or empty line, an
+    empty file.
     """
     path = Path(path)
     if path.is_dir():

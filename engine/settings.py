@@ -1,8 +1,8 @@
 """Flags from a dataclass, and the settings that several scripts share.
 
-Each script declares a frozen dataclass Config, one setting per line. The comment behind a setting, or
-on the lines above it, is its --help text, and the annotation is its type: a default, its reason and
-its flag stand in one place.
+Each script declares a frozen dataclass Config, one setting per line. The comment behind a setting,
+or on the lines above it, is its --help text, and the annotation is its type: a default, its reason
+and its flag are in one place.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def check_positive(config, *names):
 
 
 def cli(main, config_class):
-    """Run main(config) from the command line. A mistake of the user's ends in one line, no traceback."""
+    """Run main(config) from the command line. A user's mistake ends in one line, no traceback."""
     config = parse(config_class, sys.argv[1:])
     name = Path(sys.argv[0]).name
     try:

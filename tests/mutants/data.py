@@ -24,8 +24,8 @@ MUTANTS = [
     ),
     (
         "data/tiny.py",
-        'key = f"{task} {sorted(nums)} {target}"',
-        'key = f"{task} {nums} {target}"',
+        '"key": f"{task} {sorted(nums)} {target}",',
+        '"key": f"{task} {nums} {target}",',
         "held-out problems come back in another order of numbers",
         "test_tiny.py::test_no_problem_is_in_two_splits",
     ),
