@@ -1,10 +1,12 @@
 """Checkpoints of a training run: weights, optimizer state and random state, as OUT/checkpoint-STEP.
 
-A checkpoint is written whole or not at all: into a folder of another name, which is renamed when everything is in it. The
-checkpoint before it is deleted after that. So at any moment there is a complete one to continue from.
+A checkpoint is written whole or not at all. It is written into a folder of another name, which is
+renamed when everything is in it. After that the checkpoint before it is deleted. So from the first
+one on there is a complete checkpoint at every moment.
 
-torch.distributed.checkpoint writes and reads it: each rank its own parts, so any number of ranks can continue. The files
-are safetensors: its usual .distcp format describes them in a pickle, and a pickle can run code when it is read.
+torch.distributed.checkpoint writes and reads it. Each rank writes its own parts, and any number of
+ranks can continue. The files are safetensors: the usual .distcp files come with a pickle that
+describes them, and a pickle can run code when it is read.
 """
 
 import errno
@@ -31,8 +33,8 @@ from engine.sharding import parts, ranks_of
 def save_checkpoint(out, model, optimizers, step, identity, reference=None, **more):
     """Write OUT/checkpoint-STEP and delete the one before. Raises BadInput if it cannot be written.
 
-    identity: of the run, to refuse another run's checkpoint. reference: a second model that changes, too.
-    more: noted in state.json, for read_state.
+    identity: the run's settings, by which another run's checkpoint is refused.
+    reference: a second model that changes, too. more: noted in state.json, for read_state.
     """
     ranks = ranks_of(model)
     out = Path(out)
@@ -57,8 +59,8 @@ def save_checkpoint(out, model, optimizers, step, identity, reference=None, **mo
         if f"os error {errno.ENOSPC}" in str(error):  # safetensors' words for a full disk
             reason = os.strerror(errno.ENOSPC)
         raise BadInput(
-            f"{out}: the checkpoint of step {step} cannot be written ({reason}); the one before it is kept "
-            "and the same command continues from it"
+            f"{out}: the checkpoint of step {step} cannot be written ({reason}); "
+            "the one before it is kept and the same command continues from it"
         ) from error
 
 
@@ -86,7 +88,10 @@ def _publish(unfinished, out, step):
 
 
 def saved_checkpoints(out):
-    """-> folders of complete checkpoints, the newest first. There are two only if a run died before it deleted the older."""
+    """-> folders of complete checkpoints, the newest first.
+
+    There are two only if a run died before it deleted the older one.
+    """
     found = [
         path
         for path in Path(out).glob("checkpoint-*")
@@ -96,7 +101,7 @@ def saved_checkpoints(out):
 
 
 def _sizes(folder):
-    """-> {name of a safetensors file: bytes}, which tell whether a checkpoint has lost a file or the end of one."""
+    """-> {name of a safetensors file: bytes}, to notice a file that is missing or cut short."""
     return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
 
 
@@ -104,7 +109,10 @@ def _sizes(folder):
 
 
 def read_state(path):
-    """-> (step, identity, everything noted) of a checkpoint. Raises BadInput if its files are not those written."""
+    """-> (step, identity, all that state.json notes) of a checkpoint.
+
+    Raises BadInput if its files are not those that were written.
+    """
     try:
         state = json.loads((path / "state.json").read_text())
         if state["files"] != _sizes(path):
@@ -142,9 +150,9 @@ def load_checkpoint(path, model, optimizers, reference=None):
 
 
 def _make_optimizer_state(saved, model, optimizers):
-    """Make the tensors of optimizer state that dcp.load will fill: an optimizer has none before its first step.
+    """Make the tensors of optimizer state that dcp.load is to fill: before a step there are none.
 
-    saved: {name as in _tensors: its metadata}.
+    saved: {name as in _tensors: metadata of the tensor}.
     """
     named = parts(model)
     for key, metadata in saved.items():
@@ -158,7 +166,7 @@ def _make_optimizer_state(saved, model, optimizers):
         if len(metadata.size) > 0:
             value = torch.zeros_like(p, dtype=dtype)
         else:
-            # The count of steps: a fused step reads it where the weights are, any other on the host.
+            # The number of steps: a fused step reads it where the weights are, others on the host.
             device = p.device if optimizer.defaults.get("fused") else "cpu"
             value = torch.zeros((), dtype=dtype, device=device)
         optimizer.state[p][slot] = value

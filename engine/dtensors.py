@@ -1,8 +1,8 @@
 """A weight that is cut over ranks: which part is here, and how to put the whole together.
 
-PyTorch's DTensor is such a weight. `p.shape` is the shape of the whole, `p.to_local()` the part on this rank, and
-`p.placements` says for each dimension of the mesh of ranks whether its ranks hold different parts (Shard) or the same
-one (Replicate).
+PyTorch's DTensor is such a weight. `p.shape` is the shape of the whole and `p.to_local()` the part
+on this rank. `p.placements` says for each dimension of the mesh of ranks whether the ranks along it
+hold different parts (Shard) or the same one (Replicate).
 """
 
 from torch.distributed.tensor import DTensor

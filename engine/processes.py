@@ -1,10 +1,10 @@
-"""The processes that torchrun started: which part of the work each has, and how they exchange numbers.
+"""The processes that torchrun started: each one's part of the work, and how they talk.
 
     torchrun --nproc-per-node 8 -- sft.py ... [--tp 2]
 
-Every process runs the same script. With --tp t, t neighbouring ranks share one model and the same rows. So 8 processes
-with --tp 2 are 4 parts of the rows. One process without torchrun exchanges nothing: every function below then returns
-at once.
+Every process runs the same script. With --tp t, t neighbouring ranks share one model and work on
+the same rows: 8 processes with --tp 2 deal the rows into 4 parts. One process without torchrun
+exchanges nothing; the functions below then return at once.
 """
 
 import json
@@ -22,7 +22,7 @@ from engine.rows import BadInput
 # Expected where one process runs alone.
 warnings.filterwarnings("ignore", "torch.distributed is disabled")
 
-# A rank may wait for another's long texts. The default of 10 (NCCL) or 30 minutes would end the run.
+# A rank may wait for another's long texts, longer than torch's default of 10 (NCCL) or 30 minutes.
 TIMEOUT = timedelta(days=7)
 
 
@@ -43,10 +43,10 @@ class Ranks(NamedTuple):
 
 
 def join_ranks(device="cpu", tp=1, shards=False):
-    """Join the processes that torchrun has started -> Ranks. Raises BadInput if tp does not divide them.
+    """Join the processes that torchrun has started -> Ranks.
 
-    tp: so many neighbouring ranks share one model.
-    shards: the model is to be trained in shards over all ranks (engine/sharding.py), even over a single one.
+    tp: number of neighbouring ranks that share one model. BadInput if it does not divide them.
+    shards: train in shards over all ranks (engine/sharding.py), even over a single one.
     """
     world = int(os.environ.get("WORLD_SIZE", 0))  # 0: not started by torchrun
     n_processes = max(world, 1)
@@ -118,7 +118,7 @@ def sum_over_ranks(numbers, ranks):
 def gather_from_ranks(value, ranks):
     """Collect one value from each part of the rows -> list, in the order of the parts.
 
-    Values travel as JSON: torch's all_gather_object would unpickle them, and a pickle can run code.
+    Values travel as JSON. torch's all_gather_object would unpickle them, and a pickle can run code.
     """
     if ranks.is_alone:
         return [value]

@@ -1,6 +1,7 @@
-"""What others have published and engine/plan.py computes with: shapes of models, data sheets of GPUs, settings of papers' runs."""
+"""Published facts for engine/plan.py: shapes of models, data sheets of GPUs, papers' settings."""
 
-# width, inner width, layers, heads, key-value heads, vocabulary, tied head? (config.json on the hub)
+# From each model's config.json on the hub:
+# family, width, inner width, layers, heads, key-value heads, vocabulary, is the head tied?
 SHAPES = {
     "qwen2.5-0.5b": ("qwen2", 896, 4864, 24, 14, 2, 151936, True),
     "qwen2.5-1.5b": ("qwen2", 1536, 8960, 28, 12, 2, 151936, True),
@@ -11,7 +12,8 @@ SHAPES = {
     "qwen3-14b": ("qwen3", 5120, 17408, 40, 40, 8, 151936, False),
 }
 
-# Data sheets: GiB that PyTorch sees, bf16 TFLOP/s (dense), memory GB/s, GB/s to the other GPUs one way.
+# From data sheets:
+# GiB that PyTorch sees, bf16 TFLOP/s (dense), GB/s of its memory, GB/s one way to the other GPUs
 GPUS = {
     "H100-80GB": (79.1, 989, 3350, 450),
     "H200-141GB": (139.8, 989, 4800, 450),
@@ -23,8 +25,9 @@ GPUS = {
     "L4-24GB": (22.0, 121, 300, 32),
 }
 
-# Published hyper-parameters: s1 §D, LIMO's training configuration, UniReason §2.2 and A.3. 4.7M tokens of s1K are its
-# Table 6; mean lengths of the other data sets, and of UniReason's answers, are assumptions.
+# Settings of engine/plan.py for the papers' runs: s1 §D, LIMO's training configuration, UniReason
+# §2.2 and A.3. s1K has 4.7M tokens (its Table 6). The mean lengths of the other data sets, and of
+# UniReason's answers, are assumptions.
 RUNS = {
     "s1-32b": dict(
         model="qwen2.5-32b",
@@ -59,13 +62,12 @@ RUNS = {
         stage="grpo",
         model="qwen3-14b",
         steps=140,
-        prompts_per_step=512,
+        prompts_per_step=512,  # each rollout is trained on once, in four parts of 128 prompts
         group_size=16,
         answer_tokens=4000,
         max_tokens=16384,
         max_length=16584,
         micro_batch_tokens=16584,
-        # each rollout once, in four parts of 128 prompts
         recompute=True,
         tp=4,
     ),

@@ -2,24 +2,25 @@
 
 PyTorch's own tools do the work, over a mesh of (data parallel, tensor parallel) ranks:
 
-    data parallel    FSDP2 (`fully_shard`; Zhao et al. 2023, arXiv 2304.11277; "ZeRO-3", Rajbhandari et al. 2019,
-                     arXiv 1910.02054): every rank keeps its share of each weight, of its gradient and of the
-                     optimizer's state, and trains on rows of its own
-    tensor parallel  `parallelize_module` (Shoeybi et al. 2019, "Megatron-LM", arXiv 1909.08053, §3): neighbouring
-                     ranks train on the same rows and split each matrix and the vocabulary
+    data parallel    FSDP2, `fully_shard` (Zhao et al. 2023, arXiv 2304.11277; the idea is ZeRO-3's,
+                     Rajbhandari et al. 2019, arXiv 1910.02054). Every rank keeps its share of each
+                     weight, of its gradient and of the optimizer's state, and has rows of its own.
+    tensor parallel  `parallelize_module` (Megatron-LM, Shoeybi et al. 2019, arXiv 1909.08053, §3).
+                     Neighbouring ranks have the same rows and split each matrix and the vocabulary.
 
-Four steps, each a function below:
+Four steps:
 
-    1. shard    `load_to_train` makes the model without weights. fully_shard wraps each layer and, as the root, what is
-                left: embedding, last norm and head.
-    2. read     `_read_shards` reads this rank's part of each weight from the safetensors files, and no more.
-    3. forward  a layer's weights are gathered when the layer is called, and dropped after it. The root's are gathered
-                while the root is called, so all that uses them runs inside (`compute_in_forward`).
-    4. clip     after the backward pass every rank has its share of each gradient. `clip_gradients` sums their squares
-                over the ranks and hands the shares to the optimizer.
+    1. shard    Make the model without weights and cut it: each layer, and as the root what is left,
+                the embedding, the last norm and the head (`load_to_train`).
+    2. read     Read this rank's part of each weight from the safetensors files (`_read_shards`).
+    3. forward  FSDP gathers a layer's weights when the layer is called, and drops them afterwards.
+                Those of the root are whole while the root is called: all that uses them has to run
+                inside its forward (`compute_in_forward`).
+    4. clip     After the backward pass each rank has its share of each gradient. Sum the squares
+                over the ranks, and hand the shares to the optimizer (`clip_gradients`).
 
-Weights and Adam's moments are float32 in shards. Matrix products are in bfloat16 if asked for. One process without
-torchrun trains a plain model, and none of this happens.
+Weights and Adam's moments are float32 in shards. Matrix products are in bfloat16 if asked for.
+One process without torchrun trains a plain model, and none of this happens.
 """
 
 import json
@@ -84,9 +85,9 @@ class Shards(NamedTuple):
 def load_to_train(path, ranks, bf16=False, offload=False, recompute=False, compiled=False):
     """Load a model directory or hub name -> (model in float32, tokenizer). Raises BadInput.
 
-    Under torchrun (ranks.mesh) the model is in shards, without it plain. The last four arguments trade time for memory:
+    The model is in shards under torchrun (where ranks.mesh is set), else plain.
 
-    bf16: gather shards, and compute, in bfloat16. (A plain model does it by autocast.)
+    bf16: gather shards and compute in bfloat16. (A plain model does it by autocast.)
     offload: keep shards and Adam's state in host memory.
     recompute: keep only the input of each layer for the backward pass.
     compiled: torch.compile each layer.
@@ -108,7 +109,7 @@ def load_to_train(path, ranks, bf16=False, offload=False, recompute=False, compi
     parts = {
         name: torch.nn.Parameter(p.detach().to_local()) for name, p in model.named_parameters()
     }
-    # Not by model.shards = ...: torch would take the root, which holds the model, for a submodule of it.
+    # Past torch's own __setattr__, which could take the root for a submodule: it holds the model.
     object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))
     compute_in_forward(model, lambda model: loading.check_forward(model, path))
     return model.eval(), tokenizer
@@ -129,8 +130,8 @@ def _wrap_layers(model, recompute, compiled):
 class _EmptyOnMeta(TorchFunctionMode):
     """Let torch.empty make tensors without memory.
 
-    A model that is made inside has matrices of the right shape that take no memory. Its buffers (rotary frequencies)
-    and norms are real: they are made by other functions.
+    A model that is made inside has matrices of the right shape that take no memory. Its norms and
+    buffers (rotary frequencies) are real: other functions make them.
     """
 
     def __torch_function__(self, function, types, arguments=(), options=None):
@@ -161,10 +162,10 @@ def _without_weights(path):
 
 
 def _split_layers(model, tp_mesh, path):
-    """Split matrices over the tp ranks by transformers' plan for the family; embedding and head by the vocabulary.
+    """Split matrices over the tp ranks by transformers' plan, embedding and head by the vocabulary.
 
-    Returns the names of the norms of queries and keys. They are whole on each rank, but see only its heads, so that
-    their gradients have to be summed over the tp ranks.
+    Returns the names of the norms of queries and keys. Each rank has them whole, but for its heads
+    only: their gradients have to be summed over the tp ranks.
     """
     size = tp_mesh.size()
     embedding = model.get_input_embeddings()
@@ -188,7 +189,7 @@ def _split_layers(model, tp_mesh, path):
 
 
 def _shard(model, ranks, bf16, offload):
-    """Cut every weight over the data-parallel ranks -> Root. Makes room for the parts, but reads nothing."""
+    """Cut every weight over the data-parallel ranks and allocate this rank's parts -> Root."""
     options = {"mesh": ranks.mesh["dp"]}
     if bf16:
         # Gradients are summed over the ranks in float32.
@@ -218,21 +219,21 @@ def _shard(model, ranks, bf16, offload):
 
 @torch.no_grad()
 def _read_shards(model, folder, path):
-    """Fill this rank's part of every weight from the safetensors files. Reads no more than that part."""
+    """Fill this rank's part of every weight from the safetensors files; read no more than that."""
     try:
         file_of = _weight_map(folder)
         for name, p in model.named_parameters():
             if name not in file_of:
                 raise BadInput(
-                    f"{path}: the weights lack {name}; if a file has it by another name (experts one by one), "
-                    "load them in one process and save_pretrained(..., save_original_format=False)"
+                    f"{path}: the weights lack {name}; if a file has it by another name (experts "
+                    "one by one), load them in one process and "
+                    "save_pretrained(..., save_original_format=False)"
                 )
             with safe_open(folder / file_of[name], "pt") as file:
                 stored = file.get_slice(name)  # reads only what is indexed
-                if stored.get_shape() != list(p.shape):
-                    raise BadInput(
-                        f"{path}: {name} is {stored.get_shape()}, not {list(p.shape)} as config.json says"
-                    )
+                shape, wanted = stored.get_shape(), list(p.shape)
+                if shape != wanted:
+                    raise BadInput(f"{path}: {name} is {shape}, not {wanted} as config.json says")
                 p.to_local().copy_(stored[dtensors.region(p)])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         if isinstance(error, BadInput):  # a ValueError, too
@@ -255,7 +256,8 @@ def _weight_map(folder):
 def compute_in_forward(model, work):
     """Call work(model) where the weights of embedding, last norm and head are whole -> its result.
 
-    A sharded model has them only inside its root's forward. work returns a tensor, or a tuple that begins with one.
+    A sharded model has them only inside its root's forward. work returns a tensor, or a tuple whose
+    first entry is one.
     """
     shards = getattr(model, "shards", None)
     if shards is None:
@@ -301,15 +303,16 @@ def ranks_of(model):
 
 
 def parts(model):
-    """-> {name: what the optimizer updates}: the parameters, or this rank's part of each of them."""
+    """-> {name: what the optimizer updates}: the parameters, or this rank's part of each."""
     shards = getattr(model, "shards", None)
     return dict(model.named_parameters()) if shards is None else shards.parts
 
 
 def clip_gradients(model, clip):
-    """Scale the gradient down to the norm `clip` if it is longer -> its norm before, over all shards.
+    """Scale the gradient down to the norm `clip` if it is longer -> its norm before.
 
-    As torch.nn.utils.clip_grad_norm_. Gradients of a sharded model move to `parts`, where the optimizer looks for them.
+    As torch.nn.utils.clip_grad_norm_. Gradients of a sharded model move to its `parts`, where the
+    optimizer looks for them.
     """
     shards = getattr(model, "shards", None)
     if shards is None:

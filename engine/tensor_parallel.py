@@ -1,13 +1,15 @@
-"""Sample from a model that is cut over several GPUs: each rank has a part of each matrix, as plain tensors.
+"""Sample from a model that is cut over several GPUs: each rank has a part of each matrix.
 
-"Megatron-LM" (Shoeybi et al. 2019, arXiv 1909.08053, §3) cuts the matrices of a layer in pairs:
+Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053, §3) cuts the matrices of a layer in pairs:
 
-    colwise  queries, keys, values; the first matrices of the MLP: a rank computes a part of the outputs (its heads)
-    rowwise  the matrix behind them: a rank has the matching part of the inputs, and the sum over the ranks is the output
+    colwise  the first: queries, keys and values (gate and up in the MLP). A rank has a part of the
+             outputs, in attention that of its own heads.
+    rowwise  the second: the output projection (down in the MLP). A rank has the matching part of
+             the inputs. The layer's output is the sum over the ranks.
 
-So a layer needs one sum over the ranks for its attention and one for its MLP. Embedding, norms and head stay whole.
-PyTorch's DTensor does the same in training (engine/sharding.py). Here plain tensors and one all_reduce are used: a token
-takes half of the time.
+So attention and MLP need one sum over the ranks each. Embedding, norms and head stay whole.
+Training does the same with PyTorch's DTensor (engine/sharding.py). Plain tensors and an all_reduce,
+as here, take half of its time per token.
 """
 
 import re
@@ -22,9 +24,9 @@ from engine.rows import BadInput
 
 
 def planned_cuts(model, size, name):
-    """transformers' plan for the model's family -> {path in the base model: "colwise" or "rowwise"}.
+    """Read transformers' plan for the family -> {path in the base model: "colwise" or "rowwise"}.
 
-    size: number of ranks. name: the model's, for messages. Layers that are not in the plan stay whole.
+    size: number of ranks. name: the model's, for messages. Layers not in the plan stay whole.
     Raises BadInput if there is no plan, or if a layer cannot be cut into `size` equal parts.
     """
     plan = getattr(model.config, "base_model_tp_plan", None)
@@ -56,7 +58,10 @@ def cut_dimension(how):
 
 
 def part_of(whole, how, kind, rank, size):
-    """What a rank holds of a layer's weight or bias. how: "colwise", "rowwise", or None for a layer that is not cut."""
+    """Cut a rank's part out of a layer's weight or bias.
+
+    how: "colwise", "rowwise", or None if the layer is not cut. kind: "weight" or "bias".
+    """
     if how is None:
         return whole
     if kind == "weight":
@@ -71,9 +76,9 @@ def part_of(whole, how, kind, rank, size):
 
 
 def load_split(path, ranks, dtype):
-    """Load a model to sample from -> (model, tokenizer): this rank's part, if ranks share a model (ranks.group).
+    """Load a model to sample from -> (model, tokenizer).
 
-    Raises BadInput, on every rank of the group.
+    If ranks share a model (ranks.group), this rank gets its part. Raises BadInput, on every rank.
     """
     if ranks.group is None:
         return loading.load(path, ranks.device, dtype)
@@ -100,7 +105,10 @@ def load_split(path, ranks, dtype):
 
 @torch.no_grad()
 def split(model, group, name="the model"):
-    """Cut a model in place: this rank keeps its part of each matrix in the plan. Raises BadInput."""
+    """Cut a model in place: this rank keeps its part of each matrix in the plan. Raises BadInput.
+
+    name: the model's, for messages.
+    """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
 
     def sum_over_group(layer, inputs, output):
@@ -119,14 +127,14 @@ def split(model, group, name="the model"):
     model.group = group
 
 
-# ---------------------------------------------------------------- a model in shards -> the model that samples
+# ---------------------------------------------------------------- a model in shards -> a sampler
 
 
 @torch.no_grad()
 def copy_weights(model, sampler):
-    """Copy the weights of a model in shards to one of load_split, whole or in parts. Collective.
+    """Copy the weights of a model in shards to a sampler that load_split made. Collective.
 
-    A checksum over all ranks proves that both have the same bits; RuntimeError if not.
+    A checksum over all ranks shows that both have the same bits. RuntimeError if not.
     """
     device = model.shards.ranks.device
     group = getattr(sampler, "group", None)
@@ -136,8 +144,8 @@ def copy_weights(model, sampler):
         cuts = planned_cuts(sampler, size, "the model")
 
     targets = dict(sampler.named_parameters())
-    # Of a weight in n parts each part is on world / n ranks: n times the sums over all ranks is world times the
-    # checksum of the whole weight, however it is cut.
+    # If a weight is cut into n parts, each part is on world / n ranks. So n times the sum of all
+    # ranks' checksums is `world` times the checksum of the whole, however the weight is cut.
     sums = torch.zeros(2, dtype=torch.int64, device=device)
     for name, p in model.named_parameters():
         target = targets[name]
