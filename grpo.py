@@ -46,7 +46,6 @@ import torch
 from safetensors import SafetensorError
 
 import kernels
-from data.load import read_problems
 from engine import (
     checkpoints,
     dealing,
@@ -61,7 +60,7 @@ from engine import (
 )
 from engine import model as models
 from engine.format import FORMATS, ask
-from engine.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, read_problems, read_rows, write_rows
 from engine.sampling import random_key
 from engine.watch import draw_curves, line_of, warnings_of
 from grading.rewards import needs_of, reward_files, rewardable_problems

@@ -42,13 +42,13 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from data.load import is_text, read_traces
+from data.load import read_traces
 from engine import loading, packing, plan, processes, runlog, settings, sharding
 from engine import model as models
 from engine.checkpoints import save_checkpoint
 from engine.dealing import deal
 from engine.format import FORMATS
-from engine.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, is_text, read_rows, write_rows
 from engine.training import (
     autocast,
     finish,

@@ -1,6 +1,5 @@
 """Rows to train on, from wherever they are: JSONL, a directory, a data set by its name."""
 
-import re
 from pathlib import Path
 
 from engine.rows import BadInput, read_rows
@@ -38,22 +37,6 @@ def one_row_per_response(row, where):
             f"{where}: {len(responses)} responses but {len(thinking)} entries in 'thinking'"
         )
     return [row | {"response": r, "thinking": t} for r, t in zip(responses, thinking)]
-
-
-def read_problems(path, need=()):
-    """Problem rows of a .jsonl file or a directory of them. Raises BadInput."""
-    rows = read_rows(path, ("id", "question", *need))
-    for row in rows:
-        if not is_text(row["question"]):
-            raise BadInput(f"{path}: row '{row['id']}': 'question' is not a text")
-    return rows
-
-
-def is_text(value):
-    """Whether a tokenizer takes it: a string without half a surrogate pair, which JSON can hold."""
-    if not isinstance(value, str):
-        return False
-    return value.isascii() or not re.search("[\ud800-\udfff]", value)
 
 
 # ---- data sets

@@ -22,6 +22,7 @@ completion  problem + sample, text, thinking, response, ids, injected, n_thinkin
 
 import json
 import os
+import re
 from pathlib import Path
 
 
@@ -51,6 +52,15 @@ def read_rows(path, need=()):
     return [parse_row(f"{path}:{number}", line, need) for number, line in enumerate(lines, 1)]
 
 
+def read_problems(path, need=()):
+    """Problem rows of a .jsonl file or a directory of them. Raises BadInput."""
+    rows = read_rows(path, ("id", "question", *need))
+    for row in rows:
+        if not is_text(row["question"]):
+            raise BadInput(f"{path}: row '{row['id']}': 'question' is not a text")
+    return rows
+
+
 def parse_row(where, line, need=()):
     """One line of bytes -> dict with the fields `need`. Raises BadInput beginning with `where`."""
     if not line.strip():
@@ -66,6 +76,13 @@ def parse_row(where, line, need=()):
         if row.get(field) is None:
             raise BadInput(f"{where}: no field '{field}'")
     return row
+
+
+def is_text(value):
+    """Whether a tokenizer takes it: a string without half a surrogate pair, which JSON can hold."""
+    if not isinstance(value, str):
+        return False
+    return value.isascii() or not re.search("[\ud800-\udfff]", value)
 
 
 def write_rows(path, rows):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data import tiny
-from data.load import is_data_set, is_text, read_problems, read_traces
+from data.load import is_data_set, read_traces
 from engine.rows import BadInput, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,15 +80,6 @@ def test_what_is_a_data_set(tmp_path, monkeypatch):
         assert is_data_set(name), name
     for name in ("rows", "rows/a.jsonl", "missing.jsonl", "some/missing.jsonl", "./some", "limo"):
         assert not is_data_set(name), name
-
-
-def test_half_a_surrogate_pair_is_no_text(tmp_path):
-    """JSON can hold it, UTF-8 and tokenizers cannot."""
-    assert is_text("") and is_text("a") and is_text("ü \U0001f600")
-    assert not is_text("\ud83d") and not is_text(None) and not is_text(3)
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "question": "x\\ud83d"}\n')
-    with pytest.raises(BadInput, match="row 'a': 'question' is not a text"):
-        read_problems(tmp_path / "p.jsonl")
 
 
 def test_reading_jsonl_imports_no_checkers():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, is_text, read_problems, read_rows, write_rows
 
 ROWS = [
     {"id": "a", "question": "1 + 1 ?", "answer": "2"},
@@ -80,3 +80,12 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert read_rows(path) == ROWS
     write_rows(path, [{"id": 3}])
     assert read_rows(path) == [{"id": 3}] and [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    """JSON can hold it, UTF-8 and tokenizers cannot."""
+    assert is_text("") and is_text("a") and is_text("ü \U0001f600")
+    assert not is_text("\ud83d") and not is_text(None) and not is_text(3)
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "question": "x\\ud83d"}\n')
+    with pytest.raises(BadInput, match="row 'a': 'question' is not a text"):
+        read_problems(tmp_path / "p.jsonl")

@@ -2,13 +2,6 @@
 
 MUTANTS = [
     (
-        "data/load.py",
-        'return value.isascii() or not re.search("[\\ud800-\\udfff]", value)',
-        "return True",
-        "half of a surrogate pair goes on to the tokenizer",
-        "test_sft.py::test_what_is_no_text_is_refused",
-    ),
-    (
         "data/hub.py",
         'random.Random(row["Question"]).shuffle(choices)',
         "pass",

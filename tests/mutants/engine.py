@@ -434,6 +434,13 @@ MUTANTS = [
     ),
     (
         "engine/rows.py",
+        'return value.isascii() or not re.search("[\\ud800-\\udfff]", value)',
+        "return True",
+        "half of a surrogate pair goes on to the tokenizer",
+        "test_sft.py::test_what_is_no_text_is_refused",
+    ),
+    (
+        "engine/rows.py",
         'lines = content.removesuffix(b"\\n").split(b"\\n")',
         'lines = [line.encode() for line in content.decode("utf-8", "replace").splitlines()]',
         "U+2028 ends a line",
