@@ -1,31 +1,36 @@
-"""What a trace does: verification, backtracking, subgoals, backward chaining, by rules or by a judge model.
+"""What traces do: verification, backtracking, subgoals, backward chaining, by rules or by a judge.
 
-verification   a result is compared with what is wanted, or checked ("too high", "let me check", "vs 10 low")
+verification   compare a result with what is wanted, or check it ("too high", "let me check", "vs 10 low")
 backtracking   a new attempt that does not go on from the previous result ("wait", "another way")
-subgoal        an intermediate result is named before it is reached ("if I can get 10 first")
-backward       from the target back, undoing operations ("working backwards", "36 = 9 * 4")
+subgoal        name an intermediate result before it is reached ("if I can get 10 first")
+backward       go back from the target, undoing operations ("working backwards", "36 = 9 * 4")
 
-The four habits and the interface of the judge, a count in <count>...</count> for each of four questions, a missing one
-counts 0: Gandhi et al. (arXiv 2503.01307), §3; mean count per trace is their measure, the share of traces with at least
-one that of SimpleRL-Zoo (2503.18892). Rules count phrases. How far they agree with labels by hand is measured in
-tests/labelled_traces.jsonl; a judge is better on free prose (SimpleRL-Zoo: keywords correlate weakly).
+The four habits and the judge's answer, a count in <count>...</count> for each of four questions (0
+without one): Gandhi et al. (arXiv 2503.01307), §3. Their measure is the mean count per trace, that of
+SimpleRL-Zoo (2503.18892) the share of traces with at least one. Rules count phrases; their agreement
+with labels by hand is measured in tests/labelled_traces.jsonl. A judge is better on free prose
+(SimpleRL-Zoo: keywords correlate weakly).
 
 A judge of any kind, through files:
-    python -m report.behaviours --data out/tiny/seed0/runs/sft-s1.jsonl --out out/judge.jsonl        four questions per trace
-    python generate.py --model JUDGE --data out/judge.jsonl --out out/judged.jsonl --format think --max-tokens 512
+    python -m report.behaviours --data out/tiny/seed0/runs/sft-s1.jsonl --out out/judge.jsonl
+    python generate.py --model JUDGE --data out/judge.jsonl --out out/judged.jsonl --format think \
+        --max-tokens 512
     python analyze.py ... --judged out/judged.jsonl
+The first command writes four questions per trace.
 """
 
 import hashlib
 import random
 import re
+import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from engine import settings
 from engine.rows import BadInput, read_rows, write_rows
-from grading.answers import answer_of, canonical, grade
+from grading.answers import answer_of, canonical
 from grading.repetition import repeated_share
+from report.runs import is_right, row_scope
 
 
 @dataclass(frozen=True)
@@ -113,164 +118,236 @@ WAIT_WORDS = (
     "verify",
     "okay",
 )
-# UniReason's figure tells logical words from words of content and gives no list: discourse words here, the rest content.
+# UniReason's figure tells logical words from words of content and gives no list. Here discourse words
+# are logical and all others content.
 LOGICAL = frozenset(
     "so but now then therefore let since because thus wait alternatively however first next".split()
 )
 LONGEST = 200_000  # characters of a trace that are looked at
 
-QUESTIONS = {  # what the judge is asked; each is followed by the trace and by how to answer
-    "verification": "How often does it verify: compare a result with the target, or check a step, in words or by computing?",
-    "backtracking": "How often does it backtrack: give up what it has and begin a new attempt without the last result?",
-    "subgoal": "How often does it set a subgoal: name an intermediate result that it wants to reach first?",
+QUESTIONS = {  # what the judge is asked
+    "verification": "How often does it verify: compare a result with the target, or check a step, in "
+    "words or by computing?",
+    "backtracking": "How often does it backtrack: give up what it has and begin a new attempt without "
+    "the last result?",
+    "subgoal": "How often does it set a subgoal: name an intermediate result that it wants to reach "
+    "first?",
     "backward": "How often does it chain backward: start from the target and undo operations?",
 }
 JUDGE = (
-    "Below is an attempt at a problem. {question}\nCount the distinct times; 0 if never. Say in a sentence or two what "
-    "you found, then end with the number between <count> and </count>.\n\nProblem:\n{problem}\n\nAttempt:\n{attempt}"
+    "Below is an attempt at a problem. {question}\nCount the distinct times; 0 if never. Say in a "
+    "sentence or two what you found, then end with the number between <count> and </count>.\n\n"
+    "Problem:\n{problem}\n\nAttempt:\n{attempt}"
 )
 
 
-def behaviours(text):
-    """{behaviour: how many of its phrases the text has}, by the rules."""
-    text = text[:LONGEST]
-    return {name: sum(1 for _ in rule.finditer(text)) for name, rule in RULES.items()}
+# ---------------------------------------------------------------- one text
 
 
-def wait_words(text):
-    """{word: how often it occurs} of WAIT_WORDS, whole words in any case."""
-    counts = Counter(re.findall(r"[a-z]+", text[:LONGEST].lower()))
-    return {word: counts[word] for word in WAIT_WORDS}
-
-
-def word_class(token):
-    """'logical', 'content' or, for a token without a letter, 'sign'; the token's text may carry spaces."""
-    word = token.strip().strip(".,;:!?").lower()
-    return "logical" if word in LOGICAL else "content" if any(map(str.isalpha, word)) else "sign"
-
-
-def text_of(row):
-    """What a completion row says, thinking and response."""
+def trace_text(row):
+    """The text of a completion row: thinking and response."""
     if row.get("thinking") is None and row.get("response") is None:
         return str(row.get("text") or "")
     return f"{row.get('thinking') or ''}\n{row.get('response') or ''}"
 
 
-def variety(rows):
-    """Samples of some questions -> {"coverage", "diversity", "different_answers", "n_samples"}, or None without grades.
+def count_behaviours(text):
+    """{behaviour: how many of its phrases the text has}, by the rules."""
+    text = text[:LONGEST]
+    return {name: sum(1 for _ in rule.finditer(text)) for name, rule in RULES.items()}
 
-    coverage: percent of the questions with a right sample; diversity: mean number of right solutions per question that
-    read differently; different_answers: the same of answers that are not the same value (2408.16737, §4).
+
+def count_wait_words(text):
+    """{word: count} of WAIT_WORDS, whole words in any case."""
+    counts = Counter(re.findall(r"[a-z]+", text[:LONGEST].lower()))
+    return {word: counts[word] for word in WAIT_WORDS}
+
+
+def classify_word(token):
+    """The text of a token -> "logical", "content", or "sign" if it has no letter."""
+    word = token.strip().strip(".,;:!?").lower()
+    if word in LOGICAL:
+        return "logical"
+    return "content" if any(map(str.isalpha, word)) else "sign"
+
+
+# ---------------------------------------------------------------- the traces of a run
+
+
+def summarise_runs(runs, judged, interval):
+    """Runs -> {run: {group: summary of its traces, with all seeds together}}.
+
+    judged and interval: see summarise_traces. "variety" is added where questions have several
+    samples: the mean over the seeds.
     """
-    questions = {}
-    for row in rows:
-        answer = answer_of(row)
-        if (right := grade(row, answer)) is not None:
-            found = questions.setdefault(str(row["id"]), [0, set(), set()])
-            found[0] += 1
-            if right:
-                found[1].add(" ".join(text_of(row).split()))
-                found[2].add(canonical(row, answer))
-    n = len(questions)
-    return (
-        {
-            "coverage": 100 * sum(bool(texts) for _, texts, _ in questions.values()) / n,
-            "diversity": sum(len(texts) for _, texts, _ in questions.values()) / n,
-            "different_answers": sum(len(answers) for _, _, answers in questions.values()) / n,
-            "n_samples": sum(count for count, _, _ in questions.values()) / n,
-        }
-        if n
-        else None
-    )
+    summaries = {}
+    for name in dict.fromkeys(run.name for run in runs):
+        seeds = [run.rows for run in runs if run.name == name]
+        groups = dict.fromkeys(row_scope(row)[0] for rows in seeds for row in rows)
+        summaries[name] = {}
+        for group in groups:
+            inside = [[row for row in rows if row_scope(row)[0] == group] for rows in seeds]
+            together = [row for rows in inside for row in rows]
+            summary = summarise_traces(together, judged, interval)
+            summaries[name][group] = summary | mean_variety(inside)
+    return summaries
 
 
-def summary(rows, judged, interval):
-    """Completion rows -> what they do. judged: read_judged's; interval: of the mean of shares, one per question."""
-    found = {"n_responses": len(rows), "behaviours": {}}
-    counts, asked = (
-        [behaviours(text_of(row)) for row in rows],
-        [judged.get(digest(row), {}) for row in rows],
-    )
+def mean_variety(seeds):
+    """Rows of each seed -> {"variety": mean of solution_variety}, {} if there is one sample each."""
+    found = [solution_variety(rows) for rows in seeds]
+    found = [variety for variety in found if variety and variety["n_samples"] > 1]
+    if not found:
+        return {}
+    return {"variety": {key: statistics.fmean(v[key] for v in found) for key in found[0]}}
+
+
+def summarise_traces(rows, judged, interval):
+    """Completion rows -> what their traces do.
+
+    judged: {digest of a trace: {behaviour: the judge's count}}, see read_judged.
+    interval: a function of shares in 0..1, one per question -> (mean, low, high), such as
+    evaluate.mean_interval.
+    Returns n_responses, behaviours (count per trace; percent of traces with one and its interval),
+    wait_words and repetition (means), length (mean thinking tokens of right and of wrong answers).
+    """
+    texts = [trace_text(row) for row in rows]
+    counts = [count_behaviours(text) for text in texts]
+    summary = {"n_responses": len(rows), "behaviours": {}}
     for name in RULES:
-        by_question = defaultdict(list)
-        for row, count in zip(rows, counts):
-            by_question[str(row["id"])].append(count[name] > 0)
-        mean, low, high = interval([sum(has) / len(has) for has in by_question.values()])
-        entry = found["behaviours"][name] = {
-            "mean": sum(count[name] for count in counts) / len(rows),
-            "share": 100 * mean,
-            "low": 100 * low,
-            "high": 100 * high,
-        }
-        both = [(judge[name], count[name]) for judge, count in zip(asked, counts) if name in judge]
-        if both:
-            entry["judged"] = {
-                "n": len(both),
-                "mean": sum(j for j, _ in both) / len(both),
-                "share": 100 * sum(j > 0 for j, _ in both) / len(both),
-                "agreement": 100 * sum((j > 0) == (c > 0) for j, c in both) / len(both),
-            }
+        of_trace = [count[name] for count in counts]
+        entry = summarise_behaviour(rows, of_trace, interval)
+        of_judge = [judged.get(trace_digest(row), {}).get(name) for row in rows]
+        summary["behaviours"][name] = entry | compare_with_judge(of_trace, of_judge)
     words = Counter()
-    lengths = defaultdict(list)
-    for row in rows:
-        words.update(wait_words(text_of(row)))
-        if (
-            row.get("n_thinking_tokens") is not None
-            and (right := grade(row, answer_of(row))) is not None
-        ):
-            lengths[right].append(row["n_thinking_tokens"])
-    return found | {
-        "wait_words": {word: n / len(rows) for word, n in words.items() if n},
-        "repetition": sum(repeated_share(text_of(row)[:LONGEST]) for row in rows) / len(rows),
-        "length": {
-            word: sum(lengths[right]) / len(lengths[right]) if lengths[right] else None
-            for word, right in (("right", True), ("wrong", False))
-        },
+    for text in texts:
+        words.update(count_wait_words(text))
+    summary["wait_words"] = {word: n / len(rows) for word, n in words.items() if n}
+    summary["repetition"] = sum(repeated_share(text[:LONGEST]) for text in texts) / len(rows)
+    summary["length"] = mean_lengths(rows)
+    return summary
+
+
+def summarise_behaviour(rows, counts, interval):
+    """Counts of one behaviour, one per row -> its mean, and the percent of traces with at least one."""
+    by_question = defaultdict(list)
+    for row, count in zip(rows, counts):
+        by_question[str(row["id"])].append(count > 0)
+    share, low, high = interval([sum(has) / len(has) for has in by_question.values()])
+    return {
+        "mean": sum(counts) / len(counts),
+        "share": 100 * share,
+        "low": 100 * low,
+        "high": 100 * high,
     }
 
 
-def judged_count(text):
-    """The judge's number: what stands in the last <count>...</count>, 0 without one."""
-    found = re.findall(r"<count>\s{0,9}(\d{1,6})\s{0,9}</count>", text)
-    return int(found[-1]) if found else 0
+def compare_with_judge(counts, of_judge):
+    """Counts by the rules and by the judge (None: not asked) -> {"judged": ...}, or {} for none.
+
+    agreement: percent of traces on which both say whether the behaviour occurs.
+    """
+    both = [(judge, rule) for judge, rule in zip(of_judge, counts) if judge is not None]
+    if not both:
+        return {}
+    n = len(both)
+    return {
+        "judged": {
+            "n": n,
+            "mean": sum(judge for judge, _ in both) / n,
+            "share": 100 * sum(judge > 0 for judge, _ in both) / n,
+            "agreement": 100 * sum((judge > 0) == (rule > 0) for judge, rule in both) / n,
+        }
+    }
 
 
-def digest(row):
-    """What a trace is known by: 16 hex digits of its text."""
-    return hashlib.sha256(text_of(row).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def mean_lengths(rows):
+    """{"right", "wrong": mean thinking tokens of the answers that are}, None without any."""
+    lengths = {True: [], False: []}
+    for row in rows:
+        n_tokens = row.get("n_thinking_tokens")
+        right = None if n_tokens is None else is_right(row)
+        if right is not None:
+            lengths[right].append(n_tokens)
+    means = {right: sum(found) / len(found) if found else None for right, found in lengths.items()}
+    return {"right": means[True], "wrong": means[False]}
+
+
+def solution_variety(rows):
+    """Samples of some questions -> how varied their right solutions are; None without grades.
+
+    coverage: percent of the questions with a right sample; diversity: mean number of right solutions
+    per question that read differently; different_answers: the same of answers that are not the same
+    value; n_samples: per question (2408.16737, §4).
+    """
+    n_samples = Counter()
+    texts, answers = defaultdict(set), defaultdict(set)  # of right samples, by question
+    for row in rows:
+        right = is_right(row)
+        if right is None:
+            continue
+        question = str(row["id"])
+        n_samples[question] += 1
+        if right:
+            texts[question].add(" ".join(trace_text(row).split()))
+            answers[question].add(canonical(row, answer_of(row)))
+    n = len(n_samples)
+    if not n:
+        return None
+    return {
+        "coverage": 100 * len(texts) / n,
+        "diversity": sum(map(len, texts.values())) / n,
+        "different_answers": sum(map(len, answers.values())) / n,
+        "n_samples": n_samples.total() / n,
+    }
+
+
+# ---------------------------------------------------------------- a judge
+
+
+def trace_digest(row):
+    """16 hex digits of a trace's text, by which the judge's answers are found."""
+    return hashlib.sha256(trace_text(row).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def judge_rows(rows):
-    """Completion rows -> problem rows for a judge, one per behaviour; `judged` says what each is about."""
-    return [
-        {
-            "id": f"{digest(row)}/{name}",
-            "judged": {"trace": digest(row), "behaviour": name},
-            "question": JUDGE.format(
+    """Completion rows -> problem rows for a judge, one per trace and behaviour.
+
+    The field "judged" says what each is about.
+    """
+    questions = []
+    for digest, row in {trace_digest(row): row for row in rows}.items():
+        for name, question in QUESTIONS.items():
+            text = JUDGE.format(
                 question=question,
                 problem=row.get("question", "not given"),
-                attempt=text_of(row)[:LONGEST],
-            ),
-        }
-        for row in {digest(row): row for row in rows}.values()
-        for name, question in QUESTIONS.items()
-    ]
+                attempt=trace_text(row)[:LONGEST],
+            )
+            about = {"trace": digest, "behaviour": name}
+            questions.append({"id": f"{digest}/{name}", "judged": about, "question": text})
+    return questions
 
 
 def read_judged(path):
-    """A judge's completions -> {digest of a trace: {behaviour: count}}. Raises BadInput for other rows."""
+    """A judge's completions -> {digest of a trace: {behaviour: count}}. Raises BadInput."""
     found = {}
     for number, row in enumerate(read_rows(path), 1):
         about = row.get("judged")
         if not isinstance(about, dict) or not {"trace", "behaviour"} <= set(about):
             raise BadInput(
-                f"{path}:{number}: no field 'judged' with trace and behaviour, as report.behaviours writes it"
+                f"{path}:{number}: no field 'judged' with trace and behaviour, as "
+                "report.behaviours writes it"
             )
-        said = (
-            row["response"] if isinstance(row.get("response"), str) else str(row.get("text") or "")
-        )
-        found.setdefault(str(about["trace"]), {})[about["behaviour"]] = judged_count(said)
+        response = row.get("response")
+        text = response if isinstance(response, str) else str(row.get("text") or "")
+        found.setdefault(str(about["trace"]), {})[about["behaviour"]] = parse_count(text)
     return found
+
+
+def parse_count(text):
+    """The judge's number: the last <count>...</count>, 0 without one."""
+    found = re.findall(r"<count>\s{0,9}(\d{1,6})\s{0,9}</count>", text)
+    return int(found[-1]) if found else 0
 
 
 def main(cfg):
@@ -281,12 +358,13 @@ def main(cfg):
         if 0 < cfg.limit < len(rows):
             rows = random.Random(cfg.seed).sample(rows, cfg.limit)
         chosen += rows
-    asked = judge_rows(chosen)
-    if not asked:
+    questions = judge_rows(chosen)
+    if not questions:
         raise BadInput("--data: no completions to judge")
-    write_rows(cfg.out, asked)
-    print(f"{cfg.out}: {len(asked)} questions about {len(asked) // len(QUESTIONS)} traces")
-    return asked
+    write_rows(cfg.out, questions)
+    n_traces = len(questions) // len(QUESTIONS)
+    print(f"{cfg.out}: {len(questions)} questions about {n_traces} traces")
+    return questions
 
 
 if __name__ == "__main__":

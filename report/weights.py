@@ -1,10 +1,12 @@
-"""What training did to the weights, read from checkpoints tensor by tensor: no model is built, memory is flat.
+"""What training did to the weights, read from checkpoints tensor by tensor: no model is built.
 
-sparsity   percent of weights that did not change by more than a tolerance, in float32 and as bfloat16 shows them:
-           bfloat16 rounds small changes away (1 + 0.003 is 1), so that it alone would make any training look sparse
+sparsity   percent of weights that changed by no more than a tolerance, in float32 and as bfloat16
+           shows them. bfloat16 rounds small changes away (1 + 0.003 is 1), so that it alone would
+           make any training look sparse.
 rank       of each matrix's float32 update, against the largest possible
-overlap    of the sets that two trainings changed, against what chance gives: the density of the other set
-Source: 2505.11711 (bfloat16, tolerance 1e-5). And what trainings cost, from the flops.jsonl that they write.
+overlap    of the sets of weights that two trainings changed, against what chance gives: the density
+           of the other set
+Source: 2505.11711 (bfloat16, tolerance 1e-5).
 """
 
 import itertools
@@ -13,30 +15,210 @@ import math
 import re
 import statistics
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from tqdm import tqdm
-from transformers.utils import cached_file
 
-from engine.rows import BadInput, read_rows
+from engine.rows import BadInput
 
-TOLERANCES, PUBLISHED = (0.0, 1e-6, 1e-5, 1e-4, 1e-3), 1e-5  # of a weight that counts as unchanged
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TOLERANCES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)  # up to which a weight counts as unchanged
+PUBLISHED = ("bf16", 1e-5)  # the paper's numbers and tolerance
+DTYPES = ("fp32", "bf16")
+RANK_WIDTH = 1024  # the rank is computed for matrices up to this width: it needs an SVD of each
 
 
-def shards(path):
-    """{tensor's name: safetensors file} of a model directory or hub name."""
+# ---------------------------------------------------------------- two tensors
+
+
+def difference(before, after, dtype):
+    """How far weights are apart once both are rounded to dtype, "fp32" or "bf16"."""
+    if dtype == "bf16":
+        before, after = before.bfloat16(), after.bfloat16()
+    return (after.float() - before.float()).abs()
+
+
+def overlap(one, other):
+    """Two masks -> (percent of the first's set that is in the second's, and the other way round).
+
+    None for an empty set.
+    """
+    n_both = (one & other).sum().item()
+    sizes = [mask.sum().item() for mask in (one, other)]
+    return tuple(100 * n_both / n if n else None for n in sizes)
+
+
+def update_rank(delta):
+    """Rank of a matrix's update; None if the matrix is too wide."""
+    import torch
+
+    return int(torch.linalg.matrix_rank(delta)) if min(delta.shape) <= RANK_WIDTH else None
+
+
+# ---------------------------------------------------------------- one tuned model
+
+
+@dataclass
+class Layer:
+    """Sums over the weights of one layer."""
+
+    square: float = 0.0  # of the base's weights
+    update_square: float = 0.0
+    n_changed: int = 0  # as published
+    n: int = 0
+
+    def summary(self):
+        return {
+            "norm": math.sqrt(self.square),
+            "update_norm": math.sqrt(self.update_square),
+            "changed": 100 * self.n_changed / self.n,
+        }
+
+
+@dataclass
+class Changes:
+    """Counts of one tuned model, tensor after tensor."""
+
+    n: int = 0  # weights compared
+    unmatched: int = 0  # tensors that cannot be compared
+    n_changed: dict = field(default_factory=lambda: defaultdict(int))  # {(dtype, tolerance): n}
+    layers: dict = field(default_factory=lambda: defaultdict(Layer))
+    matrices: dict = field(default_factory=dict)
+
+    def add(self, name, before, after):
+        """Count a tensor -> the mask of its published changes.
+
+        None where it cannot be compared: missing (after is None), of another shape, or with numbers
+        that are not finite.
+        """
+        if after is None or after.shape != before.shape:
+            self.unmatched += 1
+            return None
+        delta = after.float() - before.float()
+        if not delta.isfinite().all():
+            self.unmatched += 1
+            return None
+        self.n += delta.numel()
+        for dtype in DTYPES:
+            apart = difference(before, after, dtype)
+            for tolerance in TOLERANCES:
+                self.n_changed[dtype, tolerance] += (apart > tolerance).sum().item()
+        dtype, tolerance = PUBLISHED
+        mask = difference(before, after, dtype) > tolerance
+        layer = self.layers[layer_name(name)]
+        layer.square += before.double().square().sum().item()
+        layer.update_square += delta.double().square().sum().item()
+        layer.n_changed += mask.sum().item()
+        layer.n += mask.numel()
+        if delta.ndim == 2:
+            self.matrices[name] = {
+                "changed": 100 * mask.double().mean().item(),
+                "full_rank": min(delta.shape),
+                "rank": update_rank(delta),
+            }
+        return mask
+
+    def summary(self):
+        """The entry "weights" of metrics.json; shares in percent."""
+        ranks = [m["rank"] / m["full_rank"] for m in self.matrices.values() if m["rank"] is not None]
+        return {
+            "n": self.n,
+            "unmatched": self.unmatched,
+            "rank_share": 100 * statistics.fmean(ranks) if ranks else None,
+            "unchanged": {dtype: self.unchanged(dtype) for dtype in DTYPES},
+            "layers": {name: layer.summary() for name, layer in self.layers.items()},
+            "matrices": self.matrices,
+        }
+
+    def unchanged(self, dtype):
+        """{tolerance: percent of weights that changed by no more}."""
+        if not self.n:
+            return {f"{t:g}": None for t in TOLERANCES}
+        return {f"{t:g}": 100 * (1 - self.n_changed[dtype, t] / self.n) for t in TOLERANCES}
+
+
+def layer_name(tensor):
+    """model.layers.3.mlp.up_proj.weight -> "layer 3"; what is in no layer keeps its name."""
+    number = re.search(r"\.(\d+)\.", tensor)
+    return f"layer {number[1]}" if number else tensor
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def weight_changes(base, tuned, device="cpu"):
+    """Model directories or hub names, {name: path} of the tuned -> (changes, overlaps).
+
+    changes: {name: Changes.summary()}. overlaps: of the changed sets of each two, in percent.
+    Tensor after tensor, so that memory holds one of each model.
+    """
+    base_files = find_tensors(base)
+    tuned_files = {name: find_tensors(path) for name, path in tuned.items()}
+    changes = {name: Changes() for name in tuned}
+    overlaps = {pair: Overlap() for pair in itertools.combinations(tuned, 2)}
+    for tensor in tqdm(sorted(base_files), desc="weights", disable=None):
+        before = read_tensor(base_files, tensor, device)
+        masks = {
+            name: changes[name].add(tensor, before, read_tensor(files, tensor, device))
+            for name, files in tuned_files.items()
+        }
+        for (one, other), sums in overlaps.items():
+            sums.add(masks[one], masks[other])
+    for name, files in tuned_files.items():
+        changes[name].unmatched += len(set(files) - set(base_files))
+        if changes[name].unmatched:
+            print(
+                f"warning: {name}: {changes[name].unmatched} tensors cannot be compared with those "
+                f"of {base}; left out"
+            )
+    summaries = {name: found.summary() for name, found in changes.items()}
+    known = [
+        {"one": one, "other": other} | sums.summary()
+        for (one, other), sums in overlaps.items()
+        if sums.n_one and sums.n_other
+    ]
+    return summaries, known
+
+
+@dataclass
+class Overlap:
+    """Counts of the weights that two trainings changed."""
+
+    n_both: int = 0
+    n_one: int = 0
+    n_other: int = 0
+    n: int = 0  # weights of the tensors that both have
+
+    def add(self, one, other):
+        """Count two masks; None: a tensor that cannot be compared."""
+        if one is None or other is None:
+            return
+        self.n_both += (one & other).sum().item()
+        self.n_one += one.sum().item()
+        self.n_other += other.sum().item()
+        self.n += one.numel()
+
+    def summary(self):
+        """Percent of each set that is in the other, and the percent that chance would give."""
+        return {
+            "of_one": 100 * self.n_both / self.n_one,
+            "of_other": 100 * self.n_both / self.n_other,
+            "chance_of_one": 100 * self.n_other / self.n,
+            "chance_of_other": 100 * self.n_one / self.n,
+        }
+
+
+def find_tensors(path):
+    """A model directory or hub name -> {tensor's name: safetensors file}. Raises BadInput."""
+    from transformers.utils import cached_file
+
+    index_name = "model.safetensors.index.json"
     try:
-        index = cached_file(
-            path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False
-        )
-        names = (
-            set(json.loads(Path(index).read_text())["weight_map"].values())
-            if index
-            else ["model.safetensors"]
-        )
+        index = cached_file(path, index_name, _raise_exceptions_for_missing_entries=False)
+        names = ["model.safetensors"]
+        if index:
+            names = set(json.loads(Path(index).read_text())["weight_map"].values())
         files = [cached_file(path, name) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{path}: no safetensors weights ({str(error).splitlines()[0]})") from error
@@ -47,161 +229,9 @@ def shards(path):
     return found
 
 
-def read_tensor(file, name, device):
-    with safe_open(file, "pt", device=str(device)) as opened:
-        return opened.get_tensor(name)
-
-
-def difference(before, after, dtype):
-    """By how much weights differ once both are rounded to dtype."""
-    return (after.to(dtype).float() - before.to(dtype).float()).abs()
-
-
-def overlap(one, other):
-    """Two masks -> percent of one's set that is in the other's, and the other way round; None for an empty set."""
-    both = (one & other).sum().item()
-    return tuple(100 * both / n if (n := mask.sum().item()) else None for mask in (one, other))
-
-
-class Changes:
-    """Counts of one tuned model, tensor after tensor."""
-
-    def __init__(self):
-        self.counts, self.n, self.unmatched = defaultdict(int), 0, 0
-        self.layers, self.matrices = defaultdict(lambda: [0.0, 0.0, 0, 0]), {}
-
-    def add(self, name, before, after, rank_width):
-        """-> the mask of published changes (bfloat16, 1e-5), None where the tensors cannot be compared."""
-        delta = (
-            None if after is None or after.shape != before.shape else after.float() - before.float()
-        )
-        if delta is None or not delta.isfinite().all():
-            self.unmatched += 1
-            return None
-        self.n += delta.numel()
-        for dtype, kind in DTYPES.items():
-            apart = difference(before, after, kind)
-            for tolerance in TOLERANCES:
-                self.counts[dtype, tolerance] += (apart > tolerance).sum().item()
-        mask = apart > PUBLISHED  # of the last dtype, bfloat16
-        number = re.search(r"\.(\d+)\.", name)
-        layer = self.layers[f"layer {number[1]}" if number else name]
-        squares = (x.double().square().sum().item() for x in (before, delta))
-        for i, x in enumerate((*squares, mask.sum().item(), mask.numel())):
-            layer[i] += x
-        if delta.ndim == 2:
-            full = min(delta.shape)
-            self.matrices[name] = {
-                "changed": 100 * mask.double().mean().item(),
-                "full_rank": full,
-                "rank": int(torch.linalg.matrix_rank(delta)) if full <= rank_width else None,
-            }
-        return mask
-
-    def summary(self):
-        ranks = [
-            m["rank"] / m["full_rank"] for m in self.matrices.values() if m["rank"] is not None
-        ]
-        return {
-            "n": self.n,
-            "unmatched": self.unmatched,
-            "rank_share": 100 * statistics.fmean(ranks) if ranks else None,
-            "unchanged": {
-                dtype: {
-                    f"{t:g}": 100 * (1 - self.counts[dtype, t] / self.n) if self.n else None
-                    for t in TOLERANCES
-                }
-                for dtype in DTYPES
-            },
-            "layers": {
-                name: {
-                    "norm": math.sqrt(norm),
-                    "update_norm": math.sqrt(update),
-                    "changed": 100 * n_changed / n,
-                }
-                for name, (norm, update, n_changed, n) in self.layers.items()
-            },
-            "matrices": self.matrices,
-        }
-
-
-def weight_changes(base, tuned, rank_width=1024, device="cpu"):
-    """Checkpoints, {name: path} of the tuned -> ({name: Changes.summary()}, overlaps of the updated sets of each two).
-
-    rank_width: the rank is computed for matrices up to this width (an SVD each). unmatched: tensors that only one of base
-    and tuned has, of another shape, or with numbers that are not finite.
-    """
-    where, there = shards(base), {name: shards(path) for name, path in tuned.items()}
-    found, pairs = (
-        {name: Changes() for name in tuned},
-        {pair: [0, 0, 0, 0] for pair in itertools.combinations(tuned, 2)},
-    )
-    for tensor in tqdm(sorted(where), desc="weights", disable=None):
-        before = read_tensor(where[tensor], tensor, device)
-        after = {
-            name: read_tensor(files[tensor], tensor, device) if tensor in files else None
-            for name, files in there.items()
-        }
-        masks = {name: found[name].add(tensor, before, after[name], rank_width) for name in tuned}
-        for (one, other), sums in pairs.items():
-            a, b = masks[one], masks[other]
-            if a is not None and b is not None:
-                for i, x in enumerate(
-                    ((a & b).sum().item(), a.sum().item(), b.sum().item(), a.numel())
-                ):
-                    sums[i] += x
-    for name, files in there.items():
-        found[name].unmatched += len(set(files) - set(where))
-        if found[name].unmatched:
-            print(
-                f"warning: {name}: {found[name].unmatched} tensors cannot be compared with those of {base}; left out"
-            )
-    overlaps = [
-        {
-            "one": one,
-            "other": other,
-            "of_one": 100 * both / a,
-            "of_other": 100 * both / b,
-            "chance_of_one": 100 * b / n,
-            "chance_of_other": 100 * a / n,
-        }
-        for (one, other), (both, a, b, n) in pairs.items()
-        if a and b
-    ]
-    return {name: changes.summary() for name, changes in found.items()}, overlaps
-
-
-# ---------------------------------------------------------------- compute
-
-
-def ledger(path):
-    """flops.jsonl of a training directory, rows of phase, tokens, flops -> {"phases": {phase: totals}, "total", "training"};
-    None without one. "training" is what phases named train... took: forward and backward passes of updates."""
-    file = Path(path) / "flops.jsonl"
-    if not file.is_file():
+def read_tensor(files, name, device):
+    """A tensor of a checkpoint, None if it is not there. files: see find_tensors."""
+    if name not in files:
         return None
-    phases = defaultdict(lambda: {"tokens": 0, "flops": 0.0})
-    for number, row in enumerate(read_rows(file, need=("phase", "tokens", "flops")), 1):
-        for name in ("tokens", "flops"):
-            if not isinstance(row[name], (int, float)) or not row[name] >= 0:
-                raise BadInput(f"{file}:{number}: '{name}' is not a number from 0 on")
-            phases[str(row["phase"])][name] += row[name]
-    flops = {phase: totals["flops"] for phase, totals in phases.items()}
-    return {
-        "phases": dict(phases),
-        "total": sum(flops.values()),
-        "training": sum(x for phase, x in flops.items() if phase.startswith("train")),
-    }
-
-
-def matched(one, other, training):
-    """Ledgers of two trainings, settings of the first -> for "total" and "training": how many times the first's FLOPs the
-    other took, and the steps and epochs of the first that would take as much."""
-    result = {}
-    for what in ("total", "training"):
-        if one[what] and other[what]:
-            times = other[what] / one[what]
-            result[what] = {"times": times} | {
-                k: training[k] * times for k in ("n_steps", "epochs") if k in training
-            }
-    return result
+    with safe_open(files[name], "pt", device=str(device)) as opened:
+        return opened.get_tensor(name)
