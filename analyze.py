@@ -1,30 +1,35 @@
-"""What did training change? Two models side by side on the tokens that the tuned one wrote; numbers, figures, a report.
+"""What did training change? Two models side by side on the tokens that the tuned one wrote.
 
-For each token y that the tuned model G wrote, G and the base model B are asked what they expected there:
+For each token y of an answer of the tuned model G, G and the base model B say what they expected:
     KL          Σ_v G(v) log G(v)/B(v) over the whole vocabulary, and the same with G and B exchanged
-    rank shift  rank of y under B - rank of y under G (1 = the most likely token); a token with a shift ≠ 0 is "shifted"
-    PCA shift   how far a layer's mean state on given problems moved along the two main directions of the base's states
-    weights     which of them changed at all, in float32 and as bfloat16 shows them, and the rank of each matrix's change
-Source: UniReason (arXiv 2507.00432), §3 and §4.1; weights: 2505.11711; what traces do: report/behaviours.py. Departs from
-UniReason's scripts in: 1. Token ids come from the decoder; a text encoded again may split differently. 2. KL is exact;
-their estimate (single tokens, absolute value, no first token) is `kl_estimate`; --kl published shows it. 3. They leave out the first token of a response by an off-by-one; --skip-first does, too. 4. Tokens
-that budget forcing wrote are not counted. 5. `pca_shift` is theirs: it pools pads, and layers cancel; `pca_shift_masked`
-pools tokens only and averages lengths, which cannot. 6. Intervals are over questions: several samples of one are not
-independent.
+    rank shift  rank of y under B - rank of y under G (1 = most likely); if it is not 0, y is "shifted"
+    PCA shift   how far a layer's mean state on given problems moved along the two main directions
+                of the base's states
+Source: UniReason (arXiv 2507.00432), §3 and §4.1. Departs from its scripts in:
+1. Token ids come from the decoder. A text that is encoded again may split differently.
+2. KL is exact. Theirs is an estimate from single tokens, with an absolute value and without the first
+   token of a response; it is `kl_estimate` in metrics.json.
+3. All tokens of a response count. Theirs leave out the first by an off-by-one; --published does so,
+   too, and shows their estimate instead of the KL.
+4. Tokens that budget forcing wrote do not count.
+5. `pca_shift` is theirs: it pools pads, and layers cancel. `pca_shift_masked` pools tokens only and
+   averages lengths, which cannot cancel.
+6. Intervals are over questions: several samples of one question are not independent.
 
-A laptop, seconds:   python analyze.py --base data/tiny_base --tuned out/tiny/seed0/sft-s1 out/tiny/seed0/grpo
-                     --data out/tiny/seed0/runs/{sft-s1,grpo}.jsonl --runs out/tiny/seed0/runs --out out/tiny
-A 7B model:          python analyze.py --base Qwen/Qwen2.5-7B-Instruct --tuned simplescaling/s1.1-7B --data out/s1.jsonl
-                     --runs out/runs --out out/analysis --device cuda --dtype bf16
-Too large for two:   the same with --stream: one model at a time, the base's states in shards on disk
+A laptop, 1 minute:  python analyze.py --base data/tiny_base --out out/tiny \\
+                         --tuned out/tiny/seed0/sft-s1 out/tiny/seed0/grpo --runs out/tiny/seed0/runs \\
+                         --data out/tiny/seed0/runs/sft-s1.jsonl out/tiny/seed0/runs/grpo.jsonl
+A 7B model:          python analyze.py --base Qwen/Qwen2.5-7B-Instruct --tuned simplescaling/s1.1-7B \\
+                         --data out/s1.jsonl --runs out/runs --out out/analysis --device cuda --dtype bf16
+Too large for two:   the same with --stream: one model at a time, the base's states in files
 
-Reads model directories, completion rows (engine/rows.py) and the headers beside them, flops.jsonl of the trainings where
-there is one (rows of phase, tokens, flops). evaluate.py grades --runs; a run is known by its file's name. Writes
-metrics.json, the figures as PNG, and report.html, one file that needs nothing else. Killed, it continues from --out/work.
+Reads model directories, completion rows (engine/rows.py) with the headers beside them, and flops.jsonl
+of the trainings where there is one. Prints tables and writes metrics.json. report/ adds what the
+weights, the runs and their traces say, figures (PNG) and report.html, one file that needs nothing
+else. An interrupted analysis continues from --out/work.
 """
 
 import functools
-import itertools
 import json
 import math
 import os
@@ -32,9 +37,8 @@ import random
 import shutil
 import statistics
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal, NamedTuple
 
 import torch
@@ -42,56 +46,41 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
+import evaluate
 import kernels
 from engine import attention, loading, packing, runlog, settings
-from engine import model as models
+from engine.model import hidden_states, output_head
 from engine.rows import BadInput
 from kernels.pair import token_numbers
-from report.behaviours import read_judged, word_class
-from report.page import (
-    VIEWED_TOKENS,
-    completions_of,
-    contrasts,
-    describe,
-    draw,
-    forced_points,
-    model_table,
-    page,
-    piece,
-    pooled,
-    read_json,
-    read_runs,
-    scope,
-    settle,
-    tables,
-    to_show,
-    traces,
-    transcript,
-)
-from report.weights import ledger, matched, weight_changes
+from report import tables
+from report.behaviours import classify_word, read_judged, summarise_runs
+from report.claims import budget_curves, compare_trainings, compare_waits, decide_claim
+from report.compute import match_compute, read_ledger
+from report.figures import draw_figures
+from report.page import make_page
+from report.runs import Completions, find_completions, pool_rows, read_json, read_runs, row_scope
+from report.study import Study, describe_models
+from report.transcripts import VIEWED_TOKENS, choose_transcripts, make_transcript, token_text
+from report.weights import weight_changes
 
 
 @dataclass(frozen=True)
 class Config:
     base: str  # model that training started from: directory or hub name
-    out: str  # directory to write into
     tuned: tuple[str, ...] = ()  # models that were trained from it
-    data: tuple[str, ...] = ()  # completions of the tuned models; their headers say whose
+    # completions of the tuned models; their headers say whose, and in which format
+    data: tuple[str, ...] = ()
+    out: str = "out/analysis"  # directory to write into
+
     # completions to grade: files, or directories with one replicate (seed) each
     runs: tuple[str, ...] = ()
-    judged: tuple[str, ...] = ()  # what a judge model said about traces, see report/behaviours.py
     # JSON list of {id, text, group, from, to, expect: higher | lower | same}
     claims: str | None = None
-    # of --data; default: what the headers say
-    format: Literal["s1", "s1-steps", "think", "r1", "plain"] | None = None
-    max_responses: int = 100  # responses per task and tuned model; UniReason: 100
-    k_texts: int = 100  # problems per task for the PCA shift; UniReason: 100
-    # which KL tables and figures show; metrics.json has both
-    kl: Literal["exact", "published"] = "exact"
-    # leave out the first token of each response, as UniReason's scripts do
-    skip_first: bool = False
-    # rank of each matrix's update up to this width; 0 = none (an SVD per matrix)
-    rank_width: int = 1024
+    judged: tuple[str, ...] = ()  # a judge's answers about traces, see report/behaviours.py
+
+    # as UniReason's scripts: no first tokens, and tables and figures show their estimate of the KL
+    published: bool = False
+
     stream: bool = False  # one model in memory at a time; the base's states wait in --out/work
     device: str = "cpu"  # or cuda
     # of weights and computation; fp64 to check the others against
@@ -100,8 +89,12 @@ class Config:
     micro_batch_tokens: int = 16384
 
 
-TEXT_TOKENS = 128  # of a problem for the PCA shift, as in UniReason
-N_BINS = 40  # positions of the curves along a response
+# As in UniReason:
+N_RESPONSES = 100  # per task and tuned model, for KL and rank shift
+N_TEXTS = 100  # problems per task, for the PCA shift
+TEXT_TOKENS = 128  # of each problem
+
+N_POSITIONS = 40  # points of the curves along a response
 CURVES = ("kl_forward", "kl_reverse", "rank_shift", "entropy_base", "entropy_tuned")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
@@ -109,17 +102,21 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 # ---------------------------------------------------------------- the mathematics
 
 
-def kl_estimator(ratios):
-    """log_ratio of each response -> UniReason's estimate, the absolute value of their mean; None without any."""
-    return abs(statistics.fmean(ratios)) if ratios else None
-
-
 def log_ratio(tuned, base):
-    """Log-probabilities of a response's tokens -> mean of log G/B, with the 1e-10 that UniReason adds to probabilities."""
-    return statistics.fmean(
+    """Log-probabilities of a response's tokens under both models -> mean of log G/B.
+
+    With the 1e-10 that UniReason adds to both probabilities.
+    """
+    ratios = [
         math.log((math.exp(g) + 1e-10) / (math.exp(b) + 1e-10))
         for g, b in zip(tuned, base, strict=True)
-    )
+    ]
+    return statistics.fmean(ratios)
+
+
+def kl_estimator(ratios):
+    """log_ratio of each response -> UniReason's estimate: the absolute value of their mean."""
+    return abs(statistics.fmean(ratios)) if ratios else None
 
 
 def rank_shifts(ranks_base, ranks_tuned):
@@ -129,37 +126,52 @@ def rank_shifts(ranks_base, ranks_tuned):
 
 
 def clustered(sums, counts, questions):
-    """Σ sums / Σ counts over responses, and its 95% interval: (value, low, high), None, None for a single question.
+    """Σ sums / Σ counts over responses, with its 95% interval -> (value, low, high).
 
-    Responses of one question vary together, so what each adds to the error of the ratio is summed per question first
-    (the linearised ratio of cluster totals; with counts of 1 and a response each it is mean ± 1.96 s/√n).
+    Responses of one question vary together. What each adds to the error of the ratio is therefore
+    summed per question first (the linearised ratio of cluster totals). With a response per question
+    and counts of 1 this is mean ± 1.96 s/√n. low and high are None for a single question.
     """
-    value, errors = sum(sums) / sum(counts), defaultdict(float)
+    value = sum(sums) / sum(counts)
+    errors = defaultdict(float)
     for total, count, question in zip(sums, counts, questions, strict=True):
         errors[question] += total - value * count
     n = len(errors)
     if n < 2:
         return value, None, None
-    half = 1.959964 * math.sqrt(n / (n - 1) * sum(x * x for x in errors.values())) / sum(counts)
+    variance = n / (n - 1) * sum(error * error for error in errors.values())
+    half = 1.959964 * math.sqrt(variance) / sum(counts)
     return value, value - half, value + half
 
 
 def pca_shift(base_layers, tuned_layers):
-    """Lists of (K, H), one per layer -> (distance, points (layers, 2, 2)), as published. A point of base or tuned is the
-    shift along PC1 and the place on PC2. The components belong to the base alone, projections are not centred, and a
-    component's largest loading is positive. The mean over layers keeps the signs; then the length is taken. A layer with
-    a number that is not finite is left out."""
+    """Lists of (K, H), one per layer -> (distance, points (layers, 2, 2)), as published.
+
+    A point is (shift along PC1, place on PC2), of the base and of the tuned model. The components
+    are those of the base alone, and projections are not centred. A component's largest loading is
+    positive. The distance is the length of the mean over layers, so that signs cancel. A layer with
+    a number that is not finite is left out.
+    """
     points = []
     for base, tuned in zip(base_layers, tuned_layers, strict=True):
-        base, tuned = (torch.as_tensor(x, dtype=torch.float64) for x in (base, tuned))
+        base = torch.as_tensor(base, dtype=torch.float64)
+        tuned = torch.as_tensor(tuned, dtype=torch.float64)
         if not (base.isfinite().all() and tuned.isfinite().all()):
             continue
-        components = torch.linalg.svd(base - base.mean(0), full_matrices=False).Vh[:2]  # (2, H)
-        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-        before, after = (x.mean(0) @ (components * largest.sign()).T for x in (base, tuned))  # (2,)
-        points.append([[0.0, before[1].item()], [(after[0] - before[0]).item(), after[1].item()]])
+        components = main_components(base)  # (2, H)
+        before = base.mean(0) @ components.T  # (2,)
+        after = tuned.mean(0) @ components.T
+        shift = (after[0] - before[0]).item()
+        points.append([[0.0, before[1].item()], [shift, after[1].item()]])
     points = torch.tensor(points, dtype=torch.float64).view(-1, 2, 2)
     return (points[:, 1] - points[:, 0]).mean(0).norm().item(), points
+
+
+def main_components(states):
+    """States (K, H) -> their two main directions (2, H); the largest loading of each is positive."""
+    components = torch.linalg.svd(states - states.mean(0), full_matrices=False).Vh[:2]
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    return components * largest.sign()
 
 
 def pca_shift_masked(base_layers, tuned_layers):
@@ -168,404 +180,534 @@ def pca_shift_masked(base_layers, tuned_layers):
     return (points[:, 1] - points[:, 0]).norm(dim=1).mean().item(), points
 
 
-# ---------------------------------------------------------------- what is kept of responses
+# ---------------------------------------------------------------- from tokens to numbers
+
+
+@dataclass
+class TokenCount:
+    """How often a token occurs, and how far it is shifted."""
+
+    seen: int = 0
+    shifted: int = 0
+    sum: float = 0.0  # of its shifts
+    absolute: float = 0.0  # sum of their sizes
+
+    def add(self, shift):
+        self.seen += 1
+        self.shifted += shift != 0
+        self.sum += shift
+        self.absolute += abs(shift)
+
+    def merge(self, other):
+        self.seen += other.seen
+        self.shifted += other.shifted
+        self.sum += other.sum
+        self.absolute += other.absolute
 
 
 class Tally:
-    """Of the measured responses of a task: a few numbers each, sums per position, counts per token; no more, so that
-    memory hardly grows with the number of responses."""
+    """The measured responses of a task: a few numbers each, sums per position, counts per token.
+
+    No more is kept, so that memory hardly grows with the number of responses.
+    """
 
     def __init__(self, group, width):
-        self.group, self.width, self.responses, self.words, self.n_nan = group, width, [], {}, 0
-        # per `width` positions; last: count
-        self.sums = torch.zeros(len(CURVES) + 1, N_BINS, dtype=torch.float64)
-        # per tenth of the response
-        self.tenths = torch.zeros(len(CURVES) + 1, 10, dtype=torch.float64)
+        self.group = group
+        self.width = width  # of a position, in tokens
+        self.responses = []  # numbers of each response
+        self.words = defaultdict(TokenCount)  # by token id
+        self.n_nan = 0  # responses that are left out
+        # Sums of CURVES and, in the last row, the number of tokens.
+        self.by_position = torch.zeros(len(CURVES) + 1, N_POSITIONS, dtype=torch.float64)
+        self.by_tenth = torch.zeros(len(CURVES) + 1, 10, dtype=torch.float64)
 
-    def add(self, question, ids, values, kept):
-        """values: {name: (N,)} of the tokens ids; kept: the indices that count (not injected, perhaps not the first)."""
-        if not all(column[kept].isfinite().all() for column in values.values()):
+    def add(self, question, ids, values, counted):
+        """Add a response.
+
+        ids: its N tokens. values: {name: (N,)}, see `measure`. counted: indices of the tokens that
+        count.
+        """
+        kept = {name: column[counted] for name, column in values.items()}
+        if not all(column.isfinite().all() for column in kept.values()):
             self.n_nan += 1
             return
-        shift = values["rank_base"] - values["rank_tuned"]
-        columns = [
-            *({**values, "rank_shift": shift}[name][kept] for name in CURVES),
-            torch.ones(len(kept)).double(),
-        ]
-        columns, at = torch.stack(columns), torch.tensor(kept)
-        self.sums.index_add_(1, (at // self.width).clamp(max=N_BINS - 1), columns)
-        self.tenths.index_add_(1, at * 10 // len(ids), columns)
-        for i in kept:
-            # seen, shifted, Σ shift, Σ |shift|
-            word = self.words.setdefault(ids[i], [0, 0, 0.0, 0.0])
-            word[0] += 1
-            if x := shift[i].item():
-                word[1], word[2], word[3] = word[1] + 1, word[2] + x, word[3] + abs(x)
-        mean, n_shifted = rank_shifts(values["rank_base"][kept], values["rank_tuned"][kept])
-        later = [i for i in kept if i]  # the published estimate has no first
-        estimate = (
-            log_ratio(*(values[f"logp_{side}"][later].tolist() for side in ("tuned", "base")))
-            if later
-            else None
-        )
+        kept["rank_shift"] = kept["rank_base"] - kept["rank_tuned"]
+        self.add_to_curves(kept, torch.tensor(counted), len(ids))
+        for i, shift in zip(counted, kept["rank_shift"].tolist()):
+            self.words[ids[i]].add(shift)
+        n = len(counted)
+        mean_shift, n_shifted = rank_shifts(kept["rank_base"], kept["rank_tuned"])
         self.responses.append(
             {
                 "question": question,
-                "n": len(kept),
+                "n": n,
                 "n_shifted": n_shifted,
-                "shift": mean * len(kept),
-                "estimate": estimate,
-                "kl_forward": values["kl_forward"][kept].mean().item(),
-                "kl_reverse": values["kl_reverse"][kept].mean().item(),
+                "shift": mean_shift * n,
+                "estimate": published_estimate(values, counted),
+                "kl_forward": kept["kl_forward"].mean().item(),
+                "kl_reverse": kept["kl_reverse"].mean().item(),
             }
         )
 
+    def add_to_curves(self, kept, places, n_tokens):
+        ones = torch.ones(len(places)).double()
+        columns = torch.stack([*(kept[name] for name in CURVES), ones])
+        position = (places // self.width).clamp(max=N_POSITIONS - 1)
+        self.by_position.index_add_(1, position, columns)
+        self.by_tenth.index_add_(1, places * 10 // n_tokens, columns)
+
+
+def published_estimate(values, counted):
+    """log_ratio of a response without its first token, as UniReason has it; None for one token."""
+    later = [i for i in counted if i > 0]
+    if not later:
+        return None
+    return log_ratio(values["logp_tuned"][later].tolist(), values["logp_base"][later].tolist())
+
 
 def summarise(tallies, shifts):
-    """{task: Tally} and {task: PCA shifts} -> entry of metrics.json. KL in nats per token, macro: mean over responses,
-    micro: over tokens. Rank and PCA shift of several tasks are the mean of the tasks' values, as published."""
-    responses = [r for t in tallies.values() for r in t.responses]
-    questions = [(task, r["question"]) for task, t in tallies.items() for r in t.responses]
-    counts, ones = [r["n"] for r in responses], [1] * len(responses)
-    entry = {
-        "kl_estimate": kl_estimator([r["estimate"] for r in responses if r["estimate"] is not None])
-    }
-    for name in ("kl_forward", "kl_reverse"):
-        macro = clustered([r[name] for r in responses], ones, questions)
-        micro = clustered([r[name] * r["n"] for r in responses], counts, questions)
-        entry[name] = dict(
-            zip(("macro", "low", "high", "micro", "micro_low", "micro_high"), (*macro, *micro))
-        )
-    n_shifted, n_tokens = sum(r["n_shifted"] for r in responses), sum(counts)
-    known = [shifts[task] for task in tallies if task in shifts]
-    for name in ("pca_shift", "pca_shift_masked"):
-        found = [s[name] for s in known if s[name] is not None]
-        entry[name] = statistics.fmean(found) if found else None
-    means = [
-        sum(r["shift"] for r in t.responses) / sum(r["n"] for r in t.responses)
-        for t in tallies.values()
-    ]
-    per_response, low, high = clustered([r["n_shifted"] for r in responses], ones, questions)
-    width = max(t.width for t in tallies.values())
-    return entry | {
-        "rank_shift_mean": statistics.fmean(means),
-        "shifted_tokens": n_shifted,
-        "shifted_share": n_shifted / n_tokens,
+    """{task: Tally} and {task: PCA shifts} -> an entry of metrics.json.
+
+    KL is in nats per token; macro: mean over responses, micro: over tokens. Rank and PCA shift of
+    several tasks are the mean of the tasks' values, as published.
+    """
+    responses = [r for tally in tallies.values() for r in tally.responses]
+    questions = [(task, r["question"]) for task, tally in tallies.items() for r in tally.responses]
+    n_tokens = sum(r["n"] for r in responses)
+    n_shifted = [r["n_shifted"] for r in responses]
+    per_response, low, high = clustered(n_shifted, [1] * len(responses), questions)
+    estimates = [r["estimate"] for r in responses if r["estimate"] is not None]
+    width = max(tally.width for tally in tallies.values())
+    return {
+        "kl_estimate": kl_estimator(estimates),
+        "kl_forward": summarise_kl("kl_forward", responses, questions),
+        "kl_reverse": summarise_kl("kl_reverse", responses, questions),
+        "pca_shift": mean_over_tasks("pca_shift", tallies, shifts),
+        "pca_shift_masked": mean_over_tasks("pca_shift_masked", tallies, shifts),
+        "rank_shift_mean": statistics.fmean(map(mean_rank_shift, tallies.values())),
+        "shifted_tokens": sum(n_shifted),
+        "shifted_share": sum(n_shifted) / n_tokens,
         "shifted_per_response": per_response,
         "shifted_low": low,
         "shifted_high": high,
         "n_responses": len(responses),
         "n_questions": len(set(questions)),
         "n_tokens": n_tokens,
-        "nan_responses": sum(t.n_nan for t in tallies.values()),
-        "by_position": {"width": width} | curves(sum(t.sums for t in tallies.values())),
-        "by_tenth": curves(sum(t.tenths for t in tallies.values())),
+        "nan_responses": sum(tally.n_nan for tally in tallies.values()),
+        "by_position": {"width": width} | curves(sum(t.by_position for t in tallies.values())),
+        "by_tenth": curves(sum(t.by_tenth for t in tallies.values())),
     }
+
+
+def summarise_kl(name, responses, questions):
+    """One direction of the KL over responses (macro) and over tokens (micro), with intervals."""
+    means = [r[name] for r in responses]
+    counts = [r["n"] for r in responses]
+    totals = [mean * n for mean, n in zip(means, counts)]
+    macro, low, high = clustered(means, [1] * len(means), questions)
+    micro, micro_low, micro_high = clustered(totals, counts, questions)
+    return {
+        "macro": macro,
+        "low": low,
+        "high": high,
+        "micro": micro,
+        "micro_low": micro_low,
+        "micro_high": micro_high,
+    }
+
+
+def mean_over_tasks(name, tasks, shifts):
+    """Mean of a PCA shift over the tasks that have one, else None."""
+    found = [shifts[task][name] for task in tasks if task in shifts]
+    found = [distance for distance in found if distance is not None]
+    return statistics.fmean(found) if found else None
+
+
+def mean_rank_shift(tally):
+    return sum(r["shift"] for r in tally.responses) / sum(r["n"] for r in tally.responses)
 
 
 def curves(sums):
-    """(CURVES and a count, bins) -> {name: its mean in each bin, "n": tokens in it}, up to the last bin with a token."""
-    sums = sums[:, : int((sums[-1] > 0).nonzero().max()) + 1]
-    means = (sums[:-1] / sums[-1]).tolist()
-    return {"n": [int(n) for n in sums[-1]]} | {
-        name: [None if math.isnan(x) else float(f"{x:.6g}") for x in row]
-        for name, row in zip(CURVES, means)
-    }
+    """Sums of CURVES and a count (6, positions) -> {name: means, "n": tokens of each position}.
+
+    Up to the last position with a token; None for one without.
+    """
+    n_filled = int((sums[-1] > 0).nonzero().max()) + 1
+    sums = sums[:, :n_filled]
+    found = {"n": [int(n) for n in sums[-1]]}
+    for name, means in zip(CURVES, (sums[:-1] / sums[-1]).tolist()):
+        found[name] = [None if math.isnan(x) else float(f"{x:.6g}") for x in means]
+    return found
 
 
 def most_shifted(tallies, name_of, n=30):
-    """Tokens by the summed size of their shifts, frequent or far: [{token, class, id, count, mean_shift, sum}], and the
-    percent of logical and content words among the shifted tokens and among all."""
-    words = defaultdict(lambda: [0, 0, 0.0, 0.0])
+    """The n tokens with the largest sum of |shift|, be they frequent or far, and the word classes.
+
+    name_of: token id -> text. classes: percent of logical and content words and of signs among all
+    tokens and among the shifted ones.
+    """
+    words = defaultdict(TokenCount)
     for tally in tallies:
-        for token, numbers in tally.words.items():
-            words[token] = [a + b for a, b in zip(words[token], numbers)]
-    order = sorted((t for t in words if words[t][1]), key=lambda t: (-words[t][3], t))[:n]
-    listed = [
-        {
-            "token": name_of(t),
-            "class": word_class(name_of(t)),
-            "id": t,
-            "count": words[t][1],
-            "seen": words[t][0],
-            "mean_shift": words[t][2] / words[t][1],
-            "sum": words[t][3],
-        }
-        for t in order
-    ]
-    classes = [Counter(), Counter()]  # of all tokens, of the shifted ones
-    for token, (seen, shifted, *_) in words.items():
-        classes[0][word_class(name_of(token))] += seen
-        classes[1][word_class(name_of(token))] += shifted
-    shares = [
-        {kind: 100 * count[kind] / max(1, count.total()) for kind in ("logical", "content", "sign")}
-        for count in classes
-    ]
-    return {"most_shifted": listed, "classes": {"all": shares[0], "shifted": shares[1]}}
+        for token, count in tally.words.items():
+            words[token].merge(count)
+    shifted = [token for token, count in words.items() if count.shifted]
+    shifted.sort(key=lambda token: (-words[token].absolute, token))
+    listed = []
+    for token in shifted[:n]:
+        count, text = words[token], name_of(token)
+        listed.append(
+            {
+                "token": text,
+                "class": classify_word(text),
+                "id": token,
+                "count": count.shifted,
+                "seen": count.seen,
+                "mean_shift": count.sum / count.shifted,
+                "sum": count.absolute,
+            }
+        )
+    seen_by_class, shifted_by_class = Counter(), Counter()
+    for token, count in words.items():
+        kind = classify_word(name_of(token))
+        seen_by_class[kind] += count.seen
+        shifted_by_class[kind] += count.shifted
+    classes = {"all": class_shares(seen_by_class), "shifted": class_shares(shifted_by_class)}
+    return {"most_shifted": listed, "classes": classes}
 
 
-# ---------------------------------------------------------------- forward passes
+def class_shares(counts):
+    total = max(1, counts.total())
+    return {kind: 100 * counts[kind] / total for kind in ("logical", "content", "sign")}
+
+
+# ---------------------------------------------------------------- both models on the same tokens
 
 
 class Side(NamedTuple):
-    """A model as the comparison needs it: the head and, unless its states are all on disk, the model."""
+    """One of the two models: its head and, unless all its states are in files, the model."""
 
     head: kernels.Head
     model: torch.nn.Module | None
 
     @classmethod
     def of(cls, model):
-        return cls(models.output_head(model), model)
+        return cls(output_head(model), model)
 
+    def without_model(self):
+        weight = self.head.weight.detach().clone()
+        return Side(self.head._replace(weight=weight), None)
 
-def batches(examples, micro_batch_tokens, device):
-    """(prompt ids, completion ids) each -> yields (number, indices of a micro-batch, its Batch: completions are scored)."""
-    for number, group in enumerate(
-        packing.fill_bins([len(p) + len(c) for p, c in examples], micro_batch_tokens)
-    ):
-        masks = [[False] * len(p) + [True] * len(c) for p, c in (examples[i] for i in group)]
-        yield (
-            number,
-            group,
-            packing.pack([[*examples[i][0], *examples[i][1]] for i in group], masks, device),
-        )
-
-
-def save_shard(tensors, file):
-    """Whole or not at all: what a killed run leaves can be trusted."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: x.contiguous() for name, x in tensors.items()}, file.with_suffix(".part"))
-    os.replace(file.with_suffix(".part"), file)
-
-
-def states(side, batch, file=None):
-    """(N, D): the states that predict a batch's scored tokens; from `file` if they are there, else computed and, with a
-    `file`, kept in it."""
-    if file is not None and file.is_file():
-        return load_file(file, device=str(side.head.weight.device))["hidden"]
-    packed = attention.Packed(batch.lengths, batch.ids.device)
-    hidden = models.hidden_states(side.model, batch.ids, batch.positions, packed)[batch.where]
-    if file is not None:
-        save_shard({"hidden": hidden}, file)
-    return hidden
-
-
-@torch.no_grad()
-def store(side, examples, micro_batch_tokens, folder, desc):
-    """One pass of a model whose states `measure` will read from `folder`. What is there is not computed again."""
-    total = sum(len(p) + len(c) for p, c in examples)
-    with tqdm(total=total, desc=desc, unit="token", unit_scale=True, disable=None) as bar:
-        for number, _, batch in batches(examples, micro_batch_tokens, side.head.weight.device):
-            if not (folder / f"numbers-{number:05}.safetensors").is_file():
-                states(side, batch, folder / f"states-{number:05}.safetensors")
-            bar.update(len(batch.ids))
+    @property
+    def device(self):
+        return self.head.weight.device
 
 
 @torch.no_grad()
 def measure(base, tuned, examples, micro_batch_tokens=16384, folder=None, top=0, desc=None):
-    """(prompt ids, completion ids) each -> yields (index, {name: (N,) float64 over its completion's tokens}), names as in
-    token_numbers; with top=k also the base's k likeliest tokens, likely_ids and likely_p (N, k).
+    """Both models on the same answers. Yields (index of the example, {name: (N,) float64}).
 
-    folder: finished micro-batches are kept there, and so are, before that, states of a side without a model.
+    examples: (prompt ids, completion ids) each; N tokens of the completion.
+    names: kl_forward (tuned‖base), kl_reverse, and logp, rank and entropy under both, as logp_base,
+    logp_tuned, ...; with top=k also the base's k most likely tokens, likely_ids and likely_p (N, k).
+    folder: finished micro-batches are kept there, and a side without a model has its states there.
     """
-    total = sum(len(p) + len(c) for p, c in examples)
-    with tqdm(
-        total=total, desc=desc, unit="token", unit_scale=True, disable=None if desc else True
-    ) as bar:
-        for number, group, batch in batches(examples, micro_batch_tokens, base.head.weight.device):
-            kept, done = (
-                folder and folder / f"{kind}-{number:05}.safetensors"
-                for kind in ("states", "numbers")
-            )
-            if done and done.is_file():
-                columns = load_file(done)
+    with progress_bar(examples, desc) as bar:
+        for number, group, batch in batches(examples, micro_batch_tokens, base.device):
+            if folder is None:
+                numbers = compare_batch(base, tuned, batch, top)
             else:
-                hidden = [
-                    states(side, batch, None if side.model is not None else kept)
-                    for side in (tuned, base)
-                ]
-                columns = token_numbers(
-                    (hidden[0], tuned.head), (hidden[1], base.head), batch.target
-                )
-                for part in hidden[1].split(64) if top else ():  # a few rows of logits at a time
-                    z = base.head.logits(part).softmax(1).topk(top)
-                    for name, x in (("likely_ids", z.indices), ("likely_p", z.values)):
-                        columns[name] = torch.cat([columns[name], x]) if name in columns else x
-                columns = {name: column.double().cpu() for name, column in columns.items()}
-                if done:
-                    save_shard(columns, done)
-                    kept.unlink(missing_ok=True)
-            parts = [
-                column.split([len(examples[i][1]) for i in group]) for column in columns.values()
-            ]
-            yield from ((i, dict(zip(columns, values))) for i, *values in zip(group, *parts))
+                numbers = compare_once(base, tuned, batch, top, folder, number)
+            lengths = [len(examples[i][1]) for i in group]
+            parts = [column.split(lengths) for column in numbers.values()]
+            for i, *columns in zip(group, *parts):
+                yield i, dict(zip(numbers, columns))
             bar.update(len(batch.ids))
+
+
+def compare_batch(base, tuned, batch, top=0, states=None):
+    """The numbers of `measure` for the N scored tokens of a packed batch -> {name: (N,) or (N, top)}.
+
+    states: file with those of a side without a model.
+    """
+    tuned_hidden = scored_states(tuned, batch, states)  # (N, D)
+    base_hidden = scored_states(base, batch, states)
+    numbers = token_numbers((tuned_hidden, tuned.head), (base_hidden, base.head), batch.target)
+    if top:
+        numbers |= likely_tokens(base.head, base_hidden, top)
+    return {name: column.double().cpu() for name, column in numbers.items()}
+
+
+def scored_states(side, batch, states=None):
+    """States (N, D) from which a batch's scored tokens are predicted."""
+    if side.model is None:
+        return load_file(states, device=str(side.device))["hidden"]
+    packed = attention.Packed(batch.lengths, batch.ids.device)
+    hidden = hidden_states(side.model, batch.ids, batch.positions, packed)  # (T, D)
+    return hidden[batch.where]
+
+
+def likely_tokens(head, hidden, top):
+    """States (N, D) -> the most likely tokens: {"likely_ids", "likely_p": (N, top)}."""
+    ids, p = [], []
+    for part in hidden.split(64):  # a few rows of logits at a time
+        most = head.logits(part).softmax(1).topk(top)
+        ids.append(most.indices)
+        p.append(most.values)
+    return {"likely_ids": torch.cat(ids), "likely_p": torch.cat(p)}
+
+
+def batches(examples, micro_batch_tokens, device):
+    """Pack examples, each whole. Yields (number, indices of its examples, Batch).
+
+    Completions are scored, prompts are not.
+    """
+    lengths = [len(prompt) + len(completion) for prompt, completion in examples]
+    for number, group in enumerate(packing.fill_bins(lengths, micro_batch_tokens)):
+        chosen = [examples[i] for i in group]
+        ids = [[*prompt, *completion] for prompt, completion in chosen]
+        masks = [[False] * len(prompt) + [True] * len(completion) for prompt, completion in chosen]
+        yield number, group, packing.pack(ids, masks, device)
+
+
+def progress_bar(examples, desc=None):
+    """A bar over the tokens of the examples; without a description it is not shown."""
+    total = sum(len(prompt) + len(completion) for prompt, completion in examples)
+    hide = None if desc else True  # None: hide it where there is no terminal
+    return tqdm(total=total, desc=desc, unit="token", unit_scale=True, disable=hide)
+
+
+# ---------------------------------------------------------------- micro-batches in files
+
+
+def shard(folder, kind, number):
+    """File of a micro-batch: kind "states" of the base, kind "numbers" once it is compared."""
+    return folder / f"{kind}-{number:05}.safetensors"
+
+
+def save_shard(tensors, file):
+    """Write a file whole or not at all: what a killed run leaves can be trusted."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    save_file({name: x.contiguous() for name, x in tensors.items()}, part)
+    os.replace(part, file)
+
+
+@torch.no_grad()
+def store(side, examples, micro_batch_tokens, folder, desc):
+    """Write the states that `measure` will read from `folder`. What is there is not computed again."""
+    with progress_bar(examples, desc) as bar:
+        for number, _, batch in batches(examples, micro_batch_tokens, side.device):
+            states = shard(folder, "states", number)
+            if not states.is_file() and not shard(folder, "numbers", number).is_file():
+                save_shard({"hidden": scored_states(side, batch)}, states)
+            bar.update(len(batch.ids))
+
+
+def compare_once(base, tuned, batch, top, folder, number):
+    """compare_batch, but the numbers are kept in a file and read if they are there."""
+    numbers, states = shard(folder, "numbers", number), shard(folder, "states", number)
+    if numbers.is_file():
+        return load_file(numbers)
+    found = compare_batch(base, tuned, batch, top, states)
+    save_shard(found, numbers)
+    states.unlink(missing_ok=True)
+    return found
+
+
+# ---------------------------------------------------------------- states of problems
 
 
 @torch.no_grad()
 def pooled_layers(model, tokenizer, texts, micro_batch_tokens=16384):
-    """Mean hidden state of each text, padded on the left -> (with the pads in the mean, as UniReason's script has it, and
-    without), each a list over layers of (K, H) float32."""
-    encoded = [tokenizer.encode(text)[:TEXT_TOKENS] for text in texts]
-    longest, device = max(map(len, encoded)), models.head(model).device
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (longest - len(e)) + e for e in encoded], device=device)  # (K, T)
-    mask = torch.tensor([[0] * (longest - len(e)) + [1] * len(e) for e in encoded], device=device)
-    size, pools = max(1, micro_batch_tokens // longest), ([], [])
+    """Mean hidden state of each of K texts -> (padded, masked), each a list over layers of (K, H).
+
+    Texts are padded on the left. padded: with the pads in the mean, as UniReason's script has it;
+    masked: without.
+    """
+    device = output_head(model).weight.device
+    ids, mask = pad_left(tokenizer, texts, device)  # (K, T)
+    size = max(1, micro_batch_tokens // ids.shape[1])
+    padded, masked = [], []  # of each micro-batch
     model.set_attn_implementation("sdpa")  # our own attention knows no pads
     try:
         for part, real in zip(ids.split(size), mask.split(size)):
             layers = model.base_model(
                 input_ids=part, attention_mask=real, use_cache=False, output_hidden_states=True
             ).hidden_states
-            for pool, counted in zip(pools, (torch.ones_like(real), real)):
-                pool.append(
-                    [
-                        (
-                            (h.float() * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)
-                        ).cpu()
-                        for h in layers
-                    ]
-                )
+            padded.append([mean_state(hidden, torch.ones_like(real)) for hidden in layers])
+            masked.append([mean_state(hidden, real) for hidden in layers])
     finally:
         model.set_attn_implementation("packed")
-    return tuple([torch.cat(parts) for parts in zip(*pool)] for pool in pools)
+    return tuple([torch.cat(parts) for parts in zip(*pool)] for pool in (padded, masked))
 
 
-def problem_texts(cfg, rows):
-    """{task: up to k_texts of its problems, question and answer}, as UniReason draws them; tasks with fewer than three, of
-    which there are no two components, are left out."""
+def pad_left(tokenizer, texts, device):
+    """Texts -> ids and mask (K, T), 0 for a pad; at most TEXT_TOKENS of each text."""
+    encoded = [tokenizer.encode(text)[:TEXT_TOKENS] for text in texts]
+    longest = max(map(len, encoded))
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = tokenizer.eos_token_id
+    ids = [[pad] * (longest - len(tokens)) + tokens for tokens in encoded]
+    mask = [[0] * (longest - len(tokens)) + [1] * len(tokens) for tokens in encoded]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def mean_state(hidden, mask):
+    """(K, T, H) and the mask (K, T) of what counts -> (K, H) float32 on the CPU."""
+    total = (hidden.float() * mask[..., None]).sum(1)
+    return (total / mask.sum(1, keepdim=True)).cpu()
+
+
+def problem_texts(rows):
+    """{task: up to N_TEXTS of its problems, question and answer}, drawn as UniReason does.
+
+    A task with fewer than three problems has no two components and is left out.
+    """
     texts = defaultdict(set)
     for row in rows:
-        texts[scope(row)[1]].add(f"{row['question']}  {row.get('answer') or ''}")
+        task = row_scope(row)[1]
+        texts[task].add(f"{row['question']}  {row.get('answer') or ''}")
     return {
-        task: tuple(random.Random(42).sample(sorted(found), min(cfg.k_texts, len(found))))
+        task: tuple(random.Random(42).sample(sorted(found), min(N_TEXTS, len(found))))
         for task, found in texts.items()
         if len(found) > 2
     }
 
 
 def task_shifts(name, texts, before, after):
-    """{task: pca_shift, pca_shift_masked, nan_layers, points} from pooled_layers of base and tuned model, {texts: pools}."""
+    """PCA shifts of a model -> {task: pca_shift, pca_shift_masked, nan_layers, points}.
+
+    texts: {task: texts}. before, after: {texts: pooled_layers} of the base and the tuned model.
+    """
     shifts = {}
     for task, chosen in texts.items():
-        padded, masked = zip(before[chosen], after[chosen])
-        (distance, points), repaired = pca_shift(*padded), pca_shift_masked(*masked)[0]
-        n_nan = len(padded[0]) - len(points)
+        base_padded, base_masked = before[chosen]
+        tuned_padded, tuned_masked = after[chosen]
+        distance, points = pca_shift(base_padded, tuned_padded)
+        repaired, _ = pca_shift_masked(base_masked, tuned_masked)
+        n_nan = len(base_padded) - len(points)
         if n_nan:
             print(
-                f"warning: {name}: {n_nan} layers are not finite on problems of {task} and are left out"
+                f"warning: {name}: {n_nan} layers are not finite on problems of {task} and are "
+                "left out"
             )
-        found = {
-            k: None if math.isnan(x) else x
-            for k, x in (("pca_shift", distance), ("pca_shift_masked", repaired))
+        shifts[task] = {
+            "pca_shift": None if math.isnan(distance) else distance,
+            "pca_shift_masked": None if math.isnan(repaired) else repaired,
+            "nan_layers": n_nan,
+            "points": points.tolist(),
         }
-        shifts[task] = found | {"nan_layers": n_nan, "points": points.tolist()}
     return shifts
 
 
-# ---------------------------------------------------------------- inputs
+# ---------------------------------------------------------------- one base, several tuned models
 
 
-def check_vocabularies(cfg):
-    """Before anything is computed: each tuned model speaks the base's vocabulary, else BadInput names the difference."""
-    vocabularies, sizes = {}, {}
-    for path in (cfg.base, *cfg.tuned):
-        try:
-            vocabularies[path] = AutoTokenizer.from_pretrained(path).get_vocab()
-            sizes[path] = AutoConfig.from_pretrained(path).get_text_config().vocab_size
-        except Exception as error:  # of whatever kind a broken directory or a strange family raises
-            why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-            raise BadInput(f"{path}: cannot be loaded as a model ({why})") from error
-        theirs, ours = vocabularies[path], vocabularies[cfg.base]
-        if token := min(
-            (t for t in {*ours, *theirs} if ours.get(t) != theirs.get(t)), default=None
-        ):
+@dataclass
+class Job:
+    """What one model is asked."""
+
+    name: str
+    rows: list  # the completions to measure
+    viewed: list  # completions that the page shows
+    folder: Path  # for finished micro-batches
+    examples: list = field(default_factory=list)  # (prompt ids, completion ids) of the rows
+    viewed_examples: list = field(default_factory=list)
+    texts: dict = field(default_factory=dict)  # {task: problems for the PCA shift}
+    n_skipped: int = 0  # completions that cannot be measured
+
+    @property
+    def viewed_folder(self):
+        return self.folder.with_name(f"{self.folder.name}-viewed")
+
+
+def make_jobs(study, files, tokenizer, work):
+    """The jobs of the base and of each tuned model; finished micro-batches go to folders in work."""
+    models = study.models
+    written = {name: find_completions(files, path) for name, path in models.tuned.items()}
+    form = next(iter(written.values())).format
+    # The base is asked about nothing but its own answers that the page shows.
+    written = {models.base: Completions([], 0, form)} | written
+    rows = {name: found.rows for name, found in written.items()}
+    viewed = choose_transcripts(models, study.runs, rows)
+    jobs = []
+    for number, (name, found) in enumerate(written.items()):
+        job = Job(name, first_of_each_task(found.rows), viewed[name], work / str(number))
+        job.n_skipped = found.n_skipped
+        job.texts = problem_texts(found.rows)
+        job.examples = [
+            (found.format.prompt_ids(tokenizer, row["question"]), row["ids"]) for row in job.rows
+        ]
+        job.viewed_examples = [
+            (found.format.prompt_ids(tokenizer, row["question"]), row["ids"][:VIEWED_TOKENS])
+            for _, _, row in job.viewed
+        ]
+        jobs.append(job)
+    return jobs
+
+
+def first_of_each_task(rows):
+    """The first N_RESPONSES rows of each task."""
+    n_seen, kept = Counter(), []
+    for row in rows:
+        n_seen[row_scope(row)] += 1
+        if n_seen[row_scope(row)] <= N_RESPONSES:
+            kept.append(row)
+    return kept
+
+
+def check_vocabularies(base, tuned):
+    """Check that all models have one vocabulary -> its size. Raises BadInput naming the difference."""
+    base_vocabulary, base_size = read_vocabulary(base)
+    for path in tuned:
+        vocabulary, size = read_vocabulary(path)
+        tokens = {*base_vocabulary, *vocabulary}
+        other = [t for t in tokens if base_vocabulary.get(t) != vocabulary.get(t)]
+        if other:
             raise BadInput(
-                f"--tuned {path}: its tokenizer is not that of --base {cfg.base}, {token!r} has another id"
+                f"--tuned {path}: its tokenizer is not that of --base {base}, "
+                f"{min(other)!r} has another id"
             )
-        if sizes[path] != sizes[cfg.base]:
+        if size != base_size:
             raise BadInput(
-                f"--tuned {path}: the size of its head is not that of --base {cfg.base}; KL needs one vocabulary"
+                f"--tuned {path}: the size of its head is not that of --base {base}; "
+                "KL needs one vocabulary"
             )
-    return sizes[cfg.base]
+    return base_size
 
 
-def job_of(cfg, tokenizer, name, written, n_vocabulary, viewed):
-    """What a model is asked: its measured rows, and the rows that the report shows, [(heading, title, row)]."""
-    rows, n_skipped, form = written
-    n_seen = defaultdict(itertools.count)
-    measured = [row for row in rows if next(n_seen[scope(row)]) < cfg.max_responses]
-    if foreign := [
-        row["id"] for row in measured if min(row["ids"]) < 0 or max(row["ids"]) >= n_vocabulary
-    ]:
+def read_vocabulary(path):
+    """A model directory or hub name -> ({token: id}, number of rows of its head)."""
+    try:
+        vocabulary = AutoTokenizer.from_pretrained(path).get_vocab()
+        size = AutoConfig.from_pretrained(path).get_text_config().vocab_size
+    except Exception as error:  # of whatever kind a broken directory or a strange family raises
+        why = (str(error).strip().splitlines() or [""])[0]
         raise BadInput(
-            f"--data: row '{foreign[0]}' has token ids outside the vocabulary of {n_vocabulary}"
-        )
-    shown = [
-        (form.prompt_ids(tokenizer, row["question"]), row["ids"][:VIEWED_TOKENS])
-        for _, _, row in viewed
-    ]
-    examples = [(form.prompt_ids(tokenizer, row["question"]), row["ids"]) for row in measured]
-    return SimpleNamespace(
-        name=name,
-        rows=measured,
-        examples=examples,
-        skipped=n_skipped,
-        viewed=viewed,
-        shown=shown,
-        texts=problem_texts(cfg, rows),
-    )
+            f"{path}: cannot be loaded as a model ({type(error).__name__}: {why})"
+        ) from error
+    return vocabulary, size
 
 
-def analyse(cfg, base, tuned, job, folder=None):
-    """Measure the rows of a job -> {task: Tally}."""
-    longest, tallies = max((len(ids) for _, ids in job.examples), default=1), {}
-    for i, values in measure(
-        base, tuned, job.examples, cfg.micro_batch_tokens, folder, desc=job.name
-    ):
-        row, (group, task) = job.rows[i], scope(job.rows[i])
-        injected = set(row.get("injected") or ())
-        if kept := [k for k in range(cfg.skip_first, len(row["ids"])) if k not in injected]:
-            tallies.setdefault(task, Tally(group, math.ceil(longest / N_BINS))).add(
-                str(row["id"]), row["ids"], values, kept
+def check_ids(jobs, n_vocab):
+    """Raise BadInput for a row with token ids that the models do not have."""
+    for row in (row for job in jobs for row in job.rows):
+        if min(row["ids"]) < 0 or max(row["ids"]) >= n_vocab:
+            raise BadInput(
+                f"--data: row '{row['id']}' has token ids outside the vocabulary of {n_vocab}"
             )
-    if n_nan := sum(t.n_nan for t in tallies.values()):
-        print(
-            f"warning: {job.name}: {n_nan} responses have numbers that are not finite and are left out"
-        )
-    tallies = {task: tally for task, tally in tallies.items() if tally.responses}
-    if job.rows and not tallies:
-        raise BadInput(f"--tuned {job.name}: no response gives finite numbers")
-    return tallies
 
 
-def entry_of(tallies, shifts, tokenizer):
-    """Tallies and PCA shifts of one tuned model -> its entry of metrics.json."""
-    tasks, name_of = (
-        defaultdict(dict),
-        functools.cache(lambda t: piece(tokenizer, t).strip() or repr(piece(tokenizer, t))),
-    )
-    for task, tally in tallies.items():
-        tasks[tally.group][task] = tally
-    parts = {"tasks": {task: {task: tally} for task, tally in tallies.items()}, "groups": tasks}
-    entry = {
-        part: {
-            name: summarise(inside, shifts) | most_shifted(inside.values(), name_of)
-            for name, inside in by.items()
-        }
-        for part, by in parts.items()
-    }
-    return entry | {"all": summarise(tallies, shifts)} | most_shifted(tallies.values(), name_of)
+def open_work(cfg):
+    """--out/work, where an interrupted analysis continues.
 
-
-def workplace(cfg):
-    """--out/work, where an interrupted analysis continues; emptied when settings, models or completions are others."""
+    Emptied if settings, models or completions have changed.
+    """
     folder = Path(cfg.out) / "work"
-    inputs = {
-        path: runlog.fingerprint(path) for path in (cfg.base, *cfg.tuned, *cfg.data, *cfg.runs)
-    }
-    identity = runlog.identity(cfg, ("claims", "judged", "kl", "rank_width", "k_texts")) | inputs
+    paths = (cfg.base, *cfg.tuned, *cfg.data, *cfg.runs)
+    identity = runlog.identity(cfg, without=("claims", "judged", "published"))
+    identity |= {path: runlog.fingerprint(path) for path in paths}
     header = folder / "identity.json"
     if header.is_file() and read_json(header) != identity:
         shutil.rmtree(folder)
@@ -574,166 +716,323 @@ def workplace(cfg):
     return folder
 
 
-def compare(cfg, study, files):
-    """The base against one tuned model after the other, into the study -> transcripts, [heading, side by side]."""
-    n_vocabulary = check_vocabularies(cfg)
-    written = {name: completions_of(path, files, cfg) for name, path in study.tuned.items()}
-    viewed, dtype = to_show(cfg, study, written), DTYPES[cfg.dtype]
-    model, tokenizer = loading.load(cfg.base, cfg.device, dtype)
-    written = {study.base: ([], 0, next(iter(written.values()))[2])} | written
-    jobs = [
-        job_of(cfg, tokenizer, name, parts, n_vocabulary, viewed[name])
-        for name, parts in written.items()
-    ]
-    work = workplace(cfg)
+def compare_models(cfg, study, files):
+    """The base against one tuned model after the other -> transcripts for the page.
 
-    def pools(jobs):  # of the model that is loaded
-        return {
-            chosen: pooled_layers(model, tokenizer, chosen, cfg.micro_batch_tokens)
-            for chosen in dict.fromkeys(chosen for job in jobs for chosen in job.texts.values())
-        }
-
-    base, before, shown = Side.of(model), pools(jobs), []
-    if cfg.stream:  # its states go to disk, its head stays
-        for k, job in enumerate(jobs):
-            store(
-                base,
-                job.examples,
-                cfg.micro_batch_tokens,
-                work / f"{k}",
-                f"{study.base} on {job.name}",
-            )
-            store(
-                base,
-                job.shown,
-                cfg.micro_batch_tokens,
-                work / f"{k}-shown",
-                f"{study.base} on {job.name}",
-            )
-        weight = base.head.weight.detach().clone()
-        base = Side(base.head._replace(weight=weight), None)
-    model = None
-    for k, job in enumerate(jobs):
-        tuned = base
-        if job.name != study.base:
-            try:
-                model = loading.load(study.tuned[job.name], cfg.device, dtype)[0]
-            # weights that are not numbers, a layer that engine/model.py does not compute
-            except BadInput as error:
-                print(f"warning: {error}; the other models are analysed")
-                study.refused[job.name] = str(error)
-                continue
-            tuned = Side.of(model)
-            tallies = analyse(cfg, base, tuned, job, work / f"{k}")
-            shifts = task_shifts(job.name, job.texts, before, pools([job]))
-            study.results[job.name] = entry_of(tallies, shifts, tokenizer) | {
-                "skipped_rows": job.skipped
-            }
-            study.points[job.name] = {task: shift["points"] for task, shift in shifts.items()}
-            study.questions[job.name] = {
-                group: [r for t in tallies.values() if t.group == group for r in t.responses]
-                for group in study.results[job.name]["groups"]
-            }
-        for i, values in measure(
-            base, tuned, job.shown, cfg.micro_batch_tokens, work / f"{k}-shown", top=3
-        ):
-            heading, title, row = job.viewed[i]
-            shown.append((heading, transcript(tokenizer, row, values, title)))
-        model = tuned = None  # before the next one is loaded
-    study.tuned = {name: path for name, path in study.tuned.items() if name not in study.refused}
-    study.pair, study.shown = (
-        [n for n in names if n in study.tuned] for names in (study.pair, study.shown)
-    )
-    if not study.tuned:
+    files: runs with the completions of the tuned models. Fills in what the Study has of both models
+    on the tokens of the tuned one. Raises BadInput if no model can be loaded.
+    """
+    n_vocab = check_vocabularies(cfg.base, cfg.tuned)
+    tokenizer = loading.load_tokenizer(cfg.base)
+    base_job, *jobs = make_jobs(study, files, tokenizer, open_work(cfg))
+    check_ids(jobs, n_vocab)
+    base, before = prepare_base(cfg, [base_job, *jobs], tokenizer)
+    transcripts = view(cfg, base, base, base_job, tokenizer)
+    for job in jobs:
+        try:
+            model, _ = loading.load(study.models.tuned[job.name], cfg.device, DTYPES[cfg.dtype])
+        # weights that are not numbers, a layer that engine/model.py does not compute
+        except BadInput as error:
+            print(f"warning: {error}; the other models are analysed")
+            study.refused[job.name] = str(error)
+            continue
+        tuned = Side.of(model)
+        tallies = tally_responses(cfg, base, tuned, job)
+        after = pool_problems(cfg, model, tokenizer, [job])
+        shifts = task_shifts(job.name, job.texts, before, after)
+        add_results(study, job, tallies, shifts, tokenizer)
+        transcripts += view(cfg, base, tuned, job, tokenizer)
+        del model, tuned  # before the next one is loaded
+    study.models = study.models.without(study.refused)
+    if not study.models.tuned:
         raise BadInput(next(iter(study.refused.values())))
-    order = list(dict.fromkeys(heading for job in jobs[1:] for heading, _, _ in job.viewed))
-    groups = [g for r in study.results.values() for g in r["groups"]]
-    study.group = "math" if "math" in groups else groups[0]  # what training was for
-    study.curves = forced_points(study.runs, study.group)
-    return [[heading, [t for h, t in shown if h == heading]] for heading in order]
-
-
-def main(cfg):
-    """Analyse, write everything into --out, print the tables; returns what metrics.json holds."""
-    if not cfg.tuned or not cfg.data:
-        raise BadInput("--tuned and --data are needed: which models, and what they wrote")
-    files, runs, names = (
-        read_runs(cfg.data),
-        read_runs(cfg.runs),
-        [Path(path).name for path in (*cfg.tuned, cfg.base)],
-    )
-    claims = [
-        settle(claim, runs, cfg.claims) for claim in (read_json(cfg.claims) if cfg.claims else ())
+    headings = dict.fromkeys(chosen.heading for job in jobs for chosen in job.viewed)
+    return [
+        (heading, [found for other, found in transcripts if other == heading])
+        for heading in headings
     ]
-    # "seed1/grpo" is a copy of "seed0/grpo"
-    parents = [Path(path).parent.name for path in cfg.tuned]
-    tuned = {
-        n if names.count(n) == 1 else parent + "-/"["seed" in parent] + n: path
-        for n, parent, path in zip(names, parents, cfg.tuned)
-    }
-    study = describe(cfg, tuned, runs)
-    study.compute = {name: found for name, path in tuned.items() if (found := ledger(path))}
-    judged = {k: v for path in cfg.judged for k, v in read_judged(path).items()}
-    out = Path(cfg.out)
-    viewed = compare(cfg, study, files)
-    study.weights, study.overlaps = weight_changes(
-        cfg.base, study.tuned, cfg.rank_width, cfg.device
-    )
-    study.traces, study.contrasts = traces(runs or files, judged), contrasts(study)
-    study.matched = (
-        matched(*(study.compute[n] for n in study.pair), study.training[study.pair[0]])
-        if len(study.pair) == 2 and set(study.pair) <= set(study.compute)
-        else {}
-    )
 
-    metrics = {
+
+def prepare_base(cfg, jobs, tokenizer):
+    """Load the base -> (Side, its pooled states of all problems).
+
+    With --stream its states of all jobs go to files, and the model is not kept.
+    """
+    model, _ = loading.load(cfg.base, cfg.device, DTYPES[cfg.dtype])
+    base = Side.of(model)
+    pooled = pool_problems(cfg, model, tokenizer, jobs)
+    if not cfg.stream:
+        return base, pooled
+    for job in jobs:
+        desc = f"{Path(cfg.base).name} on {job.name}"
+        store(base, job.examples, cfg.micro_batch_tokens, job.folder, desc)
+        store(base, job.viewed_examples, cfg.micro_batch_tokens, job.viewed_folder, desc)
+    return base.without_model(), pooled
+
+
+def pool_problems(cfg, model, tokenizer, jobs):
+    """{texts: pooled_layers} of a model for all texts of the jobs."""
+    chosen = dict.fromkeys(texts for job in jobs for texts in job.texts.values())
+    return {
+        texts: pooled_layers(model, tokenizer, texts, cfg.micro_batch_tokens) for texts in chosen
+    }
+
+
+def tally_responses(cfg, base, tuned, job):
+    """Measure the rows of a job -> {task: Tally}. Raises BadInput if no response gives numbers."""
+    longest = max((len(ids) for _, ids in job.examples), default=1)
+    width = math.ceil(longest / N_POSITIONS)
+    tallies = {}
+    found = measure(
+        base, tuned, job.examples, cfg.micro_batch_tokens, job.folder, desc=job.name
+    )
+    for i, values in found:
+        row = job.rows[i]
+        group, task = row_scope(row)
+        counted = counted_tokens(row, cfg.published)
+        if counted:
+            tally = tallies.setdefault(task, Tally(group, width))
+            tally.add(str(row["id"]), row["ids"], values, counted)
+    n_nan = sum(tally.n_nan for tally in tallies.values())
+    if n_nan:
+        print(
+            f"warning: {job.name}: {n_nan} responses have numbers that are not finite and are "
+            "left out"
+        )
+    tallies = {task: tally for task, tally in tallies.items() if tally.responses}
+    if job.rows and not tallies:
+        raise BadInput(f"--tuned {job.name}: no response gives finite numbers")
+    return tallies
+
+
+def counted_tokens(row, published):
+    """Indices of the tokens that count: those the model wrote; as published without the first."""
+    injected = set(row.get("injected") or ())
+    first = 1 if published else 0
+    return [i for i in range(first, len(row["ids"])) if i not in injected]
+
+
+def add_results(study, job, tallies, shifts, tokenizer):
+    """Put what was measured of one tuned model into the Study."""
+
+    @functools.cache
+    def name_of(token):
+        text = token_text(tokenizer, token)
+        return text.strip() or repr(text)
+
+    def entry(chosen):
+        return summarise(chosen, shifts) | most_shifted(chosen.values(), name_of)
+
+    by_group = defaultdict(dict)
+    for task, tally in tallies.items():
+        by_group[tally.group][task] = tally
+    study.results[job.name] = {
+        "tasks": {task: entry({task: tally}) for task, tally in tallies.items()},
+        "groups": {group: entry(inside) for group, inside in by_group.items()},
+        "all": summarise(tallies, shifts),
+        **most_shifted(tallies.values(), name_of),
+        "skipped_rows": job.n_skipped,
+    }
+    study.points[job.name] = {task: shift["points"] for task, shift in shifts.items()}
+    study.responses[job.name] = {
+        group: [response for tally in inside.values() for response in tally.responses]
+        for group, inside in by_group.items()
+    }
+
+
+def view(cfg, base, tuned, job, tokenizer):
+    """Measure what the page shows of a job -> [(heading, transcript)]."""
+    found = measure(
+        base, tuned, job.viewed_examples, cfg.micro_batch_tokens, job.viewed_folder, top=3
+    )
+    transcripts = []
+    for i, values in found:
+        heading, title, row = job.viewed[i]
+        transcripts.append((heading, make_transcript(tokenizer, row, values, title)))
+    return transcripts
+
+
+# ---------------------------------------------------------------- runs and their statistics
+
+
+def grade_run(run):
+    """A run -> the same with its grades. Raises BadInput that names file and line."""
+    try:
+        return run._replace(graded=evaluate.metrics(run.rows))
+    except BadInput as error:
+        raise BadInput(f"{run.path}: {error}") from error
+
+
+def grade_together(runs):
+    """evaluate.metrics of several seeds of a run."""
+    return runs[0].graded if len(runs) == 1 else evaluate.metrics(pool_rows(runs))
+
+
+def grade_runs(study):
+    """Fill in what the Study has of graded runs. The claims must have been decided by then."""
+    for name in dict.fromkeys(run.name for run in study.runs):
+        study.graded[name] = grade_together([run for run in study.runs if run.name == name])
+    for name, path in study.models.paths().items():
+        mine = [run for run in study.runs if run.written_by(path) and run.is_unforced()]
+        names = [run.name for run in mine]
+        if mine:
+            chosen = name if name in names else names[0]
+            graded = grade_together([run for run in mine if run.name == chosen])
+            study.accuracy[name] = {
+                group: summary
+                for group, summary in graded["groups"].items()
+                if summary["n_questions"]
+            }
+    study.transfer = transferability(study.models, study.accuracy)
+
+
+def transferability(models, accuracy):
+    """{model: {"v1" or "v2": {group: TI}}} of the models that have the base's tasks.
+
+    TI is None where it is undefined.
+    """
+    before = task_scores(accuracy.get(models.base, {}))
+    if "math" not in before:
+        return {}
+    found = {}
+    for name in models.tuned:
+        after = task_scores(accuracy.get(name, {}))
+        if all(set(tasks) == set(after.get(group, ())) for group, tasks in before.items()):
+            found[name] = {
+                version: evaluate.defined_transferability(before, after, name, version, None)
+                for version in ("v1", "v2")
+            }
+    return found
+
+
+def task_scores(accuracy):
+    """{group: summary} -> {group: {task: percent right}}."""
+    return {
+        group: {
+            task: found["accuracy"]
+            for task, found in summary["tasks"].items()
+            if found["n_questions"]
+        }
+        for group, summary in accuracy.items()
+    }
+
+
+def compare_answers(study):
+    """Fill in the paired differences of the Study, and its curves under a budget."""
+    bootstrap = functools.partial(evaluate.paired_bootstrap, n_resamples=2000)
+    study.contrasts = compare_trainings(study.models, study.responses, study.runs, bootstrap)
+    group = study.main_group()
+    study.curves = budget_curves(study.runs, study.graded, group)
+    for model, points in study.curves.items():
+        found = compare_waits(points, study.runs, group, evaluate.paired_bootstrap)
+        if found:
+            study.waits[model] = found
+
+
+def compare_costs(study, ledgers):
+    """Fill in what the trainings computed, and the pair against each other."""
+    study.compute = ledgers
+    pair = study.models.pair
+    if len(pair) == 2 and set(pair) <= set(ledgers):
+        one, other = (ledgers[name] for name in pair)
+        study.matched = match_compute(one, other, study.models.training[pair[0]])
+
+
+# ---------------------------------------------------------------- results
+
+
+def metrics_of(study):
+    """What metrics.json holds: an entry per tuned model, and what runs, weights and claims say."""
+    models = {
         name: result | {"weights": study.weights[name]} for name, result in study.results.items()
     }
-    metrics |= {
+    return models | {
         "refused": study.refused,
-        "claims": claims,
+        "claims": study.claims,
         "transferability": study.transfer,
         "contrasts": study.contrasts,
         "overlaps": study.overlaps,
-        "behaviours": study.traces,
+        "behaviours": study.behaviours,
         "compute": {"ledgers": study.compute, "matched": study.matched},
-        "runs": {},
+        "runs": {name: run_entry(study, name) for name in study.graded},
     }
-    for name in dict.fromkeys(r.name for r in runs):
-        summary = metrics["runs"][name] = pooled(runs, name) | {
-            "seeds": [r.seed for r in runs if r.name == name]
-        }
-        for of_group in summary["groups"].values():
-            del of_group["questions"]  # evaluate.py --out has them
+
+
+def run_entry(study, name):
+    """The numbers of a run and its seeds; those of single questions are in evaluate.py --out."""
+    graded = study.graded[name]
+    groups = {
+        group: {key: value for key, value in summary.items() if key != "questions"}
+        for group, summary in graded["groups"].items()
+    }
+    seeds = [run.seed for run in study.runs if run.name == name]
+    return {"all": graded["all"], "groups": groups, "seeds": seeds}
+
+
+def print_tables(study):
+    found = {
+        "claims": tables.claims_table(study.claims),
+        "SFT against RL": tables.model_table(study),
+        "differences": tables.contrasts_table(study),
+    }
+    for title, rows in found.items():
+        if rows:
+            print(f"\n{title}", *tables.format_columns(rows), sep="\n")
+
+
+def command_line(cfg):
+    """The command that gives these settings."""
+    words = ["python analyze.py"]
+    for name, value in asdict(cfg).items():
+        if value == getattr(Config, name, None):  # the default
+            continue
+        words.append(settings.flag(name))
+        if isinstance(value, tuple):
+            words += value
+        elif value is not True:
+            words.append(str(value))
+    return " ".join(words)
+
+
+def main(cfg):
+    """Analyse, write everything into --out, print the tables -> what metrics.json holds."""
+    if not cfg.tuned or not cfg.data:
+        raise BadInput("--tuned and --data are needed: which models, and what they wrote")
+    out = Path(cfg.out)
+
+    # What the runs say. A file that cannot be used is found before a model is loaded.
+    files = read_runs(cfg.data)
+    runs = [grade_run(run) for run in read_runs(cfg.runs)]
+    claims = read_json(cfg.claims) if cfg.claims else []
+    study = Study(describe_models(cfg.base, cfg.tuned), cfg.published, runs)
+    study.claims = [
+        decide_claim(claim, runs, cfg.claims, evaluate.paired_bootstrap) for claim in claims
+    ]
+    grade_runs(study)
+    ledgers = {name: read_ledger(path) for name, path in study.models.tuned.items()}
+    judged = {}
+    for path in cfg.judged:
+        judged |= read_judged(path)
+
+    # KL, rank shift and PCA shift.
+    transcripts = compare_models(cfg, study, files)
+
+    # Weights, paired differences, traces, and what the trainings cost.
+    study.weights, study.overlaps = weight_changes(cfg.base, study.models.tuned, cfg.device)
+    study.behaviours = summarise_runs(runs or files, judged, evaluate.mean_interval)
+    compare_answers(study)
+    compare_costs(study, {name: ledger for name, ledger in ledgers.items() if ledger})
+
+    metrics = metrics_of(study)
     runlog.save_config(cfg, out / "analysis.config.json")
-    (out / "metrics.json").write_text(
-        json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    flags = [
-        f"--{k.replace('_', '-')} {' '.join(v) if isinstance(v, tuple) else '' if v is True else v}".strip()
-        for k, v in asdict(cfg).items()
-        if v != getattr(Config, k, None)
-    ]
-    rows = [["", "claim", "where", "verdict"]] if claims else []
-    rows += [
-        [c["id"], c["text"], f"{c['group']}: {c['from']} → {c['to']}", c["verdict"]] for c in claims
-    ]
-    text = page(study, rows, viewed, draw(study, out), f"python analyze.py {' '.join(flags)}")
-    (out / "report.html").write_text(text, encoding="utf-8")
-    for title, lines in (
-        ("claims", rows),
-        ("SFT against RL", [*zip(*model_table(study))]),
-        ("differences", tables(study).get("CONTRASTS")),
-    ):
-        if lines:
-            widths = [max(map(len, column)) for column in zip(*lines)]
-            print(
-                f"\n{title}",
-                *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines),
-                sep="\n",
-            )
+    text = json.dumps(metrics, indent=1, ensure_ascii=False)
+    (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    print_tables(study)
+
+    page = make_page(study, transcripts, draw_figures(study, out), command_line(cfg))
+    (out / "report.html").write_text(page, encoding="utf-8")
     shutil.rmtree(out / "work")
-    print(f"\n{out / 'report.html'}: {len(text) / 1e6:.1f} MB")
+    print(f"\n{out / 'report.html'}: {len(page) / 1e6:.1f} MB")
     return metrics
 
 
