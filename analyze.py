@@ -64,13 +64,13 @@ from report.transcripts import VIEWED_TOKENS, choose_transcripts, make_transcrip
 from report.weights import weight_changes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     base: str  # model that training started from: directory or hub name
     tuned: tuple[str, ...] = ()  # models that were trained from it
     # completions of the tuned models; their headers say whose, and in which format
     data: tuple[str, ...] = ()
-    out: str = "out/analysis"  # directory to write into
+    out: str  # directory to write into
 
     # completions to grade: files, or directories with one replicate (seed) each
     runs: tuple[str, ...] = ()
@@ -783,9 +783,7 @@ def tally_responses(cfg, base, tuned, job):
     longest = max((len(ids) for _, ids in job.examples), default=1)
     width = math.ceil(longest / N_POSITIONS)
     tallies = {}
-    found = measure(
-        base, tuned, job.examples, cfg.micro_batch_tokens, job.folder, desc=job.name
-    )
+    found = measure(base, tuned, job.examples, cfg.micro_batch_tokens, job.folder, desc=job.name)
     for i, values in found:
         row = job.rows[i]
         group, task = row_scope(row)

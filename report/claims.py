@@ -149,8 +149,7 @@ def compare_trainings(models, responses, runs, bootstrap):
     first, second = models.pair
     replicates = [models.replicates(name) for name in models.pair]
     one, other = (
-        name if len(found) == 1 else Path(name).name
-        for name, found in zip(models.pair, replicates)
+        name if len(found) == 1 else Path(name).name for name, found in zip(models.pair, replicates)
     )
     answers = [unforced_run(runs, models.tuned[name]) for name in models.pair]
     contrasts = []

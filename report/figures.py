@@ -408,9 +408,7 @@ def pictures_of_words(study, colours):
 def pictures_of_states(study, colours):
     points = {name: study.points[name] for name in study.models.shown}
     rows = math.ceil(len(union_of_keys(points)) / PANELS)
-    weights = {
-        name: study.weights[name] for name in study.models.shown if study.weights[name]["n"]
-    }
+    weights = {name: study.weights[name] for name in study.models.shown if study.weights[name]["n"]}
     return [
         Picture(
             "pca",

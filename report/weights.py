@@ -121,7 +121,9 @@ class Changes:
 
     def summary(self):
         """The entry "weights" of metrics.json; shares in percent."""
-        ranks = [m["rank"] / m["full_rank"] for m in self.matrices.values() if m["rank"] is not None]
+        ranks = [
+            m["rank"] / m["full_rank"] for m in self.matrices.values() if m["rank"] is not None
+        ]
         return {
             "n": self.n,
             "unmatched": self.unmatched,
