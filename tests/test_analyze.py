@@ -1,14 +1,17 @@
-"""analyze.py, report/page.py and what they are made of: the published vectors, brute force in float64, claims by hand, hostile
-text, interrupted and streamed runs, the whole script. The page in a browser: test_report.py."""
+"""analyze.py: the published vectors, brute force in float64, interrupted and streamed runs, all of it."""
 
+# ruff: noqa: F811  (a fixture is imported by its name, which is then an argument)
+
+import gc
 import json
 import math
-import re
+import weakref
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from analysis import HOSTILE, analysed, completions, make_model, place  # noqa: F401  (fixtures)
 from safetensors.torch import load_file, save_file
 
 import analyze
@@ -26,75 +29,12 @@ from analyze import (
     pooled_layers,
     rank_shifts,
     summarise,
-    token_numbers,
 )
-from data import tiny
 from engine import attention, loading, packing, runlog
 from engine import model as models
-from engine.format import FORMATS
 from engine.rows import BadInput, read_rows, write_rows
 from kernels import Head, reference
-from report import behaviours, weights
-from report.page import (
-    Run,
-    choose_pairs,
-    choose_waits,
-    completions_of,
-    contrasts,
-    judge,
-    paired,
-    read_runs,
-    settle,
-)
-
-HOSTILE = "</script><img src=x onerror=1>"
-
-
-def make_model(path, seed, words=(), n_vocabulary=None):
-    """A random Qwen2 of width 32 over the tiny world's vocabulary, saved to path."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    tokenizer = tiny.tokenizer()
-    tokenizer.add_tokens(list(words))
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=n_vocabulary or len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = Qwen2ForCausalLM(config)
-    with torch.no_grad():  # logits of a useful size: KL far above rounding
-        model.lm_head.weight.mul_(20)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
-
-
-made = {}  # what other test files use, too, is made once
-
-
-@pytest.fixture(scope="session")
-def place(tmp_path_factory):
-    """Models base, tuned (training.json says SFT) and other (says RL), with a hostile word in their vocabulary."""
-    if "place" in made:
-        return made["place"]
-    path = made["place"] = tmp_path_factory.mktemp("analyze")
-    for seed, name in enumerate(("base", "tuned", "other")):
-        make_model(path / name, seed, [HOSTILE])
-    (path / "tuned" / "training.json").write_text(
-        json.dumps({"train_on": "completion", "lr": 1e-3, "n_steps": 7})
-    )
-    (path / "other" / "training.json").write_text(
-        json.dumps({"reward": "correct", "lr": 5e-4, "n_steps": 3})
-    )
-    return path
+from kernels.pair import token_numbers
 
 
 def measure(base, tuned, examples, micro_batch_tokens=16384, **more):
@@ -436,262 +376,38 @@ def test_a_layer_that_is_not_finite_is_left_out(place, capsys):
     assert found["pca_shift"] is None and found["points"] == []
 
 
-# ---- weights
-
-
-def test_unchanged_by_hand():
-    """2505.11711: one of four changed; 5e-6 is equal at 1e-5 and 2e-5 is not; bfloat16 hides 1 + 0.003, not 1 + 0.005."""
-    base, one = torch.tensor([1.0, 2, 3, 4]), torch.ones(2)
-    assert weights.difference(base, torch.tensor([1, 2, 3.5, 4]), torch.float32).tolist() == [
-        0,
-        0,
-        0.5,
-        0,
-    ]
-    small = weights.difference(torch.zeros(2), torch.tensor([5e-6, 2e-5]), torch.float32)
-    assert (small > weights.PUBLISHED).tolist() == [False, True]
-    assert weights.difference(one, torch.tensor([1.003, 1.005]), torch.bfloat16).tolist() == [
-        0,
-        0.0078125,
-    ]
-    assert (
-        weights.difference(one, torch.tensor([1.003, 1.005]), torch.float32) > weights.PUBLISHED
-    ).all()
-
-
-def test_overlap_by_hand():
-    """Sets {0, 1, 2} and {1, 2, 3, 4}: 2/3 of the first, 1/2 of the second."""
-    one, other = torch.zeros(6, dtype=bool), torch.zeros(6, dtype=bool)
-    one[[0, 1, 2]] = other[[1, 2, 3, 4]] = True
-    assert weights.overlap(one, other) == (pytest.approx(200 / 3), pytest.approx(50))
-    assert weights.overlap(one, torch.zeros(6, dtype=bool)) == (0, None)
-
-
-def test_weight_changes_of_checkpoints(tmp_path, capsys):
-    """A 4 × 3 matrix with a rank-1 update of one row, a vector left alone; a checkpoint in files; what has no partner."""
-    base = {"model.layers.0.w": torch.arange(12.0).view(4, 3), "model.layers.1.b": torch.ones(4)}
-    tuned = {
-        "model.layers.0.w": base["model.layers.0.w"].clone(),
-        "model.layers.1.b": torch.ones(4),
-        "extra": torch.ones(2),
-    }
-    tuned["model.layers.0.w"][1] += 1
-    for name in ("base", "one", "two"):
-        (tmp_path / name).mkdir()
-    save_file(base, tmp_path / "base/model.safetensors")
-    files = {name: f"part{i}.safetensors" for i, name in enumerate(tuned)}
-    for name, file in files.items():
-        save_file({name: tuned[name]}, tmp_path / "one" / file)
-    (tmp_path / "one/model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-    two = {name: x.clone() for name, x in base.items()}
-    two["model.layers.0.w"][1:3, 0] += 1
-    two["model.layers.1.b"][0] = math.nan
-    save_file(two, tmp_path / "two/model.safetensors")
-    base, one, two = (str(tmp_path / name) for name in ("base", "one", "two"))
-    found, overlaps = weights.weight_changes(base, {"one": one, "two": two}, 3)
-    path, one = one, found["one"]
-    assert (
-        one["n"] == 16
-        and one["unmatched"] == 1
-        and one["unchanged"]["fp32"]["1e-05"] == pytest.approx(100 * 13 / 16)
-    )
-    assert one["matrices"] == {"model.layers.0.w": {"changed": 25, "full_rank": 3, "rank": 1}}
-    assert one["rank_share"] == pytest.approx(100 / 3) and one["layers"]["layer 1"] == {
-        "norm": 2,
-        "update_norm": 0,
-        "changed": 0,
-    }
-    assert one["layers"]["layer 0"] == pytest.approx(
-        {"norm": math.sqrt(506), "update_norm": math.sqrt(3), "changed": 25}
-    )
-    assert found["two"]["unmatched"] == 1 and found["two"]["n"] == 12  # the vector has a NaN
-    assert overlaps == [
-        pytest.approx(
-            {
-                "one": "one",
-                "other": "two",
-                "of_one": 100 / 3,
-                "of_other": 50,
-                "chance_of_one": 100 * 2 / 12,
-                "chance_of_other": 100 * 3 / 12,
-            }
-        )
-    ]
-    assert capsys.readouterr().out.count("1 tensors cannot be compared") == 2
-    assert weights.weight_changes(base, {"one": path}, 2)[0]["one"]["rank_share"] is None
-    with pytest.raises(BadInput, match="no safetensors weights"):
-        weights.shards(str(tmp_path))
-
-
-def test_ledger_by_hand(tmp_path):
-    """Totals by phase; 1.2288e18 FLOPs against 3.6e17 of 5 epochs: 17.07 epochs would match; a broken line is named."""
-    assert weights.ledger(tmp_path) is None
-    rows = [
-        {"phase": "train", "tokens": 10, "flops": 3e17},
-        {"phase": "train", "tokens": 2, "flops": 6e16},
-    ]
-    write_rows(tmp_path / "flops.jsonl", rows)
-    sft = weights.ledger(tmp_path)
-    assert (
-        sft["phases"] == {"train": {"tokens": 12, "flops": 3.6e17}}
-        and sft["total"] == sft["training"] == 3.6e17
-    )
-    write_rows(
-        tmp_path / "flops.jsonl",
-        [
-            {"phase": "sample", "tokens": 1, "flops": 3.072e17},
-            {"phase": "train", "tokens": 1, "flops": 9.216e17},
-        ],
-    )
-    rl = weights.ledger(tmp_path)
-    assert rl["total"] == pytest.approx(1.2288e18) and rl["training"] == 9.216e17
-    found = weights.matched(sft, rl, {"epochs": 5, "n_steps": 315})
-    assert found["total"]["epochs"] == pytest.approx(17.07, abs=0.01) and found["training"][
-        "times"
-    ] == pytest.approx(2.56)
-    write_rows(tmp_path / "flops.jsonl", [rows[0], rows[0] | {"flops": "many"}])
-    with pytest.raises(BadInput, match=r"flops.jsonl:2: 'flops' is not a number"):
-        weights.ledger(tmp_path)
-
-
-# ---- behaviours
-
-
-def test_rules_against_labels():
-    """Agreement with labels by hand, whether a trace shows a behaviour: at least 95% on the 22 traces that the rules were made
-    with, 90% on 22 others."""
-    rows = [
-        json.loads(line)
-        for line in (Path(__file__).parent / "labelled_traces.jsonl").read_text().splitlines()
-    ]
-    for split, least in (("dev", 0.95), ("held_out", 0.9)):
-        chosen = [row for row in rows if row["split"] == split]
-        for name in behaviours.RULES:
-            agree = [
-                bool(behaviours.behaviours(row["text"])[name]) == bool(row[name]) for row in chosen
-            ]
-            assert sum(row[name] for row in chosen) >= 3 and sum(agree) / len(agree) >= least, (
-                split,
-                name,
-                sum(agree),
-            )
-
-
-def test_behaviours_by_hand():
-    """Counts of one trace; words, repetition and classes; long near misses take no more than their length's share."""
-    assert behaviours.behaviours(
-        "wait , maybe 1 + 4 = 5 vs 10 low . wait , perhaps 2 * 5 = 10 vs 10 yes"
-    ) == {"verification": 2, "backtracking": 2, "subgoal": 0, "backward": 0}
-    assert behaviours.behaviours("") == dict.fromkeys(behaviours.RULES, 0)
-    import time
-
-    began = time.process_time()
-    for text in ("= 1 " * 5000, "need 12 " * 2500, "12/3=4 " * 2800, "wai " * 5000):
-        behaviours.behaviours(text)
-    assert time.process_time() - began < 2  # 80,000 characters
-    assert behaviours.wait_words("Wait, wait... waiting; Hmm")["wait"] == 2
-    classes = [behaviours.word_class(t) for t in (" So", "therefore,", "cat", "12", "+")]
-    assert classes == ["logical", "logical", "content", "sign", "sign"]
-
-
-def test_variety_by_hand():
-    """Two questions of three samples: one with two right solutions that read differently and one answer, one with none."""
-
-    def row(question, answer, thinking):
-        return {"id": question, "answer": "4", "thinking": thinking, "response": answer}
-
-    rows = [
-        row("a", "4", "2 + 2"),
-        row("a", "4", "2  +  2"),
-        row("a", "4", "1 + 3"),
-        row("b", "5", "x"),
-        row("b", "6", "y"),
-        row("b", "7", "z"),
-    ]
-    assert behaviours.variety(rows) == {
-        "coverage": 50,
-        "diversity": 1,
-        "different_answers": 0.5,
-        "n_samples": 3,
-    }
-    assert behaviours.variety([{"id": "a", "response": "4"}]) is None
-
-
-def test_a_judge_through_files(tmp_path):
-    """Four questions per trace; counts come back by trace; mean 2.0, share 0.667, agreement with the rules; no tag is 0."""
-    rows = [
-        {"id": str(i), "question": "q", "response": text}
-        for i, text in enumerate(("wait, no", "wait", "nothing"))
-    ]
-    write_rows(tmp_path / "run.jsonl", rows)
-    asked = behaviours.main(
-        behaviours.Config(data=(str(tmp_path / "run.jsonl"),), out=str(tmp_path / "judge.jsonl"))
-    )
-    assert (
-        len(asked) == 12
-        and "wait, no" in asked[0]["question"]
-        and "<count>" in asked[0]["question"]
-    )
-    said = {
-        "wait, no": "twice <count>2</count>",
-        "wait": "no tag",
-        "nothing": "<count>1</count> or <count> 4 </count>",
-    }
-    answers = [
-        row
-        | {
-            "thinking": "I think <count>9</count>",
-            "response": next(v for k, v in said.items() if row["question"].endswith(k)),
-        }
-        for row in asked
-        if row["judged"]["behaviour"] == "backtracking"
-    ]
-    write_rows(tmp_path / "judged.jsonl", answers)
-    judged = behaviours.read_judged(tmp_path / "judged.jsonl")
-    found = behaviours.summary(rows, judged, lambda shares: (sum(shares) / len(shares), 0, 1))
-    assert found["behaviours"]["backtracking"]["judged"] == pytest.approx(
-        {"n": 3, "mean": 2, "share": 200 / 3, "agreement": 100 / 3}
-    )
-    assert found["behaviours"]["backtracking"]["share"] == pytest.approx(200 / 3)
-    assert "judged" not in found["behaviours"]["subgoal"]
-    with pytest.raises(BadInput, match=r"run.jsonl:1: no field 'judged'"):
-        behaviours.read_judged(tmp_path / "run.jsonl")
-
-
 # ---- models that do not fit together
 
 
-def test_streamed_and_resumed(place, tmp_path):
-    """States of one pass through shards, one model at a time: the same numbers. What is there is not computed again, a killed
-    pass continues, and shards whose numbers are known are gone."""
+def test_streamed_and_resumed(place, tmp_path, monkeypatch):
+    """States of one pass in files, one model at a time: the same numbers.
+
+    What is there is not computed again, a killed pass continues, and states whose numbers are known
+    are deleted.
+    """
     base, tuned = (loading.load(place / name)[0] for name in ("base", "tuned"))
-    true, b, t = measure(base, tuned, examples(), 20), Side.of(base), Side.of(tuned)
-    analyze.store(b, examples(), 20, tmp_path, "base")
-    n_shards = len(list(tmp_path.glob("states-*.safetensors")))
-    assert n_shards > 2
-    calls, passes = [], models.hidden_states
+    whole = measure(base, tuned, examples(), 20)
+    base_side, tuned_side = Side.of(base), Side.of(tuned)
+    analyze.store(base_side, examples(), 20, tmp_path, "base")
+    n_files = len(list(tmp_path.glob("states-*.safetensors")))
+    assert n_files > 2
+    calls = []
 
     def counted(model, *arguments, **more):
         calls.append(model)
-        return passes(model, *arguments, **more)
+        return models.hidden_states(model, *arguments, **more)
 
-    models.hidden_states = counted
-    try:
-        half = analyze.measure(b._replace(model=None), t, examples(), 20, tmp_path)
-        next(half)
-        half.close()  # killed after a micro-batch
-        assert len(calls) == len(list(tmp_path.glob("numbers-*"))) == 1
-        assert len(list(tmp_path.glob("states-*"))) == n_shards - 1
-        analyze.store(b, examples(), 20, tmp_path, "base")  # the same command again
-        found = dict(analyze.measure(b._replace(model=None), t, examples(), 20, tmp_path))
-    finally:
-        models.hidden_states = passes
-    assert (
-        len(calls) == n_shards
-        and all(model is tuned for model in calls)
-        and not list(tmp_path.glob("states-*"))
-    )
-    for i, values in enumerate(true):
+    monkeypatch.setattr(analyze, "hidden_states", counted)
+    half = analyze.measure(base_side.without_model(), tuned_side, examples(), 20, tmp_path)
+    next(half)
+    half.close()  # killed after a micro-batch
+    assert len(calls) == len(list(tmp_path.glob("numbers-*"))) == 1
+    assert len(list(tmp_path.glob("states-*"))) == n_files - 1
+    analyze.store(base_side, examples(), 20, tmp_path, "base")  # the same command again
+    found = dict(analyze.measure(base_side.without_model(), tuned_side, examples(), 20, tmp_path))
+    assert len(calls) == n_files and all(model is tuned for model in calls)
+    assert not list(tmp_path.glob("states-*"))
+    for i, values in enumerate(whole):
         for name in values:
             assert torch.equal(values[name], found[i][name])
 
@@ -738,263 +454,6 @@ def test_other_tokenizers_are_refused(place, tmp_path):
         and "\n" not in message
     )
     assert "head" in refused([HOSTILE], 200)
-
-
-# ---- claims
-
-
-@pytest.mark.parametrize(
-    "low, high, expect, holds, words",
-    [
-        (1, 9, "higher", True, "yes"),
-        (-9, -1, "lower", True, "yes"),
-        (-9, -1, "higher", False, "reversed"),
-        (1, 9, "lower", False, "reversed"),
-        (-1, 9, "higher", None, "not significant"),
-        (0, 9, "higher", None, "not significant"),
-        (-4, 4.9, "same", True, "yes, unchanged within 5 points"),
-        (1, 4, "same", True, "yes, unchanged within 5 points"),
-        (1, 9, "same", False, "no, higher"),
-        (-9, -1, "same", False, "no, lower"),
-        (-6, 3, "same", None, "undecided, the interval leaves ±5"),
-        (0, 0, "same", True, "yes, unchanged within 5 points"),
-    ],
-)
-def test_judge(low, high, expect, holds, words):
-    assert judge(low, high, expect) == (holds, words)
-
-
-def test_paired_by_hand():
-    """Questions pair by id; of two seeds each question counts once with its mean; what only one side has is left out."""
-    before = {"0": {"a": 0.0, "b": 1.0, "c": 0.0}, "1": {"a": 0.0, "b": 0.0}, "7": {"a": 1.0}}
-    after = {"0": {"a": 1.0, "b": 1.0, "d": 1.0}, "1": {"a": 1.0, "b": 1.0}}
-    found = paired(before, after)
-    # a: 1, b: 1/2
-    assert (
-        found["difference"] == pytest.approx(75)
-        and found["n"] == 2
-        and found["seeds"] == ["0", "1"]
-    )
-    assert found["per_seed"] == pytest.approx({"0": 50, "1": 100})
-    assert (found["low"], found["high"]) == pytest.approx((50, 100))
-    assert (
-        paired({"0": {"a": 1.0}}, {"0": {"b": 1.0}}) is None
-        and paired({}, {"0": {"b": 1.0}}) is None
-    )
-    # no seed in common: pooled
-    assert paired({"0": {"a": 0.0}}, {"1": {"a": 1.0}})["difference"] == 100
-
-
-def graded(name, answers, seed="0", group="math", **settings):
-    rows = [
-        {"id": str(i), "question": "q", "answer": "1", "response": a, "group": group}
-        for i, a in enumerate(answers)
-    ]
-    return Run(name, seed, settings, rows)
-
-
-def test_claims_by_hand():
-    """20 questions, 10 turn right: +50 points; groups are kept apart; an unknown run is named."""
-    runs = [
-        graded("a", "0" * 20),
-        graded("b", "0" * 10 + "1" * 10),
-        graded("a", "0" * 20, "1"),
-        graded("b", "0" * 5 + "1" * 15, "1"),
-        graded("p", "1" * 4, group="plain"),
-    ]
-    claim = {"id": "A", "text": "t", "group": "math", "from": "a", "to": "b", "expect": "higher"}
-    found = settle(claim, runs[:2], "f")
-    assert found["holds"] is True and found["n"] == 20
-    assert re.fullmatch(
-        r"yes: 0\.0 → 50\.0, \+50\.0 \[\d+\.\d, \d+\.\d\], n=20, seeds 0", found["verdict"]
-    )
-    assert settle(claim | {"expect": "lower"}, runs, "f")["verdict"].startswith(
-        "reversed: 0.0 → 62.5, +62.5 ["
-    )
-    assert settle(claim, runs, "f")["verdict"].endswith("n=20, seeds 0 (+50.0), 1 (+75.0)")
-    assert settle(claim | {"to": "a", "expect": "same"}, runs, "f")["verdict"].startswith(
-        "yes, unchanged within 5 points: 0.0 → 0.0, +0.0"
-    )
-    for wrong, word in (
-        ({"to": "zz"}, "zz"),
-        ({"to": "p"}, "in common"),
-        ({"expect": "more"}, "higher, lower or same"),
-    ):
-        with pytest.raises(BadInput, match=word):
-            settle(claim | wrong, runs, "f")
-
-
-def test_contrasts_by_hand():
-    """Two seeds of two trainings: KL of a question is the mean of its samples, then of the seeds, then of the differences;
-    what an interval does not tell apart is not called different."""
-
-    def answers(kls, shifted):
-        return {
-            "math": [
-                {"question": q, "kl_forward": kl, "n_shifted": n}
-                for q, kl, n in zip("aabc", kls, shifted)
-            ]
-        }
-
-    questions = {
-        "s0/sft": answers([1, 3, 4, 6], [1, 1, 3, 5]),
-        "s1/sft": answers([1, 3, 4, 6], [1, 1, 3, 5]),
-        "s0/rl": answers([1, 1, 2, 4], [3, 3, 2, 5]),
-        "s1/rl": answers([1, 1, 4, 4], [3, 3, 2, 5]),
-    }
-    study = SimpleNamespace(
-        pair=["s0/sft", "s0/rl"],
-        tuned={name: name for name in questions},
-        questions=questions,
-        runs=[],
-        results={name: {"groups": {"math": {}, "x": {}}} for name in questions},
-    )
-    kl, shifted = contrasts(study)
-    assert (kl["one"], kl["other"], kl["n"], kl["seeds"]) == ("sft", "rl", 3, ["s0", "s1"])
-    assert (
-        kl["difference"] == pytest.approx(((1 - 2) + (3 - 4) + (4 - 6)) / 3)
-        and kl["verdict"] == "less with rl"
-    )
-    assert kl["per_seed"] == pytest.approx({"s0": (-1 - 2 - 2) / 3, "s1": (-1 + 0 - 2) / 3})
-    assert (
-        shifted["difference"] == pytest.approx(1 / 3)
-        and shifted["verdict"] == "no significant difference"
-    )
-    assert contrasts(SimpleNamespace(pair=["s0/sft"])) == []
-
-
-# ---- completions
-
-
-def test_runs_and_their_seeds(tmp_path):
-    """A directory is a replicate, named by the number after "seed" where that tells them apart."""
-    for place in ("seed3/runs", "seed12/runs", "a/x", "b/x"):
-        write_rows(tmp_path / place / "r.jsonl", [{"id": "1"}])
-    named = read_runs([str(tmp_path / "seed3/runs"), str(tmp_path / "seed12/runs/r.jsonl")])
-    assert [(r.name, r.seed) for r in named] == [("r", "3"), ("r", "12")]
-    assert [r.seed for r in read_runs([str(tmp_path / "a/x"), str(tmp_path / "b/x")])] == ["0", "1"]
-    words = [
-        Run("", "", settings, []).forcing()
-        for settings in (
-            {},
-            {"thinking_budget": 0, "waits": 0},
-            {"thinking_budget": None, "waits": 2},
-            {"thinking_budget": 9, "waits": 1},
-        )
-    ]
-    assert words == ["no forcing", "budget 0", "Wait ×2", "budget 9, Wait ×1"]
-
-
-def test_what_is_shown():
-    """Pairs: of the first group two, differing grades first. Waits: mended answers, and one spoilt."""
-    pairs = choose_pairs(graded("a", "0101").rows, graded("b", "1011").rows)
-    assert [(a["response"], b["response"]) for a, b in pairs] == [("0", "1"), ("1", "0")]
-    forced = graded("w", "1100", model="m", waits=1)
-    for row in forced.rows:
-        row |= {"n_waits": 1, "ids": [1]}
-    shown = choose_waits([graded("a", "0011", model="m"), forced], "m")
-    assert [(row["id"], row["response"]) for _, row in shown] == [
-        ("0", "1"),
-        ("1", "1"),
-        ("3", "0"),
-    ]
-
-
-def completions(name, forced=0):
-    """Rows as generate.py writes them, of three math, two other and three plain questions; the last math one is hostile."""
-    tokenizer, rows = tiny.tokenizer(), []
-    tokenizer.add_tokens([HOSTILE])
-    for number, (group, task, question, answer) in enumerate(
-        [
-            ("math", "pair", "pair sum 9 from 4 5", "4 + 5"),
-            ("math", "pair", "pair sum 7 from 4 3", "4 + 3"),
-            ("math", "pair", f"pair sum 8 from 4 4 {HOSTILE}", "4 + 4"),
-            ("math", "pair", "pair sum 3 from 1 2", "1 + 2"),
-            ("other", "sort", "sort 3 1", "1 3"),
-            ("other", "sort", "sort 9 4", "4 9"),
-            ("other", "sort", "sort 5 2", "2 5"),
-            ("plain", "copy", "copy a b", "a b"),
-            ("plain", "copy", "copy b c", "b c"),
-            ("plain", "copy", "copy c", "c"),
-        ]
-    ):
-        said = answer if name == "tuned" and number % 2 or forced else "a"
-        thinking = f"try {HOSTILE} 4 + 5 = 9" + " wait yes" * forced
-        text = f"{thinking} </think> {said}"
-        ids = tokenizer.encode(text, add_special_tokens=False) + [tokenizer.eos_token_id]
-        wait = [i for i, token in enumerate(ids) if token == tokenizer.encode("wait")[0]]
-        rows.append(
-            {
-                "id": str(number),
-                "group": group,
-                "task": task,
-                "question": question,
-                "answer": answer,
-                "sample": 0,
-                "text": text,
-                "thinking": thinking,
-                "response": said,
-                "ids": ids,
-                "injected": wait,
-                "n_thinking_tokens": len(ids) - 3,
-                "n_tokens": len(ids),
-                "finish": "stop",
-                "n_waits": forced,
-                "forced": False,
-            }
-        )
-    return rows
-
-
-@pytest.fixture(scope="session")
-def analysed(place):
-    """main() on three models and six runs -> (its result, the output directory)."""
-    if "analysed" in made:
-        return made["analysed"]
-    for name, model, waits in (
-        ("base", "base", 0),
-        ("tuned", "tuned", 0),
-        ("other", "other", 0),
-        ("tuned-wait1", "tuned", 1),
-        ("tuned-wait2", "tuned", 2),
-    ):
-        rows = completions(name, waits)
-        write_rows(
-            place / "runs" / f"{name}.jsonl",
-            rows + ([rows[0] | {"id": "empty", "ids": []}] if name == "other" else []),
-        )
-        (place / "runs" / f"{name}.config.json").write_text(
-            json.dumps(
-                {
-                    "model": str(place / model),
-                    "format": "think",
-                    "waits": waits,
-                    "thinking_budget": None,
-                    "temperature": 0.7,
-                }
-            )
-        )
-    claims = [
-        {
-            "id": "A",
-            "text": f"hostile {HOSTILE}",
-            "group": "all",
-            "from": "base",
-            "to": "tuned-wait1",
-            "expect": "higher",
-        }
-    ]
-    (place / "claims.json").write_text(json.dumps(claims))
-    cfg = Config(
-        base=str(place / "base"),
-        tuned=(str(place / "tuned"), str(place / "other")),
-        out=str(place / "out"),
-        data=(str(place / "runs" / "tuned.jsonl"), str(place / "runs" / "other.jsonl")),
-        runs=(str(place / "runs"),),
-        claims=str(place / "claims.json"),
-    )
-    made["analysed"] = main(cfg), place / "out"
-    return made["analysed"]
 
 
 def test_main(analysed):
@@ -1050,52 +509,21 @@ def test_main(analysed):
 
 
 def test_injected_and_first_tokens_are_not_counted(place):
-    """One "wait" each was injected: one token fewer; --skip-first: one more."""
-    base, tokenizer = loading.load(place / "base")
-    tuned, rows, counts = loading.load(place / "tuned")[0], completions("tuned", 1), []
-    for skip in (False, True):
-        cfg = Config(base="", out="", skip_first=skip)
-        job = analyze.job_of(
-            cfg, tokenizer, "tuned", (rows, 0, FORMATS["think"]), len(tokenizer), []
-        )
-        tallies = analyze.analyse(cfg, Side.of(base), Side.of(tuned), job)
+    """One "wait" each was injected: one token fewer; --published: one more."""
+    base, tuned = (Side.of(loading.load(place / name)[0]) for name in ("base", "tuned"))
+    rows = completions("tuned", 1)
+    job = analyze.Job("tuned", rows, [], None, examples=[([7], row["ids"]) for row in rows])
+    counts = []
+    for published in (False, True):
+        cfg = Config(base="", out="", published=published)
+        tallies = analyze.tally_responses(cfg, base, tuned, job)
         counts.append(summarise(tallies, {})["n_tokens"])
     assert counts == [sum(len(row["ids"]) - k for row in rows) for k in (1, 2)]
 
 
-def test_whose_completions(place, capsys):
-    """One file without header serves all models, with a warning; two are refused; without a format they all are."""
-    rows = completions("tuned")
-    plain, other = Run("x", "", {"format": "think"}, rows), Run("y", "", {"format": "think"}, rows)
-    cfg = SimpleNamespace(format=None)
-    assert len(completions_of("m", [plain], cfg)[0]) == 10 and "warning" in capsys.readouterr().out
-    with pytest.raises(BadInput, match="says in its header that this model wrote it"):
-        completions_of("m", [plain, other], cfg)
-    with pytest.raises(BadInput, match="--format"):
-        completions_of("m", [plain._replace(settings={})], cfg)
-    forced = Run("z", "", {"format": "think", "model": "m", "waits": 1}, rows)
-    free = Run("z", "", {"format": "think", "model": "m"}, rows[:3])
-    assert len(completions_of("m", [forced, free], cfg)[0]) == 3  # unforced ones if there are
-
-
-def test_hostile_text_is_escaped(analysed):
-    """A completion, a question and a claim that try to end the script or to load an image stay text."""
-    page = (analysed[1] / "report.html").read_text()
-    assert "<img" not in page and "onerror" in page and page.count("</script>") == 2
-    data = json.loads(
-        re.search(r"<script type=application/json id=data>(.*?)</script>", page, re.DOTALL)[1]
-    )
-    assert any(HOSTILE in token[0] for tokens in data for token in tokens)
-    # nothing is loaded from anywhere
-    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//|@import|url\((?!#)", page)
-    assert sum(token[5] for tokens in data for token in tokens) >= 3  # injected tokens are marked
-
-
 def test_streamed_as_a_whole(place, analysed, monkeypatch):
-    """--stream gives the numbers of two models side by side, never holding two; --kl published shows the estimate."""
+    """--stream gives the numbers of two models side by side, never holding two."""
     alive, load, most = [], loading.load, []
-    import gc
-    import weakref
 
     def watched(*arguments, **more):
         gc.collect()
@@ -1105,14 +533,13 @@ def test_streamed_as_a_whole(place, analysed, monkeypatch):
         return model, tokenizer
 
     monkeypatch.setattr(loading, "load", watched)
-    monkeypatch.setattr(analyze, "draw", lambda *_: {})
+    monkeypatch.setattr(analyze, "draw_figures", lambda *_: {})
     cfg = Config(
         base=str(place / "base"),
         tuned=(str(place / "tuned"), str(place / "other")),
         out=str(place / "streamed"),
         data=(str(place / "runs" / "tuned.jsonl"), str(place / "runs" / "other.jsonl")),
         stream=True,
-        kl="published",
         micro_batch_tokens=64,
     )
     metrics = main(cfg)
@@ -1124,13 +551,29 @@ def test_streamed_as_a_whole(place, analysed, monkeypatch):
         assert metrics[name]["all"]["pca_shift"] == pytest.approx(
             analysed[0][name]["all"]["pca_shift"], rel=1e-5
         )
-    shown = f"{metrics['tuned']['groups']['math']['kl_estimate']:.2g}"
-    assert f"<td>{shown}<td>" in (place / "streamed/report.html").read_text()
+
+
+def test_as_published(place, analysed, monkeypatch):
+    """--published: the tables show UniReason's estimate, which needs no --published; no first token."""
+    monkeypatch.setattr(analyze, "draw_figures", lambda *_: {})
+    cfg = Config(
+        base=str(place / "base"),
+        tuned=(str(place / "tuned"),),
+        out=str(place / "published"),
+        data=(str(place / "runs" / "tuned.jsonl"),),
+        published=True,
+    )
+    found, exact = main(cfg)["tuned"]["groups"]["math"], analysed[0]["tuned"]["groups"]["math"]
+    assert found["n_tokens"] == exact["n_tokens"] - exact["n_responses"]
+    assert found["kl_estimate"] == pytest.approx(exact["kl_estimate"])
+    assert f"{found['kl_estimate']:.2g}" != f"{exact['kl_forward']['macro']:.2g}"
+    row = f"<tr><td>KL math<td>-<td>{found['kl_estimate']:.2g}<tr>"
+    assert row in (place / "published/report.html").read_text()
 
 
 def test_an_interrupted_analysis_continues(place, monkeypatch):
     """Killed while the second model is measured, the same command computes what is missing; other settings start over."""
-    monkeypatch.setattr(analyze, "draw", lambda *_: {})
+    monkeypatch.setattr(analyze, "draw_figures", lambda *_: {})
     cfg = Config(
         base=str(place / "base"),
         tuned=(str(place / "tuned"), str(place / "other")),
@@ -1156,15 +599,14 @@ def test_an_interrupted_analysis_continues(place, monkeypatch):
     again = main(cfg)  # complete, so that all is computed
     assert counts[1] == counts[2] - 7
     assert json.dumps(metrics) == json.dumps(again)
-    work = analyze.workplace(cfg)
-    (work / "mark").touch()
-    assert (analyze.workplace(cfg) / "mark").exists()
-    assert not (analyze.workplace(Config(**{**cfg.__dict__, "skip_first": True})) / "mark").exists()
+    (analyze.open_work(cfg) / "mark").touch()
+    assert (analyze.open_work(cfg) / "mark").exists()
+    assert not (analyze.open_work(replace(cfg, micro_batch_tokens=32)) / "mark").exists()
 
 
 def test_a_broken_model_does_not_stop_the_others(place, tmp_path, capsys, monkeypatch):
     """NaN in a layer: the model is refused by name, the other one analysed; refused alone, the run ends."""
-    monkeypatch.setattr(analyze, "draw", lambda *_: {})
+    monkeypatch.setattr(analyze, "draw_figures", lambda *_: {})
     make_model(tmp_path / "broken", 1, [HOSTILE])
     tensors = load_file(tmp_path / "broken/model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3] = math.nan
@@ -1186,60 +628,31 @@ def test_a_broken_model_does_not_stop_the_others(place, tmp_path, capsys, monkey
     assert metrics["tuned"]["all"]["n_responses"] == 10
     assert "the other models are analysed" in capsys.readouterr().out
     with pytest.raises(BadInput, match="broken"):
-        main(Config(**{**cfg.__dict__, "tuned": cfg.tuned[1:], "data": cfg.data[1:]}))
+        main(replace(cfg, tuned=cfg.tuned[1:], data=cfg.data[1:]))
 
 
 def test_memory_does_not_grow_with_the_responses(monkeypatch):
     """When a response has been counted, its numbers are gone."""
-    import weakref
-
-    names, refs, ids = (
-        (
-            "kl_forward",
-            "kl_reverse",
-            "logp_base",
-            "logp_tuned",
-            "entropy_base",
-            "entropy_tuned",
-            "rank_base",
-            "rank_tuned",
-        ),
-        [],
-        list(range(50)),
-    )
+    sides = ("base", "tuned")
+    names = [f"{what}_{side}" for what in ("logp", "rank", "entropy") for side in sides]
+    ids, refs = list(range(50)), []
 
     def fake(base, tuned, examples, *_, **__):
         for i in range(len(examples)):
-            values = {name: torch.ones(50, dtype=torch.float64) for name in names}
+            values = {
+                name: torch.ones(50, dtype=torch.float64)
+                for name in ("kl_forward", "kl_reverse", *names)
+            }
             refs.append(weakref.ref(values["kl_forward"]))
             yield i, values
             assert sum(ref() is not None for ref in refs) <= 2
 
     monkeypatch.setattr(analyze, "measure", fake)
     rows = [{"id": str(i), "question": "q", "ids": ids, "group": "g"} for i in range(40)]
-    job = SimpleNamespace(name="m", rows=rows, examples=[([1], ids)] * 40)
-    tally = analyze.analyse(Config(base="", out=""), None, None, job)["g"]
-    assert len(tally.responses) == 40 and not any(
-        isinstance(x, torch.Tensor) for r in tally.responses for x in r.values()
-    )
-
-
-def test_completions_of_another_state_are_warned_about(place, capsys):
-    """The header knows what the model directory held when it wrote the completions."""
-    rows = completions("tuned")
-    for print_, warned in (("0" * 16, True), (runlog.fingerprint(place / "tuned"), False)):
-        r = Run(
-            "x",
-            "",
-            {
-                "format": "think",
-                "model": str(place / "tuned"),
-                "identity": {"contents of --model": print_},
-            },
-            rows,
-        )
-        completions_of(str(place / "tuned"), [r], SimpleNamespace(format=None))
-        assert ("another state of" in capsys.readouterr().out) is warned
+    job = analyze.Job("m", rows, [], None, examples=[([1], ids)] * 40)
+    tally = analyze.tally_responses(Config(base="", out=""), None, None, job)["g"]
+    assert len(tally.responses) == 40
+    assert not any(isinstance(x, torch.Tensor) for r in tally.responses for x in r.values())
 
 
 def test_the_benchmark_runs(capsys):
@@ -1300,7 +713,7 @@ def test_a_changed_base_is_noticed(place, analysed, capsys, monkeypatch):
     """training.json knows what the model was trained from; another base now gives a warning."""
     settings = json.loads((place / "tuned" / "training.json").read_text())
     path = place / "tuned" / "training.json"
-    monkeypatch.setattr(analyze, "draw", lambda *_: {})
+    monkeypatch.setattr(analyze, "draw_figures", lambda *_: {})
     for print_, warned in (("0" * 16, True), (runlog.fingerprint(place / "base"), False)):
         path.write_text(json.dumps(settings | {"identity": {"contents of --model": print_}}))
         main(

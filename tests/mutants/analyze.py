@@ -24,8 +24,8 @@ MUTANTS = [
     ),
     (
         "analyze.py",
-        "later = [i for i in kept if i]  # the published estimate has no first",
-        "later = kept",
+        "later = [i for i in counted if i > 0]",
+        "later = counted",
         "published KL estimate with the first token",
         "test_analyze.py::test_the_published_estimate_leaves_out_the_first_token",
     ),
@@ -38,8 +38,8 @@ MUTANTS = [
     ),
     (
         "analyze.py",
-        'if not (folder / f"numbers-{number:05}.safetensors").is_file():',
-        'if not (folder / f"numbers-{number}.safetensors").is_file():',
+        "if numbers.is_file():\nreturn load_file(numbers)",
+        "if states.is_file():\nreturn compare_batch(base, tuned, batch, top, states)",
         "a resumed pass computes what is known",
         "test_analyze.py::test_streamed_and_resumed",
     ),

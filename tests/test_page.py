@@ -1,13 +1,16 @@
 """The page in headless Chromium, driven over the DevTools protocol: no errors, hover, search, keyboard, light, dark, phone."""
 
+# ruff: noqa: F811  (a fixture is imported by its name, which is then an argument)
+
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
-from test_analyze import analysed, place  # noqa: F401  (fixtures)
+from analysis import HOSTILE, analysed, place  # noqa: F401  (fixtures)
 
 FLAGS = [
     "--headless",
@@ -130,7 +133,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, analysed):  # noqa: F811
+def page(browser, analysed):
     """The report of three small models, freshly loaded at 1000 × 800, and the tokens that it holds."""
     browser.events.clear()
     browser.call(
@@ -261,6 +264,19 @@ def test_search_and_keyboard(page):
     browser.key("ArrowLeft")
     assert browser.run(where) == first
     assert not errors(browser)
+
+
+def test_hostile_text_is_escaped(analysed):
+    """A completion, a question and a claim that try to end the script or to load an image stay text."""
+    page = (analysed[1] / "report.html").read_text()
+    assert "<img" not in page and "onerror" in page and page.count("</script>") == 2
+    data = json.loads(
+        re.search(r"<script type=application/json id=data>(.*?)</script>", page, re.DOTALL)[1]
+    )
+    assert any(HOSTILE in token[0] for tokens in data for token in tokens)
+    # nothing is loaded from anywhere
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//|@import|url\((?!#)", page)
+    assert sum(token[5] for tokens in data for token in tokens) >= 3  # injected tokens are marked
 
 
 def contrast(ink, back):
