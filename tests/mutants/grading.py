@@ -6,55 +6,49 @@ MUTANTS = [
         'loose = ["=" in sign or "e" in sign for sign in signs]',
         'loose = ["=" in sign for sign in signs]',
         "x \\\\le 2 is x < 2",
-        "test_evaluate.py::test_wrong",
+        "test_answers.py::test_wrong",
     ),
     (
         "grading/answers.py",
-        'if len(names) > 1 and len(names) == len(_split(text, ",")):  # y = 2, x = 1',
+        "if len(values) == len(parts) > 1:",
         "if False:",
         "x = 1, y = 2 is x = 2, y = 1",
-        "test_evaluate.py::test_wrong",
+        "test_answers.py::test_wrong",
     ),
     (
         "grading/answers.py",
-        "if kind != kind_ or len(parts) != len(parts_) or len(parts) > 50:",
-        "if kind != kind_ or len(parts) > 50:",
+        "if kind != other_kind or len(parts) != len(other_parts) or len(parts) > MOST_PARTS:",
+        "if kind != other_kind or len(parts) > MOST_PARTS:",
         "one of several required answers is enough",
-        "test_evaluate.py::test_wrong",
+        "test_answers.py::test_wrong",
     ),
     (
         "grading/answers.py",
         'answer = f"{before}, {answer}"',
         "answer = before",
         "of two boxes that are one list only the first counts",
-        "test_evaluate.py::test_extract_answer",
+        "test_answers.py::test_extract_answer",
     ),
     (
         "grading/answers.py",
         "return any(is_correct(prediction, right) for right in [gold, *others])",
         "return is_correct(prediction, gold)",
         "other accepted answers are not looked at",
-        "test_evaluate.py::test_a_choice_may_be_given_by_its_text",
+        "test_answers.py::test_a_choice_may_be_given_by_its_text",
     ),
     (
         "grading/answers.py",
-        (
-            "rounds = (\n"
-            "    [best(words[:i] + words[i + 1 :]) for i in range(len(words))]\n"
-            "    if len(words) > 1\n"
-            "    else [best(words)]\n"
-            ")"
-        ),
-        "rounds = [best(words)]",
+        "if len(references) > 1:",
+        "if False:",
         "CoQA's references count all at once",
-        "test_evaluate.py::test_words_shared_with_references",
+        "test_answers.py::test_words_shared_with_references",
     ),
     (
         "grading/formulas.py",
         "return used == given if n_used is None else sum(used.values()) == n_used and not used - given",
         "return not used - given",
         "Countdown accepts unused numbers",
-        "test_evaluate.py::test_check_expression",
+        "test_formulas.py::test_check_expression",
     ),
     (
         "grading/formulas.py",
@@ -65,7 +59,7 @@ MUTANTS = [
         ),
         "pass",
         "[x + 1] is (x + 1)",
-        "test_evaluate.py::test_wrong",
+        "test_answers.py::test_wrong",
     ),
     (
         "grading/ifeval.py",
@@ -141,27 +135,27 @@ MUTANTS = [
         "late = time.monotonic() > self.deadline",
         "late = False",
         "a worker whose own timers are off is waited for",
-        "test_workers.py::test_a_worker_without_timers_is_killed_by_the_parent",
+        "test_sandbox.py::test_a_worker_without_timers_is_killed_by_the_parent",
     ),
     (
         "grading/sandbox.py",
         "os.dup2(2, 1)  # what the function prints goes to the terminal",
         "pass",
         "what a function prints is taken for its answer",
-        "test_workers.py::test_what_a_function_prints_is_no_answer",
+        "test_sandbox.py::test_what_a_function_prints_is_no_answer",
     ),
     (
         "grading/sandbox.py",
         "if self.owner != os.getpid():  # after a fork: the pipes are the parent's",
         "if False:",
         "a fork talks to the workers of its parent",
-        "test_workers.py::test_a_fork_starts_its_own",
+        "test_sandbox.py::test_a_fork_starts_its_own",
     ),
     (
         "grading/symbolic.py",
         'and not re.search(r"(?<![\\\\a-zA-Z])[a-zA-Z]{3,}|[\\d)}]\\s*_|\\d\\s+[\\d.]|!\\s*!", text)',
         "",
         "math-verify is asked what it gets wrong: 52_8 = 52_9",
-        "test_evaluate.py::test_what_math_verify_is_not_asked",
+        "test_symbolic.py::test_what_math_verify_is_not_asked",
     ),
 ]
