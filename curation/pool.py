@@ -1,21 +1,25 @@
-"""The rows of a pool: names, lengths, benchmarks and levels, read a line at a time.
+"""The rows of a pool: what can be asked of a row, and reading them a line at a time.
 
-A pool may be larger than memory. Its rows are read once for the filters; selection keeps a few numbers of each, a sort_key
-or, of those that may be chosen, a Card; and the chosen rows are read again where they stand in the files.
+A pool may be larger than memory. Its rows are read once for the filters. A selection then keeps a few
+numbers of each row, or a Card of those that may be chosen, and reads the chosen rows again from their
+places in the files (curation/low_memory.py).
 """
 
+import copy
 import hashlib
 import json
 import re
-import struct
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 from curation.rewrite import domain_by_keywords, domain_of_reply, without_hint
-from curation.similarity import Seen, digest, normalised
+from curation.similarity import DigestSet, digest, normalise
 from engine.rows import BadInput, parse_row
 from grading.answers import answer_of, grade
+
+# ---- One row ------------------------------------------------------------------------------------
 
 BENCHMARKS = {
     name: re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])")
@@ -26,15 +30,16 @@ BENCHMARKS = {
         ("GSM8K", "(?i:gsm8k)"),
     )
 }
-SUBSETS = {  # benchmark: levels (0: whatever the level)
-    # SimpleRL-Zoo
-    "easy": {"GSM8K": {0}, "MATH": {1}},
+ANY_LEVEL = 0
+SUBSETS = {  # name: {benchmark: levels}
+    # SimpleRL-Zoo (2503.18892)
+    "easy": {"GSM8K": {ANY_LEVEL}, "MATH": {1}},
     "medium": {"MATH": {1, 2, 3, 4}},
     "hard": {"MATH": {3, 4, 5}},
     # LIMO, §6.3.2
     "simple": {"MATH": {1, 2}},
     "complex": {"MATH": {3, 4, 5}},
-    "advanced": {"AIME": {0}},
+    "advanced": {"AIME": {ANY_LEVEL}},
 }
 
 
@@ -43,23 +48,45 @@ def domain_of(row):
 
 
 def n_tokens(row):
-    """Length of the trace in tokens; in words when nobody counted tokens."""
-    n = row.get("n_thinking_tokens")
-    return n if n or isinstance(row, Card) else len(trace_of(row).split())
+    """Length of the trace in tokens, or in words if nobody counted tokens."""
+    counted = row.get("n_thinking_tokens")
+    if counted or isinstance(row, Card):
+        return counted
+    return len(trace_of(row).split())
 
 
 def trace_of(row):
-    """The reasoning of a row: its thinking, or in the plain format, which has none, its response."""
+    """The reasoning of a row: its thinking, or its response in the plain format, which has no thinking."""
     return row.get("thinking") or row.get("response") or ""
 
 
 def question_id(question):
-    """Name of a question in s1: 16 hex digits of its SHA-256."""
+    """The id that s1 gives a question: 16 hex digits of its SHA-256."""
     return hashlib.sha256(question.encode("utf-8")).hexdigest()[:16]
 
 
+def question_of(row):
+    """A name that all rows of the same question share."""
+    return row.question if isinstance(row, Card) else normalise(row["question"])
+
+
+def digest_of_trace(row):
+    """64 bits that stand for the thinking and the response."""
+    if isinstance(row, Card):
+        return row.trace
+    return digest(row.get("thinking") or "", row.get("response") or "")
+
+
+def sort_rows(rows, key=lambda row: 0):
+    """Sort rows by a key. Ties go by id, then by a digest of the trace: never by place in the file."""
+    return sorted(rows, key=lambda row: (key(row), str(row["id"]), digest_of_trace(row)))
+
+
 def benchmark_of(row):
-    """ "GPQA", "AIME", "MATH", "GSM8K" or None, from the source. NuminaMath, a copy of all of them, is none of them."""
+    """ "GPQA", "AIME", "MATH", "GSM8K" or None, read from the row's source.
+
+    NuminaMath copied from all of them and counts as none.
+    """
     source = str(row.get("source") or "")
     if "numina" in source.lower():
         return None
@@ -74,96 +101,112 @@ def level_of(row):
 
 def in_subset(row, name):
     levels = SUBSETS[name].get(benchmark_of(row), ())
-    return 0 in levels or level_of(row) in levels
+    return ANY_LEVEL in levels or level_of(row) in levels
 
 
-def question_of(row):
-    """What two rows of the same question share."""
-    return row.question if isinstance(row, Card) else normalised(row["question"])
+NO_FIELDS = {}  # one dict for all cards: an empty one each would cost 64 bytes
 
 
 class Card:
-    """What selection looks at of a row, under half a KB where a row may have 20: its text stays in the file, at `at`."""
+    """The fields of a row that selections read, in under half a KB where a row may take 20.
+
+    The text stays in the file, at the place `at`. `card | fields` is a card with more fields, as for a
+    dict; they are added to the row when it is read again.
+    """
 
     __slots__ = (
         "at",
         "id",
-        "thinking",
+        "trace",
         "source",
         "domain",
         "correct",
         "n_thinking_tokens",
         "question",
         "rank",
+        "more",
     )
-    response = ""
 
-    def __init__(self, at, row, rank):
-        self.at, self.id, self.rank, self.correct = at, str(row["id"]), rank, row.get("correct")
-        self.source, self.domain = (
-            sys.intern(str(row.get(name) or "")) for name in ("source", "domain")
-        )
-        self.thinking = digest(row.get("thinking") or "", row.get("response") or "")  # settles ties
-        self.n_thinking_tokens, self.question = n_tokens(row), digest(normalised(row["question"]))
+    def __init__(self, at, row, rank=0):
+        self.at = at
+        self.id = str(row["id"])
+        self.trace = digest_of_trace(row)
+        self.source = sys.intern(str(row.get("source") or ""))
+        self.domain = sys.intern(str(row.get("domain") or ""))
+        self.correct = row.get("correct")
+        self.n_thinking_tokens = n_tokens(row)
+        self.question = digest(question_of(row))
+        self.rank = rank  # what --order sorts by
+        self.more = NO_FIELDS
 
     def __getitem__(self, name):
-        return getattr(self, name)
+        return self.more[name] if name in self.more else getattr(self, name)
 
     def get(self, name):
-        return getattr(self, name, None)
+        return self.more.get(name, getattr(self, name, None))
+
+    def __or__(self, fields):
+        card = copy.copy(self)
+        card.more = self.more | fields
+        return card
 
 
-def sort_key(place, row, domain=0):
-    """Some 70 bytes that sort as (id, trace) do, and then by place; domain: its number."""
-    name = str(row["id"]).encode("utf-8").replace(b"\0", b"\0\xff")  # \0\0 ends it
-    return (
-        name
-        + b"\0\0"
-        + struct.pack(
-            ">QQL", digest(row.get("thinking") or "", row.get("response") or ""), place, domain
-        )
-    )
+# ---- Reading ------------------------------------------------------------------------------------
 
-
-def place_of(key):
-    """(place, number of the domain) of a sort_key."""
-    return struct.unpack(">QL", key[-12:])
+# A row's place is one number: that of its file in the upper 16 bits, its byte offset in the lower 48.
+OFFSET_BITS = 48
 
 
 def files_of(path):
-    return sorted(Path(path).glob("*.jsonl")) if Path(path).is_dir() else [Path(path)]
-
-
-def stream(path, need=(), places=None):
-    """(place, row) of each line of a .jsonl file or of a directory of them, or of the lines at these places, one in
-    memory at a time. Raises BadInput as data.rows.read_rows does."""
-    files = files_of(path)
+    """The .jsonl files of a directory in name order, or the file itself. Raises BadInput."""
+    files = sorted(Path(path).glob("*.jsonl")) if Path(path).is_dir() else [Path(path)]
     if not files:
         raise BadInput(f"{path}: no .jsonl file in this directory")
-    opened = {}
-    try:
-        for place in places or ():
-            file = files[place >> 48]
-            lines = opened.get(file) or opened.setdefault(file, open(file, "rb"))
-            lines.seek(place & (1 << 48) - 1)
-            yield place, parse_line(str(file), lines.readline(), need)
-        for index, file in enumerate(files if places is None else ()):
-            offset = 0
-            with open(file, "rb") as lines:
-                for number, line in enumerate(lines, 1):  # "\n" alone ends a line: U+2028 does not
-                    yield (index << 48) + offset, parse_line(f"{file}:{number}", line, need)
+    return files
+
+
+def stream_rows(path, need=()):
+    """Yield (place, row) for each line of a .jsonl file or of a directory of them.
+
+    One line is in memory at a time. Raises BadInput as engine.rows.read_rows does.
+    """
+    for index, file in enumerate(files_of(path)):
+        offset = 0
+        try:
+            with open(file, "rb") as lines:  # in binary "\n" alone ends a line, U+2028 does not
+                for number, line in enumerate(lines, 1):
+                    place = (index << OFFSET_BITS) + offset
+                    yield place, parse_line(f"{file}:{number}", line, need)
                     offset += len(line)
-            if not offset:
-                raise BadInput(f"{file}:1: empty line")
+        except OSError as error:
+            raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
+        if not offset:
+            raise BadInput(f"{file}:1: empty line")
+
+
+def reread_rows(path, places):
+    """Yield (place, row) for these places, in their order."""
+    files = files_of(path)
+    opened = {}
+    with ExitStack() as stack:
+        for place in places:
+            file = files[place >> OFFSET_BITS]
+            if file not in opened:
+                opened[file] = stack.enter_context(open_file(file))
+            lines = opened[file]
+            lines.seek(place & (1 << OFFSET_BITS) - 1)
+            yield place, parse_line(str(file), lines.readline())
+
+
+def open_file(file):
+    try:
+        return open(file, "rb")
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
-    finally:
-        for lines in opened.values():
-            lines.close()
 
 
-def parse_line(where, line, need):
-    """As rows.parse_row; its texts are texts and its length is a number, so that curation need not look again."""
+def parse_line(where, line, need=()):
+    """Read one line as rows.parse_row does, and check the types that curation relies on."""
     row = parse_row(where, line, need)
     for field in ("question", "thinking", "response"):
         if not isinstance(row.get(field) or "", str):
@@ -172,206 +215,116 @@ def parse_line(where, line, need):
     if not isinstance(n, (int, float)) or not 0 <= n < float("inf"):
         raise BadInput(f"{where}: n_thinking_tokens {n!r:.60} is not a number")
     if b"\\ud" in line.lower():
-        try:
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise BadInput(
-                f"{where}: holds half a character (a lone \\ud... escape), which no text can"
-            ) from None
+        refuse_half_characters(where, row)
     return row
 
 
-def preparation(taxonomy=(), field="", replies=None):
-    """A function: row of the file -> row with its own question (STaR's hint gone), s1's id, domain and length.
+def refuse_half_characters(where, row):
+    """Raise BadInput for a lone surrogate: JSON can escape it, but no UTF-8 file can hold it."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput(
+            f"{where}: holds half a character (a lone \\ud... escape), which UTF-8 cannot write"
+        ) from None
 
-    The domain is that of a field; or with a taxonomy what a completion of `replies` (a file) names, else by keywords.
+
+# ---- Preparing ----------------------------------------------------------------------------------
+
+
+def make_prepare(taxonomy=(), replies=None):
+    """Return a function that fills in a row's id, domain and length, and takes STaR's hint away.
+
+    With a taxonomy the domain is the one that a completion in the file `replies` names, else it is
+    found by keywords. Without one it is the row's own domain, subject or task.
     """
-    named = (
-        {}
-        if not replies
-        else {
-            str(row["id"]): domain_of_reply(row["response"], taxonomy)
-            for _, row in stream(replies, ("id", "response"))
-        }
-    )
+    replied = {}
+    for _, row in stream_rows(replies, ("id", "response")) if replies else ():
+        replied[str(row["id"])] = domain_of_reply(row["response"], taxonomy)
+
+    def find_domain(row):
+        if not taxonomy:
+            return domain_of(row)
+        by_reply = replied.get(str(row["id"]))
+        return by_reply or domain_by_keywords(row["question"], taxonomy) or "unknown"
 
     def prepare(row):
         row = without_hint(row)
         if row.get("id") is None:
-            row = {"id": question_id(row["question"])} | {k: v for k, v in row.items() if k != "id"}
-        if field:
-            domain = str(row.get(field) or "unknown")
-        elif taxonomy:
-            domain = (
-                named.get(str(row["id"]))
-                or domain_by_keywords(row["question"], taxonomy)
-                or "unknown"
-            )
-        else:
-            domain = domain_of(row)
-        return (
-            row
-            | {"domain": domain}
-            | ({"n_thinking_tokens": n_tokens(row)} if trace_of(row) else {})
-        )
+            others = {field: value for field, value in row.items() if field != "id"}
+            row = {"id": question_id(row["question"])} | others
+        row = row | {"domain": find_domain(row)}
+        if trace_of(row):
+            row["n_thinking_tokens"] = n_tokens(row)
+        return row
 
     return prepare
 
 
-def judge(row):
-    """Write `correct` into a row that has a response."""
-    if row.get("response") is not None:
-        verdict = grade(row, answer_of(row))
-        row["correct"] = row.get("correct") if verdict is None else verdict
+def grade_row(row):
+    """Write `correct` into a row with a response. Its own value stays where no rule can grade it."""
+    if row.get("response") is None:
+        return
+    verdict = grade(row, answer_of(row))
+    row["correct"] = row.get("correct") if verdict is None else verdict
+
+
+def check_ids(path, prepare):
+    """Return a function that raises BadInput when a row's id was another question's before.
+
+    Attempts, domains and draws go by id, and so do the completions of every later stage.
+    """
+    ids, pairs = DigestSet(), DigestSet()
+
+    def check(row):
+        name = str(row["id"])
+        is_new_pair = pairs.add(digest(name, question_of(row)))
+        if is_new_pair and not ids.add(digest(name)):
+            raise BadInput(describe_clash(path, prepare, name))
+
+    return check
+
+
+def describe_clash(path, prepare, name):
+    """Read the pool again for the first two questions with this id, and say where they are."""
+    first = {}  # question: its file and line
+    line, index = 0, None
+    for place, row in stream_rows(path):
+        is_same_file = place >> OFFSET_BITS == index
+        index = place >> OFFSET_BITS
+        line = line + 1 if is_same_file else 1
+        row = prepare(row)
+        if str(row["id"]) == name:
+            first.setdefault(question_of(row), f"{files_of(path)[index]}:{line}")
+    one, other, *_ = first.values()
+    return (
+        f"{one} and {other}: different questions with one id, '{name}'; a row without an `id` gets "
+        "s1's, which is made from its question"
+    )
+
+
+# ---- Attempts -----------------------------------------------------------------------------------
 
 
 def read_attempts(path):
-    """Completions -> ({id: how many are right}, {id: how many there are})."""
-    solved, tries, ungraded = Counter(), Counter(), 0
-    for _, row in stream(path, need=("id",)):
+    """Read completions -> ({id: how many are right}, {id: how many there are})."""
+    n_right, n_tries, n_ungraded = Counter(), Counter(), 0
+    for _, row in stream_rows(path, need=("id",)):
         verdict = grade(row, answer_of(row))
         if verdict is None:
-            ungraded += 1
+            n_ungraded += 1
             continue
-        solved[str(row["id"])] += verdict
-        tries[str(row["id"])] += 1
-    if ungraded:
-        print(f"{path}: {ungraded} attempts have no answer to grade them by and do not count")
-    return solved, tries
+        n_right[str(row["id"])] += verdict
+        n_tries[str(row["id"])] += 1
+    if n_ungraded:
+        print(f"{path}: {n_ungraded} attempts have no answer to grade them by and do not count")
+    return n_right, n_tries
 
 
 def pass_rates(attempts):
-    """{id: share of right attempts over all files}."""
-    solved, tries = (
-        (sum(counters, Counter()) for counters in zip(*attempts)) if attempts else ({}, {})
-    )
-    return {name: solved[name] / n for name, n in tries.items()}
-
-
-def one_question_per_id(path, prepare):
-    """A filter that nothing fails. Raises BadInput for an id that stands for two questions: attempts, domains and draws
-    belong to an id, and so do the completions of every later stage."""
-    names, pairs = Seen(), Seen()
-
-    def problem(row):
-        name = str(row["id"])
-        if pairs.add(digest(name, question_of(row))) and not names.add(digest(name)):
-            first, line, file = {}, 0, -1  # question: where it stands, read once more
-            for place, other in stream(path):
-                line, file = line + 1 if place >> 48 == file else 1, place >> 48
-                if str((other := prepare(other))["id"]) == name:
-                    first.setdefault(question_of(other), f"{files_of(path)[file]}:{line}")
-            one, other, *_ = first.values()
-            raise BadInput(
-                f"{one} and {other}: different questions with one id, '{name}'; a row without an `id` gets "
-                "that of s1, made from its question"
-            )
-
-    return problem
-
-
-class Funnel:
-    """Filters, one after the other, and what they let pass."""
-
-    def __init__(self, with_pairs=False):
-        # (name, filter): row -> what speaks against it, or None; without a name, not counted
-        self.stages = []
-        # by stage: rows, Counters of reasons, of pairs
-        self.passed, self.dropped, self.similar = Counter(), {}, {}
-        self.left, self.untried = Counter(), 0  # for summary(); rows that were never attempted
-        # similar questions; what report() printed
-        self.with_pairs, self.pairs, self.table = with_pairs, [], []
-
-    def note(self, stage, pair):
-        """Remember a pair of similar questions, and count it under the tenth of its similarity."""
-        self.similar.setdefault(stage, Counter())[
-            f"{pair['layer']} {int(10 * pair['similarity']) / 10}"
-        ] += 1
-        if self.with_pairs:
-            self.pairs.append({"stage": stage} | pair)
-
-    def survivors(self, rows):
-        """Those of the (place, row) that pass, then report()."""
-        for place, row in rows:
-            self.passed["pool"] += 1
-            for stage, problem in self.stages:
-                if reason := problem(row):
-                    self.dropped.setdefault(stage, Counter())[reason] += 1
-                    break
-                self.passed[stage] += 1
-            else:
-                yield place, count(self.left, row)
-            if self.passed["pool"] % 100_000 == 0:
-                print(
-                    f"{self.passed['pool']} rows read; "
-                    + ", ".join(
-                        f"{stage} {self.passed[stage]}" for stage, _ in self.stages if stage
-                    ),
-                    file=sys.stderr,
-                    flush=True,
-                )
-        self.report()
-
-    def report(self):
-        """Print the funnel. Raises BadInput if a filter left nothing."""
-        print(f"{'pool':<12} {self.passed['pool']:>7} rows")
-        self.table.append({"stage": "pool", "kept": self.passed["pool"]})
-        for stage in [name for name, _ in self.stages if name]:
-            reasons, kept = self.dropped.get(stage, Counter()), self.passed[stage]
-            if stage == "difficulty" and self.untried == kept + reasons.total() > 0:
-                raise BadInput("--attempts: none of their ids is the id of a row of --data")
-            why = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
-            print(f"{stage:<12} {kept:>7} kept  (-{reasons.total()}{': ' * bool(why)}{why})")
-            self.table.append({"stage": stage, "kept": kept, "dropped": dict(reasons)})
-            if not kept:
-                raise BadInput(f"no row is left after the filter '{stage}' ({why})")
-            if stage in self.similar:
-                self.table[-1]["similarity"] = dict(sorted(self.similar[stage].items()))
-            if stage == "difficulty":
-                self.table[-1]["without_attempt"] = self.untried
-                print(f"{'':<12} {self.untried:>7} of them were never attempted")
-        print(shown("left", summary(self.left)), flush=True)  # choosing and writing come next
-
-
-def count(totals, row):
-    """Count a row for summary(), and hand it on."""
-    totals["rows"] += 1
-    totals["correct"] += row.get("correct") is True
-    totals["graded"] += row.get("correct") is not None
-    totals["tokens"] += row.get("n_thinking_tokens") or 0
-    totals["domain", row["domain"]] += 1
-    return row
-
-
-def summary(totals):
-    """The numbers that tell two selections apart."""
-    domains = Counter({name[1]: n for name, n in totals.items() if name[0] == "domain"})
-    return {
-        "rows": totals["rows"],
-        "correct": totals["correct"] / totals["graded"] if totals["graded"] else None,
-        "mean_thinking_tokens": totals["tokens"] / totals["rows"],
-        "domains": dict(domains.most_common()),
-    }
-
-
-def shown(name, total):
-    """A summary as a line."""
-    correct = "?" if total["correct"] is None else f"{total['correct']:.1%}"
-    domains = ", ".join(f"{domain} {n}" for domain, n in list(total["domains"].items())[:8])
-    return (
-        f"{name:<12} {total['rows']:>7} rows  correct {correct}  thinking tokens {total['mean_thinking_tokens']:.1f}  "
-        f"domains {domains}"
-    )
-
-
-def draw_funnel(funnel, path):
-    """The rows left after each stage as a bar chart (PNG)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 0.8 + 0.4 * len(funnel)), layout="constrained")
-    axes = figure.subplots()
-    names, kept = [stage["stage"] for stage in funnel], [stage["kept"] for stage in funnel]
-    axes.bar_label(axes.barh(names, kept), [f"{n:,}" for n in kept], padding=3)
-    axes.invert_yaxis()
-    axes.set(xlabel="rows", xlim=(0, 1.15 * max(kept)))
-    figure.savefig(path, dpi=150)
+    """Attempts of several files -> {id: share of right ones over all files}."""
+    n_right, n_tries = Counter(), Counter()
+    for right, tries in attempts:
+        n_right.update(right)
+        n_tries.update(tries)
+    return {name: n_right[name] / n for name, n in n_tries.items()}

@@ -1,4 +1,8 @@
-"""Is this trace worth reading, however hard its question? String rules, false arithmetic, loops, and words by kind."""
+"""Is this trace worth reading, however hard its question is? String rules, false equations, loops, words.
+
+A trace that gets a sum wrong and does not notice is worth less than one that corrects itself, so false
+equations of plain integers are looked for. Doubtful context is skipped, not judged.
+"""
 
 import re
 import string
@@ -9,8 +13,10 @@ from engine.format import FORMATS
 from grading.answers import answer_of, grade
 from grading.repetition import repeated_share
 
-DELIMITERS = sorted({text.strip() for f in FORMATS.values() for text in (f.open, f.end) if text})
+# ---- Words --------------------------------------------------------------------------------------
+
 PUNCTUATION = string.punctuation + "…“”‘’–—"
+# LIMO's kinds of words. strict: the two of each kind that the paper names.
 VERIFY = {
     "strict": ("check", "verify"),
     "extended": ("check", "verify", "validate", "confirm", "double-check", "recheck"),
@@ -45,112 +51,146 @@ CONNECT = {
 }
 
 
-def quality_ok(row):
-    """s1's string rule on the question (filter.ipynb): no figure, no sub-question `p3.`, no numbered bold text."""
+def words_of(text):
+    """Words in lower case without the punctuation around them."""
+    return [word.strip(PUNCTUATION) for word in text.lower().split()]
+
+
+def count_words(words, wanted):
+    """Count how often the wanted words or phrases occur among words; whole words only."""
+    text = f" {'  '.join(words)} "  # two spaces between words, so that neighbours share none
+    return sum(text.count(f" {'  '.join(item.split())} ") for item in wanted)
+
+
+# ---- What is wrong with a row -------------------------------------------------------------------
+
+DELIMITERS = sorted({text.strip() for f in FORMATS.values() for text in (f.open, f.end) if text})
+
+# The largest share of repeated 8-grams. 99% of finished R1-like traces stay below 0.2.
+MAX_REPETITION = 0.3
+# Whoever checks repeats: four checks of one solution reach a share of 0.8, a loop exceeds 0.85.
+MAX_REPETITION_OF_CHECKS = 0.8
+
+
+def passes_string_rule(row):
+    """s1's rule on the question (filter.ipynb): no figure, no sub-question `p3.`, no numbered bold text."""
     question = row["question"]
     if "[asy]" in question:  # an AIME figure excuses everything else
         return "AIME" in str(row.get("source") or "")
-    return (
-        "![Image]" not in question
-        and not re.search(r"p[1-9][0-9]{0,2}\.", question)  # anywhere: `step3.` counts as well
-        and not re.search(r"\*\*(?=.*\d)[^\s\]]*\*\*", question)
-    )
+    has_sub_question = re.search(r"p[1-9][0-9]{0,2}\.", question)  # anywhere: `step3.` counts, too
+    has_numbered_bold = re.search(r"\*\*(?=.*\d)[^\s\]]*\*\*", question)
+    return "![Image]" not in question and not has_sub_question and not has_numbered_bold
 
 
-def quality_problem(row, max_repetition=0.3):
-    """Why a row is not worth training on, however hard its question; or None."""
+def find_quality_problem(row, max_repetition=MAX_REPETITION):
+    """Why a row is not worth training on, however hard its question is; None if it is worth it."""
     thinking, response = row["thinking"], row["response"]
-    if not quality_ok(row):
+    if not passes_string_rule(row):
         return "question string"
     if not thinking.strip():
         return "no thinking"
     if row.get("finish") == "length":
         return "unfinished"
-    if not response.strip() or answer_of(row) is None and grade(row, None) is not None:
-        return "no answer"  # a proof, which has no gold, needs none
+    if lacks_answer(row):
+        return "no answer"
     if any(delimiter in thinking or delimiter in response for delimiter in DELIMITERS):
         return "delimiter in text"
-    if standing_slips(thinking):
+    if uncorrected_equations(thinking):
         return "false equation"
-    # Who checks, repeats: four checks of one solution reach a share of 0.8, a trace caught in a loop exceeds 0.85.
+    if is_repetitive(thinking, max_repetition):
+        return "repetition"
+    return None
+
+
+def lacks_answer(row):
+    if not row["response"].strip():
+        return True
+    # A proof needs no answer: it has no gold one, and the grader says None.
+    return answer_of(row) is None and grade(row, None) is not None
+
+
+def is_repetitive(thinking, max_repetition=MAX_REPETITION):
     share = repeated_share(thinking)
-    if (
-        share <= max_repetition
-        or share <= 0.8
-        and not set(words_of(thinking)).isdisjoint(VERIFY["extended"])
-    ):
-        return None
-    return "repetition"
+    if share <= max_repetition:
+        return False
+    checks = not set(words_of(thinking)).isdisjoint(VERIFY["extended"])
+    return not (checks and share <= MAX_REPETITION_OF_CHECKS)
 
 
-# A chain such as `4 * 1 = 4 - 2 = 2` of plain integers. What stands before must not make its first number a part of
-# something larger (`x + 3 = 5`, `2^3 + 1 = 9`, `20% of 5 + 5 = 2`), nor what stands behind the last (`3 * 4 = 12x`).
+# ---- False equations ----------------------------------------------------------------------------
+
+# A chain of plain integers such as `4 * 1 = 4 - 2 = 2`. The text before it must not make its first
+# number part of something larger (`x + 3 = 5`, `2^3 + 1 = 9`, `20% of 5 + 5 = 2`), nor the text behind
+# it the last one (`3 * 4 = 12x`).
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,15})"
 _PIECE = rf"{_NUMBER}(?: ?[-+*/] ?{_NUMBER})*"
 _CHAIN = re.compile(
     rf"(?<![\w.,:^_)}}\]\\+*/-])(?<![-+*/^)}}\]\\\d] )(?<!of )(?<!mod ){_PIECE}(?: ?= ?-?{_PIECE})+"
     r"(?![\w^(!%√]|[.,:]\d| ?[-+/]| ?\*(?!\*)| ?\\[A-Za-z]| \(?(?:mod|remainder|R)\b)"
 )
-_INSIDE = " ,+-*/="
+_INSIDE = " ,+-*/="  # what a chain is made of, beside digits
+_LOOKAHEAD = 16  # characters; no less than _CHAIN looks at behind a chain
+_EQUALS_BETWEEN_NUMBERS = re.compile(r"=(?:(?<=\d=)|(?<=\d =)) ?-?\d")
+_SIGNS = {"×": "*", "·": "*", "÷": "/", "−": "-", "\\times": "*", "\\cdot": "*", "\t": " "}
 
 
-def chains(text):
-    """What _CHAIN.findall finds in a text with its signs written in ASCII, but searched only around each `=` between two
-    numbers: most of a trace is words."""
-    for sign, plain in (
-        ("×", "*"),
-        ("·", "*"),
-        ("÷", "/"),
-        ("−", "-"),
-        ("\\times", "*"),
-        ("\\cdot", "*"),
-        ("\t", " "),
-    ):
+def write_signs_in_ascii(text):
+    """Write signs of arithmetic in ASCII, `3 x 4` as `3* 4`, and runs of spaces as one."""
+    for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
     while "  " in text:
         text = text.replace("  ", " ")
     if re.search(r"x ?\d", text):
         text = re.sub(r"(?<=\d) ?x(?= ?\d)", "*", text)
-    done = 0
-    for equals in re.finditer(r"=(?:(?<=\d=)|(?<=\d =)) ?-?\d", text):
-        if equals.start() < done:
+    return text
+
+
+def find_chains(text):
+    """Yield what _CHAIN.findall finds in the text with its signs in ASCII.
+
+    Most of a trace is words, so only the surroundings of each `=` between two numbers are searched.
+    """
+    text = write_signs_in_ascii(text)
+
+    def is_inside(character):
+        return character in _INSIDE or character.isdecimal()
+
+    end = 0
+    for equals in _EQUALS_BETWEEN_NUMBERS.finditer(text):
+        if equals.start() < end:
             continue
-        first = done = equals.start()
-        while first and (text[first - 1] in _INSIDE or text[first - 1].isdecimal()):
-            first -= 1
-        while done < len(text) and (text[done] in _INSIDE or text[done].isdecimal()):
-            done += 1
-        for chain in _CHAIN.finditer(text, first, done + 16):  # 16: farther than its lookahead sees
-            if chain.start() < done:
+        start = end = equals.start()
+        while start and is_inside(text[start - 1]):
+            start -= 1
+        while end < len(text) and is_inside(text[end]):
+            end += 1
+        for chain in _CHAIN.finditer(text, start, end + _LOOKAHEAD):
+            if chain.start() < end:
                 yield chain[0]
 
 
-def equations(text):
-    """(left, right, whether they are equal) for each `=` behind plain integer arithmetic, in order.
+def find_equations(text):
+    """Yield (left, right, whether they are equal) for each `=` after plain integer arithmetic.
 
-    Read as people write: the left value must equal the first number on the right, from which the next piece goes on
-    (`7 + 5 = 12 - 2 = 10`), or all of the right (`2 + 4 = 3 * 2`). Doubtful context is skipped, not judged.
+    As people write, the left value must equal the first number on the right, where the next piece goes
+    on from (`7 + 5 = 12 - 2 = 10`), or all of the right (`2 + 4 = 3 * 2`).
     """
-    for chain in chains(text):
+    for chain in find_chains(text):
         pieces = [piece.strip() for piece in chain.split("=")]
         for left, right in zip(pieces, pieces[1:]):
             if not re.search(r"\d ?[-+*/]", left):  # `3 = 4` computes nothing
                 continue
+            first_number = re.match(r"-?[\d,]+", right)[0]
             try:
-                yield (
-                    left,
-                    right,
-                    not readings(left).isdisjoint(
-                        readings(right) | readings(re.match(r"-?[\d,]+", right)[0])
-                    ),
-                )
+                allowed = possible_values(right) | possible_values(first_number)
+                yield left, right, not possible_values(left).isdisjoint(allowed)
             except ZeroDivisionError:
                 continue
 
 
 @lru_cache(maxsize=10_000)  # traces repeat themselves and each other
-def readings(piece):
-    """Values of `a op b op c`: worked from left to right, and with * and / before + and -."""
+def possible_values(piece):
+    """Values of `a op b op c`: read from left to right, and with * and / before + and -."""
     first, *rest = re.findall(r"(?:^-|[-+*/])?\d+", re.sub("[ ,]", "", piece))
     running = int(first)
     terms = [running]
@@ -159,31 +199,21 @@ def readings(piece):
             running += int(item)
             terms.append(int(item))
         else:
-            factor = int(item[1:]) if item[0] == "*" else Fraction(1, int(item[1:]))
+            number = int(item[1:])
+            factor = number if item[0] == "*" else Fraction(1, number)
             running *= factor
             terms[-1] *= factor
     return frozenset((running, sum(terms)))
 
 
 def false_equations(text):
-    """Integer equations of a text that are wrong: 'so 7 + 5 = 11 .' -> ['7 + 5 = 11']."""
-    return [f"{left} = {right}" for left, right, equal in equations(text) if not equal]
+    """The integer equations of a text that are wrong: 'so 7 + 5 = 11 .' -> ['7 + 5 = 11']."""
+    return [f"{left} = {right}" for left, right, is_equal in find_equations(text) if not is_equal]
 
 
-def standing_slips(text):
-    """The false equations that no later right one with the same left side takes back."""
-    last = {
-        left.replace(" ", ""): (equal, f"{left} = {right}")
-        for left, right, equal in equations(text)
-    }
-    return [shown for equal, shown in last.values() if not equal]
-
-
-def words_of(text):
-    return [word.strip(PUNCTUATION) for word in text.lower().split()]
-
-
-def count_words(words, wanted):
-    """How often the wanted words or phrases occur among words; whole words only."""
-    text = f" {'  '.join(words)} "  # two spaces: neighbours share none
-    return sum(text.count(f" {'  '.join(item.split())} ") for item in wanted)
+def uncorrected_equations(text):
+    """The false equations that no later right one with the same left side corrects."""
+    last = {}  # left side: its last equation, None if that is right
+    for left, right, is_equal in find_equations(text):
+        last[left.replace(" ", "")] = None if is_equal else f"{left} = {right}"
+    return [equation for equation in last.values() if equation]

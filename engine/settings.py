@@ -122,13 +122,16 @@ def comments_in(source):
 def add_flag(parser, field, kind, comment):
     """Add the flag of one dataclass field, whose type is `kind`, to an argparse parser.
 
-    With metadata positional=True the setting is given without a flag.
+    With metadata positional=True the setting is given without a flag; with metadata names=TABLE its
+    help lists the names in the table.
     """
     options = options_of(kind)
     required = field.default is dataclasses.MISSING
     default = None if required else field.default
     is_tuple = isinstance(default, tuple)
     shown = " ".join(map(str, default)) if is_tuple else default
+    if names := field.metadata.get("names"):
+        comment += f": {', '.join(names)}"
     if shown not in (None, ""):
         comment += f" (default: {shown})"
     options["help"] = comment.replace("%", "%%")

@@ -33,14 +33,14 @@ for ((round = 1; round <= ROUNDS; round++)); do
   dir=$OUT/round$round
   mkdir -p "$dir/right"
   answer "$model" "$DATA" "$dir/tried.jsonl" --limit "$LIMIT"
-  python curate.py --data "$dir/tried.jsonl" --method full --keep-correct --against "$TEST" --out "$dir/right/tried.jsonl"
+  python curate.py --data "$dir/tried.jsonl" --method full --keep correct --against "$TEST" --out "$dir/right/tried.jsonl"
   if [ "$RATIONALISE" = 1 ] &&            # nothing to explain once every answer is right
-    python curate.py --data "$dir/tried.jsonl" --method full --keep-wrong --hint "$HINT" --out "$dir/hinted.jsonl"; then
+    python curate.py --data "$dir/tried.jsonl" --method full --keep wrong --hint "$HINT" --out "$dir/hinted.jsonl"; then
     answer "$model" "$dir/hinted.jsonl" "$dir/explained.jsonl"
     cp "$dir/explained.jsonl" "$dir/right/explained.jsonl"
   fi
   # Only right answers, and the hint leaves the question: curate.py reads `unhinted`.
-  python curate.py --data "$dir/right" --method full --keep-correct --against "$TEST" --out "$dir/traces.jsonl"
+  python curate.py --data "$dir/right" --method full --keep correct --against "$TEST" --out "$dir/traces.jsonl"
   rows=$(grep -c '' "$dir/traces.jsonl")
   epochs=$(awk -v n="$round" -v s="$STEPS" -v b="$BATCH" -v r="$rows" \
     'BEGIN { steps = int(s * 1.2 ^ (n - 1)); print int((steps * b + r - 1) / r) }')

@@ -30,7 +30,7 @@ train() {                                    # both trainings, from the same pro
   fi
   python -m data.tiny --out "$dir/data" --seed "$seed"
   # Rejection sampling: the teacher's right answers; the questions of these rows are the prompts of both trainings.
-  python curate.py --data "$dir/data/pool.jsonl" --against "$tasks" --method full --keep-correct --out "$dir/traces.jsonl"
+  python curate.py --data "$dir/data/pool.jsonl" --against "$tasks" --method full --keep correct --out "$dir/traces.jsonl"
   python sft.py --model "$base" --data "$dir/traces.jsonl" --out "$dir/sft" --format think --seed "$seed" --epochs 3 \
     --batch-rows 32 --lr 2e-3 --print-every 25
   python grpo.py --model "$base" --data "$dir/traces.jsonl" --out "$dir/rl" --format think --seed "$seed" --steps 100 \

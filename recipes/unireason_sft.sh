@@ -28,7 +28,7 @@ if [ -z "${TRACES:-}" ]; then
   answer "${TEACHER:-Qwen/Qwen3-32B}" "$OUT/problems.jsonl" teacher
   TRACES=$OUT/teacher.jsonl
 fi
-python curate.py --data "$TRACES" --against "$OUT/math500.jsonl" --method full --keep-correct --out "$OUT/traces.jsonl"
+python curate.py --data "$TRACES" --against "$OUT/math500.jsonl" --method full --keep correct --out "$OUT/traces.jsonl"
 run sft.py --model "$MODEL" --data "$OUT/traces.jsonl" --out "$OUT/model" --format think --epochs "${EPOCHS:-1}" \
   --batch-rows "${BATCH:-512}" --lr "${LR:-5e-5}" --warmup 0.1 --weight-decay 0 --max-length "$MAX_LENGTH" \
   --micro-batch-tokens "$MAX_LENGTH" --device "$DEVICE" --dtype "$DTYPE" $seed $FLAGS

@@ -129,7 +129,7 @@ def test_unireason(tmp_path):
     _, cfg = only(found, "sft.py")
     assert (cfg.batch_rows, cfg.lr, cfg.max_length, cfg.format) == (512, 5e-5, 16384, "think")
     assert (
-        only(found, "curate.py")[1].keep_correct
+        only(found, "curate.py")[1].keep == "correct"
         and [c.model for _, name, c in found if name == "generate.py"][0] == "t"
     )
     (tmp_path / "commands").unlink()
