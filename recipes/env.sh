@@ -1,5 +1,6 @@
-# Sourced by every recipe and by tests/run.sh: go to the repository's root, make .venv once, put it on the PATH.
-# SKIP_INSTALL=1 uses the python that is there already (a GPU image, a conda environment).
+# Sourced by every recipe and by tests/run.sh: go to the repository's root, make .venv once, put it
+# on the PATH. SKIP_INSTALL=1 uses the python that is there already (a GPU image, a conda
+# environment).
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -z "${SKIP_INSTALL:-}" ]; then
   if ! cmp -s requirements.txt .venv/installed.txt; then
@@ -13,3 +14,17 @@ if [ -z "${SKIP_INSTALL:-}" ]; then
   export PATH="$PWD/.venv/bin:$PATH"
 fi
 export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
+
+# run SCRIPT FLAGS: in one process, or with NPROC=8 in one process for each of 8 GPUs.
+run() {
+  if [ -n "${NPROC:-}" ]; then torchrun --nproc-per-node "$NPROC" -- "$@"; else python "$@"; fi
+}
+
+# default NAME=VALUE ...: set and export the variables that are not set yet.
+default() {
+  local pair name
+  for pair in "$@"; do
+    name=${pair%%=*}
+    [ -n "${!name:-}" ] || export "$pair"
+  done
+}

@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
-# One problem set, one base model, eight objectives: GRPO (2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO
-# (2507.18071), CISPO (2506.13585), RLOO (2402.14740), NFT (2505.18116) and expert iteration.
-#   bash recipes/objectives.sh                                in the tiny world on a CPU, about 10 minutes on 2 cores
+# One problem set, one base model, eight objectives: GRPO (2402.03300), Dr. GRPO (2503.20783), DAPO
+# (2503.14476), GSPO (2507.18071), CISPO (2506.13585), RLOO (2402.14740), NFT (2505.18116) and
+# expert iteration.
+#
+#   bash recipes/objectives.sh               in the tiny world on a CPU, about 10 minutes on 2 cores
 #   ONLY="grpo nft" STEPS=50 SEED=1 bash recipes/objectives.sh
-#   MODEL=Qwen/Qwen2.5-1.5B DATA=train.jsonl TEST=test.jsonl FORMAT=r1 MAX_TOKENS=1024 LR=1e-6 DEVICE=cuda \
-#     bash recipes/objectives.sh
+#   MODEL=Qwen/Qwen2.5-1.5B DATA=train.jsonl TEST=test.jsonl FORMAT=r1 MAX_TOKENS=1024 LR=1e-6 \
+#     DEVICE=cuda bash recipes/objectives.sh
+#
 # Ends with a table of held-out accuracy and paired differences to the base model.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-SEED=${SEED:-0}; STEPS=${STEPS:-100}; MODEL=${MODEL:-data/tiny_base}; FORMAT=${FORMAT:-think}; DEVICE=${DEVICE:-cpu}
-LR=${LR:-5e-4}; MAX_TOKENS=${MAX_TOKENS:-128}; PROMPTS=${PROMPTS:-16}; GROUP=${GROUP:-8}
-ONLY=${ONLY:-grpo dr-grpo dapo gspo cispo rloo nft rft}; OUT=${OUT:-out/objectives/seed$SEED}
+default OMP_NUM_THREADS=1 MODEL=data/tiny_base FORMAT=think DEVICE=cpu SEED=0 STEPS=100
+default LR=5e-4 MAX_TOKENS=128 PROMPTS=16 GROUP=8 OUT="out/objectives/seed$SEED"
+default ONLY="grpo dr-grpo dapo gspo cispo rloo nft rft"
 if [ -z "${DATA:-}" ]; then
   python -m data.tiny --out "$OUT/data" --seed "$SEED"
-  DATA=$OUT/data/train.jsonl; TEST=$OUT/data/held_out.jsonl; TASKS=math
+  DATA=$OUT/data/train.jsonl TEST=$OUT/data/held_out.jsonl TASKS=math
 fi
 
-flags() {                                 # what a name stands for
+flags_of() {                                 # flags_of OBJECTIVE
   case $1 in
     grpo) echo --normalise sequence ;;
     dr-grpo) echo --adv-std none --normalise constant ;;
@@ -30,16 +32,19 @@ flags() {                                 # what a name stands for
     *) echo "objectives.sh: unknown objective in ONLY: $1" >&2; return 2 ;;
   esac
 }
-test_of() {
-  python generate.py --model "$1" --data "$TEST" --out "$OUT/runs/$2.jsonl" --format "$FORMAT" --temperature 0.7 \
-    --seed "$SEED" --max-tokens "$MAX_TOKENS" --device "$DEVICE" ${TASKS:+--only "$TASKS"}
+answer() {                                   # answer MODEL RUN
+  python generate.py --model "$1" --data "$TEST" --out "$OUT/runs/$2.jsonl" --format "$FORMAT" \
+    --temperature 0.7 --seed "$SEED" --max-tokens "$MAX_TOKENS" --device "$DEVICE" \
+    ${TASKS:+--only "$TASKS"}
 }
-test_of "$MODEL" base
+
+answer "$MODEL" base
 for name in $ONLY; do
-  more=$(flags "$name")
+  flags=$(flags_of "$name")
   # shellcheck disable=SC2086
-  python grpo.py --model "$MODEL" --data "$DATA" --out "$OUT/$name" --format "$FORMAT" --seed "$SEED" --steps "$STEPS" \
-    --prompts-per-step "$PROMPTS" --group-size "$GROUP" --max-tokens "$MAX_TOKENS" --lr "$LR" --device "$DEVICE" $more
-  test_of "$OUT/$name" "$name"
+  python grpo.py --model "$MODEL" --data "$DATA" --out "$OUT/$name" --format "$FORMAT" \
+    --seed "$SEED" --steps "$STEPS" --prompts-per-step "$PROMPTS" --group-size "$GROUP" \
+    --max-tokens "$MAX_TOKENS" --lr "$LR" --device "$DEVICE" $flags
+  answer "$OUT/$name" "$name"
 done
 python evaluate.py "$OUT"/runs/*.jsonl --base "$OUT/runs/base.jsonl"

@@ -1,64 +1,89 @@
 #!/usr/bin/env bash
-# The whole pipeline on a laptop CPU, offline: curate -> sft -> generate -> evaluate -> grpo -> generate -> evaluate ->
-# analyze in the tiny world. Ends with a table and out/tiny/report.html.
+# The whole pipeline on a laptop CPU, offline: curate -> sft -> generate -> evaluate -> grpo ->
+# generate -> evaluate -> analyze in the tiny world. Ends with a table and out/tiny/report.html.
+#
 #   bash recipes/tiny.sh               one seed, about 3 minutes on 2 cores
-#   bash recipes/tiny.sh --seeds 3     three seeds: traces, fine-tuning, RL and sampling drawn anew; about 9 minutes
-#   FRESH_BASE=1 bash recipes/tiny.sh --seeds 3    also a newly trained base model for each further seed; 5 minutes more each;
-#                                      models of different bases are graded together but not compared token by token
-# Interrupted, it continues from where it was; run again, it says what is complete; after a change to the sources it
-# starts over.
+#   bash recipes/tiny.sh --seeds 3     three seeds: traces, fine-tuning, RL and sampling drawn anew;
+#                                      about 9 minutes
+#   FRESH_BASE=1 bash recipes/tiny.sh --seeds 3
+#                                      also a newly trained base model for each further seed; 5
+#                                      minutes
+#                                      more each. Models of different bases are graded together but
+#                                      not
+#                                      compared token by token
+#
+# After an interruption it continues from where it was. Run again, it says what is complete. After a
+# change to the sources it starts over.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg
 seeds=1
-if [ "${1:-}" = --seeds ] && [ "${2:-0}" -ge 1 ] 2>/dev/null; then seeds=$2
-elif [ $# -gt 0 ]; then echo "tiny.sh: unknown arguments: $* (only --seeds N)" >&2; exit 2; fi
+if [ "${1:-}" = --seeds ] && [ "${2:-0}" -ge 1 ] 2>/dev/null; then
+  seeds=$2
+elif [ $# -gt 0 ]; then
+  echo "tiny.sh: unknown arguments: $* (only --seeds N)" >&2
+  exit 2
+fi
 
 out=out/tiny
 mkdir -p "$out"
-if [ -f "$out/started" ] && [ -n "$(find ./*.py engine kernels grading curation report data recipes/tiny* -newer "$out/started" -type f -not -name '*.pyc' -print -quit)" ]; then
+sources="./*.py engine kernels grading curation report data recipes/tiny*"
+if [ -f "$out/started" ] &&
+  [ -n "$(find $sources -newer "$out/started" -type f -not -name '*.pyc' -print -quit)" ]; then
   echo "the sources changed since the last run: starting over"
-  rm -rf "$out"; mkdir -p "$out"
+  rm -rf "$out"
+  mkdir -p "$out"
 fi
 [ -f "$out/started" ] || touch "$out/started"
 began=$(date +%s)
 
-# Curation, fine-tuning and budget forcing: one core.
-think() {                                 # think MODEL RUN [flags]: completions of the held-out problems
-  local model=$1 run=$2; shift 2
-  python generate.py --model "$model" --data "$dir/data/held_out.jsonl" --out "$dir/runs/$run.jsonl" --format think \
-    --temperature 0.7 --seed "$seed" --max-tokens 320 "$@"
+answer() {                                   # answer MODEL RUN [flags]: the held-out problems
+  local model=$1 run=$2
+  shift 2
+  python generate.py --model "$model" --data "$dir/data/held_out.jsonl" \
+    --out "$dir/runs/$run.jsonl" --format think --temperature 0.7 --seed "$seed" \
+    --max-tokens 320 "$@"
 }
+
+# Curation, fine-tuning and budget forcing: one core.
 likelihood() {
-  python generate.py --model "$base" --data "$dir/data/pool.jsonl" --out "$dir/attempts.jsonl" --format think \
-    --temperature 0.7 --n 2 --seed "$seed" --max-tokens 128          # which traces are too easy for the base model?
-  local pool=(--data "$dir/data/pool.jsonl" --against "$dir/data/held_out.jsonl" --k 400 --seed "$seed")
-  python curate.py "${pool[@]}" --method s1 --attempts "$dir/attempts.jsonl" --out "$dir/traces-s1.jsonl"
-  python curate.py "${pool[@]}" --method limo --words extended --length-cap 120 --out "$dir/traces-limo.jsonl"
-  python curate.py "${pool[@]}" --method limo-low --words extended --length-cap 120 --out "$dir/traces-low.jsonl"
-  python curate.py "${pool[@]}" --method random --no-quality --out "$dir/traces-random.jsonl"
+  # Which traces are too easy for the base model?
+  python generate.py --model "$base" --data "$dir/data/pool.jsonl" --out "$dir/attempts.jsonl" \
+    --format think --temperature 0.7 --n 2 --seed "$seed" --max-tokens 128
+  choose() {                                 # choose SET [flags]
+    local set=$1
+    shift
+    python curate.py --data "$dir/data/pool.jsonl" --against "$dir/data/held_out.jsonl" --k 400 \
+      --seed "$seed" "$@" --out "$dir/traces-$set.jsonl"
+  }
+  choose s1 --method s1 --attempts "$dir/attempts.jsonl"
+  choose limo --method limo --words extended --length-cap 120
+  choose low --method limo-low --words extended --length-cap 120
+  choose random --method random --no-quality
   for set in s1 limo random low; do
-    python sft.py --model "$base" --data "$dir/traces-$set.jsonl" --out "$dir/sft-$set" --format think --seed "$seed" \
-      --epochs 12 --batch-rows 32 --lr 2e-3 --print-every 25
-    think "$dir/sft-$set" "sft-$set"
+    python sft.py --model "$base" --data "$dir/traces-$set.jsonl" --out "$dir/sft-$set" \
+      --format think --seed "$seed" --epochs 12 --batch-rows 32 --lr 2e-3 --print-every 25
+    answer "$dir/sft-$set" "sft-$set"
   done
   for budget in 0 20 40 80; do
-    think "$dir/sft-s1" "sft-s1-budget$budget" --only math --thinking-budget $budget
+    answer "$dir/sft-s1" "sft-s1-budget$budget" --only math --thinking-budget $budget
   done
   for waits in 1 2 4; do
-    think "$dir/sft-s1" "sft-s1-wait$waits" --only math --waits $waits --wait wait --max-tokens 448
+    answer "$dir/sft-s1" "sft-s1-wait$waits" --only math --waits $waits --wait wait --max-tokens 448
   done
 }
+
 # Reinforcement learning: the other core.
 reinforcement() {
-  think "$base" base
-  python grpo.py --model "$base" --data "$dir/data/train.jsonl" --out "$dir/grpo" --format think --seed "$seed" \
-    --steps 100 --prompts-per-step 16 --group-size 8 --max-tokens 128 --lr 5e-4
-  think "$dir/grpo" grpo
+  answer "$base" base
+  python grpo.py --model "$base" --data "$dir/data/train.jsonl" --out "$dir/grpo" --format think \
+    --seed "$seed" --steps 100 --prompts-per-step 16 --group-size 8 --max-tokens 128 --lr 5e-4
+  answer "$dir/grpo" grpo
 }
 
 for ((seed = 0; seed < seeds; seed++)); do
-  dir=$out/seed$seed; base=data/tiny_base
+  dir=$out/seed$seed
+  base=data/tiny_base
   mkdir -p "$dir/runs"
   if [ -n "${FRESH_BASE:-}" ] && [ "$seed" -gt 0 ]; then
     base=out/tiny_base_seed$seed
@@ -66,23 +91,30 @@ for ((seed = 0; seed < seeds; seed++)); do
   fi
   echo "== seed $seed"
   python -m data.tiny --out "$dir/data" --seed "$seed"
-  set -m                                  # a process group of its own, so that all of it ends with us
+  # `set -m` gives the RL half a process group of its own, so that it can be ended as a whole.
+  set -m
   reinforcement > >(sed -u 's/^/  [rl]  /') 2>&1 & rl=$!
   set +m
   trap 'kill -- -$rl 2>/dev/null || true' EXIT
   likelihood > >(sed -u 's/^/[sft]  /') 2>&1
-  wait $rl || { echo "tiny.sh: the reinforcement learning half failed, see the lines marked [rl]" >&2; exit 1; }
+  if ! wait $rl; then
+    echo "tiny.sh: the reinforcement learning half failed, see the lines marked [rl]" >&2
+    exit 1
+  fi
   trap - EXIT
 done
 
 echo "== results"
 python evaluate.py "$out"/seed0/runs/*.jsonl --out "$out/seed0/metrics.json"
-tuned=(); data=(); runs=()
+tuned=() data=() runs=()
 for ((seed = 0; seed < seeds; seed++)); do
-  dir=$out/seed$seed; runs+=("$dir/runs")
-  if [ -n "${FRESH_BASE:-}" ] && [ "$seed" -gt 0 ]; then continue; fi      # another base: its own analysis
-  tuned+=("$dir/sft-s1" "$dir/grpo"); data+=("$dir/runs/sft-s1.jsonl" "$dir/runs/grpo.jsonl")
+  dir=$out/seed$seed
+  runs+=("$dir/runs")
+  # Models of another base cannot be compared with this one token by token.
+  if [ -n "${FRESH_BASE:-}" ] && [ "$seed" -gt 0 ]; then continue; fi
+  tuned+=("$dir/sft-s1" "$dir/grpo")
+  data+=("$dir/runs/sft-s1.jsonl" "$dir/runs/grpo.jsonl")
 done
-python analyze.py --base data/tiny_base --tuned "${tuned[@]}" --data "${data[@]}" --runs "${runs[@]}" \
-  --claims recipes/tiny_claims.json --out "$out"
+python analyze.py --base data/tiny_base --tuned "${tuned[@]}" --data "${data[@]}" \
+  --runs "${runs[@]}" --claims recipes/tiny_claims.json --out "$out"
 echo "$(( $(date +%s) - began )) seconds; now open $out/report.html"
