@@ -3,44 +3,47 @@
 s1 (arXiv 2501.19393, §2.2 and Algorithm 1) filters by quality, then by difficulty, then samples for
 diversity:
     difficulty   a question that any attempt of a student model solves is dropped
-    step A       right traces are taken outright from GPQA and AIME, and from MATH if longer than 5600 tokens
+    step A       right traces are taken outright from GPQA and AIME, and from MATH if longer than
+                 5600 tokens
     step B       until there are k:  domain ~ uniform,  row in it ~ 2^-rank / sum 2^-rank,
                  rank 0 = longest trace
 LIMO (arXiv 2502.03387 v3, §3.1) scores each trace and takes the k best, one per problem:
     score = .30 length + .20 verifying + .25 exploring + .25 connecting
-    each term is divided by its maximum in the pool
     verifying, exploring, connecting = words of that kind / words of the trace
-Controls: random, diverse, longest, full (s1, §5.1); limo-low, the lowest scores, and limo-band, one of
-five quality bands (LIMO, §6.3). variance ranks problems for 1-shot RLVR (2504.20571).
---method full --keep correct is rejection sampling: the teacher data of UniReason (2507.00432, §2.2) and
-STaR's filter (2203.14465).
+    each term is divided by its maximum in the pool
+Controls: random, diverse, longest, full (s1, §5.1); limo-low, the lowest scores, and limo-band, one
+of five quality bands (LIMO, §6.3). variance ranks problems for 1-shot RLVR (2504.20571).
+--method full --keep correct is rejection sampling: the teacher data of UniReason (2507.00432, §2.2)
+and STaR's filter (2203.14465).
 
 Departs from the papers in:
-1. Right and wrong are decided by grading/answers.py; s1 asked Claude. A row's own `correct` counts where
-   the rules cannot judge its gold answer.
+1. Right and wrong are decided by grading/answers.py; s1 asked Claude. A row's own `correct` counts
+   where the rules cannot judge its gold answer.
 2. Trace length is the row's n_thinking_tokens, or its number of words if that is missing.
 3. A question too short for an n-gram is dropped when it equals a held-out one.
-4. s1's quality rule reads the question only. Here the trace is read, too: a part missing, no answer,
-   unfinished, a delimiter inside the text, a false equation left standing, a passage that repeats.
-5. s1 removes repeated questions at the start. Here the pool may hold several traces of a question. Of
-   those that pass the filters s1 and its controls keep the first, LIMO the best, full all.
-6. LIMO published neither how its terms are brought to one scale nor all of its words (--length-cap,
-   --words), nor how its bands are cut: here fifths of a question's right traces by score, of which the
-   middle one is taken.
+4. s1's quality rule reads the question only. Here the trace is read, too: a part missing, no
+   answer, unfinished, a delimiter inside, an uncorrected false equation, a passage that repeats.
+5. s1 removes repeated questions at the start. Here the pool may hold several traces of a question.
+   Of those that pass the filters s1 and its controls keep the first, LIMO the best, full all.
+6. LIMO published neither how its terms are brought to one scale nor all of its words: --length-cap,
+   --words. Nor how its bands are cut: here into fifths of a question's right traces by score, and
+   the middle trace of a fifth is taken.
 
 A laptop, a second (after recipes/tiny.sh; keeps 400 of 4000, 63% of them right against 41%):
-    python curate.py --data out/tiny/seed0/data/pool.jsonl --against out/tiny/seed0/data/held_out.jsonl
-                     --attempts out/tiny/seed0/attempts.jsonl --k 400 --out out/s1.jsonl
+    python curate.py --data out/tiny/seed0/data/pool.jsonl --k 400 --out out/s1.jsonl
+                     --against out/tiny/seed0/data/held_out.jsonl
+                     --attempts out/tiny/seed0/attempts.jsonl
 LIMO from a million rows, minutes:
     python curate.py --data pool.jsonl --out limo.jsonl --method limo --k 800 --keep correct
 
-Reads rows with a trace (or problems, where nothing asks for a trace), completions of --attempts, questions
-of --against. An `id` stands for one question; a row without one gets s1's. Writes the chosen rows to OUT
-with correct, n_thinking_tokens, domain and LIMO's score filled in, settings and funnel to OUT.config.json.
+Reads rows with a trace (or problems, where nothing asks for a trace), completions of --attempts,
+questions of --against. An `id` stands for one question; a row without one gets s1's. Writes the
+chosen rows to OUT with correct, n_thinking_tokens, domain and LIMO's score filled in, settings and
+funnel to OUT.config.json.
 
-Add a rule of your own: a function under `@method` or `@row_filter` below is all it takes. The methods here
-also run on pools larger than memory (1M rows need 170 to 220 MB, curation/low_memory.py); one without
-such a twin gets its rows as a list in memory.
+To add a rule, write one function under `@method` or `@row_filter`. --method and --help know it.
+The methods here also run on pools larger than memory: 1M rows need 170 to 220 MB
+(curation/low_memory.py). A method without such a twin gets its rows as a list in memory.
 """
 
 import dataclasses
@@ -97,7 +100,6 @@ class Config:
     k: int = 1000  # rows to keep: 1000 in s1, 800 in LIMO; `full` keeps all
     seed: int = 0  # of the random draws (s1, random, diverse, --corrupt, --budget, --order)
 
-    # ---- filters
     against: tuple[str, ...] = ()  # files of held-out questions that must not be trained on
     # how --against is searched; also minhash:0.6, masked:0.7, answer, embedding
     layers: tuple[str, ...] = ("exact", "ngram:8")
@@ -122,7 +124,6 @@ class Config:
     # STRONG=27e9 WEAK=9e9, by `model`: --per-question of one, the same FLOPs of the other
     match_flops: tuple[str, ...] = ()
 
-    # ---- selection
     # JSON {domain: [keywords]}, or s1's list; else a row's domain, subject or task counts
     taxonomy: str | None = None
     # completions whose replies end in a code of --taxonomy; `ask` writes the questions for them
@@ -134,7 +135,6 @@ class Config:
     # limo-band: 1 is the fifth with the lowest scores of each question, 5 the highest
     band: int = 5
 
-    # ---- the rows written
     # easy: by pass rate, level or length; nll: by the mean of `logp`
     order: Literal["chosen", "random", "easy", "nll"] = "chosen"
     corrupt: str = ""  # digits, keywords, shuffle, delete or insert, with :SHARE (2502.07374)
@@ -184,55 +184,29 @@ def method(name, needs=(), as_in_s1=False):
     return register
 
 
-class Inputs:
-    """What filters and methods look at beside the row: the settings, and the files that they name."""
-
-    def __init__(self, cfg):
-        self.cfg = cfg
-        # of each file ({id: right attempts}, {id: attempts})
-        self.attempts = [read_attempts(path) for path in cfg.attempts]
-        self.pass_rates = pass_rates(self.attempts)  # {id: share of right attempts}
-        self.taxonomy = rewrite.read_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
-        self.samples = samples_per_teacher(cfg) if cfg.match_flops else {}
-        self.funnel = Funnel(with_pairs=bool(cfg.audit))
-        self.limits = defaultdict(KeyLimit)  # filter: the rows that it has counted by key
-        self.held_out = self.near_copies = None
-        if cfg.against:
-            rows = [row for path in cfg.against for _, row in stream_rows(path, ("question",))]
-            self.held_out = self.find_copies("--layers", cfg.layers, "held out", rows)
-        if cfg.dedup:
-            self.near_copies = self.find_copies("--dedup", cfg.dedup, "near copies")
-
-    def find_copies(self, flag, layers, stage, held_out=None):
-        def note_pair(pair):
-            self.funnel.note_pair(stage, pair)
-
-        return CopyFinder(parse_layers(flag, layers), note_pair, held_out)
-
-
 # ---- Filters: the reason to drop a row, or None -------------------------------------------------
 
 
 @row_filter("copies")
-def find_copy(row, inputs):
+def drop_copies(row, inputs):
     key = question_of(row), row.get("thinking") or "", row.get("response") or ""
     return "same question and trace" if inputs.limits["copies"].exceeds(1, *key) else None
 
 
 @row_filter("subset", when=lambda cfg: cfg.subset)
-def find_other_subset(row, inputs):
+def drop_other_subsets(row, inputs):
     subset = inputs.cfg.subset
     return None if in_subset(row, subset) else f"not {subset}"
 
 
 @row_filter("held out", when=lambda cfg: cfg.against)
-def find_held_out(row, inputs):
+def drop_held_out(row, inputs):
     """s1, §C.5: a question that shares an 8-gram with one of the test sets is dropped."""
     return inputs.held_out.find_reason(row)
 
 
 @row_filter("near copies", when=lambda cfg: cfg.dedup)
-def find_near_copy(row, inputs):
+def drop_near_copies(row, inputs):
     return inputs.near_copies.find_reason(row)
 
 
@@ -241,25 +215,29 @@ def filters_quality(cfg):
 
 
 @row_filter("quality", when=filters_quality, needs=TRACE)
-def find_poor_quality(row, inputs):
+def drop_poor_quality(row, inputs):
     """s1, §2.2: formatting issues such as figures that are not there; the rest is ours."""
     return find_quality_problem(row)
 
 
 @row_filter("")  # without a name: drops nothing, and the funnel does not show it
 def write_correct(row, inputs):
-    """From here on rows with a response have `correct`. Grading is slow: fewer rows are left here."""
+    """From here on rows with a response have `correct`. Grading is slow: cheap filters go first."""
     grade_row(row)
 
 
 @row_filter("correct", when=lambda cfg: cfg.keep == "correct", needs=("response",))
-def find_not_right(row, inputs):
-    return {True: None, False: "wrong", None: "cannot be graded"}[row["correct"]]
+def drop_wrong(row, inputs):
+    if row["correct"] is None:
+        return "cannot be graded"
+    return None if row["correct"] else "wrong"
 
 
 @row_filter("wrong", when=lambda cfg: cfg.keep == "wrong", needs=("response",))
-def find_not_wrong(row, inputs):
-    return {True: "right", False: None, None: "cannot be graded"}[row["correct"]]
+def drop_right(row, inputs):
+    if row["correct"] is None:
+        return "cannot be graded"
+    return "right" if row["correct"] else None
 
 
 def s1_difficulty(n_right):
@@ -268,7 +246,7 @@ def s1_difficulty(n_right):
 
 
 def limo_difficulty(n_right):
-    """LIMO, §3.1.1: four tries of a weak model all fail, one to three of a strong one's 32 succeed."""
+    """LIMO, §3.1.1: a weak model's 4 tries all fail, and 1 to 3 of a strong one's 32 succeed."""
     weak, strong = n_right
     if weak:
         return "solved by the weak model"
@@ -294,7 +272,7 @@ def filters_difficulty(cfg):
 
 
 @row_filter("difficulty", when=filters_difficulty)
-def find_wrong_difficulty(row, inputs):
+def drop_by_difficulty(row, inputs):
     name = str(row["id"])
     inputs.funnel.n_untried += name not in inputs.pass_rates
     if inputs.cfg.difficulty == "rate":
@@ -304,8 +282,8 @@ def find_wrong_difficulty(row, inputs):
 
 
 @row_filter("flops", when=lambda cfg: cfg.match_flops)
-def find_beyond_flops(row, inputs):
-    """2408.16737, §3: of a weaker teacher as many samples as cost the same as the stronger one's."""
+def drop_beyond_flops(row, inputs):
+    """2408.16737, §3: keep as many samples of a weak teacher as the strong one's FLOPs buy."""
     teacher = row.get("model")
     if teacher not in inputs.samples:
         return "other teacher"
@@ -319,13 +297,13 @@ def traces_per_question(cfg):
 
 
 @row_filter("questions", when=lambda cfg: traces_per_question(cfg) and not cfg.match_flops)
-def find_later_trace(row, inputs):
+def drop_later_traces(row, inputs):
     limit = traces_per_question(inputs.cfg)
     return "later trace" if inputs.limits["questions"].exceeds(limit, question_of(row)) else None
 
 
 @row_filter("answers", when=lambda cfg: cfg.max_same_answer, needs=("response",))
-def find_same_answer(row, inputs):
+def drop_same_answers(row, inputs):
     """OpenThoughts (2506.04178): at most a few responses per question that give the same answer."""
     key = question_of(row), repr(canonical(row, answer_of(row)))
     is_beyond = inputs.limits["answers"].exceeds(inputs.cfg.max_same_answer, *key)
@@ -339,9 +317,12 @@ WINDOW = 64  # longest rows of a domain that are drawn from: a rank beyond weigh
 
 @method("s1", needs=TRACE, as_in_s1=True)
 def select_s1(rows, k, inputs):
-    """Algorithm 1 of s1: step A, then step B until there are k rows."""
+    """Algorithm 1 of s1."""
     rng = random.Random(inputs.cfg.seed)
-    return draw_by_domain(longest_last(rows), k, rng, take_outright(rows, k), WINDOW)
+    # A. take some rows outright
+    chosen = take_outright(rows, k)
+    # B. until there are k: a domain, then a row by its length
+    return draw_by_domain(longest_last(rows), k, rng, chosen, WINDOW)
 
 
 def take_outright(rows, k):
@@ -369,14 +350,13 @@ def draw_by_domain(rows, k, rng, chosen=(), window=1, weigh_domains=None):
         pools.setdefault(domain_of(row), []).append(row)
     while len(chosen) < k and pools:
         domains = list(pools)
-        weights = weigh_domains(domains, len(chosen)) if weigh_domains else None
-        domain = rng.choices(domains, weights)[0]
-        pool = pools[domain]
-        last_first = pool[-window:][::-1]
-        weights = length_weights([n_tokens(row) for row in last_first])
-        place = rng.choices(range(len(last_first)), weights)[0]
-        row = pool.pop(-1 - place)
-        if not pool:
+        domain_weights = weigh_domains(domains, len(chosen)) if weigh_domains else None
+        domain = rng.choices(domains, domain_weights)[0]
+        last_first = pools[domain][-window:][::-1]
+        row_weights = length_weights([n_tokens(row) for row in last_first])
+        place = rng.choices(range(len(last_first)), row_weights)[0]
+        row = pools[domain].pop(-1 - place)
+        if not pools[domain]:
             del pools[domain]
         if id(row) not in taken:
             chosen.append(row)
@@ -384,7 +364,7 @@ def draw_by_domain(rows, k, rng, chosen=(), window=1, weigh_domains=None):
 
 
 def length_weights(lengths):
-    """P(i) = 2^-rank_i / sum 2^-rank, rank 0 = longest (s1, §2.2). Of equal lengths the first is longer."""
+    """P(i) = 2^-rank_i / sum 2^-rank, rank 0 = longest (s1, §2.2); equal lengths in order."""
     ranked = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     total = 2 - 2.0 ** (1 - len(lengths))
     weights = [0.0] * len(lengths)
@@ -399,7 +379,7 @@ def longest_last(rows):
 
 @method("s1-notebook", needs=TRACE, as_in_s1=True)
 def select_s1_notebook(rows, k, inputs):
-    """Algorithm 1 as in the released filter.ipynb: the last 30% of k follow GPQA's and AIME's domains."""
+    """As in s1's filter.ipynb: the last 30% of k follow the domains of GPQA and AIME."""
     gpqa = Counter(domain_of(row) for row in rows if benchmark_of(row) == "GPQA")
     aime = Counter(domain_of(row) for row in rows if benchmark_of(row) == "AIME")
     weight_of = benchmark_weights(gpqa, aime)
@@ -482,6 +462,7 @@ def limo_scores(columns, length_cap=None):
     """
     longest, most_v, most_e, most_c = (max(column, default=0) or 1 for column in columns)
     cap = length_cap or longest
+    # an array takes 8 bytes a score, a list 32
     return array(
         "d",
         (
@@ -516,10 +497,10 @@ def select_limo_band(rows, k, inputs):
 
 
 def middle_of_band(rows, scores, band, n_bands=5):
-    """LIMO, §6.3.1: of each question with n_bands right traces or more, the middle one of a band by score.
+    """LIMO, §6.3.1: from each question's right traces by score, take the middle one of a band.
 
-    Band 1 has the lowest scores. Questions come by their best score, so that the first k are the same
-    in every band.
+    Band 1 has the lowest scores. A question needs n_bands right traces. Questions come by their
+    best score, so that the first k are the same in every band.
     """
     by_question = {}
     for row in rank_by_score(rows, scores):
@@ -548,7 +529,7 @@ def select_variance(rows, k, inputs):
 
 
 def historical_variance(row, inputs):
-    """Population standard deviation of a question's accuracy over epochs (the paper's variance score).
+    """Population standard deviation of a question's accuracy over epochs.
 
     The accuracies are the row's `history`, or one per file of --attempts. Raises BadInput.
     """
@@ -635,6 +616,32 @@ def stream_variance(pool, k, inputs):
 # ---- The command --------------------------------------------------------------------------------
 
 
+class Inputs:
+    """The settings and the files that they name: what filters and methods read beside the rows."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        # of each file ({id: right attempts}, {id: attempts})
+        self.attempts = [read_attempts(path) for path in cfg.attempts]
+        self.pass_rates = pass_rates(self.attempts)  # {id: share of right attempts}
+        self.taxonomy = rewrite.read_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
+        self.samples = samples_per_teacher(cfg) if cfg.match_flops else {}
+        self.funnel = Funnel(with_pairs=bool(cfg.audit))
+        self.limits = defaultdict(KeyLimit)  # filter: the rows that it has counted by key
+        self.held_out = self.near_copies = None
+        if cfg.against:
+            rows = [row for path in cfg.against for _, row in stream_rows(path, ("question",))]
+            self.held_out = self.find_copies("--layers", cfg.layers, "held out", rows)
+        if cfg.dedup:
+            self.near_copies = self.find_copies("--dedup", cfg.dedup, "near copies")
+
+    def find_copies(self, flag, layers, stage, held_out=None):
+        def note_pair(pair):
+            self.funnel.note_pair(stage, pair)
+
+        return CopyFinder(parse_layers(flag, layers), note_pair, held_out)
+
+
 def samples_per_teacher(cfg):
     """{teacher: samples per question} of --match-flops. Raises BadInput."""
     n = cfg.per_question
@@ -643,8 +650,8 @@ def samples_per_teacher(cfg):
         n_weak = rewrite.matched_samples(n, float(strong_size), float(weak_size))
     except (ValueError, TypeError, ZeroDivisionError):
         raise BadInput(
-            f"--match-flops {' '.join(cfg.match_flops)}: not STRONG=PARAMETERS WEAK=PARAMETERS with "
-            "--per-question, the samples of the first"
+            f"--match-flops {' '.join(cfg.match_flops)}: not STRONG=PARAMETERS WEAK=PARAMETERS "
+            "with --per-question, the samples of the first"
         ) from None
     return {strong: n, weak: n_weak}
 
@@ -663,7 +670,7 @@ def check_settings(cfg):
     refuse_if(not 1 <= cfg.band <= 5, f"--band {cfg.band}: there are five, 1 to 5")
     refuse_if(
         cfg.attempts and cfg.difficulty == "limo" and len(cfg.attempts) != 2,
-        "--difficulty limo needs two files of --attempts: the weak model's, then the strong model's",
+        "--difficulty limo needs two files of --attempts: the weak model's, then the strong one's",
     )
     refuse_if(cfg.difficulty == "rate" and not cfg.attempts, "--difficulty rate needs --attempts")
     refuse_if(cfg.domains and not cfg.taxonomy, "--domains needs a --taxonomy")

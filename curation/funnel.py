@@ -9,7 +9,7 @@ POOL = "pool"  # the first line of the funnel: all rows
 
 
 class Funnel:
-    """Counts of rows by stage, the reasons for dropping rows, and the pairs of similar questions."""
+    """Counts of rows by stage, reasons for dropping rows, and pairs of similar questions."""
 
     def __init__(self, with_pairs=False):
         self.passed = Counter()  # stage: rows

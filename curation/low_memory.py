@@ -1,12 +1,13 @@
 """The selections of curate.py for a pool that is larger than memory; they choose the same rows.
 
-A row is looked at once as it comes and leaves a few numbers behind: 30 to 100 bytes, or a Card where
-its fields are needed. These tell which rows can be chosen at all. Only such rows become Cards, on which
-curate.py's plain functions decide.
+A row is looked at once as it comes and leaves a few numbers behind: 30 to 100 bytes, or a Card if
+its fields are needed. These tell which rows can be chosen at all. Only such rows become Cards, and
+among them curate.py's plain functions choose.
 
-    s1, longest        a Card of each row, and from time to time those out of reach are dropped
+    s1, longest        a Card of each row; from time to time those out of reach are dropped
     random, diverse    a key of some 70 bytes, which sorts and draws as the row does
-    scores             three numbers and the score's terms; rows at least as good as the k-th question
+    limo, variance     three numbers and the score's terms; rows that are at least as good as the
+                       best of the k-th question can be chosen
 """
 
 import heapq
@@ -64,7 +65,7 @@ def collect_cards(pool, prune):
 
 
 def within_reach_of_s1(longest_first, outright, k, window):
-    """The rows that Algorithm 1 can choose: the k + window longest of each domain, and the outright ones.
+    """The rows that Algorithm 1 can choose: outright ones, and k + window longest of each domain.
 
     With n rows taken outright it draws k - n more, and at most n times in vain, among the `window`
     longest that remain in a domain.
@@ -130,7 +131,7 @@ def draw_diverse(keys, domains, k, seed, draw_by_domain):
 
 
 class ScoreTable:
-    """For each row its place, question, whether it is right, and the terms of its score, by column."""
+    """Columns with each row's place, its question, whether it is right, and its score's terms."""
 
     def __init__(self, pool, terms_of):
         self.pool = pool

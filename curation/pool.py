@@ -1,8 +1,8 @@
 """The rows of a pool: what can be asked of a row, and reading them a line at a time.
 
-A pool may be larger than memory. Its rows are read once for the filters. A selection then keeps a few
-numbers of each row, or a Card of those that may be chosen, and reads the chosen rows again from their
-places in the files (curation/low_memory.py).
+A pool may be larger than memory. Its rows are read once for the filters. A selection then keeps a
+few numbers of each row, or a Card of those that may be chosen, and reads the chosen rows again from
+their places in the files (curation/low_memory.py).
 """
 
 import copy
@@ -56,7 +56,7 @@ def n_tokens(row):
 
 
 def trace_of(row):
-    """The reasoning of a row: its thinking, or its response in the plain format, which has no thinking."""
+    """A row's reasoning: its thinking, or in the plain format, which has none, its response."""
     return row.get("thinking") or row.get("response") or ""
 
 
@@ -78,7 +78,7 @@ def digest_of_trace(row):
 
 
 def sort_rows(rows, key=lambda row: 0):
-    """Sort rows by a key. Ties go by id, then by a digest of the trace: never by place in the file."""
+    """Sort rows by a key. Ties go by id, then by a digest of the trace, never by file order."""
     return sorted(rows, key=lambda row: (key(row), str(row["id"]), digest_of_trace(row)))
 
 
@@ -110,8 +110,8 @@ NO_FIELDS = {}  # one dict for all cards: an empty one each would cost 64 bytes
 class Card:
     """The fields of a row that selections read, in under half a KB where a row may take 20.
 
-    The text stays in the file, at the place `at`. `card | fields` is a card with more fields, as for a
-    dict; they are added to the row when it is read again.
+    The text stays in the file, at the place `at`. As for a dict, `card | fields` is a card with
+    more fields; they are added to the row when it is read again.
     """
 
     __slots__ = (
@@ -153,7 +153,7 @@ class Card:
 
 # ---- Reading ------------------------------------------------------------------------------------
 
-# A row's place is one number: that of its file in the upper 16 bits, its byte offset in the lower 48.
+# A row's place is one number: the file's number in the upper 16 bits, the byte offset in the rest.
 OFFSET_BITS = 48
 
 
@@ -262,7 +262,7 @@ def make_prepare(taxonomy=(), replies=None):
 
 
 def grade_row(row):
-    """Write `correct` into a row with a response. Its own value stays where no rule can grade it."""
+    """Write `correct` into a row with a response. Its own value stays if no rule can grade it."""
     if row.get("response") is None:
         return
     verdict = grade(row, answer_of(row))

@@ -1,7 +1,7 @@
-"""Is this trace worth reading, however hard its question is? String rules, false equations, loops, words.
+"""Is this trace worth reading, however hard its question is? Words, string rules, false equations.
 
-A trace that gets a sum wrong and does not notice is worth less than one that corrects itself, so false
-equations of plain integers are looked for. Doubtful context is skipped, not judged.
+A trace that gets a sum wrong and does not notice is worth less than one that corrects itself, so
+false equations of plain integers are looked for. Doubtful context is skipped, not judged.
 """
 
 import re
@@ -73,7 +73,7 @@ MAX_REPETITION_OF_CHECKS = 0.8
 
 
 def passes_string_rule(row):
-    """s1's rule on the question (filter.ipynb): no figure, no sub-question `p3.`, no numbered bold text."""
+    """s1's rule on the question (filter.ipynb): no figure, no sub-question `p3.`, no **Q1**."""
     question = row["question"]
     if "[asy]" in question:  # an AIME figure excuses everything else
         return "AIME" in str(row.get("source") or "")
@@ -120,8 +120,8 @@ def is_repetitive(thinking, max_repetition=MAX_REPETITION):
 # ---- False equations ----------------------------------------------------------------------------
 
 # A chain of plain integers such as `4 * 1 = 4 - 2 = 2`. The text before it must not make its first
-# number part of something larger (`x + 3 = 5`, `2^3 + 1 = 9`, `20% of 5 + 5 = 2`), nor the text behind
-# it the last one (`3 * 4 = 12x`).
+# number part of something larger (`x + 3 = 5`, `2^3 + 1 = 9`, `20% of 5 + 5 = 2`), nor may the text
+# after it do so with the last one (`3 * 4 = 12x`).
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,15})"
 _PIECE = rf"{_NUMBER}(?: ?[-+*/] ?{_NUMBER})*"
 _CHAIN = re.compile(
@@ -172,8 +172,8 @@ def find_chains(text):
 def find_equations(text):
     """Yield (left, right, whether they are equal) for each `=` after plain integer arithmetic.
 
-    As people write, the left value must equal the first number on the right, where the next piece goes
-    on from (`7 + 5 = 12 - 2 = 10`), or all of the right (`2 + 4 = 3 * 2`).
+    As people write, the left value must equal the first number on the right, from which the next
+    piece goes on (`7 + 5 = 12 - 2 = 10`), or all of the right (`2 + 4 = 3 * 2`).
     """
     for chain in find_chains(text):
         pieces = [piece.strip() for piece in chain.split("=")]

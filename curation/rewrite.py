@@ -1,16 +1,16 @@
-"""Rewrite chosen rows: corrupted traces, budgets in the question, hints, questions about the domain.
+"""Rewrite chosen rows: corrupted traces, budgets in the question, hints, questions about domains.
 
-    corruption   long traces may end wrong or hold wrong digits, but their steps may not be shuffled,
-                 deleted or exchanged: "structure, not content"          2502.07374, §4
+    corruption   "structure, not content": long traces may end wrong or hold wrong digits, but their
+                 steps may not be shuffled, deleted or exchanged (2502.07374, §4)
     budgets      "Think for N tokens.", drawn as in L1 (2503.04697, §3), or what the trace needed in
                  powers of two, in tokens or in steps (s1, 2501.19393, §E.1)
     hints        shown the answer, a model explains it; the hint is taken away before training
-                                                                         STaR, 2203.14465, §3.3
-    samples      how many a weaker teacher makes for the same FLOPs      2408.16737, §3
+                 (STaR, 2203.14465, §3.3)
+    samples      how many a weaker teacher makes for the same FLOPs (2408.16737, §3)
     domains      by keywords, or asked of a model as in s1 (§C.4)
 
-Every function returns a new row and leaves the given one alone. Draws depend on nothing but the seed and
-the row's id.
+Every function returns a new row and leaves the given one alone. Draws depend on nothing but the
+seed and the row's id.
 """
 
 import json
@@ -29,8 +29,8 @@ REFLECTION = re.compile(
 )
 # The fields of a completion that a problem does not have.
 COMPLETION_FIELDS = set(
-    "sample text thinking response ids injected n_thinking_tokens n_tokens finish stop n_waits forced "
-    "n_tries logp correct".split()
+    "sample text thinking response ids injected n_thinking_tokens n_tokens finish stop n_waits "
+    "forced n_tries logp correct".split()
 )
 
 
@@ -93,7 +93,7 @@ def delete_steps(steps, share, rng, donor=()):
 
 
 def insert_steps(steps, share, rng, donor=()):
-    """Insert steps of another trace, the donor, at random places: a share of the trace's own number."""
+    """Insert steps of another trace, the donor, at random places: a share of the trace's length."""
     n = len(draw_places(steps, share, rng))
     steps = list(steps)
     for step in rng.choices(donor, k=n) if donor else ():
@@ -168,11 +168,11 @@ def parse_budget(text):
 def add_budget(row, kind, numbers=(), seed=0):
     """Return the row with a `budget` that its question names.
 
-    l1      a whole number ~ uniform from LOW to HIGH; for a share of the rows it is a maximum, and the
-            row says `budget_is_maximum`
+    l1      a whole number ~ uniform from LOW to HIGH; for a share of the rows it is a maximum, and
+            the row says `budget_is_maximum`
     tokens  the trace's tokens, rounded up to a power of two
-    steps   the trace's steps (parts between blank lines), likewise; the trace becomes a countdown from
-            that number, which is what --format s1-steps of sft.py trains
+    steps   the trace's steps (parts between blank lines), likewise; the trace becomes a countdown
+            from that number, which is what --format s1-steps of sft.py trains
     """
     if kind == "l1":
         return add_l1_budget(row, *numbers, seed)
@@ -317,7 +317,7 @@ def with_next(rows):
 
 
 def rewrite_rows(rows, hint="", corrupt="", budget="", taxonomy=(), copies=1, seed=0):
-    """Yield the rows to write: with a hint, corrupted, with a budget, as questions about the domain.
+    """Yield the rows to write: with a hint, corrupted, with a budget, as questions about domains.
 
     taxonomy: if given, each row becomes a question about its domain. Copies get ids of their own.
     """

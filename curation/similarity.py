@@ -2,16 +2,16 @@
 
     exact          equal after lower-casing and joining white space
     ngram:8        one run of 8 words in common is enough                 s1 (2501.19393), §C.5
-    minhash:0.6    Jaccard similarity of the sets of 3-word shingles; candidates are found by MinHash
-                   and locality-sensitive hashing
+    minhash:0.6    Jaccard similarity of the sets of 3-word shingles; MinHash and locality-sensitive
+                   hashing find the candidates
     masked:0.7     the same after every number became 0: the question with other numbers
     answer:0.4     the same gold answer, and a Jaccard similarity too low to count alone
     embedding:0.9  cosine of the rows' `embedding` fields, from whatever encoder wrote them
 
 MinHash (Broder 1997): under a random permutation, two sets have the same smallest element with
-probability J, their Jaccard similarity. With b bands of r such minima each, sets of similarity s agree
-in at least one whole band with probability 1 - (1 - s^r)^b. Each candidate is confirmed with the exact
-similarity, so hashing may miss a pair but never makes one up.
+probability J, their Jaccard similarity. With b bands of r such minima each, sets of similarity s
+agree in at least one whole band with probability 1 - (1 - s^r)^b. Each candidate is confirmed with
+the exact similarity, so hashing may miss a pair but never makes one up.
 """
 
 import hashlib
@@ -46,8 +46,8 @@ def ngrams(text, n):
 def shingles(text, masked=False, k=3):
     """Set of hashes of a text's runs of k words; a shorter text is one run.
 
-    Punctuation goes, but the signs of arithmetic count as words: without them all sums of two numbers
-    would be the same question. masked: every number (12, 3.5, 1,000) counts as 0.
+    Punctuation goes, but the signs of arithmetic count as words: without them all sums of two
+    numbers would be the same question. masked: every number (12, 3.5, 1,000) counts as 0.
     """
     text = text.lower()
     if masked:
@@ -77,7 +77,7 @@ def minhash_signature(hashes, n=N_HASHES):
 
 
 def collision_probability(s, b, r):
-    """Probability that sets of Jaccard similarity s agree in all r rows of one of b bands or more."""
+    """Probability that sets of Jaccard similarity s agree in all r rows of some of b bands."""
     return 1 - (1 - s**r) ** b
 
 
@@ -96,7 +96,7 @@ class MinHashIndex:
     """Texts that can be found again by similarity."""
 
     def __init__(self, threshold, masked=False, prefilter=True):
-        """prefilter: remember every shingle, to skip texts that share too few with all others together.
+        """prefilter: remember every shingle, and skip texts that share too few with all others.
 
         For a few thousand held-out questions it saves nearly all the hashing; for a growing pool it
         would cost memory.
@@ -140,7 +140,7 @@ class MinHashIndex:
 
 
 def best_pair(pairs, least):
-    """The first (number, similarity) with the highest similarity if that is at least `least`, or None."""
+    """The first (number, similarity) with the highest similarity; None if it is below `least`."""
     best = max(pairs, key=lambda pair: pair[1], default=None)
     return best if best and best[1] >= least else None
 
@@ -167,7 +167,7 @@ def parse_layers(flag, given):
 
 
 def parse_limit(name, number):
-    """A layer's limit. Raises KeyError for an unknown layer, ValueError for a limit out of range."""
+    """A layer's limit. Raises KeyError for an unknown layer, ValueError if it is out of range."""
     default = LAYERS[name]
     if not number:
         return default
@@ -182,7 +182,7 @@ def parse_limit(name, number):
 
 
 class SeenQuestions:
-    """Rows that others may not repeat: add() them, then find() says which one a row repeats and how."""
+    """Rows that others may not repeat: add() them; find() says which one a row repeats and how."""
 
     def __init__(self, layers, growing=False):
         """layers: of parse_layers, cheap ones first.
@@ -219,7 +219,7 @@ class SeenQuestions:
                 index.add(question)
 
     def find(self, row):
-        """(reason, layer, number of the other row, similarity) of the first layer with one, or None."""
+        """(reason, layer, number of the other row, similarity) of the first layer to find one."""
         for layer, limit in self.layers.items():
             if found := getattr(self, f"find_{layer}")(row, limit):
                 reasons = {"exact": "same question", "ngram": f"shared {limit}-gram"}
@@ -258,7 +258,7 @@ class SeenQuestions:
 
 
 def gold_answer(row):
-    """The gold answer as the grader reads it, so that 1/2 and 0.5 are the same; None without one."""
+    """The gold answer as the grader reads it: 1/2 and 0.5 are the same. None without one."""
     return (parse(str(row["answer"])) or None) if row.get("answer") is not None else None
 
 

@@ -1,4 +1,4 @@
-"""curate.py: published rules by hand, the draws by statistics, and the whole script on small files."""
+"""curate.py: published rules by hand, draws by statistics, the whole script on small files."""
 
 import copy
 import dataclasses
@@ -95,9 +95,10 @@ def test_benchmark_weights_by_hand():
 
 
 def test_domains_are_drawn_uniformly_and_long_traces_first():
-    """One draw from each of 3000 seeds; domains of 100, 5 and 1 rows must each come up a third of the time.
+    """One draw from each of 3000 seeds; domains of 100, 5 and 1 rows come up equally often.
 
-    Standard error of a share of 1/3: sqrt(1/3 * 2/3 / 3000) = 0.0086; 5 of them are 0.043, far from 100/106 and 1/106.
+    Standard error of a share of 1/3: sqrt(1/3 * 2/3 / 3000) = 0.0086; 5 of them are 0.043, far from
+    100/106 and 1/106.
     """
     rows = pool_of({"big": 100, "small": 5, "single": 1})
     drawn = [choose("s1", rows, 1, seed=seed)[0] for seed in range(3000)]
@@ -105,7 +106,8 @@ def test_domains_are_drawn_uniformly_and_long_traces_first():
     assert {d: n / 3000 for d, n in shares.items()} == pytest.approx(
         {"big": 1 / 3, "small": 1 / 3, "single": 1 / 3}, abs=0.043
     )
-    # Inside `small` (about 1000 draws, standard error 0.016): 16/31, 8/31, 4/31, 2/31, 1/31 from the longest down.
+    # Inside `small` (about 1000 draws, standard error 0.016): 16/31, 8/31, 4/31, 2/31, 1/31 from
+    # the longest down.
     ranks = Counter(
         50 - row["n_thinking_tokens"] // 10 * 10 for row in drawn if row["domain"] == "small"
     )
@@ -151,8 +153,8 @@ def test_draws_repeat_by_seed_whatever_the_order_of_the_rows(method):
 
 
 TRACE_A = (
-    "Perhaps x is 3 . Check : since 3 + 1 = 4 , it works . It might also be 5 ; check 5 + 1 = 6 , no . "
-    "Therefore x is 3 ."
+    "Perhaps x is 3 . Check : since 3 + 1 = 4 , it works . It might also be 5 ; check 5 + 1 = 6 , "
+    "no . Therefore x is 3 ."
 )  # 37 words, hits 2, 2, 2
 
 
@@ -160,7 +162,10 @@ TRACE_B = "Since 3 + 1 = 4 , x is 3 ."  # 11 words, hits 0, 0, 1
 
 
 def test_limo_score_by_hand():
-    """A: .30 * 37/37 + .20 + .25 + .25 * (2/37) / (1/11) = .898649; B: .30 * 11/37 + .25 = .339189."""
+    """A: .30 * 37/37 + .20 + .25 + .25 * (2/37) / (1/11) = .898649.
+
+    B: .30 * 11/37 + .25 = .339189.
+    """
     scores = limo_scores([trace(1, thinking=TRACE_A), trace(2, thinking=TRACE_B)])
     assert scores == pytest.approx([0.898649, 0.339189], abs=1e-6)
     # length saturates at 22 tokens: B gets .30 * 11/22
@@ -338,7 +343,7 @@ def test_the_filter_that_empties_the_pool_is_named(tmp_path, capsys):
 
 
 def test_a_method_of_ones_own_is_one_function(tmp_path, capsys, monkeypatch):
-    """It is in --help and --method, its fields are asked for, and filters, order and output are as ever."""
+    """--method takes it, its fields are asked for, and filters, order and output are as ever."""
     monkeypatch.setattr(curate, "METHODS", curate.METHODS.copy())
 
     @curate.method("shortest", needs=("thinking",))
@@ -493,7 +498,10 @@ def test_one_shot_by_historical_variance(tmp_path, capsys):
 
 
 def test_limo_bands_by_hand(tmp_path, capsys):
-    """Right traces of question a score 0 to 6, of b 10 to 19; c has four and drops out, wrong traces do not count."""
+    """Right traces of question a score 0 to 6, of b 10 to 19; c has four and drops out.
+
+    Wrong traces do not count.
+    """
     rows, scores = [], []
     for name, n, first in (("a", 7, 0), ("b", 10, 10), ("c", 4, 90)):
         for i in range(n):
@@ -614,7 +622,8 @@ def test_responses_per_question_and_same_answers(tmp_path, capsys):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, curate; print(*{'torch', 'numpy', 'transformers', 'matplotlib', 'datasets'} & set(sys.modules))"
+    heavy = {"torch", "numpy", "transformers", "matplotlib", "datasets"}
+    code = f"import sys, curate; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "\n", done
 

@@ -15,7 +15,7 @@ from engine.rows import read_rows
 
 
 def pool_with_ties(path, seed, n=400):
-    """Several traces per question; few lengths, words and domains, so that most rows tie with others."""
+    """Several traces per question; few lengths, words and domains, so that most rows tie."""
     rng = random.Random(seed)
     rows = []
     for i in range(n):
@@ -42,7 +42,7 @@ STREAMED = [name for name, method in curate.METHODS.items() if method.stream]
 def test_streaming_chooses_what_the_plain_function_chooses(
     tmp_path, capsys, monkeypatch, name, seed
 ):
-    """The whole output, byte for byte, for few rows, for many and for all; with pruning on the way."""
+    """The whole output, byte for byte, for few rows, for many and for all; with pruning."""
     monkeypatch.setattr(low_memory, "PRUNE_AT", 20)
     data = pool_with_ties(tmp_path / "pool.jsonl", seed)
     plain = dataclasses.replace(curate.METHODS[name], stream=None)
@@ -109,7 +109,7 @@ def test_early_pruning_changes_no_selection(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_keys_sort_and_draw_as_rows_do(seed):
-    """Ids with zero bytes, beginnings of each other and accents; a domain of more than k rows and a small one."""
+    """Ids with zero bytes, accents and common beginnings; one domain has more than k rows."""
     rng = random.Random(seed)
     rows = [
         trace(0, thinking=str(i), domain=rng.choice("aab"))
@@ -135,7 +135,7 @@ def test_keys_sort_and_draw_as_rows_do(seed):
     "method", ["random", "diverse", "limo", "limo-low", "limo-band", "variance"]
 )
 def test_only_what_may_be_chosen_becomes_a_card(tmp_path, capsys, monkeypatch, method):
-    """A card takes 400 bytes, and a pool may have millions of rows; what stays of the others is 100 bytes at most."""
+    """A card takes 400 bytes, and a pool may have millions of rows; other rows leave up to 100."""
     made = []
     monkeypatch.setattr(low_memory, "Card", lambda *given: made.append(given) or pool.Card(*given))
     rows = [

@@ -166,7 +166,7 @@ def test_sets_by_source_and_level(name, kept):
 
 
 def test_one_id_stands_for_one_question(tmp_path, capsys):
-    """Two files that count from 0 each; case and spaces of the question do not matter, nor does STaR's hint."""
+    """Two files that count from 0 each. Case, spaces and STaR's hint do not change a question."""
     (tmp_path / "p").mkdir()
     write(
         tmp_path / "p/a.jsonl",
@@ -214,7 +214,7 @@ def test_rows_of_a_directory_are_found_again(tmp_path, capsys):
             "p.jsonl:2: holds half a character",
         ),
         (
-            b'{"id": 1, "question": "a", "response": "x", "thinking": "t", "n_thinking_tokens": NaN}',
+            b'{"id": 1, "question": "a", "response": "", "thinking": "", "n_thinking_tokens": NaN}',
             "nan is not a number",
         ),
         (b'{"id": 1, "question": "a", "response": "x"}', "p.jsonl:2: no field 'thinking'"),

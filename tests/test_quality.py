@@ -95,7 +95,7 @@ def test_false_equations_survives_hostile_text():
 
 
 def test_chains_are_what_one_regular_expression_finds():
-    """Around each = , with what stands up to 16 characters behind, nothing is lost and nothing found twice."""
+    """Searching around each `=` and 16 characters behind loses nothing and finds nothing twice."""
     rng, n = random.Random(2), 0
     pieces = (
         "1",
@@ -188,6 +188,25 @@ def test_words_are_whole_words():
     assert quality.count_words(words, quality.VERIFY["extended"]) == 4
     assert quality.count_words(words, ("let me try",)) == 2
     assert quality.count_words(words, quality.EXPLORE["strict"]) == 1
+
+
+HEALTHY = """Okay, the train covers 120 km in 1.5 hours, so its speed is 120 / 1.5 = 80 km/h. Wait, the
+question asks for m/s. 80 km/h is 80,000 m in 3,600 s, and 80,000 / 3,600 = 200 / 9, about 22.2.
+Let me check: 22.2 * 3.6 = 79.9, fine. With the 15% tax of 20, i.e. 20 * 15 / 100 = 3, the price is
+20 + 3 = 23. If x + 3 = 10 then x = 7, and f(2) = 2^3 - 1 = 7 as well. In base 8, 7 + 1 = 10_8.
+So 3 * 4 - 2 = 12 - 2 = 10 and 17 mod 5 = 2. Therefore the answer is 200/9 m/s."""
+
+
+def test_a_healthy_trace_passes():
+    """Prose as a model writes it: units, decimals, powers, percentages and a step taken back."""
+    assert uncorrected_equations(HEALTHY) == []
+    assert repeated_share(HEALTHY) == 0
+    assert find_quality_problem(trace(1, thinking=HEALTHY, response="200/9")) is None
+    wrong = HEALTHY.replace("20 + 3 = 23", "20 + 3 = 33")
+    assert uncorrected_equations(wrong) == ["20 + 3 = 33"]
+    assert find_quality_problem(trace(1, thinking=wrong, response="200/9")) == "false equation"
+    loop = HEALTHY + " Hmm, let us see what that means for the speed." * 20
+    assert find_quality_problem(trace(1, thinking=loop.replace("check", "see"))) == "repetition"
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: real traces are not read")

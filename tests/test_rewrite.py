@@ -1,5 +1,6 @@
 """curation/rewrite.py: corruptions, budgets, hints and teachers, by hand."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -119,7 +120,10 @@ def test_budgets_in_prompts():
 
 
 def test_budgets_of_l1_are_uniform():
-    """U{100..4000}: mean 2050, standard error of 4000 draws 1126 / sqrt(4000) = 17.8; half are maxima, ± .0079."""
+    """U{100..4000}: mean 2050, standard error of 4000 draws 1126 / sqrt(4000) = 17.8.
+
+    Half are maxima, ± .0079.
+    """
     name, numbers = rewrite.parse_budget("l1:100:4000:0.5")
     rows = [rewrite.add_budget(trace(i, "Q"), name, numbers, seed=1) for i in range(4000)]
     budgets = [row["budget"] for row in rows]
@@ -145,7 +149,7 @@ def test_budgets_of_l1_are_uniform():
 
 
 def test_star_hints_the_failures_and_forgets_the_hints(tmp_path):
-    """Right without a hint: 0 and 2; with one: 1. Trained on are 0, 2 and 1, and no hint is in their text."""
+    """Right without a hint: 0 and 2; with one: 1. These are kept, and no hint is in their text."""
     rows = [trace(i, f"question {i}", response=response) for i, response in enumerate("4554")]
     rows[3]["response"] = "7"
     rows[2]["response"] = "4"
@@ -208,6 +212,21 @@ def test_samples_for_the_same_flops():
         rewrite.matched_samples(10, 27, 9) == 30
         and rewrite.matched_samples(1, 27, 9, 1000, 1500) == 2
     )
+
+
+def test_taxonomy_in_the_form_of_s1(tmp_path):
+    """A list with codes and descriptions instead of keywords; a reply ends in a code."""
+    entries = [
+        {"code": "03", "title": "Logic", "descriptions": ["proofs", "sets"]},
+        {"code": "11", "title": "Number theory", "descriptions": []},
+    ]
+    path = tmp_path / "taxonomy.json"
+    path.write_text(json.dumps(entries))
+    taxonomy = rewrite.read_taxonomy(path)
+    assert taxonomy == [("03", "Logic", []), ("11", "Number theory", [])]
+    assert rewrite.domain_of_reply("It is about primes, hence **11**.", taxonomy) == "Number theory"
+    assert rewrite.domain_of_reply("Number 11 it is not", taxonomy) is None
+    assert rewrite.domain_by_keywords("Is 11 a prime?", taxonomy) is None
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: s1's taxonomy is not read")

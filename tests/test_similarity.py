@@ -112,7 +112,7 @@ def test_collision_probabilities():
 
 
 def test_signatures_estimate_jaccard():
-    """At J = 1/2 the share of equal minima of 128 has standard deviation sqrt(.25 / 128) = .0442, mean 1/2."""
+    """At J = 1/2 the share of equal minima of 128 has mean 1/2, deviation sqrt(.25 / 128) = .0442."""
     rng, errors = random.Random(3), []
     for _ in range(60):
         both, a, b = ({rng.getrandbits(32) for _ in range(n)} for n in (24, 12, 12))
@@ -158,7 +158,10 @@ def test_minhash_finds_what_comparing_all_pairs_finds(threshold, masked):
     assert 60 < n < len(asked) and missed <= 0.05 * n
 
 
-TRAIN_RIDE = "A train leaves the station at {} and travels {} miles in {} hours. What is its average speed in miles an hour?"
+TRAIN_RIDE = (
+    "A train leaves the station at {} and travels {} miles in {} hours. "
+    "What is its average speed in miles an hour?"
+)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +218,7 @@ def test_bad_layers_are_named(layer):
 
 
 def test_ngrams_compare_sources_as_s1_does():
-    """Within a source overlaps stay; what is dropped is not added, so that it cannot drop others."""
+    """Within a source overlaps stay. A row that is dropped is not added and cannot drop others."""
     rows = [
         trace(1, TRAIN, source="a"),
         trace(2, TRAIN + " or so", source="a"),
@@ -279,7 +282,7 @@ def test_audit_file_and_near_copies(tmp_path, capsys):
         "other_id": "r001",
         "other": rows[0]["question"],
     }
-    # "how many primes", "many primes are" of 4 and 5 runs: 2 of 7; "below 0" is too short for a third
+    # "how many primes", "many primes are" of 4 and 5 runs: 2 of 7
     assert (held["layer"], held["id"], held["other_id"], held["similarity"]) == (
         "masked",
         "r005",
@@ -297,6 +300,30 @@ def test_audit_file_and_near_copies(tmp_path, capsys):
     with pytest.raises(BadInput, match="no row is left after the filter 'held out'"):
         curate.main(cfg)
     assert len(read_rows(cfg.audit)) == 5
+
+
+def test_a_set_made_of_a_test_set_is_found_out():
+    """Copies in other clothes: an instruction in front, other spaces, other case, a longer question."""
+    held_out = [
+        "What is the smallest positive integer that is a multiple of both 14 and 35 ?",
+        "Let $f(x) = 3x^2 - 5$ for all real numbers $x$. Find the value of $f(f(1))$.",
+        "make 20 from 7 5 8",
+    ]
+    copies = [
+        "Solve this. Put your answer in \\boxed{}. " + held_out[0],
+        held_out[1].upper().replace(" ", "\n"),
+        " Make 20 from  7 5 8",
+        "Ann asks Bob: " + held_out[1] + " He says 7. Is he right?",
+    ]
+    others = [
+        "What is the largest integer that divides both 14 and 35 ?",
+        "Let $g(x) = 2x - 1$ for all real $x$. Find the value of $g(g(3))$.",
+        "make 20 from 7 5 9",
+    ]
+    rows = [trace(i, question) for i, question in enumerate(copies + others)]
+    kept, reasons = decontaminate(rows, held_out)
+    assert [row["question"] for row in kept] == others
+    assert reasons == {"shared 8-gram": 2, "same question": 2}
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: real traces are not read")
