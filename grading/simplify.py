@@ -1,6 +1,6 @@
-"""The worker of grading/symbolic.py: two formulas in, whether math-verify shows them to be the same out.
+"""The worker process of grading/symbolic.py: can math-verify show two formulas to be the same?
 
-Imported in that process only; what it is given is parsed by a grammar, never by python.
+Imported in that process only. What it is given is parsed by a grammar, never by python.
 """
 
 import logging
@@ -13,16 +13,18 @@ logging.disable(logging.CRITICAL)  # it warns that its own time limit is off
 
 
 def same(pair):
-    """[LaTeX, LaTeX] -> bool. Raises for what cannot be read. Asked both ways: the library favours the first."""
-    one, other = (
-        latex2sympy(
-            text,
-            is_real=True,
-            normalization_config=None,
-            conversion_config=ConversionConfig(lowercase_symbols=False),
-        )
-        for text in pair
-    )
-    return bool(
-        verify(one, other, timeout_seconds=None) and verify(other, one, timeout_seconds=None)
+    """[LaTeX, LaTeX] -> bool. Raises for what cannot be read."""
+    one, other = (read_latex(text) for text in pair)
+    # Asked both ways: the library favours the first.
+    forth = verify(one, other, timeout_seconds=None)
+    return bool(forth and verify(other, one, timeout_seconds=None))
+
+
+def read_latex(text):
+    """LaTeX -> a sympy expression in which r and R are two names."""
+    return latex2sympy(
+        text,
+        is_real=True,
+        normalization_config=None,
+        conversion_config=ConversionConfig(lowercase_symbols=False),
     )

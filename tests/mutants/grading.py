@@ -45,18 +45,14 @@ MUTANTS = [
     ),
     (
         "grading/formulas.py",
-        "return used == given if n_used is None else sum(used.values()) == n_used and not used - given",
+        "return used == given",
         "return not used - given",
         "Countdown accepts unused numbers",
         "test_formulas.py::test_check_expression",
     ),
     (
         "grading/formulas.py",
-        (
-            "raise ValueError(\n"
-            "    \"[ ] groups only what holds other brackets; else it is an interval's or a list's\"\n"
-            ")"
-        ),
+        'raise ValueError("an interval or a list, not a group")',
         "pass",
         "[x + 1] is (x + 1)",
         "test_answers.py::test_wrong",
@@ -153,8 +149,10 @@ MUTANTS = [
     ),
     (
         "grading/symbolic.py",
-        'and not re.search(r"(?<![\\\\a-zA-Z])[a-zA-Z]{3,}|[\\d)}]\\s*_|\\d\\s+[\\d.]|!\\s*!", text)',
-        "",
+        (
+            'return not re.search(r"(?<![\\\\a-zA-Z])[a-zA-Z]{3,}|[\\d)}]\\s*_|\\d\\s+[\\d.]|!\\s*!", text)'
+        ),
+        "return True",
         "math-verify is asked what it gets wrong: 52_8 = 52_9",
         "test_symbolic.py::test_what_math_verify_is_not_asked",
     ),
