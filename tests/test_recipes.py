@@ -1,10 +1,15 @@
-"""The recipes for real models: every command that they would run is one that its script takes, with the papers' settings.
-recipes/tiny.sh runs for real in its own time, these in test_recipes_slow.py; here no script starts."""
+"""The recipes: every command is one that its script takes, with the papers' settings.
+
+Stand-ins for python and torchrun note the commands; no script starts. tests/test_recipes_slow.py
+runs the recipes in the tiny world to their end.
+"""
 
 import inspect
+import itertools
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +25,8 @@ import grpo
 import sft
 from data import prepare, tiny
 from engine import plan, settings
-from grading.answers import check_expression
+from grading import labels
+from grading.formulas import check_expression
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {
@@ -32,164 +38,171 @@ SCRIPTS = {
     "analyze.py": analyze,
     "data.prepare": prepare,
     "data.tiny": tiny,
+    "grading.labels": labels,
 }
+# Notes the command, and writes 2,000 lines to each --out FILE.jsonl.
 STAND_IN = """#!/bin/sh
 if [ "$1" = - ]; then shift; exec {python} - "$@"; fi
 for word in "$0" "$@"; do printf '%s\\0' "$word"; done >> "$COMMANDS"; printf '\\n' >> "$COMMANDS"
 while [ $# -gt 0 ]; do
-  if [ "$1" = --out ]; then case "$2" in *.jsonl) mkdir -p "$(dirname "$2")"; seq 2000 > "$2";; esac; fi; shift
+  if [ "$1" = --out ]; then
+    case "$2" in *.jsonl) mkdir -p "$(dirname "$2")"; seq 2000 > "$2";; esac
+  fi
+  shift
 done
 """
 
 
 def commands(tmp_path, recipe, *arguments, **variables):
-    """Run a recipe with stand-ins for python and torchrun -> [(ranks, script, its Config)], in order."""
+    """Run a copy of a recipe with stand-ins -> [(ranks, script, its Config)], in order."""
     for name in ("python", "torchrun"):
         (tmp_path / name).write_text(STAND_IN.format(python=shlex.quote(sys.executable)))
         (tmp_path / name).chmod(0o755)
+    # A copy, because recipes/tiny.sh replaces what earlier runs left in out/.
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", dirs_exist_ok=True)
     log = tmp_path / "commands"
+    log.unlink(missing_ok=True)
     environment = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "SKIP_INSTALL": "1",
         "OUT": str(tmp_path / "out"),
         "COMMANDS": str(log),
         "HOME": str(tmp_path),
-    } | variables
+    }
     done = subprocess.run(
-        ["bash", str(ROOT / "recipes" / recipe), *arguments],
-        env=environment,
+        ["bash", str(tmp_path / "recipes" / recipe), *arguments],
+        env=environment | variables,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    found = []
-    for line in log.read_text().split("\0\n")[:-1]:
-        program, *words = line.split("\0")
-        ranks = 1
-        if program.endswith("torchrun"):
-            ranks, words = int(words[1]), words[words.index("--") + 1 :]
-        name = words[1] if words[0] == "-m" else words[0]
-        arguments = words[2:] if words[0] == "-m" else words[1:]
-        found.append((ranks, name, settings.parse(SCRIPTS[name].Config, arguments)))
-    return found
+    return [parsed(line.split("\0")) for line in log.read_text().split("\0\n")[:-1]]
+
+
+def parsed(words):
+    """[program, its arguments ...] -> (ranks, script, its Config)."""
+    program, *words = words
+    ranks = 1
+    if program.endswith("torchrun"):
+        ranks, words = int(words[1]), words[words.index("--") + 1 :]
+    if words[0] == "-m":
+        words = words[1:]
+    name, *arguments = words
+    return ranks, name, settings.parse(SCRIPTS[name].Config, arguments)
 
 
 def only(found, name):
-    ((ranks, _, config),) = [x for x in found if x[1] == name]
+    """(ranks, Config) of the only command of this script."""
+    ((ranks, _, config),) = [command for command in found if command[1] == name]
     return ranks, config
+
+
+def check_settings(config, **wanted):
+    assert {name: getattr(config, name) for name in wanted} == wanted
+
+
+# What a recipe has to be given; the others need nothing.
+VARIABLES = {
+    "l1.sh": {"MODEL": "m", "DATA": "d.jsonl", "TEST": "t.jsonl"},
+    "tiny_world.sh": {"RECIPE": "s1"},
+}
+RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.sh") if path.name != "env.sh")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_command_is_one_that_its_script_takes(tmp_path, recipe):
+    """A misspelt or removed flag would end the recipe, perhaps after hours."""
+    for folder in ("out/world", "out/data"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("held_out", "train"):
+            row = {"group": "math", "task": "cd", "id": name}
+            (tmp_path / folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "out/tiny_base_run0").mkdir()
+    (tmp_path / "out/tiny_base_run0/config.json").write_text("{}")
+    variables = dict(VARIABLES.get(recipe, {}))
+    arguments = [variables.pop("RECIPE")] if "RECIPE" in variables else []
+    found = commands(tmp_path, recipe, *arguments, **variables)
+    assert len(found) >= 2
+    if recipe in ("objectives.sh", "spurious.sh", "star.sh", "ttrl.sh", "unireason.sh"):
+        assert commands(tmp_path, recipe, MODEL="m", DATA="d", TEST="t", TASKS="k", DEVICE="cuda")
 
 
 def test_s1(tmp_path):
     found = commands(
         tmp_path, "s1.sh", MODEL="m", NPROC="8", TP="8", FLAGS="--recompute --adam-dtype bf16"
     )
-    ranks, cfg = only(found, "sft.py")
-    assert ranks == 8 and (cfg.epochs, cfg.batch_rows, cfg.lr, cfg.warmup, cfg.weight_decay) == (
-        5,
-        16,
-        1e-5,
-        0.05,
-        1e-4,
-    )
-    assert (cfg.beta1, cfg.beta2, cfg.max_length, cfg.dtype) == (0.9, 0.95, 32768, "bf16")
-    assert cfg.recompute and cfg.adam_dtype == "bf16"
-    answers = [c for _, name, c in found if name == "generate.py"]
-    assert (
-        [c.waits for c in answers if c.waits] == [1, 2, 4, 6]
-        and answers[0].tp == 8
-        and len(answers) == 11
-    )
+    ranks, config = only(found, "sft.py")
+    assert ranks == 8
+    check_settings(config, epochs=5, batch_rows=16, lr=1e-5, warmup=0.05, weight_decay=1e-4)
+    check_settings(config, beta1=0.9, beta2=0.95, max_length=32768, dtype="bf16")
+    check_settings(config, recompute=True, adam_dtype="bf16")
+    answers = [config for _, name, config in found if name == "generate.py"]
+    assert [c.waits for c in answers if c.waits] == [1, 2, 4, 6]
+    assert answers[0].tp == 8 and len(answers) == 11
 
 
 def test_limo(tmp_path):
-    ranks, cfg = only(commands(tmp_path, "limo.sh"), "sft.py")
-    assert ranks == 1 and (cfg.epochs, cfg.batch_rows, cfg.lr, cfg.warmup, cfg.weight_decay) == (
-        15,
-        64,
-        5e-6,
-        0,
-        0,
-    )
-    assert (cfg.beta2, cfg.max_length, cfg.schedule, cfg.format) == (
-        0.999,
-        16384,
-        "cosine",
-        "plain",
-    )
-    (tmp_path / "commands").unlink()
+    ranks, config = only(commands(tmp_path, "limo.sh"), "sft.py")
+    assert ranks == 1
+    check_settings(config, epochs=15, batch_rows=64, lr=5e-6, warmup=0, weight_decay=0)
+    check_settings(config, beta2=0.999, max_length=16384, schedule="cosine", format="plain")
     found = commands(tmp_path, "limo.sh", METHOD="limo", NAME="rows", SOURCE="pool.jsonl")
-    chosen = only(found, "curate.py")[1]
-    assert (chosen.method, chosen.k) == ("limo", 800) and only(found, "sft.py")[
-        1
-    ].data == chosen.out
+    _, chosen = only(found, "curate.py")
+    check_settings(chosen, method="limo", k=800)
+    assert only(found, "sft.py")[1].data == chosen.out
 
 
 def test_unireason(tmp_path):
     found = commands(tmp_path, "unireason_sft.sh", PROBLEMS="p.jsonl", TEACHER="t")
-    _, cfg = only(found, "sft.py")
-    assert (cfg.batch_rows, cfg.lr, cfg.max_length, cfg.format) == (512, 5e-5, 16384, "think")
-    assert (
-        only(found, "curate.py")[1].keep == "correct"
-        and [c.model for _, name, c in found if name == "generate.py"][0] == "t"
-    )
-    (tmp_path / "commands").unlink()
+    _, config = only(found, "sft.py")
+    check_settings(config, batch_rows=512, lr=5e-5, max_length=16384, format="think")
+    assert only(found, "curate.py")[1].keep == "correct"
+    assert [c.model for _, name, c in found if name == "generate.py"][0] == "t"
+
     found = commands(tmp_path, "unireason_rl.sh", NPROC="8", TP="4")
-    ranks, cfg = only(found, "grpo.py")
-    assert ranks == 8 and (
-        cfg.prompts_per_step,
-        cfg.group_size,
-        cfg.minibatches,
-        cfg.steps,
-        cfg.tp,
-    ) == (512, 16, 4, 140, 4)
-    assert (cfg.eps_low, cfg.eps_high, cfg.lr, cfg.beta, cfg.entropy, cfg.max_tokens) == (
-        0.22,
-        0.28,
-        1e-6,
-        0,
-        0,
-        16384,
-    )
+    ranks, config = only(found, "grpo.py")
+    assert ranks == 8
+    check_settings(config, prompts_per_step=512, group_size=16, minibatches=4, steps=140, tp=4)
+    check_settings(config, eps_low=0.22, eps_high=0.28, lr=1e-6, beta=0, entropy=0)
+    check_settings(config, max_tokens=16384)
 
 
 def test_countdown(tmp_path):
-    """The generated problems are of the data set's kind and solvable; the held-out ones are not trained."""
+    """The generated problems are like the data set's and solvable; held-out ones stay out."""
     found = commands(tmp_path, "countdown.sh", GENERATE="300", HELD_OUT="50")
-    _, cfg = only(found, "grpo.py")
-    assert (cfg.prompts_per_step, cfg.max_tokens, cfg.lr, cfg.beta) == (256, 1024, 1e-6, 0.001)
-    assert (cfg.reward, cfg.format) == ("countdown", "r1")
-    assert (tmp_path / "out/test.jsonl").read_text().split() == [str(i) for i in range(1, 51)]
-    assert (tmp_path / "out/train.jsonl").read_text().split()[0] == "51"
-    rows = [
-        json.loads(line) for line in (tmp_path / "out/generated.jsonl").read_text().splitlines()
-    ]
-    assert len(rows) == 300 and {len(r["nums"]) for r in rows} == {3, 4}
-    assert all(
-        0 < r["target"] < 1000 and 1 <= min(r["nums"]) and max(r["nums"]) < 100 for r in rows
-    )
-    assert all(solvable(r["nums"], r["target"]) for r in rows[:40])
+    _, config = only(found, "grpo.py")
+    check_settings(config, prompts_per_step=256, max_tokens=1024, lr=1e-6, beta=0.001)
+    check_settings(config, reward="countdown", format="r1")
+    out = tmp_path / "out"
+    assert (out / "test.jsonl").read_text().split() == [str(i) for i in range(1, 51)]
+    assert (out / "train.jsonl").read_text().split()[0] == "51"
+    rows = [json.loads(line) for line in (out / "generated.jsonl").read_text().splitlines()]
+    assert len(rows) == 300 and {len(row["nums"]) for row in rows} == {3, 4}
+    for row in rows:
+        assert 0 < row["target"] < 1000 and 1 <= min(row["nums"]) and max(row["nums"]) < 100
+    assert all(solvable(row["nums"], row["target"]) for row in rows[:40])
 
 
 def solvable(nums, target):
-    """By trying all orders and operations, from left to right."""
-    from itertools import permutations, product
-
-    return any(
-        check_expression(text, nums, target, left_to_right=True)
-        for order in permutations(nums)
-        for operations in product("+-*/", repeat=len(nums) - 1)
-        for text in ["".join(str(x) + y for x, y in zip(order, (*operations, "")))]
-    )
+    """Whether some order and some operations, applied from left to right, give the target."""
+    for order in itertools.permutations(nums):
+        for operations in itertools.product("+-*/", repeat=len(nums) - 1):
+            text = str(order[0])
+            for operation, number in zip(operations, order[1:]):
+                text += f"{operation}{number}"
+            if check_expression(text, nums, target, left_to_right=True):
+                return True
+    return False
 
 
 def test_gsm8k(tmp_path):
-    found = commands(
-        tmp_path, "gsm8k.sh", DEVICE="cpu", NAME="rows", TRAIN="a.jsonl", TEST="b.jsonl"
-    )
-    _, cfg = only(found, "grpo.py")
-    assert (cfg.prompts_per_step, cfg.group_size, cfg.max_tokens, cfg.dtype) == (64, 8, 512, "fp32")
+    variables = {"DEVICE": "cpu", "NAME": "rows", "TRAIN": "a.jsonl", "TEST": "b.jsonl"}
+    found = commands(tmp_path, "gsm8k.sh", **variables)
+    _, config = only(found, "grpo.py")
+    check_settings(config, prompts_per_step=64, group_size=8, max_tokens=512, dtype="fp32")
     assert [name for _, name, _ in found] == [
-        *["data.prepare"] * 2,
+        "data.prepare",
+        "data.prepare",
         "generate.py",
         "grpo.py",
         "generate.py",
@@ -210,29 +223,31 @@ PAPER = {
 
 @pytest.mark.parametrize("recipe", PAPER)
 def test_tiny_world(tmp_path, recipe):
-    """The same recipe, its method's settings too; the tiny model and one seed everywhere, and no training on test.jsonl."""
+    """The same recipe with its method's settings; the tiny model and one seed everywhere.
+
+    What is trained on is not what is measured with.
+    """
     world = tmp_path / "out/world"
     world.mkdir(parents=True)
     for name in ("held_out", "train"):
-        (world / f"{name}.jsonl").write_text(f'{{"group": "math", "task": "cd", "id": "{name}"}}\n')
+        row = {"group": "math", "task": "cd", "id": name}
+        (world / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     found = commands(tmp_path, "tiny_world.sh", recipe, SEED="3", PROMPTS="5")
-    assert found[0][2].seed == 3 and found[0][2].out == str(world)
-    assert [json.loads(line)["id"] for line in (world / "cd.jsonl").read_text().splitlines()] == [
-        "held_out",
-        "train",
-    ]
+    check_settings(found[0][2], seed=3, out=str(world))
+    lines = (world / "cd.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["held_out", "train"]
+
     ((_, name, trained),) = [x for x in found if x[1] in ("sft.py", "grpo.py")]
-    assert {key: getattr(trained, key) for key in PAPER[recipe]} == PAPER[recipe]
-    assert (trained.model, trained.seed, trained.format, trained.device) == (
-        "data/tiny_base",
-        3,
-        "think",
-        "cpu",
-    )
-    assert trained.lr >= 2e-4 and (name == "sft.py" or trained.prompts_per_step == 5)
-    answers = [c for _, name, c in found if name == "generate.py"]
-    assert len(answers) >= 2 and all(c.seed == 3 and c.format == "think" for c in answers)
-    assert {c.data for c in answers[-2:]}.isdisjoint({trained.data})
+    check_settings(trained, **PAPER[recipe])
+    check_settings(trained, model="data/tiny_base", seed=3, format="think", device="cpu")
+    assert trained.lr >= 2e-4
+    if name == "grpo.py":
+        assert trained.prompts_per_step == 5
+    answers = [config for _, name, config in found if name == "generate.py"]
+    assert len(answers) >= 2
+    for config in answers:
+        check_settings(config, seed=3, format="think")
+    assert {config.data for config in answers[-2:]}.isdisjoint({trained.data})
 
 
 def test_slow_tests_wait_until_they_are_asked_for(request):
@@ -252,18 +267,18 @@ def test_slow_tests_wait_until_they_are_asked_for(request):
     ],
 )
 def test_planned_figures_are_those_of_the_plan(recipe, flags, words, capsys):
-    """What the head of a recipe says of memory and time is what engine/plan.py prints, and it fits. Under torch 2.11, whose flash
-    kernel is handed keys and values repeated for every head, it may be a hundredth more."""
+    """The head of a recipe says of memory and time what engine/plan.py prints, and it fits.
+
+    Under torch 2.11 the flash kernel is given keys and values repeated for every head: it may be a
+    hundredth more.
+    """
     found = plan.main(plan.Config(**flags))
     text = " ".join(
         line.lstrip("# ") for line in (ROOT / "recipes" / recipe).read_text().splitlines()
     )
     assert found["fits"] and words in text
+    said = float(words.split()[0])
     more = 1 if "enable_gqa" in inspect.signature(varlen_attn).parameters else 1.01
-    assert (
-        float(words.split()[0])
-        <= round(found["peak_with_margins"] / 2**30, 1)
-        <= float(words.split()[0]) * more
-    )
+    assert said <= round(found["peak_with_margins"] / 2**30, 1) <= said * more
     if "hours" in words:
         assert float(words.split()[-2]) == round(found["hours"], 1)
