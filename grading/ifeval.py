@@ -1,11 +1,14 @@
 """IFEval (Zhou et al. 2023, arXiv 2311.07911): does a response follow instructions that a program can check?
 
-A row holds `instruction_id_list` and, one for each, `kwargs`. Strict: the response as it is. Loose: also without its
-first line, its last line or both, and without asterisks ("Sure, here it is:" and markdown are forgiven).
+A row holds `instruction_id_list` and, one for each, `kwargs`. Strict: the response as it is. Loose: also
+without its first line, its last line or both, and without asterisks ("Sure, here it is:" and markdown are
+forgiven).
 
-Departs from the authors' program in: 1. Sentences are told apart by a rule of a few lines instead of NLTK's trained
-splitter. 2. Languages are told apart by script, letters and frequent words instead of langdetect, which answers at
-random for short texts. 3. Keywords are text, never regular expressions, and every check takes linear time.
+Departs from the authors' program in:
+1. Sentences are told apart by a rule of a few lines instead of NLTK's trained splitter.
+2. Languages are told apart by script, letters and frequent words instead of langdetect, which answers at
+   random for short texts.
+3. Keywords are text, never regular expressions, and every check takes linear time.
 """
 
 import json
@@ -14,27 +17,35 @@ from collections import Counter
 
 from engine.rows import BadInput
 
-RELATIONS = {"less than": lambda count, n: count < n, "at least": lambda count, n: count >= n}
+# ---- Sentences ---------------------------------------------------------------------------------
+
+SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]*_]{0,3}(?=(\s{0,3})(\S?))")
+# "Dr." and "e.g." end no sentence, nor does the number of a list's entry.
 ABBREVIATION = re.compile(
     r"(?:\b(?:Mrs?|Ms|Dr|Prof|St|Jr|Sr|vs|etc|[eE]\.g|[iI]\.e|Inc|Ltd|Co|No|[A-Z])|^\s*\d+)$"
 )
 
 
 def n_sentences(text):
-    """Sentences end in . ! or ? before white space and something that is not a small letter, or with the text."""
-    text, count, begin = text.strip(), 0, 0
-    for stop in re.finditer(r"[.!?]+[\"'”’)\]*_]{0,3}(?=(\s{0,3})(\S?))", text):
+    """Sentences end in . ! or ? before white space and anything but a small letter, or with the text."""
+    text = text.strip()
+    count, begin = 0, 0
+    for stop in SENTENCE_END.finditer(text):
+        space, following = stop[1], stop[2]
         before = text[max(begin, stop.start() - 12) : stop.start()]
-        if stop[2] and (
-            not stop[1] or stop[2].islower() or stop[0] == "." and ABBREVIATION.search(before)
-        ):
+        goes_on = not space or following.islower()
+        abbreviated = stop[0] == "." and ABBREVIATION.search(before)
+        if following and (goes_on or abbreviated):
             continue
-        count, begin = count + 1, stop.end()
-    return count + bool(re.search(r"\w", text[begin:]))
+        count += 1
+        begin = stop.end()
+    rest_has_words = bool(re.search(r"\w", text[begin:]))
+    return count + rest_has_words
 
 
-# ---- Which language? --------------------------------------------------------------------------------------------
+# ---- Which language? ---------------------------------------------------------------------------
 
+# Languages that share a script: its letters. Those of one key are told apart by WORDS.
 SCRIPTS = {
     "ja": "\u3040-\u30ff",
     "ko": "\uac00-\ud7af",
@@ -79,7 +90,7 @@ WORDS = {
 }
 
 
-def language(text):
+def language_of(text):
     """ISO 639-1 code of the language that a text is written in; None for a text without letters."""
     counts = {names: len(re.findall(f"[{letters}]", text)) for names, letters in SCRIPTS.items()}
     if counts["ja"]:
@@ -88,51 +99,85 @@ def language(text):
     if not counts[names]:
         return None
     found = Counter(re.findall(r"[^\s\d.,;:!?\"'()*।،؟-]+", text.lower()))
-    # ties: the first
-    return max(names.split(), key=lambda name: sum(found[word] for word in WORDS.get(name, ())))
+
+    def n_frequent_words(name):
+        return sum(found[word] for word in WORDS.get(name, ()))
+
+    return max(names.split(), key=n_frequent_words)  # ties: the first
 
 
-# ---- The 25 instructions ----------------------------------------------------------------------------------------
+# ---- The 25 instructions -----------------------------------------------------------------------
+
+INSTRUCTIONS = {}
 
 
-def _bullets(text, num_bullets):
-    return (
-        sum(bool(re.match(r"\s*(?:\*[^*]|-)", line + "\n")) for line in text.split("\n"))
-        == num_bullets
-    )
+def instruction(name):
+    """Put the decorated check into the table: a text and the instruction's settings -> is it followed?"""
+
+    def register(function):
+        INSTRUCTIONS[name] = function
+        return function
+
+    return register
 
 
-def _highlights(text, num_highlights):
-    single = [found.strip("*").strip() for found in re.findall(r"\*[^\n*]*\*", text)]
-    double = [found.strip("*").strip() for found in re.findall(r"\*\*[^\n*]*\*\*", text)]
-    return sum(map(bool, single + double)) >= num_highlights
+def compare_count(relation, count, wanted):
+    """IFEval's two relations between numbers. Raises KeyError for another one."""
+    return {"less than": count < wanted, "at least": count >= wanted}[relation]
 
 
-def _paragraphs(text, num_paragraphs):
-    parts = [part.strip() for part in text.split("***")]
-    inner = parts[not parts[0] : len(parts) - (len(parts) > 1 and not parts[-1])]
-    return all(inner) and len(inner) == num_paragraphs
+@instruction("change_case:capital_word_frequency")
+def capital_word_frequency(text, capital_frequency, capital_relation):
+    words = re.findall(r"\w(?:[\w.-]*\w)?", text)
+    n_capital = sum(word.isupper() for word in words)
+    return compare_count(capital_relation, n_capital, capital_frequency)
 
 
-def _first_word(text, num_paragraphs, nth_paragraph, first_word):
-    parts = text.split("\n\n")
-    n = sum(bool(part.strip()) for part in parts)
-    words = parts[nth_paragraph - 1].split() if nth_paragraph <= n else []
-    return (
-        n == num_paragraphs
-        and bool(words)
-        and re.split(r"[.,?!'\"]", words[0].lstrip("'").lstrip('"'))[0].lower()
-        == first_word.lower()
-    )
+@instruction("change_case:english_capital")
+def english_capital(text):
+    return text.isupper() and language_of(text) in ("en", None)
 
 
-def _two(text):
+@instruction("change_case:english_lowercase")
+def english_lowercase(text):
+    return text.islower() and language_of(text) in ("en", None)
+
+
+@instruction("combination:repeat_prompt")
+def repeat_prompt(text, prompt_to_repeat):
+    return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+
+
+@instruction("combination:two_responses")
+def two_responses(text):
     parts = [part.strip() for part in text.split("******")]
     given = [part for part in parts if part]
     return all(parts[1:-1]) and len(given) == 2 and given[0] != given[1]
 
 
-def _json(text):
+@instruction("detectable_content:number_placeholders")
+def number_placeholders(text, num_placeholders):
+    """[name]: a bracket that is closed on its line."""
+    n_found = 0
+    for line in text.split("\n"):
+        n_found += sum("[" in before for before in line.split("]")[:-1])
+    return n_found >= num_placeholders
+
+
+@instruction("detectable_content:postscript")
+def postscript(text, postscript_marker):
+    spellings = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
+    literal = re.escape(postscript_marker.strip().lower())
+    return bool(re.search(spellings.get(postscript_marker, literal), text.lower()))
+
+
+@instruction("detectable_format:constrained_response")
+def constrained_response(text):
+    return any(f"My answer is {answer}." in text for answer in ("yes", "no", "maybe"))
+
+
+@instruction("detectable_format:json_format")
+def json_format(text):
     text = re.sub(r"^```(?:json|Json|JSON)?", "", text.strip()).removesuffix("```").strip()
     try:
         json.loads(text)
@@ -141,87 +186,114 @@ def _json(text):
     return True
 
 
-def _title(text):
+@instruction("detectable_format:multiple_sections")
+def multiple_sections(text, section_spliter, num_sections):
+    sections = re.findall(re.escape(section_spliter.strip()) + r"\s?\d", text)
+    return len(sections) >= num_sections
+
+
+@instruction("detectable_format:number_bullet_lists")
+def number_bullet_lists(text, num_bullets):
+    lines = [line + "\n" for line in text.split("\n")]
+    return sum(bool(re.match(r"\s*(?:\*[^*]|-)", line)) for line in lines) == num_bullets
+
+
+@instruction("detectable_format:number_highlighted_sections")
+def number_highlighted_sections(text, num_highlights):
+    """*word* or **word**, with something inside."""
+    found = re.findall(r"\*[^\n*]*\*", text) + re.findall(r"\*\*[^\n*]*\*\*", text)
+    return sum(bool(section.strip("*").strip()) for section in found) >= num_highlights
+
+
+@instruction("detectable_format:title")
+def title(text):
+    """<<title>>"""
     titles = [line[line.find("<<") : line.rfind(">>")] for line in text.split("\n") if ">>" in line]
-    return any(title.startswith("<<") and title.lstrip("<").strip("> \t\r") for title in titles)
+    return any(found.startswith("<<") and found.lstrip("<").strip("> \t\r") for found in titles)
 
 
-def _postscript(text, postscript_marker):
-    spelled = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
-    return bool(
-        re.search(
-            spelled.get(postscript_marker, re.escape(postscript_marker.strip().lower())),
-            text.lower(),
-        )
+@instruction("keywords:existence")
+def keywords_existence(text, keywords):
+    return all(_keyword(word).search(text) for word in keywords)
+
+
+@instruction("keywords:forbidden_words")
+def forbidden_words(text, forbidden_words):
+    return not any(
+        re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in forbidden_words
     )
+
+
+@instruction("keywords:frequency")
+def keyword_frequency(text, keyword, frequency, relation):
+    return compare_count(relation, len(_keyword(keyword).findall(text)), frequency)
 
 
 def _keyword(word):
     return re.compile(re.escape(word.strip()), re.IGNORECASE)
 
 
-CHECKS = {
-    "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: (
-        RELATIONS[capital_relation](
-            sum(word.isupper() for word in re.findall(r"\w(?:[\w.-]*\w)?", text)), capital_frequency
-        )
-    ),
-    "change_case:english_capital": lambda text: text.isupper() and language(text) in ("en", None),
-    "change_case:english_lowercase": lambda text: text.islower() and language(text) in ("en", None),
-    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
-        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
-    ),
-    "combination:two_responses": _two,
-    "detectable_content:number_placeholders": lambda text, num_placeholders: (
-        sum("[" in part for line in text.split("\n") for part in line.split("]")[:-1])
-        >= num_placeholders
-    ),
-    "detectable_content:postscript": _postscript,
-    "detectable_format:constrained_response": lambda text: any(
-        f"My answer is {answer}." in text for answer in ("yes", "no", "maybe")
-    ),
-    "detectable_format:json_format": _json,
-    "detectable_format:multiple_sections": lambda text, section_spliter, num_sections: (
-        len(re.findall(re.escape(section_spliter.strip()) + r"\s?\d", text)) >= num_sections
-    ),
-    "detectable_format:number_bullet_lists": _bullets,
-    "detectable_format:number_highlighted_sections": _highlights,
-    "detectable_format:title": _title,
-    "keywords:existence": lambda text, keywords: all(
-        _keyword(word).search(text) for word in keywords
-    ),
-    "keywords:forbidden_words": lambda text, forbidden_words: (
-        not any(
-            re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in forbidden_words
-        )
-    ),
-    "keywords:frequency": lambda text, keyword, frequency, relation: RELATIONS[relation](
-        len(_keyword(keyword).findall(text)), frequency
-    ),
-    "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: RELATIONS[
-        let_relation
-    ](text.lower().count(letter.strip().lower()), let_frequency),
-    "language:response_language": lambda text, language: _is_language(text, language),
-    "length_constraints:nth_paragraph_first_word": _first_word,
-    "length_constraints:number_paragraphs": _paragraphs,
-    "length_constraints:number_sentences": lambda text, num_sentences, relation: RELATIONS[
-        relation
-    ](n_sentences(text), num_sentences),
-    "length_constraints:number_words": lambda text, num_words, relation: RELATIONS[relation](
-        len(re.findall(r"\w+", text)), num_words
-    ),
-    "punctuation:no_comma": lambda text: "," not in text,
-    "startend:end_checker": lambda text, end_phrase: (
-        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
-    ),
-    "startend:quotation": lambda text: (
-        len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"'
-    ),
-}
+@instruction("keywords:letter_frequency")
+def letter_frequency(text, letter, let_frequency, let_relation):
+    n_letters = text.lower().count(letter.strip().lower())
+    return compare_count(let_relation, n_letters, let_frequency)
 
 
-def _is_language(text, wanted):
-    return language(text) in (wanted, None)
+@instruction("language:response_language")
+def response_language(text, language):
+    return language_of(text) in (language, None)
+
+
+@instruction("length_constraints:nth_paragraph_first_word")
+def nth_paragraph_first_word(text, num_paragraphs, nth_paragraph, first_word):
+    paragraphs = text.split("\n\n")
+    n_paragraphs = sum(bool(paragraph.strip()) for paragraph in paragraphs)
+    if n_paragraphs != num_paragraphs or nth_paragraph > n_paragraphs:
+        return False
+    words = paragraphs[nth_paragraph - 1].split()
+    if not words:
+        return False
+    word = re.split(r"[.,?!'\"]", words[0].lstrip("'").lstrip('"'))[0]
+    return word.lower() == first_word.lower()
+
+
+@instruction("length_constraints:number_paragraphs")
+def number_paragraphs(text, num_paragraphs):
+    """Paragraphs between lines of ***, none of them empty but for one before the first and after the last."""
+    parts = [part.strip() for part in text.split("***")]
+    begin = 0 if parts[0] else 1
+    end = len(parts) - 1 if len(parts) > 1 and not parts[-1] else len(parts)
+    inside = parts[begin:end]
+    return all(inside) and len(inside) == num_paragraphs
+
+
+@instruction("length_constraints:number_sentences")
+def number_sentences(text, num_sentences, relation):
+    return compare_count(relation, n_sentences(text), num_sentences)
+
+
+@instruction("length_constraints:number_words")
+def number_words(text, num_words, relation):
+    return compare_count(relation, len(re.findall(r"\w+", text)), num_words)
+
+
+@instruction("punctuation:no_comma")
+def no_comma(text):
+    return "," not in text
+
+
+@instruction("startend:end_checker")
+def end_checker(text, end_phrase):
+    return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+
+
+@instruction("startend:quotation")
+def quotation(text):
+    text = text.strip()
+    return len(text) > 1 and text[0] == text[-1] == '"'
+
+
+# ---- A row's instructions ----------------------------------------------------------------------
 
 
 def follows(row, response, loose=False):
@@ -229,22 +301,27 @@ def follows(row, response, loose=False):
 
     Raises BadInput for an instruction that is not among the 25, or that lacks its settings.
     """
-    texts = [response]
-    if loose:
-        lines = response.split("\n")
-        texts += [
-            "\n".join(lines[1:]).strip(),
-            "\n".join(lines[:-1]).strip(),
-            "\n".join(lines[1:-1]).strip(),
-        ]
-        texts += [text.replace("*", "") for text in texts]
-    result = []
+    texts = loose_readings(response) if loose else [response]
+    texts = [text for text in texts if text.strip()]
+    followed = []
     for name, settings in zip(row["instruction_id_list"], row["kwargs"], strict=True):
         given = {key: value for key, value in (settings or {}).items() if value is not None}
-        if name not in CHECKS:
+        if name not in INSTRUCTIONS:
             raise BadInput(f"'{name}' is not an instruction of IFEval")
         try:
-            result.append(any(text.strip() != "" and CHECKS[name](text, **given) for text in texts))
+            followed.append(any(INSTRUCTIONS[name](text, **given) for text in texts))
         except (TypeError, KeyError, AttributeError) as error:
             raise BadInput(f"instruction '{name}' with the settings {given}: {error}") from error
-    return result
+    return followed
+
+
+def loose_readings(response):
+    """The response, without its first line, its last line or both; each also without asterisks."""
+    lines = response.split("\n")
+    texts = [
+        response,
+        "\n".join(lines[1:]).strip(),
+        "\n".join(lines[:-1]).strip(),
+        "\n".join(lines[1:-1]).strip(),
+    ]
+    return texts + [text.replace("*", "") for text in texts]

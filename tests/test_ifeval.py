@@ -4,7 +4,7 @@ import pytest
 
 from engine.rows import BadInput
 from grading import answers
-from grading.ifeval import CHECKS, follows, language, n_sentences
+from grading.ifeval import INSTRUCTIONS, follows, language_of, n_sentences
 
 CASES = [  # instruction, settings, a response that follows it, one that does not
     (
@@ -172,7 +172,7 @@ def test_each_instruction(name, settings, good, bad):
 
 
 def test_all_25_have_a_case():
-    assert {name for name, *_ in CASES} == set(CHECKS) and len(CHECKS) == 25
+    assert {name for name, *_ in CASES} == set(INSTRUCTIONS) and len(INSTRUCTIONS) == 25
 
 
 def test_loose_forgives_a_first_line_a_last_line_and_asterisks():
@@ -223,7 +223,7 @@ def test_languages_that_share_letters():
         ("sw", "nyumba ya watu na kazi"),
         (None, "12 + 3!"),
     ):
-        assert language(text) == code, text
+        assert language_of(text) == code, text
 
 
 def test_bad_rows_are_refused_by_name():

@@ -60,13 +60,14 @@ MUTANTS = [
     (
         "grading/ifeval.py",
         (
-            "texts += [\n"
+            "texts = [\n"
+            "    response,\n"
             '    "\\n".join(lines[1:]).strip(),\n'
             '    "\\n".join(lines[:-1]).strip(),\n'
             '    "\\n".join(lines[1:-1]).strip(),\n'
             "]"
         ),
-        "pass",
+        "texts = [response]",
         "loose is strict but for asterisks",
         "test_ifeval.py::test_loose_forgives_a_first_line_a_last_line_and_asterisks",
     ),
