@@ -264,12 +264,12 @@ def pack_groups(sequences, masks, device):
     group, stands in the packed row once -> (Batch, Packed).
 
     So it passes through the layers once and not G times, and autograd adds up what the G samples ask of it. Attention
-    still sees whole sequences: Packed.blocks, which say where in the row each cell comes from, name shared tokens G times.
+    still sees whole sequences: attention.Packed names shared tokens G times.
     The CUDA kernel of half precision wants contiguous sequences instead; on a GPU nothing is shared.
     """
     batch = packing.pack(sequences, masks, device)
     # (T,) of the unshared row
-    packed, cell = attention.Packed(batch.lengths, device), torch.arange(len(batch.ids))
+    cell = torch.arange(len(batch.ids))
     leader, begin, source = None, 0, cell.clone()
     for ids, mask in zip(sequences, masks):
         start = mask.index(True) if any(mask) else len(ids)
@@ -280,13 +280,9 @@ def pack_groups(sequences, masks, device):
         begin += len(ids)
     own = source == cell
     if own.all() or batch.ids.is_cuda:
-        return batch, packed
-    place, order = (own.cumsum(0) - 1)[source], []  # (T,) where a cell is in the shared row
-    for i, (index, real) in enumerate(packed.blocks):
-        inside = index.flatten()[real]
-        order.append(place[inside[own[inside]]])
-        packed.blocks[i] = place[index], real[own[inside]]
-    packed.back = torch.cat(order).argsort()
+        return batch, attention.Packed(batch.lengths, device)
+    place = (own.cumsum(0) - 1)[source]  # (S,) where a cell is in the shared row
+    packed = attention.Packed(batch.lengths, device, source=place, first=own.nonzero()[:, 0])
     return batch._replace(
         ids=batch.ids[own], positions=batch.positions[own], where=place[batch.where]
     ), packed

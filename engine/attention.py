@@ -21,13 +21,22 @@ import kernels
 
 
 class Packed:
-    """How a packed row splits into sequences."""
+    """How a packed row splits into sequences.
 
-    def __init__(self, lengths, device):
-        self.lengths = list(lengths)  # tokens of each sequence; they sum to T
+    Sequences may share tokens, as the samples of one prompt do. The row then holds a shared token
+    once, and there are two more tensors; S is the sum of the lengths, shared tokens counted for
+    each sequence:
+        source (S,)   where in the row each token of each sequence is
+        first (T,)    where among the S tokens each token of the row occurs first
+    """
+
+    def __init__(self, lengths, device, source=None, first=None):
+        self.lengths = list(lengths)  # tokens of each sequence
         self.max_len = max(lengths)
         ends = torch.tensor([0, *lengths]).cumsum(0)
         self.cu_seqlens = ends.to(torch.int32).to(device)  # (n + 1,) where each begins and ends
+        self.source = source
+        self.first = first
 
 
 @dataclass
@@ -54,10 +63,7 @@ class Step:
 
     def __post_init__(self):
         self.slots = torch.arange(len(self.lengths), device=self.lengths.device)
-
-    @property
-    def max_len(self):
-        return max(self.bounds) + 1
+        self.max_len = max(self.bounds) + 1
 
 
 def attention(
@@ -111,8 +117,11 @@ def attend_packed(query, key, value, packed, scale, window=None, softcap=None):
 
     query (T, H, K), key and value (T, H_kv, K) -> (T, H, K).
     """
-    rows = zip(*(x.split(packed.lengths) for x in (query, key, value)))
-    return torch.cat([_attend_alone(q, k, v, scale, window, softcap) for q, k, v in rows])
+    if packed.source is not None:
+        query, key, value = (x[packed.source] for x in (query, key, value))
+    each = zip(*(x.split(packed.lengths) for x in (query, key, value)))
+    out = torch.cat([_attend_alone(q, k, v, scale, window, softcap) for q, k, v in each])
+    return out if packed.first is None else out[packed.first]
 
 
 def _attend_alone(query, key, value, scale, window, softcap):
@@ -166,10 +175,14 @@ def attend_cached(query, key, value, step, layer, scale, window=None, softcap=No
 
     query (B, H, K), key and value (B, H_kv, K) -> (B, H, K).
     """
-    keys, values = step.cache.keys[layer], step.cache.values[layer]  # (slots, H_kv, max_len, K)
-    step.cache.write(layer, step.slots, step.lengths, key.to(keys.dtype), value.to(keys.dtype))
-    query = query.to(keys.dtype)
-    return kernels.decode_attention(query, keys, values, step.lengths, scale, window, softcap)
+    cache = step.cache
+    dtype = cache.keys[layer].dtype
+    cache.write(layer, step.slots, step.lengths, key.to(dtype), value.to(dtype))
+    keys = cache.keys[layer][:, :, : step.max_len]  # (slots, H_kv, L, K), all that can be in use
+    values = cache.values[layer][:, :, : step.max_len]
+    return kernels.decode_attention(
+        query.to(dtype), keys, values, step.lengths, scale, window, softcap
+    )
 
 
 AttentionInterface.register("packed", attention)

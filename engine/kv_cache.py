@@ -5,49 +5,28 @@ from pathlib import Path
 
 import torch
 
-from engine.model import head, rope_limit
+from engine.model import head, head_width
 
 
 class Cache:
-    """Keys and values of up to `slots` sequences, preallocated: per layer (slots, H_kv, max_len, K).
+    """Keys and values of up to `slots` sequences, allocated once: per layer (slots, H_kv, max_len, K).
 
-    Live sequences occupy the first slots without a gap, so that a decoding step reads a plain slice. On a CPU the n-th
-    numbers of all keys of a head lie together, not the numbers of a key: attention takes 0.65 to 0.95 of the time so.
+    Live sequences are in the first slots without a gap, so that a decoding step reads a plain slice.
     """
 
     def __init__(self, model, slots, max_len):
-        def zeros(*shape):
-            return torch.zeros(slots, *shape, dtype=weight.dtype, device=weight.device)
+        self.slots = slots
+        self.max_len = max_len
+        weight = head(model)
+        options = {"dtype": weight.dtype, "device": weight.device}
+        shapes = [(slots, heads, max_len, width) for heads, width in cache_shape(model)]
+        self.keys = [torch.zeros(shape, **options) for shape in shapes]
+        self.values = [torch.zeros(shape, **options) for shape in shapes]
 
-        weight, shapes = head(model), cache_shape(model)
-        self.slots, self.max_len, self.tables = slots, max_len, None
-        self.n_positions = min(max_len, rope_limit(model) or max_len)
-        self.values = [zeros(heads, max_len, width) for heads, width in shapes]
-        if weight.device.type == "cpu" and weight.dtype == torch.float32:
-            self.keys = [zeros(heads, width, max_len).transpose(2, 3) for heads, width in shapes]
-        else:
-            self.keys = [zeros(heads, max_len, width) for heads, width in shapes]
-
-    def rotation(self, embedding, like):
-        """cos and sin (positions, K), sin with the sign that its half of the numbers takes; made once. embedding: the
-        model's rotary module; like: any tensor of its type and device."""
-        if self.tables is None:
-            cos, sin = (
-                table[0]
-                for table in embedding(
-                    like, torch.arange(self.n_positions, device=like.device)[None]
-                )
-            )
-            self.tables = (
-                cos,
-                torch.cat([-sin[:, : sin.shape[1] // 2], sin[:, sin.shape[1] // 2 :]], 1),
-            )
-        return self.tables
-
-    def write(self, layer, slot, position, key, value):
-        """key, value (T, H_kv, K) of a layer, to each token's slot (T,) and position (T,)."""
-        self.keys[layer][slot, :, position] = key
-        self.values[layer][slot, :, position] = value
+    def write(self, layer, slots, positions, key, value):
+        """Store key and value (T, H_kv, K) of a layer at each token's slot (T,) and position (T,)."""
+        self.keys[layer][slots, :, positions] = key
+        self.values[layer][slots, :, positions] = value
 
     def copy(self, source, destination, length):
         """Copy the first `length` cells of slot source[i] to slot destination[i] in all layers."""
@@ -55,7 +34,11 @@ class Cache:
             tensor[destination, :, :length] = tensor[source, :, :length]
 
     def clear(self, slots, length):
-        """Forget the first `length` cells of these slots: a NaN would outlive its sequence, for 0 · NaN is NaN."""
+        """Zero the first `length` cells of these slots in all layers.
+
+        Attention gives the cells behind a sequence the weight 0, but 0 · NaN is NaN: a NaN of an
+        earlier sequence in the slot would reach the next one.
+        """
         for tensor in (*self.keys, *self.values):
             tensor[slots, :, :length] = 0
 
@@ -63,16 +46,15 @@ class Cache:
 def cache_shape(model):
     """(key-value heads, head width) of each layer; under tensor parallelism the heads of this rank."""
     config = model.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return [(heads // getattr(model, "attention_parts", 1), width)] * config.num_hidden_layers
+    heads_here = heads // getattr(model, "attention_parts", 1)
+    return [(heads_here, head_width(config))] * config.num_hidden_layers
 
 
 def bytes_per_token(model):
-    """Memory that the cache takes for one token of one sequence."""
-    return (
-        2 * sum(heads * width for heads, width in cache_shape(model)) * head(model).element_size()
-    )
+    """Memory of the cache for one token of one sequence."""
+    n_numbers = 2 * sum(heads * width for heads, width in cache_shape(model))  # keys and values
+    return n_numbers * head(model).element_size()
 
 
 def free_memory(device):
@@ -81,8 +63,7 @@ def free_memory(device):
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     try:
-        return 1024 * int(
-            re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]
-        )
-    except (OSError, TypeError):  # not Linux: nothing is known
+        available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        return 1024 * int(available[1])
+    except (OSError, TypeError):  # not Linux: the free memory is unknown, so set no limit
         return 2**60

@@ -240,9 +240,7 @@ def attention_on_gpu(
 ):
     """model.attention's branch for a GPU, whatever the device: fake tensors are on the CPU."""
     query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    return attention._flash_within(query, key, value, sequences, scaling, sliding_window)[
-        None
-    ], None
+    return attention.flash_packed(query, key, value, sequences, scaling, sliding_window)[None], None
 
 
 @functools.lru_cache(maxsize=64)

@@ -20,9 +20,17 @@ import os
 import torch
 
 from kernels import reference
-from kernels.reference import Head, TokenStats
+from kernels.reference import Head, TokenStats, masked_attention
 
-__all__ = ["Head", "TokenStats", "decode_attention", "log_softmax_kl", "token_kl", "token_stats"]
+__all__ = [
+    "Head",
+    "TokenStats",
+    "decode_attention",
+    "log_softmax_kl",
+    "masked_attention",
+    "token_kl",
+    "token_stats",
+]
 
 
 def _engine(name, tensor, *differentiable):
@@ -67,17 +75,10 @@ def log_softmax_kl(logits_p, logits_q):
     return _engine("softmax_kl", logits_p, logits_p, logits_q).log_softmax_kl(logits_p, logits_q)
 
 
-def decode_attention(
-    query, keys, values, lengths, bounds, scale, window=None, softcap=None, masks=None
-):
-    """See reference.decode_attention. On a GPU `bounds` and `masks` are not looked at: a graph of it stays right."""
-    if query.is_cuda:
-        return _engine("attention", query).decode_attention(
-            query, keys, values, lengths, scale, window, softcap
-        )
-    return reference.decode_attention(
-        query, keys, values, lengths, bounds, scale, window, softcap, masks
-    )
+def decode_attention(query, keys, values, lengths, scale, window=None, softcap=None):
+    """See reference.decode_attention. The host never waits for `lengths`: a CUDA graph stays right."""
+    engine = _engine("attention", query)
+    return engine.decode_attention(query, keys, values, lengths, scale, window, softcap)
 
 
 def __getattr__(name):

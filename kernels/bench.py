@@ -226,9 +226,7 @@ def bench_rows(n, n_vocab, device, repeats):
         query = torch.randn(rows, heads, width, device=device, dtype=dtype)
         lengths = torch.linspace(cells - 1, 0, rows, device=device).long()  # ragged
         read = 2 * int((lengths + 1).sum()) * kv_heads * width * keys.element_size()
-        call = functools.partial(
-            kernels.decode_attention, query, keys, values, lengths, [cells - 1] * len(lengths), 0.1
-        )
+        call = functools.partial(kernels.decode_attention, query, keys, values, lengths, 0.1)
         calls[f"decode attention {rows} x {heads}/{kv_heads} heads, up to {cells} cells"] = (
             call if device == "cpu" else captured(call),
             read,

@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_NUMBERS = 2**21  # logits held at a time: 8 MB in fp32, what a CPU caches
-IN_VAIN = 256  # cells that may be read for nothing to spare another call of the attention
 # up to so many (128 MB) stay for the gradient here, which then takes three products, not four
 KEPT_NUMBERS = 2**25
 
@@ -316,57 +315,42 @@ def log_softmax_kl(logits_p, logits_q):
     return (logp.exp() * difference).sum(1), -(logq.exp() * difference).sum(1)
 
 
-def decode_attention(
-    query, keys, values, lengths, bounds, scale, window=None, softcap=None, masks=None
-):
-    """Attention of one new token per sequence to the cache of its slot -> (B, H, K).
+def decode_attention(query, keys, values, lengths, scale, window=None, softcap=None):
+    """Attention of one new token per sequence to the cache of its slot.
 
-    query (B, H, K); keys, values (slots, H_kv, L, K), of which row b reads slot b, head h the head h // (H / H_kv);
-    lengths (B,) int64: row b attends to cells 0..lengths[b], the last of which holds its own key, with a window only
-    to the last `window` of them. bounds: a list, no less than lengths, known to the host. softcap c: scores become
-    c · tanh(score / c). masks: a dict that keeps what all layers of a step share.
+    query (B, H, K), keys and values (slots, H_kv, L, K), lengths (B,) int64 -> (B, H, K).
+
+    Row b reads the cells 0 .. lengths[b] of slot b, the last of which holds its own key; query head
+    h reads key-value head h // (H / H_kv). window w: only the last w of these cells. softcap c:
+    scores become c · tanh(score / c).
     """
-    n, n_heads, width = query.shape
-    masks = {} if masks is None else masks
-    if window not in masks:
-        masks[window] = list(_spans(lengths, bounds, window, keys.shape[1], query.dtype))
-    # The heads that share a key-value head stand as further query rows: nothing is repeated in memory.
-    grouped, parts = query.reshape(n, keys.shape[1], -1, width), []  # (B, H_kv, H / H_kv, K)
-    for rows, cells, mask in masks[window]:
-        q, k, v = (
-            x.flatten(0, 1) for x in (grouped[rows], keys[rows, :, :cells], values[rows, :, :cells])
-        )
-        if softcap is None and query.element_size() < 4:  # one that sums in float32
-            q, k, v, mask = (x[:, None] for x in (q, k, v, mask))
-            parts.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale))
-        elif softcap is None:
-            parts.append(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(2) @ v)
-        else:
-            scores = (q @ k.transpose(1, 2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
-            scores = softcap * torch.tanh(scores / softcap) + mask
-            parts.append(scores.softmax(2).to(v.dtype) @ v)
-    return (torch.cat(parts) if len(parts) > 1 else parts[0]).reshape(n, n_heads, width)
+    n_rows = len(query)
+    cell = torch.arange(keys.shape[2], device=lengths.device)
+    is_seen = cell <= lengths[:, None]  # (B, L)
+    if window is not None:
+        is_seen &= cell > lengths[:, None] - window
+    query = query[:, :, None]  # (B, H, 1, K)
+    is_seen = is_seen[:, None, None]  # (B, 1, 1, L), the same for all heads
+    out = masked_attention(query, keys[:n_rows], values[:n_rows], is_seen, scale, softcap)
+    return out[:, :, 0]
 
 
-def _spans(lengths, bounds, window, kv_heads, dtype):
-    """Yield (rows, cells, mask (rows · H_kv, 1, cells)) of neighbours that attend together: eight, or more where that
-    makes few cells be read in vain, so that short sequences do not read as far as the longest of all."""
-    spans, first = [(0, 0)], 0
-    for start in range(0, len(bounds), 8):
-        (rows, cells), part = spans[-1], bounds[start : start + 8]
-        longest = max(part) + 1
-        in_vain = rows * max(0, longest - cells) + len(part) * max(0, cells - longest)
-        spans[-1:] = (
-            [(rows + len(part), max(cells, longest))]
-            if in_vain < IN_VAIN
-            else [spans[-1], (len(part), longest)]
+def masked_attention(query, key, value, is_seen, scale, softcap=None):
+    """Attention to the keys that a mask names, with a cap of the scores or without.
+
+    query (B, H, L, K), key and value (B, H_kv, M, K), is_seen (..., L, M) bool -> (B, H, L, K).
+    """
+    if softcap is None:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=is_seen, scale=scale, enable_gqa=True
         )
-    for rows, cells in spans:
-        last = lengths[first : first + rows].repeat_interleave(kv_heads)[:, None, None]
-        cell = torch.arange(cells, device=lengths.device)
-        seen = (cell <= last) if window is None else (cell <= last) & (cell > last - window)
-        yield slice(first, first + rows), cells, torch.where(seen, 0.0, -torch.inf).to(dtype)
-        first += rows
+    group_size = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(group_size, 1) for x in (key, value))  # (B, H, M, K)
+    products = query @ key.transpose(2, 3)  # (B, H, L, M)
+    scores = scale * products.to(torch.promote_types(products.dtype, torch.float32))
+    scores = softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~is_seen, -torch.inf).softmax(3)
+    return weights.to(value.dtype) @ value
 
 
 def check(hidden, head, temperature, want=()):

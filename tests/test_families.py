@@ -30,7 +30,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 import generate
 from data import tiny
-from engine import attention, kv_cache, loading, modules, packing
+from engine import attention, loading, modules, packing
 from engine import model as models
 from engine.decoder import Request, decode
 from engine.format import FORMATS
@@ -342,31 +342,6 @@ def test_the_cache_gives_what_scoring_gives(family):
     ).abs().max() < 1e-4
 
 
-def test_a_plain_step_is_transformers_own(family, monkeypatch):
-    """The layers written out for a decoding step give transformers' numbers to the bit, with windows that end inside the
-    cache, and leave the same cache behind; families with other layers keep transformers' code."""
-    model, positions = family.ours, torch.tensor([9, 3, 14])
-
-    def step():
-        cache = kv_cache.Cache(model, 4, 20)
-        for layer, tensor in enumerate([*cache.keys, *cache.values]):
-            tensor.normal_(generator=torch.Generator().manual_seed(layer))
-        hidden = models.hidden_states(
-            model, torch.tensor([11, 12, 13]), positions, attention.Step(cache, positions, [14] * 3)
-        )
-        return torch.stack(
-            [hidden.sum(1), *(t[:3].sum((1, 2, 3)) for t in (*cache.keys, *cache.values))]
-        ), hidden
-
-    calls, plain = [], models._plain_layers
-    monkeypatch.setattr(models, "_plain_layers", lambda *args: calls.append(1) or plain(*args))
-    with torch.no_grad():
-        (sums, hidden), _ = step(), monkeypatch.setattr(models, "PLAIN", set())
-        wanted = step()
-    assert torch.equal(hidden, wanted[1]) and torch.equal(sums, wanted[0])
-    assert len(calls) == (family.name.split()[0] in ("qwen2", "qwen3", "llama", "mistral"))
-
-
 # ---- where a window begins to matter
 
 
@@ -509,19 +484,6 @@ def test_the_limit_of_a_stretched_rope(stretched):
     for prompt, limit in ((longer, 3), (longer[: LIMIT - 1], 9)):
         with pytest.raises(BadInput, match=f"beyond {LIMIT} the rotary embedding"):
             texts_of_slots(ours, [prompt], [limit])
-
-
-@torch.no_grad()
-def test_a_long_cache_does_not_stretch_the_rope(stretched):
-    """The table of rotations of a cache with room beyond the limit is that of the positions before it."""
-    _, ours, _ = stretched
-    embedding, x = ours.base_model.rotary_emb, torch.zeros(1)
-    tables = kv_cache.Cache(ours, 1, LIMIT + 60).rotation(embedding, x)
-    cos, sin = (table[0] for table in embedding(x, torch.arange(LIMIT)[None]))
-    half = cos.shape[1] // 2
-    assert torch.equal(tables[0], cos) and torch.equal(
-        tables[1], torch.cat([-sin[:, :half], sin[:, half:]], 1)
-    )
 
 
 def test_generate_keeps_to_the_limit(stretched, tmp_path, capsys):

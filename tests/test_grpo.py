@@ -1020,7 +1020,9 @@ def test_a_prompt_is_computed_once_for_its_group(monkeypatch, reverse):
     olds, advantage = [[-4.0] * len(ids) for ids in sequences], torch.randn(7, generator=generator)
     cfg = config(kl="k2", beta=0.3, eps_low=2.0, eps_high=50.0)
     batch, packed = rollouts.pack_groups(sequences, masks, "cpu")
-    assert len(batch.ids) == 70 + 80 + 4 + 11 + 10 + 18 and len(packed.blocks) > 1
+    assert len(batch.ids) == 70 + 80 + 4 + 11 + 10 + 18 and len(packed.source) == sum(
+        map(len, sequences)
+    )
     expected, loss, entropy, kl = slow_gradient(sequences, masks, olds, advantage, cfg)
     found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg)
     assert deviation(found, expected) < 5e-6 and values["loss"] == pytest.approx(loss, rel=1e-6)

@@ -1,8 +1,7 @@
 """engine/model.py: packing by hand, packed against one at a time, against transformers' own attention, leaks, load and save.
 
 Random models of three families, initialised so widely (0.25 instead of 0.02) that attention matters: log-probabilities
-spread over several units. Grouped heads (4 query, 2 key-value), head width 10, vocabulary 37; lengths 1 to 150, so that
-the CPU path needs several padded blocks.
+spread over several units. Grouped heads (4 query, 2 key-value), head width 10, vocabulary 37; lengths 1 to 150.
 """
 
 import copy
@@ -140,31 +139,6 @@ def test_nothing_scored_gives_no_numbers():
     assert len(batch.where) == len(batch.target) == len(batch.row) == 0
     logp = models.score(random_model(LlamaConfig(**SMALL)), batch).logp
     assert logp.shape == (0,) and logp.sum() == 0
-
-
-# ---- blocks
-
-
-@pytest.mark.parametrize(
-    "lengths", [LENGTHS, [7], [1, 1, 1], [64, 1, 2], [65, 33, 32, 1], [300, 140, 70, 65, 8, 1]]
-)
-def test_blocks_hold_each_token_once_and_put_it_back(lengths):
-    """Gathering the row into blocks and back gives the row. A block wider than 64 is filled to at least half in each
-    of its sequences, which bounds the waste."""
-    packed = attention.Packed(lengths, "cpu")
-    row = torch.arange(sum(lengths))
-    parts = torch.cat([row[index].flatten()[real] for index, real in packed.blocks])
-    assert torch.equal(parts if packed.back is None else parts[packed.back], row)
-    assert packed.cu_seqlens.tolist() == [sum(lengths[:i]) for i in range(len(lengths) + 1)]
-    assert packed.cu_seqlens.dtype == torch.int32 and packed.max_len == max(lengths)
-    for index, real in packed.blocks:
-        n, width = index.shape
-        assert width <= 64 or 2 * len(real) >= n * width
-
-
-def test_fixture_needs_several_blocks():
-    """150 and 70 differ by more than half; the five short ones share a block with 70 or stand beside each other."""
-    assert len(attention.Packed(LENGTHS, "cpu").blocks) >= 3
 
 
 # ---- packed against one at a time, and against transformers
@@ -754,10 +728,10 @@ def test_final_logits_are_capped():
 
 @pytest.mark.parametrize("window", [None, 1, 3, 4, 7])
 @pytest.mark.parametrize("told", [True, False], ids=["torch 2.12 and later", "torch 2.11"])
-def test_flash_call_says_what_the_blocks_compute(monkeypatch, told, window):
+def test_flash_call_is_attend_packed(monkeypatch, told, window):
     """The call of the CUDA kernel, with a plain stand-in for it: inside each of three sequences causal, with a window
     the last so many tokens only (flash counts those to the left of a token, itself not included), and 6 query heads
-    over 2 key-value heads by either convention of grouped heads. Equal to the padded blocks."""
+    over 2 key-value heads by either convention of grouped heads. Equal to one sequence at a time."""
     import torch.nn.attention.varlen as library
 
     def attend(
@@ -794,10 +768,10 @@ def test_flash_call_says_what_the_blocks_compute(monkeypatch, told, window):
     packed = attention.Packed([4, 7, 1], "cpu")
     found, wanted = (
         f(query, key, value, packed, 0.3, window)
-        for f in (attention._flash_within, attention._attend_within)
+        for f in (attention.flash_packed, attention.attend_packed)
     )
     assert wanted.std() > 0.1 and (found - wanted).abs().max() < 1e-6
-    whole = attention._attend_within(query, key, value, packed, 0.3)
+    whole = attention.attend_packed(query, key, value, packed, 0.3)
     changed = (whole - wanted).abs().amax((1, 2)) > 1e-3  # tokens that the window keeps from others
     places = [i for n in (4, 7, 1) for i in range(n)]
     assert changed.tolist() == [window is not None and i >= window for i in places]

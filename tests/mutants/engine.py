@@ -10,31 +10,17 @@ MUTANTS = [
     ),
     (
         "engine/attention.py",
-        "q, k, v, is_causal=True, scale=scale, enable_gqa=True",
-        "q, k, v, is_causal=False, scale=scale, enable_gqa=True",
+        "query, key, value, is_causal=True, scale=scale, enable_gqa=True",
+        "query, key, value, is_causal=False, scale=scale, enable_gqa=True",
         "attention sees later tokens",
         "test_model.py::test_no_token_sees_a_later_one",
     ),
     (
         "engine/attention.py",
-        "self.back = None if len(groups) == 1 else torch.cat(real).argsort().to(device)",
-        "self.back = None if len(groups) == 1 else torch.cat(real).to(device)",
-        "tokens come back from the blocks in the wrong order",
-        "test_model.py::test_blocks_hold_each_token_once_and_put_it_back",
-    ),
-    (
-        "engine/attention.py",
-        "if window is not None and sequences.max_len <= window:",
-        "if window is not None and sequences.max_len <= window + 1:",
+        "if sliding_window is not None and sequences.max_len <= sliding_window:",
+        "if sliding_window is not None and sequences.max_len <= sliding_window + 1:",
         "a window is dropped for a text one token longer than it",
         "test_families.py::test_the_edge_of_a_window",
-    ),
-    (
-        "engine/attention.py",
-        "scores = softcap * torch.tanh((q @ k.transpose(2, 3)).float() * (scale / softcap))",
-        "scores = softcap * torch.tanh((q @ k.transpose(2, 3)).float() / softcap) * scale",
-        "scores are capped before they are scaled",
-        "test_families.py::test_half_precision_with_caps_is_no_worse_than_transformers",
     ),
     (
         "engine/checkpoints.py",
@@ -268,20 +254,6 @@ MUTANTS = [
         "test_sft.py::test_turns_by_hand",
     ),
     (
-        "engine/kv_cache.py",
-        "self.n_positions = min(max_len, rope_limit(model) or max_len)",
-        "self.n_positions = max_len",
-        "a long cache stretches a rope",
-        "test_families.py::test_a_long_cache_does_not_stretch_the_rope",
-    ),
-    (
-        "engine/kv_cache.py",
-        "torch.cat([-sin[:, : sin.shape[1] // 2], sin[:, sin.shape[1] // 2 :]], 1),",
-        "torch.cat([sin[:, : sin.shape[1] // 2], -sin[:, sin.shape[1] // 2 :]], 1),",
-        "a decoding step turns the other way",
-        "test_families.py::test_a_plain_step_is_transformers_own",
-    ),
-    (
         "engine/loading.py",
         'for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):',
         'for file in sorted(part.iterdir(), key=lambda file: file.name != "config.json"):',
@@ -297,28 +269,17 @@ MUTANTS = [
     ),
     (
         "engine/model.py",
-        (
-            "return min(\n"
-            "    model.config.get_text_config().max_position_embeddings, rope_limit(model) or math.inf\n"
-            ")"
-        ),
-        "return model.config.max_position_embeddings",
+        "return min(longest, rope_limit(model) or math.inf)",
+        "return longest",
         "completions run past the exact part of a stretched rotary embedding",
         "test_families.py::test_generate_keeps_to_the_limit",
     ),
     (
         "engine/model.py",
-        "return sum(2 * n * length + 2 * attention_width * length**2 for length in lengths)",
-        "return sum(2 * n * length + 4 * attention_width * length**2 for length in lengths)",
+        "per_square = 2 * config.num_hidden_layers * attention_width",
+        "per_square = 4 * config.num_hidden_layers * attention_width",
         "attention is counted as if nothing were masked",
         "test_sft.py::test_flops_by_hand",
-    ),
-    (
-        "engine/model.py",
-        'own.sliding_window if hasattr(own, "sliding_window") else window,',
-        'getattr(own, "sliding_window", None),',
-        "a decoding step forgets Mistral's window",
-        "test_families.py::test_a_plain_step_is_transformers_own",
     ),
     (
         "engine/modules.py",

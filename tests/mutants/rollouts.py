@@ -65,9 +65,11 @@ MUTANTS = [
     ),
     (
         "rollouts.py",
-        "packed.blocks[i] = place[index], real[own[inside]]",
-        "packed.blocks[i] = place[index], real",
-        "tokens of a shared prompt are computed once and counted G times",
+        "packed = attention.Packed(batch.lengths, device, source=place, first=own.nonzero()[:, 0])",
+        "packed = attention.Packed(\n"
+        "    batch.lengths, device, source=place, first=torch.arange(len(place))[: own.sum()]\n"
+        ")",
+        "shared tokens get the attention of others",
         "test_grpo.py::test_a_prompt_is_computed_once_for_its_group",
     ),
     (
