@@ -53,11 +53,12 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from curation import low_memory, rewrite
-from curation.funnel import Funnel, count_row, summarise, summary_line
+from curation.funnel import Funnel, count_rows, summarise, summary_line
 from curation.pool import (
     benchmark_of,
     check_ids,
@@ -621,25 +622,20 @@ class Inputs:
 
     def __init__(self, cfg):
         self.cfg = cfg
-        # of each file ({id: right attempts}, {id: attempts})
+        # for each file ({id: number of right attempts}, {id: number of attempts})
         self.attempts = [read_attempts(path) for path in cfg.attempts]
         self.pass_rates = pass_rates(self.attempts)  # {id: share of right attempts}
         self.taxonomy = rewrite.read_taxonomy(cfg.taxonomy) if cfg.taxonomy else []
         self.samples = samples_per_teacher(cfg) if cfg.match_flops else {}
         self.funnel = Funnel(with_pairs=bool(cfg.audit))
-        self.limits = defaultdict(KeyLimit)  # filter: the rows that it has counted by key
-        self.held_out = self.near_copies = None
+        self.limits = defaultdict(KeyLimit)  # name of a filter: how many rows it met by key
         if cfg.against:
             rows = [row for path in cfg.against for _, row in stream_rows(path, ("question",))]
-            self.held_out = self.find_copies("--layers", cfg.layers, "held out", rows)
+            layers = parse_layers("--layers", cfg.layers)
+            self.held_out = CopyFinder(layers, partial(self.funnel.note_pair, "held out"), rows)
         if cfg.dedup:
-            self.near_copies = self.find_copies("--dedup", cfg.dedup, "near copies")
-
-    def find_copies(self, flag, layers, stage, held_out=None):
-        def note_pair(pair):
-            self.funnel.note_pair(stage, pair)
-
-        return CopyFinder(parse_layers(flag, layers), note_pair, held_out)
+            layers = parse_layers("--dedup", cfg.dedup)
+            self.near_copies = CopyFinder(layers, partial(self.funnel.note_pair, "near copies"))
 
 
 def samples_per_teacher(cfg):
@@ -704,6 +700,15 @@ def active_filters(cfg):
     return {name: each for name, each in FILTERS.items() if each.when(cfg)}
 
 
+def filter_stages(inputs):
+    """[(name, function: row -> the reason to drop it, or None)] of the active filters."""
+
+    def stage(name, find_reason):
+        return name, lambda row: find_reason(row, inputs)
+
+    return [stage(name, each.find_reason) for name, each in active_filters(inputs.cfg).items()]
+
+
 def needed_fields(cfg):
     """Fields that every row must hold: what the method, the filters and the rewriting need."""
     needs = {"question", *METHODS[cfg.method].needs}
@@ -753,22 +758,23 @@ def choose_rows(rows, inputs, prepare):
         yield from (row for _, row in rows) if cfg.order == "chosen" else pool.in_order()
     elif chosen_method.stream:
         cards = chosen_method.stream(pool, cfg.k, inputs)
-        report_shortage(cards, cfg.k)
+        check_number(cards, cfg)
         cards.sort(key=lambda card: card.rank)
         more = {card.at: card.more for card in cards}
         for place, row in reread(card.at for card in cards):
             yield row | more[place]
     else:
         chosen = chosen_method.select([row for _, row in rows], cfg.k, inputs)
-        report_shortage(chosen, cfg.k)
+        check_number(chosen, cfg)
         yield from sorted(chosen, key=rank)
 
 
-def report_shortage(chosen, k):
-    if len(chosen) < k:
-        print(
-            f"only {len(chosen)} rows are left to choose, fewer than --k {k}: all of them are taken"
-        )
+def check_number(chosen, cfg):
+    """Say when fewer than k rows are left. Raises BadInput if the method chose nothing."""
+    n = len(chosen)
+    refuse_if(n == 0, f"--method {cfg.method} chose no row")
+    if n < cfg.k:
+        print(f"only {n} rows are left to choose, fewer than --k {cfg.k}: all of them are taken")
 
 
 def curate(cfg):
@@ -777,19 +783,14 @@ def curate(cfg):
     inputs = Inputs(cfg)
     asks_domain = cfg.domains == "ask"
     prepare = make_prepare(inputs.taxonomy, None if asks_domain else cfg.domains)
-    stages = [("", check_ids(cfg.data, prepare))]
-    for name, each in active_filters(cfg).items():
-        stages.append((name, lambda row, find=each.find_reason: find(row, inputs)))
+    stages = [("", check_ids(cfg.data, prepare)), *filter_stages(inputs)]
 
+    # Nothing is read yet: rows pass from generator to generator, one at a time, while write_rows()
+    # asks for them.
     funnel, taken = inputs.funnel, Counter()
-
-    def count(rows):
-        for row in rows:
-            count_row(taken, row)
-            yield row
-
     pool = ((place, prepare(row)) for place, row in stream_rows(cfg.data, needed_fields(cfg)))
-    chosen = count(choose_rows(funnel.pass_rows(pool, stages), inputs, prepare))
+    left = funnel.pass_rows(pool, stages)
+    chosen = count_rows(choose_rows(left, inputs, prepare), taken)
     taxonomy = inputs.taxonomy if asks_domain else ()
     rewritten = rewrite.rewrite_rows(
         chosen, cfg.hint, cfg.corrupt, cfg.budget, taxonomy, cfg.copies, cfg.seed

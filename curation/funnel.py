@@ -88,6 +88,13 @@ def count_row(totals, row):
     totals["domain", row["domain"]] += 1
 
 
+def count_rows(rows, totals):
+    """Count rows on their way through."""
+    for row in rows:
+        count_row(totals, row)
+        yield row
+
+
 def summarise(totals):
     """Counts of count_row() -> number of rows, share of right ones, mean length, rows by domain."""
     by_domain = Counter({name[1]: n for name, n in totals.items() if name[0] == "domain"})

@@ -357,6 +357,9 @@ def test_a_method_of_ones_own_is_one_function(tmp_path, capsys, monkeypatch):
     write(tmp_path / "pool.jsonl", [{"question": "q", "response": "4"}])
     with pytest.raises(BadInput, match="pool.jsonl:1: no field 'thinking'"):
         curate.main(dataclasses.replace(cfg, quality=None))
+    monkeypatch.setitem(curate.METHODS, "none", curate.Method(lambda *_: [], (), False))
+    with pytest.raises(BadInput, match="--method none chose no row"):
+        curate.main(config(tmp_path, method="none"))
 
 
 def test_every_method_is_in_the_help(capsys):
