@@ -2,6 +2,13 @@
 
 MUTANTS = [
     (
+        "data/load.py",
+        "# data/hub.py is imported where it is needed: reading JSONL needs no checkers of answers.",
+        "from data import hub",
+        "fine-tuning loads the checkers of answers",
+        "test_structure.py::test_fine_tuning_imports_no_checkers",
+    ),
+    (
         "data/hub.py",
         'random.Random(row["Question"]).shuffle(choices)',
         "pass",
