@@ -1,30 +1,32 @@
 """What is a right answer, and how sure are we? Completions in, metrics with intervals out.
 
-    pass@k    1 - C(n-c, k) / C(n, k), mean over questions; c of n samples are right    Chen et al. 2021, eq. 1
-    maj@k     is the most frequent answer of the first k samples right?                 s1, §5.2
+    pass@k    1 - C(n-c, k) / C(n, k), mean over questions; c of n samples are right
+              (Chen et al. 2021, eq. 1)
+    maj@k     is the most frequent answer of the first k samples right? (s1, §5.2)
     avg@k     share of the first k samples that are right
     bon@k     is the sample with the largest --best-by among the first k right?
     interval  Wilson's, for as many independent questions as the spread between questions is worth:
               samples of one question are not independent, questions are
-    control, scaling, performance of several runs                                       s1 (2501.19393), §3.2
-    TI        100 * gain in a group / gain in maths                                     UniReason (2507.00432), §2.1
+    control, scaling, performance of several runs (s1, 2501.19393, §3.2)
+    TI        100 * gain in a group / gain in maths (UniReason, 2507.00432, §2.1)
 
 Departs from the papers in:
-1. Answers are graded by rules, then symbolically; s1 and LIMO ask a language model where rules fail.
+1. Answers are graded by rules, then symbolically; s1 and LIMO ask a language model in such cases.
 2. Of several `Answer:` lines the last one counts; s1 takes everything after the first one.
 3. An answer that cannot be found is wrong; s1 guesses A in multiple choice.
 4. No tolerance of a factor 100, unlike LIMO.
 
-One run:     python evaluate.py out/tiny/seed0/runs/sft-s1.jsonl --base out/tiny/seed0/runs/base.jsonl
-A study:     python evaluate.py out/wait0.jsonl out/wait1.jsonl --base out/base.jsonl --figure curve.png
-A folder:    python evaluate.py out/runs --markdown
-A table:     python evaluate.py --scores scores.jsonl --base Qwen3-14B-Base
-             whose rows have the fields model, group, benchmark, score
+One run:   python evaluate.py out/tiny/seed0/runs/sft-s1.jsonl --base out/tiny/seed0/runs/base.jsonl
+A study:   python evaluate.py out/wait0.jsonl out/wait1.jsonl --base out/base.jsonl --figure c.png
+A folder:  python evaluate.py out/runs --markdown
+A table:   python evaluate.py --scores scores.jsonl --base Qwen3-14B-Base
+           whose rows have the fields model, group, benchmark, score
 
-Reads completion rows (engine/rows.py) and the settings beside them, if there are any (RUN.config.json).
-grading/answers.py finds the answer in a text and decides whether it is right: by the row's `answer`, `nums`
-and `target`, IFEval's `instruction_id_list` or CoQA's `references`. Prints one line per run and group (row
-field `group`). --out saves everything as JSON, with each task and each question.
+Reads completion rows (engine/rows.py) and the settings beside them, if there are any
+(RUN.config.json). grading/answers.py finds the answer in a text and decides whether it is right:
+by the row's `answer`, `nums` and `target`, IFEval's `instruction_id_list` or CoQA's `references`.
+Prints one line per run and group (row field `group`). --out saves everything as JSON, with each
+task and each question.
 Exit status: 0; 1 for input that cannot be used (one line names file and line); 2 for wrong flags.
 """
 
@@ -74,7 +76,7 @@ class Config:
 
 
 def pass_at_k(n, c, k):
-    """Probability that k samples, drawn without replacement from n of which c are right, hold a right one.
+    """Probability that k of n samples, drawn without replacement, hold one of the c right ones.
 
     Chen et al. 2021 (2107.03374), eq. 1. Raises ValueError outside of 0 <= c <= n, 1 <= k <= n.
     """
@@ -97,7 +99,7 @@ def majority(answers, key=lambda answer: answer, weights=None):
 
 
 def wilson(successes, n, z=1.959964):
-    """95% interval (low, high) of a share, in 0..1; unlike p ± z s it does not collapse at 0 and 1."""
+    """95% interval (low, high) of a share; unlike p ± z s it does not collapse at 0 and 1."""
     if not n:
         return 0.0, 1.0
     p = successes / n
@@ -110,9 +112,9 @@ def wilson(successes, n, z=1.959964):
 def mean_interval(values, n_samples=None):
     """(mean, low, high) over questions; values are shares in 0..1, one per question.
 
-    Wilson's interval for n = N p(1 - p) / variance between the N questions. That is N if all samples of
-    each question agree. If all questions are alike, it is n_samples, their number over all questions
-    (default N), which is also the most that n can be.
+    Wilson's interval for n = N p(1 - p) / variance between the N questions. That is N if all
+    samples of each question agree. If all questions are alike, it is n_samples, their number over
+    all questions (default N), which is also the most that n can be.
     """
     n, limit = len(values), n_samples or len(values)
     mean = statistics.fmean(values) if values else math.nan
@@ -127,7 +129,10 @@ def mean_interval(values, n_samples=None):
 
 
 def paired_bootstrap(a, b, n_resamples=10_000, seed=0):
-    """(difference, low, high) of mean(a) - mean(b), 95%; a[i] and b[i] belong to one question. s1, §5.1."""
+    """(difference, low, high) of mean(a) - mean(b), 95%. s1, §5.1.
+
+    a[i] and b[i] belong to one question.
+    """
     if len(a) != len(b) or not a:
         raise ValueError(f"paired values needed, not {len(a)} and {len(b)}")
     rng, n = random.Random(seed), len(a)
@@ -141,7 +146,8 @@ def paired_bootstrap(a, b, n_resamples=10_000, seed=0):
 def control(points, limits):
     """Percent of runs whose tokens stay within their limit. s1, §3.2, eq. 1.
 
-    A point is tokens or (tokens, accuracy). A limit is the largest number of tokens, or (smallest, largest).
+    A point is tokens or (tokens, accuracy). A limit is the largest number of tokens, or (smallest,
+    largest).
     """
     tokens = [point[0] if isinstance(point, tuple) else point for point in points]
     bounds = [limit if isinstance(limit, tuple) else (0, limit) for limit in limits]
@@ -176,7 +182,7 @@ def performance(points):
 
 
 def relative_gain(pairs):
-    """Mean of (tuned - base) / base over a group's (base, tuned) scores; NaN if a base score is 0."""
+    """Mean of (tuned - base) / base over a group's (base, tuned) scores; NaN if a base is 0."""
     return statistics.fmean((after - old) / old if old else math.nan for old, after in pairs)
 
 
@@ -192,14 +198,16 @@ def headroom_gain(pairs, sigma=1):
 
 
 def transferability(base, tuned, version="v2", sigma=None):
-    """{group: TI in percent} for every group but "math": 100 * its gain / the gain in maths. UniReason, §2.1.
+    """{group: TI in percent}, TI = 100 * gain of the group / gain in maths. UniReason, §2.1.
 
-    base and tuned: {group: {benchmark: score in percent}}. version: "v1" is the paper's of July 2025
-    (`relative_gain`), "v2" of October 2025 (`headroom_gain`). sigma: {group: constant} of v2. The paper prints
-    "standard deviation over the group's benchmarks", but its numbers need one sigma for all audited
-    models; None is 1, which changes TI by a constant factor per group.
-    NaN where the index is undefined; the reason is printed to stderr. Raises ValueError if the groups or
-    benchmarks of the two differ.
+    base and tuned: {group: {benchmark: score in percent}}; the result has every group but "math".
+    version: "v1" is the paper's of July 2025 (`relative_gain`), "v2" of October 2025
+    (`headroom_gain`).
+    sigma: {group: constant} of v2. The paper prints "standard deviation over the group's
+    benchmarks", but its numbers need one sigma for all audited models. None is 1, which changes
+    TI by a constant factor per group.
+    NaN where the index is undefined; the reason is printed to stderr. Raises ValueError if the
+    groups or benchmarks of the two differ.
     """
     gains = {}
     for group, scores in base.items():
@@ -224,7 +232,7 @@ def transferability(base, tuned, version="v2", sigma=None):
 
 
 def pooled_sigma(tables):
-    """{group: standard deviation} of all scores of all models; a table is {group: {benchmark: score}}."""
+    """{group: standard deviation of all its scores}. A table is {group: {benchmark: score}}."""
     found = {}
     for table in tables:
         for group, scores in table.items():
@@ -258,9 +266,9 @@ class Sample:
 def metrics(rows, k=(1,), best_by="logp"):
     """Completion rows -> {"all": summary, "groups": {group: summary with "tasks" and "questions"}}.
 
-    questions: {id: (share of samples right, mean thinking tokens or None)}. Raises BadInput that names
-    lines for a sample that is there twice, a question with two answers, rows of two formats and rows
-    that cannot be graded.
+    questions: {id: (share of samples right, mean thinking tokens or None)}. Raises BadInput that
+    names lines for a sample that is there twice, a question with two answers, rows of two formats
+    and rows that cannot be graded.
     """
     check_rows(rows)
     questions = grade_questions(rows, best_by)
@@ -348,7 +356,7 @@ def percent(values):
 
 
 def summarise(questions, k):
-    """The numbers of some questions, {id: [Sample]}. Shares are in percent; None: nothing to count."""
+    """The numbers of some questions, {id: [Sample]}. Shares in percent; None: nothing to count."""
     kept = [samples for samples in questions.values() if samples[0].right is not None]
     flat = [sample for samples in kept for sample in samples]
     accuracy, low, high = mean_interval([share_right(samples) for samples in kept], len(flat))
@@ -440,8 +448,8 @@ def lengths_of(questions):
 def count_tokens(questions):
     """Mean numbers of tokens. questions: a list of lists of Sample.
 
-    total_tokens and sequential_tokens are per question: the sum over its samples, and the longest of them.
-    That is the cost of sampling one after the other and side by side.
+    total_tokens and sequential_tokens are per question: the sum over its samples, and the longest
+    of them. That is the cost of sampling one after the other and side by side.
     """
     flat = [sample for samples in questions for sample in samples]
     lengths = lengths_of(questions)
@@ -462,7 +470,7 @@ def known_counts(samples, name):
 
 
 def summarise_ifeval(samples):
-    """IFEval's four accuracies: of prompts (all instructions followed) and of single instructions."""
+    """IFEval's four accuracies: of prompts (all instructions followed), of single instructions."""
     found = {}
     for reading in ("strict", "loose"):
         followed = [getattr(sample, reading) for sample in samples]
@@ -476,7 +484,7 @@ def summarise_ifeval(samples):
 
 
 def completion_files(paths):
-    """The files among the paths, and in each folder the .jsonl files with completions, in name order."""
+    """The files among the paths, and in each folder those with completions, in name order."""
     found = []
     for path in paths:
         if not Path(path).is_dir():
@@ -497,9 +505,10 @@ def has_completions(path):
 
 
 def metrics_of_file(path, k=(), best_by="logp"):
-    """Metrics of a completion file, with the run's "settings" and the number of "undecided" comparisons.
+    """`metrics` of a completion file, with the run's "settings".
 
-    What is odd but usable is said on stderr. Raises BadInput that names file and line.
+    "undecided": the number of symbolic comparisons without a result. What is odd but usable is
+    said on stderr. Raises BadInput that names file and line.
     """
     rows = read_completions(path)
     check_sample_counts(path, rows, k)
@@ -562,9 +571,10 @@ def settings_of_run(path):
 
 
 def compare_runs(tuned, base, cfg, sigma=None):
-    """Metrics of a run and of the base run -> {"difference"} and, if there is a group "math", "transferability".
+    """Metrics of a run and of the base run -> {"difference", "transferability"}.
 
-    difference: {"all" or group: [points, low, high, number of shared questions]}.
+    transferability: only if there is a group "math" and another one. difference: {"all" or group:
+    [points, low, high, number of shared questions]}.
     """
     differences = {}
     for group, pairs in shared_questions(tuned, base, cfg.base).items():
@@ -580,7 +590,10 @@ def compare_runs(tuned, base, cfg, sigma=None):
 
 
 def shared_questions(tuned, base, base_name):
-    """{"all" or group: [(share right in tuned, in base)]} over the questions of both. Raises BadInput if none."""
+    """{"all" or group: [(share right in tuned, in base)]} over the questions of both.
+
+    Raises BadInput if there are none.
+    """
     pairs = {"all": []}
     for group in tuned["groups"]:
         ours = tuned["groups"][group]["questions"]
@@ -599,8 +612,8 @@ def shared_questions(tuned, base, base_name):
 def task_scores(result):
     """{group: {task: percent}} of a run's metrics, as UniReason (§A.3.4) reports each benchmark.
 
-    That is accuracy; for IFEval the share of followed instructions; for CoQA the exact match, the one of
-    lm-eval's two measures that UniReason's low numbers fit.
+    That is accuracy; for IFEval the share of followed instructions; for CoQA the exact match, the
+    one of lm-eval's two measures that UniReason's low numbers fit.
     """
     scores = {}
     for group, summary in result["groups"].items():
@@ -620,7 +633,10 @@ def task_score(summary):
 
 
 def defined_transferability(base, tuned, name, version, sigma):
-    """`transferability` with None where it is undefined. Raises BadInput, with `name`, if benchmarks differ."""
+    """`transferability` with None where it is undefined.
+
+    Raises BadInput, which begins with `name`, if the benchmarks differ.
+    """
     try:
         index = transferability(base, tuned, version, sigma)
     except ValueError as error:
@@ -629,10 +645,11 @@ def defined_transferability(base, tuned, name, version, sigma):
 
 
 def scaling_study(runs):
-    """Control, scaling and performance of each model with two runs or more, over the questions they share.
+    """Control, scaling and performance of each model with two runs or more.
 
-    runs: metrics with "settings". A run is one point: mean thinking tokens, accuracy and its interval.
-    Control counts the runs that were given a budget.
+    runs: metrics with "settings". They are compared over the questions that they share. A run is
+    one point: mean thinking tokens, accuracy and its interval. Control counts the runs that were
+    given a budget.
     """
     by_model = {}
     for run in runs:
@@ -671,7 +688,7 @@ def questions_with_thinking(run):
 
 
 def point_of_run(questions, shared):
-    """(mean thinking tokens, accuracy, low, high) over the shared questions; the last three in percent."""
+    """(mean thinking tokens, accuracy, low, high) over the shared questions; shares in percent."""
     tokens = statistics.fmean(questions[name][1] for name in shared)
     interval = mean_interval([questions[name][0] for name in shared])
     return tokens, *(100 * x for x in interval)
@@ -684,7 +701,7 @@ def thinking_limit(run):
 
 
 def draw_scaling(path, studies):
-    """PNG of accuracy (95% intervals) against mean thinking tokens, a curve for each model. s1, Fig. 1."""
+    """PNG of accuracy against mean thinking tokens, a curve for each model. s1, Fig. 1."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -709,7 +726,7 @@ def draw_scaling(path, studies):
 
 
 def read_scores(path):
-    """Rows of model, group, benchmark, score -> {model: {group: {benchmark: score}}}. Raises BadInput."""
+    """A table of scores -> {model: {group: {benchmark: score}}}. Raises BadInput."""
     models, line_of = {}, {}
     rows = read_rows(path, need=("model", "group", "benchmark", "score"))
     for line, row in enumerate(rows, 1):
@@ -724,7 +741,7 @@ def read_scores(path):
 
 
 def report_scores(cfg):
-    """Group averages and both indices of each model of --scores -> {model: {"average", "v1", "v2"}}."""
+    """Group averages and both indices of each model -> {model: {"average", "v1", "v2"}}."""
     models = read_scores(cfg.scores)
     if cfg.base is not None and cfg.base not in models:
         raise BadInput(
@@ -751,7 +768,7 @@ def report_scores(cfg):
 
 
 def format_table(head, lines, markdown=False):
-    """The lines of a table. A cell is a string, a number or None; numbers are aligned to the right."""
+    """The lines of a table. A cell is a string, a number or None; numbers to the right."""
     rows = [head] + [[format_cell(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows)]
     is_text = [any(isinstance(line[i], str) for line in lines) for i in range(len(head))]

@@ -6,10 +6,11 @@
     overlap                       words shared with reference answers
     canonical, answer_classes     which answers count as one in a vote
 
-Nothing that a model wrote is ever executed, and every string is graded in bounded time: texts are cut to
-a length, regular expressions are linear, nesting and powers are limited. An answer is parsed into a value
-(a Fraction, a formula's value at two points, a tuple with its brackets, ...), and two answers are equal if
-their values are. What these rules cannot read is compared symbolically (grading/symbolic.py).
+Nothing that a model wrote is ever executed, and every string is graded in bounded time: texts are
+cut to a length, regular expressions are linear, nesting and powers are limited. An answer is
+parsed into a value (a Fraction, a formula's value at two points, a tuple with its brackets, ...),
+and two answers are equal if their values are. What these rules cannot read is compared
+symbolically (grading/symbolic.py).
 """
 
 import cmath
@@ -56,10 +57,10 @@ LETTER_LINE = re.compile(r"[\s*_]{0,9}\(?([A-J])(?:[).:][^\n]*)?[\s*_]{0,9}")
 def extract_answer(text, format=""):
     """The answer that a text gives, or None. With a format's name, only its response part is read.
 
-    The first of these that occurs: the last \\boxed (None if its closing brace is missing, because the
-    text was cut); the last <answer>; the last "Answer:" or "the answer is" line (if nothing follows on
-    it, the line after); "#### 42"; the whole text if it is a short line. Of several boxes the last
-    counts; with only a comma or "and" between them on one line they are one list.
+    The first of these that occurs: the last \\boxed (None if its closing brace is missing, because
+    the text was cut); the last <answer>; the last "Answer:" or "the answer is" line (if nothing
+    follows on it, the line after); "#### 42"; the whole text if it is a short line. Of several
+    boxes the last counts; with only a comma or "and" between them on one line they are one list.
     """
     if format:
         text = FORMATS[format].split(text)[1]
@@ -130,7 +131,7 @@ def _clean(answer):
 
 
 def answer_of(row):
-    """Extracted answer of a completion row; None if there is none, or if it was cut while thinking."""
+    """Extracted answer of a completion row; None if it has none or was cut while thinking."""
     text = _response_of(row)
     if row.get("instruction_id_list") is not None:  # IFEval looks at the whole response
         return text or None
@@ -150,7 +151,7 @@ def answer_of(row):
 
 
 def _response_of(row):
-    """The response of a row. Other engines write rows with `text` alone: then what follows the thinking."""
+    """The response of a row; where an engine wrote `text` alone, what follows the thinking."""
     if "response" in row:
         return row["response"] or ""
     text = row.get("text") or ""
@@ -351,9 +352,9 @@ UNORDERED = ("set", "union")
 def _structure(text, depth):
     """(kind, texts of the parts) of an answer in normal form.
 
-    The kind says what holds the parts together: "set" and "union", where order does not count; "()",
-    "[)" and so on; "matrix" with the lengths of its rows; "named" with the names; "<", "<=" and chains
-    of them; "" for a single formula or some words.
+    The kind says what holds the parts together: "set" and "union", where order does not count;
+    "()", "[)" and so on; "matrix" with the lengths of its rows; "named" with the names; "<", "<="
+    and chains of them; "" for a single formula or some words.
     """
     if depth > DEEPEST:
         return "", [text]
@@ -433,7 +434,7 @@ def _list_parts(text):
 
 
 def _interval(text):
-    r"""_structure of x > 2, which is (2, \infty), of 0 \le x < 1, which is [0, 1), and of other chains.
+    r"""_structure of chains: x > 2 is (2, \infty), 0 \le x < 1 is [0, 1).
 
     Chains without a single variable become "<" and "<=", with the smaller side first.
     """
@@ -455,7 +456,7 @@ def _interval(text):
 
 
 def _split(text, separator):
-    """Parts of text between separators that are outside all brackets; [text] if brackets do not match."""
+    """Parts of text between separators outside all brackets; [text] if brackets do not match."""
     if separator not in text:
         return [text]
     parts, depth, begin = [], 0, 0
@@ -477,10 +478,11 @@ def _split(text, separator):
 
 @lru_cache(4096)
 def parse(text, thousands=True):
-    """An answer as a value that equals the value of every equivalent spelling; "" if there is nothing.
+    """An answer as a value, the same for every equivalent spelling; "" if there is nothing.
 
-    Fraction for a number, str for words, ("at", ...) for a formula, ("equation", ...), or a kind and its
-    parts: ("set", ...), ("matrix", ...), ("(]", ...). thousands=False reads 1,234 as two numbers.
+    Fraction for a number, str for words, ("at", ...) for a formula, ("equation", ...), or a kind
+    and its parts: ("set", ...), ("matrix", ...), ("(]", ...). thousands=False reads 1,234 as two
+    numbers.
     """
     return _value(_normal_form(text, thousands), 0)
 
@@ -505,7 +507,7 @@ def _value_of_part(text):
 
 
 def _value_of_formula(text):
-    """A Fraction; or a formula's values at two points; or left - right of an equation, up to a factor.
+    """A Fraction, a formula's values at two points, or left - right of an equation up to a factor.
 
     Raises ValueError or ArithmeticError for what is no formula.
     """
@@ -552,10 +554,10 @@ POWER_OF_UNIT = re.compile(r"(?:\}|[a-z]{2})\s*\^\s*\{?([23])\}?\W*$")
 def is_correct(prediction, answer):
     """Are two answers the same? Never raises, never executes anything, answers within two seconds.
 
-    On a busy machine the start of the process for symbolic comparisons may take longer.
-    Exact, with these exceptions: a decimal may stand for a number without finite decimals if it is
-    within 1e-6 of it; 50% is 50 as well as 1/2; 1,234 may be a list where the answer is one; a choice
-    may be followed by its text; c may be written C; names (x = 1) and a.m. may be left out or added.
+    On a busy machine the start of the process for symbolic comparisons may take longer. Exact,
+    with these exceptions: a decimal may stand for a number without finite decimals if it is within
+    1e-6 of it; 50% is 50 as well as 1/2; 1,234 may be a list where the answer is one; a choice may
+    be followed by its text; c may be written C; names (x = 1) and a.m. may be left out or added.
     """
     prediction, answer = str(prediction), str(answer)
     if max(len(prediction), len(answer)) > LONGEST_ANSWER:
@@ -591,7 +593,7 @@ def _units_differ(prediction, answer):
 
 
 def _chosen_letter(prediction):
-    """The letter that a multiple-choice answer begins with: "(C) 45 degrees", "\\text{C}", "c"; or None."""
+    """The letter that a choice begins with: "(C) 45 degrees", "\\text{C}", "c"; or None."""
     said = re.match(r"(?:\\text\s*\{)?\(?([A-Ja-j])(?:[).:}]|$)", prediction.strip("$* "))
     return said[1].upper() if said else None
 
@@ -710,9 +712,9 @@ def is_gradable(answer):
 def grade(row, prediction):
     """Is the prediction right for this row? None if it has no answer: such a row is skipped.
 
-    Looks at `nums` and `target` (Countdown), `instruction_id_list` (IFEval), `references` (CoQA: the same
-    words as one of them), else at `answer` and, beside it, `choices` (whose text may stand for the
-    letter) and `accept` (further right answers).
+    Looks at `nums` and `target` (Countdown), `instruction_id_list` (IFEval), `references` (CoQA:
+    the same words as one of them), else at `answer` and, beside it, `choices` (whose text may
+    stand for the letter) and `accept` (further right answers).
     """
     if row.get("nums") is not None and row.get("target") is not None:
         return check_expression(
@@ -752,7 +754,7 @@ def _as_letter(prediction, choices, gold):
 
 
 def plain_words(text):
-    """Words in lower case, without punctuation and articles: SQuAD's normalisation (1606.05250, §6.1)."""
+    """Words in lower case, without punctuation and articles, as in SQuAD (1606.05250, §6.1)."""
     no_punctuation = dict.fromkeys(map(ord, string.punctuation))
     text = str(text)[:LONGEST_ANSWER].lower().translate(no_punctuation)
     return re.sub(r"\b(?:a|an|the)\b", " ", text).split()
@@ -761,8 +763,8 @@ def plain_words(text):
 def overlap(prediction, references):
     """(exact match, F1 of words) in 0..1, the best over the references.
 
-    With several references, the mean over leaving each one out in turn, as a person among the annotators
-    would be measured (CoQA, 1808.07042, §6.1).
+    With several references, the mean over leaving each one out in turn, as a person among the
+    annotators would be measured (CoQA, 1808.07042, §6.1).
     """
     said = plain_words(prediction or "")
     references = [plain_words(answer) for answer in references]
@@ -798,7 +800,7 @@ def canonical(row, answer):
 
 
 def answer_classes(row, answers):
-    """A number for each answer (None for None), the same for answers that the grader takes as equal.
+    """A number for each answer (None for None), the same for answers that the grader equates.
 
     Two answers are in one class if they have one canonical name, or if one is right where the first
     answer of the other's class is the solution.

@@ -1,7 +1,7 @@
 """Formulas without eval: arithmetic, LaTeX, and the checker of Countdown and Game-24.
 
-Nothing that a model wrote is ever executed: a text becomes tokens and tokens become a number. Nesting,
-powers and factorials are limited, so every text is read in bounded time.
+Nothing that a model wrote is ever executed: a text becomes tokens and tokens become a number.
+Nesting, powers and factorials are limited, so every text is read in bounded time.
 """
 
 import cmath
@@ -43,7 +43,8 @@ LOOKALIKES = str.maketrans(
 SUBSCRIPT = r"(?:_(?:\w|\{\w{1,9}\}))?'{0,3}"  # with primes: x_1'
 # \dot{x}_0, \lambda, 12.5, .5, x_1, and any other sign
 TOKEN = re.compile(
-    rf"\\(?:dot|ddot|hat|bar|vec|tilde|overline)\s*\{{\w{{1,3}}\}}{SUBSCRIPT}|\\[a-zA-Z]+{SUBSCRIPT}"
+    rf"\\(?:dot|ddot|hat|bar|vec|tilde|overline)\s*\{{\w{{1,3}}\}}{SUBSCRIPT}"
+    rf"|\\[a-zA-Z]+{SUBSCRIPT}"
     rf"|[0-9]+\.?[0-9]*|\.[0-9]+|[a-zA-Z]{SUBSCRIPT}|\S"
 )
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
@@ -68,10 +69,11 @@ LETTERS = set(
 class Expression:
     """Recursive descent over + - * / ^ ! ( ), LaTeX's \\frac and \\sqrt, functions and names.
 
-    sum() is the value of the whole text: a Fraction as long as everything is rational, else a float or a
-    complex number. A name stands for a number between 1 and 2 that depends on the name and on `point`:
-    formulas that agree at two points are taken as the same.
-    implicit: side by side means a product, as in 2x. left_to_right: no precedence, as on a simple calculator.
+    sum() is the value of the whole text: a Fraction as long as everything is rational, else a
+    float or a complex number. A name stands for a number between 1 and 2 that depends on the name
+    and on `point`: formulas that agree at two points are taken as the same.
+    implicit: side by side means a product, as in 2x. left_to_right: no precedence, as on a simple
+    calculator.
     Raises ValueError or ArithmeticError for anything else, for deep nesting and for huge powers.
     """
 
@@ -206,11 +208,12 @@ def _power(base, exponent):
 
 
 def check_expression(text, nums, target, n_used=None, left_to_right=False):
-    """Countdown and Game-24: does `text` reach `target` with + - * / ( ) and each of `nums` exactly once?
+    """Countdown and Game-24: does `text` reach `target` with each of `nums` exactly once?
 
+    Allowed are + - * / and ( ).
     n_used: with exactly so many of them instead. left_to_right: without precedence, as on a simple
-    calculator. The whole text must be the expression; `= target` may follow. A sign before a number or
-    bracket is allowed.
+    calculator. The whole text must be the expression; `= target` may follow. A sign before a
+    number or bracket is allowed.
     """
     found = expression_value(text, left_to_right)
     if found is None or found[1] != Fraction(target):

@@ -1,13 +1,13 @@
-"""IFEval (Zhou et al. 2023, arXiv 2311.07911): does a response follow instructions that a program can check?
+"""IFEval (2311.07911): does a response follow instructions that a program can check?
 
-A row holds `instruction_id_list` and, one for each, `kwargs`. Strict: the response as it is. Loose: also
-without its first line, its last line or both, and without asterisks ("Sure, here it is:" and markdown are
-forgiven).
+A row holds `instruction_id_list` and, one for each, `kwargs`. Strict: the response as it is.
+Loose: also without its first line, its last line or both, and without asterisks ("Sure, here it
+is:" and markdown are forgiven).
 
 Departs from the authors' program in:
 1. Sentences are told apart by a rule of a few lines instead of NLTK's trained splitter.
-2. Languages are told apart by script, letters and frequent words instead of langdetect, which answers at
-   random for short texts.
+2. Languages are told apart by script, letters and frequent words instead of langdetect, which
+   answers at random for short texts.
 3. Keywords are text, never regular expressions, and every check takes linear time.
 """
 
@@ -27,7 +27,7 @@ ABBREVIATION = re.compile(
 
 
 def n_sentences(text):
-    """Sentences end in . ! or ? before white space and anything but a small letter, or with the text."""
+    """Sentences end in . ! or ? before white space and no small letter, or with the text."""
     text = text.strip()
     count, begin = 0, 0
     for stop in SENTENCE_END.finditer(text):
@@ -67,15 +67,33 @@ SCRIPTS = {
 WORDS = {
     name: words.split()
     for name, words in {
-        "en": "the of and to in is that it for was with as on be at by this are or from you have not i a my",
-        "es": "el la de que y en los se del las un por con una su para es al como más pero está muy",
-        "pt": "o a de que e do da em um para com não uma os no se na por mais as dos como mas foi ao é são",
-        "fr": "le la les de des et est un une du en que qui dans pour pas sur au avec ce il je vous nous sont",
-        "de": "der die und das ist ich nicht ein eine zu den mit von sich auf für dem im es auch als wir sie sind",
-        "it": "il di che la e un una per in non è sono del con le si da al come lo gli della anche i",
+        "en": (
+            "the of and to in is that it for was with as on be at by this are or from you have "
+            "not i a my"
+        ),
+        "es": (
+            "el la de que y en los se del las un por con una su para es al como más pero está muy"
+        ),
+        "pt": (
+            "o a de que e do da em um para com não uma os no se na por mais as dos como mas "
+            "foi ao é são"
+        ),
+        "fr": (
+            "le la les de des et est un une du en que qui dans pour pas sur au avec ce il je vous "
+            "nous sont"
+        ),
+        "de": (
+            "der die und das ist ich nicht ein eine zu den mit von sich auf für dem im es auch als "
+            "wir sie sind"
+        ),
+        "it": (
+            "il di che la e un una per in non è sono del con le si da al come lo gli della anche i"
+        ),
         "pl": "i w nie na to się z że jest do jak o co ale za od po tak czy przez są dla",
         "vi": "và của là có không được một người cho trong các những với này đã khi để tôi bạn",
-        "sw": "na ya wa kwa ni katika za la cha kuwa hii yake hiyo kama lakini yetu au vya mimi wewe",
+        "sw": (
+            "na ya wa kwa ni katika za la cha kuwa hii yake hiyo kama lakini yetu au vya mimi wewe"
+        ),
         "fi": "ja on ei se että hän oli en mutta niin kun mitä ovat tai minä kuin olen myös tämä",
         "hi": "है के में की और का से को हैं एक यह पर नहीं कि भी लिए था",
         "mr": "आहे आणि या ते आहेत मी हा की नाही एक च्या त्या असे होते करण्यासाठी तुम्ही आपण",
@@ -112,7 +130,7 @@ INSTRUCTIONS = {}
 
 
 def instruction(name):
-    """Put the decorated check into the table: a text and the instruction's settings -> is it followed?"""
+    """Put the decorated check into the table: text and settings -> is it followed?"""
 
     def register(function):
         INSTRUCTIONS[name] = function
@@ -259,7 +277,7 @@ def nth_paragraph_first_word(text, num_paragraphs, nth_paragraph, first_word):
 
 @instruction("length_constraints:number_paragraphs")
 def number_paragraphs(text, num_paragraphs):
-    """Paragraphs between lines of ***, none of them empty but for one before the first and after the last."""
+    """Paragraphs between lines of ***; only before the first and after the last may be nothing."""
     parts = [part.strip() for part in text.split("***")]
     begin = 0 if parts[0] else 1
     end = len(parts) - 1 if len(parts) > 1 and not parts[-1] else len(parts)

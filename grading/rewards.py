@@ -1,27 +1,30 @@
 """What a completion is worth: short functions of a row, combined in one line of text.
 
-    --reward correct+format                         a sum
-    --reward 'correct+!correct&repetition:20,-1'    & multiplies and binds tighter than +; !x is 1 - x.
-                                                    Here only wrong answers are punished for repetition
-                                                    (quote it for the shell).
-    --reward lcpo:alpha=0.0003                      numbers by place or by name
-    --reward contains:python                        a text without + and &
-    --reward correct+dense_repetition:40,-0.05      a number for each token; its returns are added to
-                                                    the advantages
-    --reward correct+my_rewards.py:shorter:0.002    your own function from your own file
+    --reward correct+format                       a sum
+    --reward 'correct+!correct&repetition:20,-1'  & multiplies and binds tighter than +, !x is 1-x:
+                                                  only wrong answers are punished for repetition
+                                                  (quote it for the shell)
+    --reward lcpo:alpha=0.0003                    numbers by place or by name
+    --reward contains:python                      a text without + and &
+    --reward correct+dense_repetition:40,-0.05    a number for each token; its returns are added
+                                                  to the advantages
+    --reward correct+my_rewards.py:shorter:0.002  your own function from your own file
 
-A reward takes a completion row (engine/rows.py), what is around it (`Around`) and its own arguments,
-and returns a number. What it needs of a problem is declared in its decorator and nowhere else:
+A reward takes a completion row (engine/rows.py), what is around it (`Around`) and its own
+arguments, and returns a number. What it needs of a problem is declared in its decorator and
+nowhere else:
 
     @reward("shorter", needs=("answer",))
     def reward_shorter(row, around, alpha=0.001):
         return reward_correct(row, around) * (1 - alpha * row["n_tokens"])
 
-The same function works from a file outside this folder, as FILE.py:FUNCTION. There the decorator, from
-grading.rewards, is only needed to declare something.
+The same function works from a file outside this folder, as FILE.py:FUNCTION. There the decorator,
+from grading.rewards, is only needed to declare something.
 
-Lengths are tokens and count the end-of-sequence token. No reward is learned, and only `random` is random.
-grpo.py computes rewards in processes with a time limit (grading/sandbox.py): the texts are untrusted.
+Lengths are tokens and count the end-of-sequence token. No reward is learned, and only `random` is
+random.
+grpo.py computes rewards in processes with a time limit (grading/sandbox.py): the texts are
+untrusted.
 """
 
 import functools
@@ -75,8 +78,9 @@ REWARDS = {}
 def reward(name, needs=(), per_token=False, usage="", valid=lambda *arguments: True):
     """Put the decorated function into the table of rewards.
 
-    needs: names in NEEDS. per_token: it returns a list with a number for each token, not one number.
-    valid: a test of its arguments; usage: what they must be, in words, for the message when they are not.
+    needs: names in NEEDS. per_token: it returns a list with a number for each token, not one
+    number. valid: a test of its arguments. usage: what they must be, in words, for the message
+    when they are not.
     """
     if unknown := set(needs) - set(NEEDS):
         raise ValueError(f"reward '{name}' needs {unknown.pop()!r}: not one of {', '.join(NEEDS)}")
@@ -132,27 +136,27 @@ def reward_correct(row, around):
 
 @reward("vote", needs=("votes",))
 def reward_vote(row, around):
-    """1 for the majority answer of all samples of the prompt: the pseudo-label of TTRL (2504.16084)."""
+    """1 for the majority answer of the prompt's samples: the pseudo-label of TTRL (2504.16084)."""
     answer = answer_of(row)
     return float(answer is not None and canonical(row, answer) == around.majority[0])
 
 
 @reward("vote_offline", needs=("label",))
 def reward_label(row, around):
-    """1 for the answer in the row's field `label`: offline voting of "Spurious Rewards" (2506.10947)."""
+    """1 for the answer in the row's field `label`: offline votes (2506.10947)."""
     answer = answer_of(row)
     return float(answer is not None and canonical(row, answer) == canonical(row, str(row["label"])))
 
 
 @reward("wrong_label", needs=("label", "wrong label"))
 def reward_wrong_label(row, around):
-    """The same on problems whose label is wrong: pays for one particular error, not for every one."""
+    """The same where the label is wrong: pays for one particular error, not for every one."""
     return reward_label(row, around)
 
 
 @reward("random", usage="a probability", valid=lambda probability: 0 <= probability <= 1)
 def reward_random(row, around, probability):
-    """1 with the given probability, whatever was written: a control of "Spurious Rewards" (2506.10947)."""
+    """1 with a probability, whatever was written: a control of Spurious Rewards (2506.10947)."""
     key = repr((row["id"], row["sample"], row["ids"]))
     return float(random.Random(key).random() < probability)
 
@@ -164,7 +168,8 @@ def reward_random(row, around, probability):
 def reward_format(row, around):
     """1 if the completion stopped, ended its thinking exactly once and then gave an answer.
 
-    A format with tags around the answer (r1: <answer> ... </answer>) needs each tag once and in order.
+    A format with tags around the answer (r1: <answer> ... </answer>) needs each tag once and in
+    order.
     """
     form, text = around.form, row["text"]
     tags = [form.end, form.close and form.between.strip(), form.close.strip()]
@@ -179,7 +184,7 @@ def reward_format(row, around):
 
 @reward("boxed")
 def reward_boxed(row, around):
-    """1 for a \\boxed{} with something in it, right or wrong: the format control of 2506.10947."""
+    """1 for a \\boxed{} with something in it, right or wrong: a control of 2506.10947."""
     return float(bool(re.search(r"\\boxed\{\s*[^}\s]", row["text"])))
 
 
@@ -194,10 +199,10 @@ CJK = "\u3040-\u30ff\u3400-\u9fff"  # written without spaces: each character is 
 
 @reward("language", usage="a script", valid=bool)
 def reward_language(row, around, script: str):
-    """Share of the words that are written in a script (latin, cjk, ...); 1 for a text without words.
+    """Share of the words written in a script (latin, cjk, ...); 1 for a text without words.
 
-    Language consistency of DeepSeek-R1 (2501.12948). Script stands for language here, so English and
-    French are not told apart.
+    Language consistency of DeepSeek-R1 (2501.12948). Script stands for language here, so English
+    and French are not told apart.
     """
     words = re.findall(rf"[{CJK}]|[^\W\d_{CJK}]+", row["text"])
     if not words:
@@ -227,8 +232,8 @@ def reward_repetition(row, around, n=20, most=-1):
 def reward_dense_repetition(row, around, n=40, most=-0.05, discount=0.99):
     """For each token: the discounted sum, from this token on, of `most` per repeated token.
 
-    A token is repeated if it is inside an n-gram of tokens that occurred before. 2502.03373 and its run
-    scripts, where this return has a discount of its own.
+    A token is repeated if it is inside an n-gram of tokens that occurred before. 2502.03373 and
+    its run scripts, where this return has a discount of its own.
     """
     ids, n = row["ids"], int(n)
     seen = set()
@@ -254,8 +259,8 @@ def reward_cosine(
 ):
     """Half a cosine over the length, from the value at 0 tokens to the value at max_tokens.
 
-    Right and wrong answers have their own pair of values. Within `margin` tokens of the limit both get
-    `exceed`. 2502.03373 and its run scripts.
+    Right and wrong answers have their own pair of values. Within `margin` tokens of the limit both
+    get `exceed`. 2502.03373 and its run scripts.
     """
     n, limit = row["n_tokens"], around.max_tokens
     if n + margin >= limit:
@@ -268,7 +273,7 @@ def reward_cosine(
 
 @reward("overlong", usage="1 token or more", valid=lambda cache: cache >= 1)
 def reward_overlong(row, around, cache):
-    """0 up to max_tokens - cache, then linearly down to -1 at max_tokens. DAPO (2503.14476), §3.4."""
+    """0 up to max_tokens - cache, then down to -1 at max_tokens. DAPO (2503.14476), §3.4."""
     return min(0.0, max(-1.0, (around.max_tokens - cache - row["n_tokens"]) / cache))
 
 
@@ -293,7 +298,7 @@ def reward_lcpo_max(row, around, alpha=0.0003, delta=0.5):
 
 @reward("countdown", needs=("answer",))
 def reward_countdown(row, around, wrong=0.1):
-    """1 for a right expression, `wrong` for another answer, 0 without the format: TinyZero's reward.
+    """1 for a right expression, `wrong` for another answer, 0 without the format: TinyZero.
 
     TinyZero pays for the tags. The checker is that of `correct`.
     """
@@ -365,8 +370,8 @@ def parse_factor(text, factor):
 def parse_arguments(function, given):
     """'0.1,alpha=2' -> all arguments of a reward after row and around, in order, with its defaults.
 
-    They are finite numbers, unless the first is annotated `str`: then all of the text is that argument.
-    Raises TypeError or ValueError.
+    They are finite numbers, unless the first is annotated `str`: then all of the text is that
+    argument. Raises TypeError or ValueError.
     """
     own = own_parameters(function)
     if own and own[0].annotation in (str, "str"):
@@ -397,7 +402,8 @@ def find_reward(name):
         return load_reward(name)
     if name not in REWARDS:
         raise BadInput(
-            f"no reward '{name}' (there are {', '.join(REWARDS)}, and FILE.py:FUNCTION for your own)"
+            f"no reward '{name}' (there are {', '.join(REWARDS)}, "
+            "and FILE.py:FUNCTION for your own)"
         )
     return REWARDS[name]
 
@@ -453,10 +459,10 @@ def needs_of(text):
 
 
 def rewardable_problems(problems, text, path):
-    """Problem rows of the file `path` that --reward `text` can judge -> (rows, what is left out in words).
+    """Problem rows that --reward `text` can judge -> (rows, what is left out in words).
 
-    Left out are problems without a gold answer or whose label may be right. Raises BadInput for a
-    problem without the budget or label that the reward needs.
+    Left out are problems without a gold answer or whose label may be right. path: of the rows.
+    Raises BadInput for a problem without the budget or label that the reward needs.
     """
     needs = needs_of(text)
     for row in problems:
@@ -497,7 +503,7 @@ def rewards_of(parsed, group, form, max_tokens):
 
 
 def token_rewards_of(parsed, group):
-    """The terms for each token -> for each row a list of numbers, or None if there are no such terms."""
+    """The terms for each token -> a list of numbers for each row, or None without such terms."""
     factors = [term[0] for term in parsed if find_reward(term[0].name).per_token]
     found = []
     for row in group:
@@ -511,9 +517,10 @@ def token_rewards_of(parsed, group):
 def score_group(item):
     """Score the completions of one prompt. This function runs in the worker processes.
 
-    item: {"reward", "format", "max_tokens", "rows"}, plain JSON. Returns lists over the rows, "reward",
-    "right" (None without a gold answer) and "token_rewards", and "vote", see `vote_statistics`, or None.
-    Raises ValueError for a reward that is not finite: no advantage can be computed from it.
+    item: {"reward", "format", "max_tokens", "rows"}, plain JSON. Returns lists over the rows,
+    "reward", "right" (None without a gold answer) and "token_rewards", and "vote", see
+    `vote_statistics`, or None. Raises ValueError for a reward that is not finite: no advantage can
+    be computed from it.
     """
     parsed, rows = parse_reward(item["reward"]), item["rows"]
     values = rewards_of(parsed, rows, FORMATS[item["format"]], item["max_tokens"])
@@ -533,8 +540,8 @@ def score_group(item):
 def vote_statistics(rows, right):
     """TTRL's diagnostics of a vote: how good is the majority answer as a label?
 
-    "share": of the samples that gave it; "right": is it the gold answer; "agreement": share of samples
-    that the vote rewards as the gold answer would. None where there is no gold answer.
+    "share": of the samples that gave it; "right": is it the gold answer; "agreement": share of
+    samples that the vote rewards as the gold answer would. None where there is no gold answer.
     """
     _, first, share = majority(rows)
     votes = rewards_of(parse_reward("vote"), rows, None, 0)

@@ -3,14 +3,15 @@
     with Workers("grading.rewards:score_group", n=2, limit=10.0) as pool:
         results = pool.map(items)            # in their order; a Failure where there is no value
 
-What hangs inside C (a regular expression, a huge power) holds the interpreter: no thread and no signal
-handler in Python can stop it, only the end of its process. Items and values are lines of JSON through
-pipes, never pickles. The processes are plain children: those of multiprocessing would import the calling
-script, and torch with it, once more each.
+What hangs inside C (a regular expression, a huge power) holds the interpreter: no thread and no
+signal handler in Python can stop it, only the end of its process. Items and values are lines of
+JSON through pipes, never pickles. The processes are plain children: those of multiprocessing would
+import the calling script, and torch with it, once more each.
 
-A worker past the limit is killed, as is one that crashed, and another one starts in its place at once, so
-that the next item does not wait for all of its start. The first item starts the first. Workers end with
-their parent, however it ended: when their input ends or, if they are busy, by the kernel's timers.
+A worker past the limit is killed, as is one that crashed, and another one starts in its place at
+once, so that the next item does not wait for all of its start. The first item starts the first.
+Workers end with their parent, however it ended: when their input ends or, if they are busy, by the
+kernel's timers.
 """
 
 import contextlib
@@ -114,8 +115,8 @@ class Worker:
 class Workers(contextlib.AbstractContextManager):
     """At most n processes that run a function, "module:name", of one argument.
 
-    limit: seconds per item. memory: bytes of a process's address space; beyond it the function gets a
-    MemoryError.
+    limit: seconds per item. memory: bytes of a process's address space; beyond it the function
+    gets a MemoryError.
     """
 
     def __init__(self, function, n=2, limit=2.0, memory=4 << 30):

@@ -1,15 +1,16 @@
-"""Are two formulas the same? Asked only where the rules of grading/answers.py cannot read one of them.
+"""Are two formulas the same? Asked only where the rules of answers.py cannot read one of them.
 
 Those are binomials, floors, logarithms to a base, sums, absolute values, factorials of a variable.
-math-verify (grading/simplify.py) turns LaTeX into sympy and simplifies the difference. Sympy computes
-9^{9^{9}} until the memory is full and lets no signal handler in, so it runs in a process of its own that
-is ended after LIMIT seconds. The process starts with the first question (half a second, and again after
-each that was ended) and ends with this one. Without math-verify no two formulas are the same.
+math-verify (grading/simplify.py) turns LaTeX into sympy and simplifies the difference. Sympy
+computes 9^{9^{9}} until the memory is full and lets no signal handler in, so it runs in a process
+of its own that is ended after LIMIT seconds. The process starts with the first question (half a
+second, and again after each that was ended) and ends with this one. Without math-verify no two
+formulas are the same.
 
-Never asked is what math-verify (0.9, latex2sympy2_extended 1.11) gets wrong: 52_8 = 52_9 and y' = y,
-because it drops what it does not know; 3!!, which it reads as (3!)!; \\overline{AB}, words and any command
-outside of COMMANDS; equations, where it compares right sides; lists, where it accepts one of several;
-r = R (a setting).
+Never asked is what math-verify (0.9, latex2sympy2_extended 1.11) gets wrong: 52_8 = 52_9 and y' =
+y, because it drops what it does not know; 3!!, which it reads as (3!)!; \\overline{AB}, words and
+any command outside of COMMANDS; equations, where it compares right sides; lists, where it accepts
+one of several; r = R (a setting).
 """
 
 import functools
@@ -27,10 +28,10 @@ BEYOND_RULES = re.compile(
     r"\\(?:binom|log|sum|prod|[lr]floor|[lr]ceil|min|max|gcd|lcm|neq?)(?![a-zA-Z])|[|!]"
 )
 COMMANDS = set(
-    """frac sqrt binom log ln exp sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan pi infty
-    sum prod lfloor rfloor lceil rceil min max gcd lcm ne neq cdot times div alpha beta gamma delta
-    epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta
-    Theta Lambda Sigma Phi Psi Omega""".split()
+    """frac sqrt binom log ln exp sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan pi
+    infty sum prod lfloor rfloor lceil rceil min max gcd lcm ne neq cdot times div alpha beta gamma
+    delta epsilon varepsilon zeta eta theta lambda mu nu xi rho sigma tau phi varphi chi psi omega
+    Gamma Delta Theta Lambda Sigma Phi Psi Omega""".split()
 )
 FAILURES = Counter()  # why comparisons of this process gave no result: timeout, crash, import
 
