@@ -1,32 +1,34 @@
 """What did training change? Two models side by side on the tokens that the tuned one wrote.
 
 For each token y of an answer of the tuned model G, G and the base model B say what they expected:
-    KL          Σ_v G(v) log G(v)/B(v) over the whole vocabulary, and the same with G and B exchanged
-    rank shift  rank of y under B - rank of y under G (1 = most likely); if it is not 0, y is "shifted"
+    KL          Σ_v G(v) log G(v)/B(v) over the whole vocabulary, and with G and B exchanged
+    rank shift  rank of y under B - rank of y under G (1 = most likely); unless 0, y is "shifted"
     PCA shift   how far a layer's mean state on given problems moved along the two main directions
                 of the base's states
 Source: UniReason (arXiv 2507.00432), §3 and §4.1. Departs from its scripts in:
 1. Token ids come from the decoder. A text that is encoded again may split differently.
-2. KL is exact. Theirs is an estimate from single tokens, with an absolute value and without the first
-   token of a response; it is `kl_estimate` in metrics.json.
-3. All tokens of a response count. Theirs leave out the first by an off-by-one; --published does so,
-   too, and shows their estimate instead of the KL.
+2. KL is exact. Theirs is an estimate from single tokens, with an absolute value and without the
+   first token of a response; it is `kl_estimate` in metrics.json.
+3. All tokens of a response count. Theirs leave out the first by an off-by-one; --published does
+   so, too, and shows their estimate instead of the KL.
 4. Tokens that budget forcing wrote do not count.
-5. `pca_shift` is theirs: it pools pads, and layers cancel. `pca_shift_masked` pools tokens only and
-   averages lengths, which cannot cancel.
+5. `pca_shift` is theirs: it pools pads, and layers cancel. `pca_shift_masked` pools tokens only
+   and averages lengths, which cannot cancel.
 6. Intervals are over questions: several samples of one question are not independent.
 
 A laptop, 1 minute:  python analyze.py --base data/tiny_base --out out/tiny \\
-                         --tuned out/tiny/seed0/sft-s1 out/tiny/seed0/grpo --runs out/tiny/seed0/runs \\
-                         --data out/tiny/seed0/runs/sft-s1.jsonl out/tiny/seed0/runs/grpo.jsonl
-A 7B model:          python analyze.py --base Qwen/Qwen2.5-7B-Instruct --tuned simplescaling/s1.1-7B \\
-                         --data out/s1.jsonl --runs out/runs --out out/analysis --device cuda --dtype bf16
+                         --tuned out/tiny/seed0/sft-s1 out/tiny/seed0/grpo \\
+                         --data out/tiny/seed0/runs/sft-s1.jsonl out/tiny/seed0/runs/grpo.jsonl \\
+                         --runs out/tiny/seed0/runs
+A 7B model:          python analyze.py --base Qwen/Qwen2.5-7B-Instruct \\
+                         --tuned simplescaling/s1.1-7B --data out/s1.jsonl --runs out/runs \\
+                         --out out/analysis --device cuda --dtype bf16
 Too large for two:   the same with --stream: one model at a time, the base's states in files
 
-Reads model directories, completion rows (engine/rows.py) with the headers beside them, and flops.jsonl
-of the trainings where there is one. Prints tables and writes metrics.json. report/ adds what the
-weights, the runs and their traces say, figures (PNG) and report.html, one file that needs nothing
-else. An interrupted analysis continues from --out/work.
+Reads model directories, completion rows (engine/rows.py) with the headers beside them, and
+flops.jsonl of the trainings where there is one. Prints tables and writes metrics.json. report/ adds
+what the weights, the runs and their traces say, figures (PNG) and report.html, one file that needs
+nothing else. An interrupted analysis continues from --out/work.
 """
 
 import functools
@@ -53,15 +55,16 @@ from engine.model import hidden_states, output_head
 from engine.rows import BadInput
 from kernels.pair import token_numbers
 from report import tables
-from report.behaviours import classify_word, read_judged, summarise_runs
+from report.behaviours import read_judged, summarise_runs
 from report.claims import budget_curves, compare_trainings, compare_waits, decide_claim
-from report.compute import match_compute, read_ledger
+from report.compute import match_pair, read_ledgers
 from report.figures import draw_figures
 from report.page import make_page
 from report.runs import Completions, find_completions, pool_rows, read_json, read_runs, row_scope
 from report.study import Study, describe_models
 from report.transcripts import VIEWED_TOKENS, choose_transcripts, make_transcript, token_text
 from report.weights import weight_changes
+from report.words import TokenCount, most_shifted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +117,18 @@ def log_ratio(tuned, base):
     return statistics.fmean(ratios)
 
 
-def kl_estimator(ratios):
+def kl_estimate(ratios):
     """log_ratio of each response -> UniReason's estimate: the absolute value of their mean."""
     return abs(statistics.fmean(ratios)) if ratios else None
 
 
 def rank_shifts(ranks_base, ranks_tuned):
-    """Ranks (N,) of the actual tokens -> (mean shift, number of tokens with a shift other than 0)."""
+    """Ranks (N,) of the actual tokens -> (mean shift, number of tokens that are shifted)."""
     shift = torch.as_tensor(ranks_base).double() - torch.as_tensor(ranks_tuned).double()
     return shift.mean().item(), int((shift != 0).sum())
 
 
-def clustered(sums, counts, questions):
+def cluster_interval(sums, counts, questions):
     """Σ sums / Σ counts over responses, with its 95% interval -> (value, low, high).
 
     Responses of one question vary together. What each adds to the error of the ratio is therefore
@@ -168,41 +171,19 @@ def pca_shift(base_layers, tuned_layers):
 
 
 def main_components(states):
-    """States (K, H) -> their two main directions (2, H); the largest loading of each is positive."""
+    """States (K, H) -> their two main directions (2, H), the largest loading of each positive."""
     components = torch.linalg.svd(states - states.mean(0), full_matrices=False).Vh[:2]
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
     return components * largest.sign()
 
 
 def pca_shift_masked(base_layers, tuned_layers):
-    """The same, but the mean over layers of each layer's length. Give it states pooled without pads."""
+    """The same, but the mean over layers of each layer's length; for states pooled without pads."""
     points = pca_shift(base_layers, tuned_layers)[1]
     return (points[:, 1] - points[:, 0]).norm(dim=1).mean().item(), points
 
 
 # ---------------------------------------------------------------- from tokens to numbers
-
-
-@dataclass
-class TokenCount:
-    """How often a token occurs, and how far it is shifted."""
-
-    seen: int = 0
-    shifted: int = 0
-    sum: float = 0.0  # of its shifts
-    absolute: float = 0.0  # sum of their sizes
-
-    def add(self, shift):
-        self.seen += 1
-        self.shifted += shift != 0
-        self.sum += shift
-        self.absolute += abs(shift)
-
-    def merge(self, other):
-        self.seen += other.seen
-        self.shifted += other.shifted
-        self.sum += other.sum
-        self.absolute += other.absolute
 
 
 class Tally:
@@ -275,11 +256,11 @@ def summarise(tallies, shifts):
     questions = [(task, r["question"]) for task, tally in tallies.items() for r in tally.responses]
     n_tokens = sum(r["n"] for r in responses)
     n_shifted = [r["n_shifted"] for r in responses]
-    per_response, low, high = clustered(n_shifted, [1] * len(responses), questions)
+    per_response, low, high = cluster_interval(n_shifted, [1] * len(responses), questions)
     estimates = [r["estimate"] for r in responses if r["estimate"] is not None]
     width = max(tally.width for tally in tallies.values())
     return {
-        "kl_estimate": kl_estimator(estimates),
+        "kl_estimate": kl_estimate(estimates),
         "kl_forward": summarise_kl("kl_forward", responses, questions),
         "kl_reverse": summarise_kl("kl_reverse", responses, questions),
         "pca_shift": mean_over_tasks("pca_shift", tallies, shifts),
@@ -294,8 +275,8 @@ def summarise(tallies, shifts):
         "n_questions": len(set(questions)),
         "n_tokens": n_tokens,
         "nan_responses": sum(tally.n_nan for tally in tallies.values()),
-        "by_position": {"width": width} | curves(sum(t.by_position for t in tallies.values())),
-        "by_tenth": curves(sum(t.by_tenth for t in tallies.values())),
+        "by_position": {"width": width} | mean_curves(sum(t.by_position for t in tallies.values())),
+        "by_tenth": mean_curves(sum(t.by_tenth for t in tallies.values())),
     }
 
 
@@ -304,8 +285,8 @@ def summarise_kl(name, responses, questions):
     means = [r[name] for r in responses]
     counts = [r["n"] for r in responses]
     totals = [mean * n for mean, n in zip(means, counts)]
-    macro, low, high = clustered(means, [1] * len(means), questions)
-    micro, micro_low, micro_high = clustered(totals, counts, questions)
+    macro, low, high = cluster_interval(means, [1] * len(means), questions)
+    micro, micro_low, micro_high = cluster_interval(totals, counts, questions)
     return {
         "macro": macro,
         "low": low,
@@ -327,7 +308,7 @@ def mean_rank_shift(tally):
     return sum(r["shift"] for r in tally.responses) / sum(r["n"] for r in tally.responses)
 
 
-def curves(sums):
+def mean_curves(sums):
     """Sums of CURVES and a count (6, positions) -> {name: means, "n": tokens of each position}.
 
     Up to the last position with a token; None for one without.
@@ -338,46 +319,6 @@ def curves(sums):
     for name, means in zip(CURVES, (sums[:-1] / sums[-1]).tolist()):
         found[name] = [None if math.isnan(x) else float(f"{x:.6g}") for x in means]
     return found
-
-
-def most_shifted(tallies, name_of, n=30):
-    """The n tokens with the largest sum of |shift|, be they frequent or far, and the word classes.
-
-    name_of: token id -> text. classes: percent of logical and content words and of signs among all
-    tokens and among the shifted ones.
-    """
-    words = defaultdict(TokenCount)
-    for tally in tallies:
-        for token, count in tally.words.items():
-            words[token].merge(count)
-    shifted = [token for token, count in words.items() if count.shifted]
-    shifted.sort(key=lambda token: (-words[token].absolute, token))
-    listed = []
-    for token in shifted[:n]:
-        count, text = words[token], name_of(token)
-        listed.append(
-            {
-                "token": text,
-                "class": classify_word(text),
-                "id": token,
-                "count": count.shifted,
-                "seen": count.seen,
-                "mean_shift": count.sum / count.shifted,
-                "sum": count.absolute,
-            }
-        )
-    seen_by_class, shifted_by_class = Counter(), Counter()
-    for token, count in words.items():
-        kind = classify_word(name_of(token))
-        seen_by_class[kind] += count.seen
-        shifted_by_class[kind] += count.shifted
-    classes = {"all": class_shares(seen_by_class), "shifted": class_shares(shifted_by_class)}
-    return {"most_shifted": listed, "classes": classes}
-
-
-def class_shares(counts):
-    total = max(1, counts.total())
-    return {kind: 100 * counts[kind] / total for kind in ("logical", "content", "sign")}
 
 
 # ---------------------------------------------------------------- both models on the same tokens
@@ -408,7 +349,7 @@ def measure(base, tuned, examples, micro_batch_tokens=16384, folder=None, top=0,
 
     examples: (prompt ids, completion ids) each; N tokens of the completion.
     names: kl_forward (tuned‖base), kl_reverse, and logp, rank and entropy under both, as logp_base,
-    logp_tuned, ...; with top=k also the base's k most likely tokens, likely_ids and likely_p (N, k).
+    logp_tuned, ...; with top=k also the base's k most likely tokens: likely_ids, likely_p (N, k).
     folder: finished micro-batches are kept there, and a side without a model has its states there.
     """
     with progress_bar(examples, desc) as bar:
@@ -425,7 +366,7 @@ def measure(base, tuned, examples, micro_batch_tokens=16384, folder=None, top=0,
 
 
 def compare_batch(base, tuned, batch, top=0, states=None):
-    """The numbers of `measure` for the N scored tokens of a packed batch -> {name: (N,) or (N, top)}.
+    """The numbers of `measure` for a packed batch with N scored tokens -> {name: (N,) or (N, top)}.
 
     states: file with those of a side without a model.
     """
@@ -494,7 +435,7 @@ def save_shard(tensors, file):
 
 @torch.no_grad()
 def store(side, examples, micro_batch_tokens, folder, desc):
-    """Write the states that `measure` will read from `folder`. What is there is not computed again."""
+    """Write the states that `measure` will read from `folder`, except those that are there."""
     with progress_bar(examples, desc) as bar:
         for number, _, batch in batches(examples, micro_batch_tokens, side.device):
             states = shard(folder, "states", number)
@@ -505,7 +446,8 @@ def store(side, examples, micro_batch_tokens, folder, desc):
 
 def compare_once(base, tuned, batch, top, folder, number):
     """compare_batch, but the numbers are kept in a file and read if they are there."""
-    numbers, states = shard(folder, "numbers", number), shard(folder, "states", number)
+    numbers = shard(folder, "numbers", number)
+    states = shard(folder, "states", number)
     if numbers.is_file():
         return load_file(numbers)
     found = compare_batch(base, tuned, batch, top, states)
@@ -623,7 +565,7 @@ class Job:
 
 
 def make_jobs(study, files, tokenizer, work):
-    """The jobs of the base and of each tuned model; finished micro-batches go to folders in work."""
+    """A job for the base and for each tuned model. Finished micro-batches go to folders in work."""
     models = study.models
     written = {name: find_completions(files, path) for name, path in models.tuned.items()}
     form = next(iter(written.values())).format
@@ -636,15 +578,20 @@ def make_jobs(study, files, tokenizer, work):
         job = Job(name, first_of_each_task(found.rows), viewed[name], work / str(number))
         job.n_skipped = found.n_skipped
         job.texts = problem_texts(found.rows)
-        job.examples = [
-            (found.format.prompt_ids(tokenizer, row["question"]), row["ids"]) for row in job.rows
-        ]
-        job.viewed_examples = [
-            (found.format.prompt_ids(tokenizer, row["question"]), row["ids"][:VIEWED_TOKENS])
-            for _, _, row in job.viewed
-        ]
+        job.examples = examples_of(job.rows, found.format, tokenizer)
+        viewed_rows = [chosen.row for chosen in job.viewed]
+        job.viewed_examples = examples_of(viewed_rows, found.format, tokenizer, VIEWED_TOKENS)
         jobs.append(job)
     return jobs
+
+
+def examples_of(rows, form, tokenizer, longest=None):
+    """Completion rows -> (prompt ids, completion ids) each, the completion's first `longest`."""
+    examples = []
+    for row in rows:
+        prompt = form.prompt_ids(tokenizer, row["question"], row.get("history") or ())
+        examples.append((prompt, row["ids"][:longest]))
+    return examples
 
 
 def first_of_each_task(rows):
@@ -658,7 +605,7 @@ def first_of_each_task(rows):
 
 
 def check_vocabularies(base, tuned):
-    """Check that all models have one vocabulary -> its size. Raises BadInput naming the difference."""
+    """Check that the models share a vocabulary -> its size. Raises BadInput if they do not."""
     base_vocabulary, base_size = read_vocabulary(base)
     for path in tuned:
         vocabulary, size = read_vocabulary(path)
@@ -727,7 +674,7 @@ def compare_models(cfg, study, files):
     base_job, *jobs = make_jobs(study, files, tokenizer, open_work(cfg))
     check_ids(jobs, n_vocab)
     base, before = prepare_base(cfg, [base_job, *jobs], tokenizer)
-    transcripts = view(cfg, base, base, base_job, tokenizer)
+    transcripts = measure_viewed(cfg, base, base, base_job, tokenizer)
     for job in jobs:
         try:
             model, _ = loading.load(study.models.tuned[job.name], cfg.device, DTYPES[cfg.dtype])
@@ -741,7 +688,7 @@ def compare_models(cfg, study, files):
         after = pool_problems(cfg, model, tokenizer, [job])
         shifts = task_shifts(job.name, job.texts, before, after)
         add_results(study, job, tallies, shifts, tokenizer)
-        transcripts += view(cfg, base, tuned, job, tokenizer)
+        transcripts += measure_viewed(cfg, base, tuned, job, tokenizer)
         del model, tuned  # before the next one is loaded
     study.models = study.models.without(study.refused)
     if not study.models.tuned:
@@ -819,7 +766,8 @@ def add_results(study, job, tallies, shifts, tokenizer):
         return text.strip() or repr(text)
 
     def entry(chosen):
-        return summarise(chosen, shifts) | most_shifted(chosen.values(), name_of)
+        words = [tally.words for tally in chosen.values()]
+        return summarise(chosen, shifts) | most_shifted(words, name_of)
 
     by_group = defaultdict(dict)
     for task, tally in tallies.items():
@@ -828,7 +776,7 @@ def add_results(study, job, tallies, shifts, tokenizer):
         "tasks": {task: entry({task: tally}) for task, tally in tallies.items()},
         "groups": {group: entry(inside) for group, inside in by_group.items()},
         "all": summarise(tallies, shifts),
-        **most_shifted(tallies.values(), name_of),
+        **most_shifted([tally.words for tally in tallies.values()], name_of),
         "skipped_rows": job.n_skipped,
     }
     study.points[job.name] = {task: shift["points"] for task, shift in shifts.items()}
@@ -838,7 +786,7 @@ def add_results(study, job, tallies, shifts, tokenizer):
     }
 
 
-def view(cfg, base, tuned, job, tokenizer):
+def measure_viewed(cfg, base, tuned, job, tokenizer):
     """Measure what the page shows of a job -> [(heading, transcript)]."""
     found = measure(
         base, tuned, job.viewed_examples, cfg.micro_batch_tokens, job.viewed_folder, top=3
@@ -927,55 +875,7 @@ def compare_answers(study):
             study.waits[model] = found
 
 
-def compare_costs(study, ledgers):
-    """Fill in what the trainings computed, and the pair against each other."""
-    study.compute = ledgers
-    pair = study.models.pair
-    if len(pair) == 2 and set(pair) <= set(ledgers):
-        one, other = (ledgers[name] for name in pair)
-        study.matched = match_compute(one, other, study.models.training[pair[0]])
-
-
-# ---------------------------------------------------------------- results
-
-
-def metrics_of(study):
-    """What metrics.json holds: an entry per tuned model, and what runs, weights and claims say."""
-    models = {
-        name: result | {"weights": study.weights[name]} for name, result in study.results.items()
-    }
-    return models | {
-        "refused": study.refused,
-        "claims": study.claims,
-        "transferability": study.transfer,
-        "contrasts": study.contrasts,
-        "overlaps": study.overlaps,
-        "behaviours": study.behaviours,
-        "compute": {"ledgers": study.compute, "matched": study.matched},
-        "runs": {name: run_entry(study, name) for name in study.graded},
-    }
-
-
-def run_entry(study, name):
-    """The numbers of a run and its seeds; those of single questions are in evaluate.py --out."""
-    graded = study.graded[name]
-    groups = {
-        group: {key: value for key, value in summary.items() if key != "questions"}
-        for group, summary in graded["groups"].items()
-    }
-    seeds = [run.seed for run in study.runs if run.name == name]
-    return {"all": graded["all"], "groups": groups, "seeds": seeds}
-
-
-def print_tables(study):
-    found = {
-        "claims": tables.claims_table(study.claims),
-        "SFT against RL": tables.model_table(study),
-        "differences": tables.contrasts_table(study),
-    }
-    for title, rows in found.items():
-        if rows:
-            print(f"\n{title}", *tables.format_columns(rows), sep="\n")
+# ---------------------------------------------------------------- the command
 
 
 def command_line(cfg):
@@ -1007,7 +907,7 @@ def main(cfg):
         decide_claim(claim, runs, cfg.claims, evaluate.paired_bootstrap) for claim in claims
     ]
     grade_runs(study)
-    ledgers = {name: read_ledger(path) for name, path in study.models.tuned.items()}
+    study.compute = read_ledgers(study.models.tuned)
     judged = {}
     for path in cfg.judged:
         judged |= read_judged(path)
@@ -1019,13 +919,13 @@ def main(cfg):
     study.weights, study.overlaps = weight_changes(cfg.base, study.models.tuned, cfg.device)
     study.behaviours = summarise_runs(runs or files, judged, evaluate.mean_interval)
     compare_answers(study)
-    compare_costs(study, {name: ledger for name, ledger in ledgers.items() if ledger})
+    study.matched = match_pair(study.models, study.compute)
 
-    metrics = metrics_of(study)
+    metrics = study.metrics()
     runlog.save_config(cfg, out / "analysis.config.json")
     text = json.dumps(metrics, indent=1, ensure_ascii=False)
     (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    print_tables(study)
+    tables.print_tables(study)
 
     page = make_page(study, transcripts, draw_figures(study, out), command_line(cfg))
     (out / "report.html").write_text(page, encoding="utf-8")

@@ -3,6 +3,7 @@
 runs         completion files with their headers; which model wrote what
 claims       claims about runs, decided by paired differences
 behaviours   verification, backtracking, subgoals in traces, by rules or by a judge
+words        words whose rank training changed
 weights      which weights did training change, and by how much
 compute      what the trainings cost
 study        the numbers of one analysis, as the files below take them

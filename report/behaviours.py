@@ -1,15 +1,15 @@
 """What traces do: verification, backtracking, subgoals, backward chaining, by rules or by a judge.
 
-verification   compare a result with what is wanted, or check it ("too high", "let me check", "vs 10 low")
-backtracking   a new attempt that does not go on from the previous result ("wait", "another way")
+verification   compare a result with what is wanted, or check it ("too high", "let me check")
+backtracking   make a new attempt that does not go on from the previous result ("wait")
 subgoal        name an intermediate result before it is reached ("if I can get 10 first")
 backward       go back from the target, undoing operations ("working backwards", "36 = 9 * 4")
 
-The four habits and the judge's answer, a count in <count>...</count> for each of four questions (0
-without one): Gandhi et al. (arXiv 2503.01307), §3. Their measure is the mean count per trace, that of
-SimpleRL-Zoo (2503.18892) the share of traces with at least one. Rules count phrases; their agreement
-with labels by hand is measured in tests/labelled_traces.jsonl. A judge is better on free prose
-(SimpleRL-Zoo: keywords correlate weakly).
+The four habits, and a judge that answers each of four questions with a count in <count>...</count>
+(0 without one): Gandhi et al. (arXiv 2503.01307), §3. Their measure is the mean count per trace;
+that of SimpleRL-Zoo (2503.18892) is the share of traces with at least one. Rules count phrases. How
+far they agree with labels by hand is measured on tests/labelled_traces.jsonl. A judge is better on
+free prose (SimpleRL-Zoo: keywords correlate weakly).
 
 A judge of any kind, through files:
     python -m report.behaviours --data out/tiny/seed0/runs/sft-s1.jsonl --out out/judge.jsonl
@@ -41,7 +41,7 @@ class Config:
     seed: int = 0  # of the draw
 
 
-# Each rule is an alternation of phrases without nested repetition: linear in the length of the text.
+# Each rule is an alternation of phrases without nested repetition: linear in the text's length.
 _N = r"-?\d+(?:\.\d+)?"
 RULES = {
     name: re.compile("|".join(phrases), re.IGNORECASE)
@@ -54,12 +54,14 @@ RULES = {
             r"\btoo (?:high|low|big|small|large|much|many|few|little)\b",
             r"\b(?:made|is|there is) an? (?:mistake|error)",
             rf"\bvs {_N}",
-            rf"\b(?:equals?|match(?:es)?|reach(?:es)?|hits?) (?:the |our )?(?:target|goal|desired|{_N})",
+            r"\b(?:equals?|match(?:es)?|reach(?:es)?|hits?)"
+            rf" (?:the |our )?(?:target|goal|desired|{_N})",
             r"\bthat(?: works|'s it)\b",
             r"\bwhich (?:matches|works|is (?:right|correct|wrong))",
             r"\bnot quite\b",
             r"\bplugging\b[^.\n]{0,30}\bback\b",
-            r"\b(?:equation|identity|formula|condition|result) (?:holds|is (?:right|correct|satisfied))",
+            r"\b(?:equation|identity|formula|condition|result)"
+            r" (?:holds|is (?:right|correct|satisfied))",
             r"\bsubstitut(?:e|ing) (?:it |this )?back",
             r"\bis what (?:was|we|is) (?:asked|want|needed)",
             r"\b(?:does not|doesn't|did not|didn't) (?:work|match|fit|hold|equal|add up)",
@@ -68,14 +70,17 @@ RULES = {
             rf"\bbut (?:the problem|we|i) (?:wants?|needs?|asks for) {_N}",
             rf"\bexactly (?:right|{_N})",
             rf"= ?{_N} (?:low|high|yes|no)\b",
-            r"\b(?:yes|correct|good|exactly|done)[,.!]? (?:that|this|it|which) (?:is|equals|matches|works)",
+            r"\b(?:yes|correct|good|exactly|done)[,.!]?"
+            r" (?:that|this|it|which) (?:is|equals|matches|works)",
         ],
         "backtracking": [
-            r"\b(?:wait|alternatively|on second thought|scratch that|start(?:ing)? over|re-?do|dead end|instead[,.]|what if)",
+            r"\b(?:wait|alternatively|on second thought|scratch that|start(?:ing)? over|re-?do"
+            r"|dead end|instead[,.]|what if)",
             r"\b(?:go|going) back\b",
             r"\b(?:leads?|goes|going) nowhere",
             r"\b(?:low|high|no) try\b",
-            r"\b(?:let me|let's|i'?ll|we can|try) (?:try )?(?:again|another|a different|something else)",
+            r"\b(?:let me|let's|i'?ll|we can|try)"
+            r" (?:try )?(?:again|another|a different|something else)",
             r"\b(?:another|different|other) (?:way|approach|idea|method|attempt|combination)",
             rf"= ?{_N}\b[^=\n]{{0,80}}[.;] ?(?:maybe|perhaps|how about)\b",
         ],
@@ -96,10 +101,12 @@ RULES = {
             r"\bbefore (?:that,?|it,?) (?:it|we)\b",
             r"\bstart(?:ing)? (?:from|with|at) the (?:target|answer|end|goal)",
             r"\bbefore (?:adding|subtracting|multiplying|dividing)",
-            r"\b(?:reverse|undo|invert)(?:ing)? (?:the |this |that )?(?:operation|step|last|addition|multipl|division|subtr)",
+            r"\b(?:reverse|undo|invert)(?:ing)? (?:the |this |that )?"
+            r"(?:operation|step|last|addition|multipl|division|subtr)",
             r"\bthe last (?:step|operation) (?:is|was|must|could|would|has)",
             r"\b(\d{1,9}) ?/ ?(\d{1,9}) ?= ?(\d{1,9})\b[^\n]{0,60}?\b\3 ?\* ?\2 ?= ?\1\b",
-            r"\b(?:want|need|reach|make|target is) (\d{1,9})\b[^\n]{0,60}?\b\4 (?:/|divided by|minus|-) ?\d",
+            r"\b(?:want|need|reach|make|target is) (\d{1,9})\b[^\n]{0,60}?"
+            r"\b\4 (?:/|divided by|minus|-) ?\d",
             r"(?<![-+*/=^] )(?<![-+*/=^\d.,])\d{1,9} (?:=|is) \d{1,9} ?[-+*/] ?\d{1,9}(?! ?=)",
         ],
     }.items()
@@ -118,20 +125,15 @@ WAIT_WORDS = (
     "verify",
     "okay",
 )
-# UniReason's figure tells logical words from words of content and gives no list. Here discourse words
-# are logical and all others content.
-LOGICAL = frozenset(
-    "so but now then therefore let since because thus wait alternatively however first next".split()
-)
 LONGEST = 200_000  # characters of a trace that are looked at
 
 QUESTIONS = {  # what the judge is asked
-    "verification": "How often does it verify: compare a result with the target, or check a step, in "
-    "words or by computing?",
-    "backtracking": "How often does it backtrack: give up what it has and begin a new attempt without "
-    "the last result?",
-    "subgoal": "How often does it set a subgoal: name an intermediate result that it wants to reach "
-    "first?",
+    "verification": "How often does it verify: compare a result with the target, or check a step, "
+    "in words or by computing?",
+    "backtracking": "How often does it backtrack: give up what it has and begin a new attempt "
+    "without the last result?",
+    "subgoal": "How often does it set a subgoal: name an intermediate result that it wants to "
+    "reach first?",
     "backward": "How often does it chain backward: start from the target and undo operations?",
 }
 JUDGE = (
@@ -163,14 +165,6 @@ def count_wait_words(text):
     return {word: counts[word] for word in WAIT_WORDS}
 
 
-def classify_word(token):
-    """The text of a token -> "logical", "content", or "sign" if it has no letter."""
-    word = token.strip().strip(".,;:!?").lower()
-    if word in LOGICAL:
-        return "logical"
-    return "content" if any(map(str.isalpha, word)) else "sign"
-
-
 # ---------------------------------------------------------------- the traces of a run
 
 
@@ -194,7 +188,7 @@ def summarise_runs(runs, judged, interval):
 
 
 def mean_variety(seeds):
-    """Rows of each seed -> {"variety": mean of solution_variety}, {} if there is one sample each."""
+    """Rows of each seed -> {"variety": mean of solution_variety}, {} for single samples."""
     found = [solution_variety(rows) for rows in seeds]
     found = [variety for variety in found if variety and variety["n_samples"] > 1]
     if not found:
@@ -229,7 +223,7 @@ def summarise_traces(rows, judged, interval):
 
 
 def summarise_behaviour(rows, counts, interval):
-    """Counts of one behaviour, one per row -> its mean, and the percent of traces with at least one."""
+    """Counts of one behaviour, one per row -> its mean, and the percent of traces with one."""
     by_question = defaultdict(list)
     for row, count in zip(rows, counts):
         by_question[str(row["id"])].append(count > 0)
@@ -276,9 +270,9 @@ def mean_lengths(rows):
 def solution_variety(rows):
     """Samples of some questions -> how varied their right solutions are; None without grades.
 
-    coverage: percent of the questions with a right sample; diversity: mean number of right solutions
-    per question that read differently; different_answers: the same of answers that are not the same
-    value; n_samples: per question (2408.16737, §4).
+    coverage: percent of the questions with a right sample; diversity: mean number of right
+    solutions per question that read differently; different_answers: the same of answers that are
+    not the same value; n_samples: per question (2408.16737, §4).
     """
     n_samples = Counter()
     texts, answers = defaultdict(set), defaultdict(set)  # of right samples, by question

@@ -59,7 +59,7 @@ def paired_difference(before, after, bootstrap, scale=100):
 
 
 def mean_by_question(shares, seeds):
-    """{seed: {question: share}} -> {question: mean over these seeds, or over all if none is given}."""
+    """{seed: {question: share}} -> {question: mean over these seeds; over all if none is given}."""
     values = defaultdict(list)
     for seed in seeds or shares:
         for question, share in shares[seed].items():

@@ -45,3 +45,17 @@ def match_compute(one, other, training):
             if name in training:
                 result[what][name] = training[name] * times
     return result
+
+
+def read_ledgers(models):
+    """{name: path of a training directory} -> {name: ledger} of those that have one."""
+    ledgers = {name: read_ledger(path) for name, path in models.items()}
+    return {name: ledger for name, ledger in ledgers.items() if ledger}
+
+
+def match_pair(models, ledgers):
+    """The pair of trainings of a study against each other -> match_compute, {} without ledgers."""
+    if len(models.pair) < 2 or not set(models.pair) <= set(ledgers):
+        return {}
+    one, other = models.pair
+    return match_compute(ledgers[one], ledgers[other], models.training[one])

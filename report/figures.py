@@ -65,8 +65,10 @@ def plot_bars(figure, values, colours, label):
 
 
 def plot_points(figure, values, colours, label):
-    """Points on a logarithmic axis; values as in plot_bars. Numbers at 0 or below sit at the smallest
-    positive one."""
+    """Points on a logarithmic axis; values as in plot_bars.
+
+    Numbers that are not positive are drawn at the smallest positive one.
+    """
     axes = figure.subplots()
     groups = union_of_keys(values)
     positive = positive_numbers(values) or [1]
@@ -295,7 +297,7 @@ class Picture(NamedTuple):
 
 
 def draw_figures(study, out):
-    """Write the PNG files into out -> {caption: SVG for the page}. Figures without data are left out."""
+    """Write the figures that have data into out, as PNG -> {caption: SVG for the page}."""
     drawn = {}
     for picture in pictures_of(study):
         file = out / f"{picture.name}.png"

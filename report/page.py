@@ -23,8 +23,8 @@ SEEN_TASKS = {"compare", "fact", "repeat"}
 
 NOTES = {  # below each of these tables
     "CONTRASTS": "Difference: the second minus the first, paired over the questions that both "
-    "answered, with its 95% interval; per seed where there are several. Only what an interval tells "
-    "apart is called more or less.",
+    "answered, with its 95% interval; per seed where there are several. Only what an interval "
+    "tells apart is called more or less.",
     "WEIGHTS": "What training changed in the weights. bfloat16 rounds small changes away; the "
     "float32 columns do not.",
     "OVERLAPS": "Overlap of the changed sets (bfloat16, 1e-5); by chance: the density of the other "
@@ -103,8 +103,8 @@ def weight_sentences(study):
             continue
         unchanged = study.weights[name]["unchanged"]
         sentences.append(
-            f"{name} left {unchanged['bf16']['1e-05']:.1f}% of the weights as they were in bfloat16 "
-            f"(within 1e-5), {unchanged['fp32']['1e-05']:.1f}% in float32."
+            f"{name} left {unchanged['bf16']['1e-05']:.1f}% of the weights as they were in "
+            f"bfloat16 (within 1e-5), {unchanged['fp32']['1e-05']:.1f}% in float32."
         )
     return sentences
 
@@ -212,7 +212,8 @@ def matching_caveats(study):
     for what, found in matched.items():
         steps = f"; as many steps of {one}: {found['n_steps']:.0f}" if "n_steps" in found else ""
         sentences.append(
-            f"Counting {what} FLOPs, {other} took {found['times']:.3g} times what {one} took{steps}."
+            f"Counting {what} FLOPs, {other} took {found['times']:.3g} times what {one} "
+            f"took{steps}."
         )
     for measure in MEASURES:
         groups = groups_where_first_is_not_larger(study, measure)

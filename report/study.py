@@ -124,7 +124,7 @@ class Study:
     refused: dict = field(default_factory=dict)  # {name: why the model could not be loaded}
 
     # Weights and what the trainings cost: see report/weights.py.
-    weights: dict = field(default_factory=dict)
+    weights: dict = field(default_factory=dict)  # {name: changes}
     overlaps: list = field(default_factory=list)
     compute: dict = field(default_factory=dict)  # {name: compute_ledger}
     matched: dict = field(default_factory=dict)  # compute of the pair against each other
@@ -159,3 +159,29 @@ class Study:
             return summary["shifted_per_response"], *ends
         kind = {"PCA": "pca_shift", "PCA masked": "pca_shift_masked"}[name]
         return summary[kind], None, None
+
+    def metrics(self):
+        """What metrics.json holds: an entry per tuned model, and what runs and weights say."""
+        models = {
+            name: result | {"weights": self.weights[name]} for name, result in self.results.items()
+        }
+        return models | {
+            "refused": self.refused,
+            "claims": self.claims,
+            "transferability": self.transfer,
+            "contrasts": self.contrasts,
+            "overlaps": self.overlaps,
+            "behaviours": self.behaviours,
+            "compute": {"ledgers": self.compute, "matched": self.matched},
+            "runs": {name: self.run_metrics(name) for name in self.graded},
+        }
+
+    def run_metrics(self, name):
+        """The grades of a run and its seeds. Those of single questions are in evaluate.py --out."""
+        graded = self.graded[name]
+        groups = {
+            group: {key: value for key, value in summary.items() if key != "questions"}
+            for group, summary in graded["groups"].items()
+        }
+        seeds = [run.seed for run in self.runs if run.name == name]
+        return {"all": graded["all"], "groups": groups, "seeds": seeds}

@@ -21,6 +21,18 @@ def format_columns(rows):
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
+def print_tables(study):
+    """Print the claims, and what tells the trainings apart."""
+    found = {
+        "claims": claims_table(study.claims),
+        "SFT against RL": model_table(study),
+        "differences": contrasts_table(study),
+    }
+    for title, rows in found.items():
+        if rows:
+            print(f"\n{title}", *format_columns(rows), sep="\n")
+
+
 def transpose(rows):
     return [list(column) for column in zip(*rows)]
 
@@ -85,7 +97,7 @@ def model_values(study, name):
 
 
 def format_cell(replicates):
-    """(value, low, high) of each seed -> mean ± standard deviation, or the value and its interval."""
+    """(value, low, high) of each seed -> mean ± standard deviation, or value and interval."""
     values = [value for value, _, _ in replicates if value is not None]
     if not values:
         return "-"
@@ -163,7 +175,7 @@ def compute_table(study):
 
 
 def traces_table(study):
-    """Behaviours of the runs in the main group. The judge's column is left out if none was asked."""
+    """Behaviours of the runs in the main group; the judge's column if one was asked."""
     judged = {name: judge_in_words(traces) for name, traces in main_traces(study).items()}
     judge_asked = any(judged.values())
     rows = [

@@ -1,4 +1,4 @@
-"""Transcripts of the page: which completions it shows, and their tokens with the numbers of both models."""
+"""Transcripts: which completions the page shows, and their tokens with both models' numbers."""
 
 import math
 from collections import defaultdict
@@ -119,9 +119,9 @@ def token_text(tokenizer, *ids):
 def make_transcript(tokenizer, row, values, title):
     """A completion for the viewer -> {title, question, answer, said, right, tokens}.
 
-    values: {name: (N,) or (N, k)} of its first N tokens, from analyze.measure with top=k. A token is
-    [text, KL, rank under the base, rank under the model, entropy, injected?, [[text, p of the base]]],
-    which is how the page's script takes it apart.
+    values: {name: (N,) or (N, k)} of its first N tokens, from analyze.measure with top=k.
+    tokens: [text, KL, rank under the base, rank under the model, entropy, injected?, likely] each,
+    likely being the base's [[text, p]]. The script of page.html takes them apart.
     """
     columns = {name: value.tolist() for name, value in values.items()}
     injected = set(row.get("injected") or ())

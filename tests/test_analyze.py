@@ -19,11 +19,10 @@ from analyze import (
     Config,
     Side,
     Tally,
-    clustered,
-    kl_estimator,
+    cluster_interval,
+    kl_estimate,
     log_ratio,
     main,
-    most_shifted,
     pca_shift,
     pca_shift_masked,
     pooled_layers,
@@ -35,6 +34,7 @@ from engine import model as models
 from engine.rows import BadInput, read_rows, write_rows
 from kernels import Head, reference
 from kernels.pair import token_numbers
+from report.words import most_shifted
 
 
 def measure(base, tuned, examples, micro_batch_tokens=16384, **more):
@@ -65,9 +65,9 @@ def test_kl_estimator():
         [[math.log(x) for x in row] for row in rows]
         for rows in ([[0.9, 0.5, 0.8], [0.6, 0.7]], [[0.45, 0.5, 0.4], [0.3, 0.7]])
     )
-    assert kl_estimator([*map(log_ratio, p, q)]) == pytest.approx(0.404336, abs=1e-6)
+    assert kl_estimate([*map(log_ratio, p, q)]) == pytest.approx(0.404336, abs=1e-6)
     # abs hides the direction
-    assert kl_estimator([*map(log_ratio, q, p)]) == pytest.approx(0.404336, abs=1e-6)
+    assert kl_estimate([*map(log_ratio, q, p)]) == pytest.approx(0.404336, abs=1e-6)
     assert log_ratio([-1e4], [-1e4]) == 0  # 1e-10 keeps it finite
 
 
@@ -290,7 +290,7 @@ def test_summary_by_hand():
         and alone["pca_shift"] is None
         and alone["kl_estimate"] is None
     )
-    words = most_shifted(both.values(), {5: "so", 6: "7"}.get)
+    words = most_shifted([tally.words for tally in both.values()], {5: "so", 6: "7"}.get)
     assert words["most_shifted"] == [
         {
             "token": "so",
@@ -334,16 +334,16 @@ def test_the_published_estimate_leaves_out_the_first_token():
 
 def test_samples_of_one_question_are_not_independent():
     """Four values, two of each question: the interval is that of two question means; one of each: mean ± 1.96 s/√n."""
-    value, low, high = clustered([1, 1, 3, 3], [1] * 4, ["a", "a", "b", "b"])
+    value, low, high = cluster_interval([1, 1, 3, 3], [1] * 4, ["a", "a", "b", "b"])
     assert (
         value == 2
         and high - value == pytest.approx(1.959964 * math.sqrt(2) / math.sqrt(2)) == value - low
     )
-    independent = clustered([1, 1, 3, 3], [1] * 4, "abcd")[2] - 2
+    independent = cluster_interval([1, 1, 3, 3], [1] * 4, "abcd")[2] - 2
     assert (
         independent == pytest.approx(1.959964 * math.sqrt(4 / 3) / 2) and independent < high - value
     )
-    assert clustered([1, 3], [1, 1], "aa") == (2, None, None)
+    assert cluster_interval([1, 3], [1, 1], "aa") == (2, None, None)
 
 
 def test_responses_that_are_not_finite_are_counted():

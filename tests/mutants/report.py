@@ -25,7 +25,7 @@ MUTANTS = [
     (
         "report/claims.py",
         'if low > 0:\nreturn f"more with {other}"\nif high < 0:',
-        'if low + high > 0:\nreturn f"more with {other}"\nif low + high < 0:',
+        'if low + high > 0:\n    return f"more with {other}"\nif low + high < 0:',
         "any difference is called one",
         "test_claims.py::test_contrasts_by_hand",
     ),
