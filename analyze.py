@@ -587,11 +587,7 @@ def make_jobs(study, files, tokenizer, work):
 
 def examples_of(rows, form, tokenizer, longest=None):
     """Completion rows -> (prompt ids, completion ids) each, the completion's first `longest`."""
-    examples = []
-    for row in rows:
-        prompt = form.prompt_ids(tokenizer, row["question"], row.get("history") or ())
-        examples.append((prompt, row["ids"][:longest]))
-    return examples
+    return [(form.prompt_ids(tokenizer, row["question"]), row["ids"][:longest]) for row in rows]
 
 
 def first_of_each_task(rows):
