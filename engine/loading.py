@@ -14,15 +14,20 @@ from transformers.utils import logging as transformers_logging
 from engine.attention import Packed, Prefill, Step, attention
 from engine.kv_cache import Cache
 from engine.model import head, hidden_states, next_token_logits, score
-from engine.modules import fuse_norms
 from engine.packing import pack
 from engine.rows import BadInput
 
 transformers_logging.disable_progress_bar()  # one bar per loaded tensor tells nobody anything
 
 
+# ---------------------------------------------------------------- load
+
+
 def load(path, device="cpu", dtype=torch.float32):
-    """A local directory or hub name -> (model in eval mode, tokenizer). Raises BadInput in one line."""
+    """Load a local directory or hub name -> (model in eval mode, tokenizer).
+
+    Raises BadInput in one line for what cannot be loaded or would be computed wrongly.
+    """
     model, tokenizer = read(path, dtype)
     model = model.to(device).eval()
     check_forward(model, path)
@@ -30,7 +35,10 @@ def load(path, device="cpu", dtype=torch.float32):
 
 
 def read(path, dtype):
-    """The same on the CPU and unchecked. Weights come from safetensors only: a pickle can run code."""
+    """The same on the CPU and unchecked.
+
+    Weights come from safetensors only: a pickle can run code.
+    """
     tokenizer = load_tokenizer(path)
     with refusing(path):
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -43,141 +51,164 @@ def read(path, dtype):
     if found["missing_keys"]:
         raise BadInput(f"{path}: the weights lack {sorted(found['missing_keys'])[0]}")
     without_dropout(model.config)
-    fuse_norms(model)
     return model, tokenizer
-
-
-@contextmanager
-def refusing(path):
-    """Whatever a broken directory or a strange family raises becomes one line."""
-    try:
-        yield
-    except Exception as error:
-        name = (
-            re.search(r'"architectures": \[\s*"(\w+)"', (Path(path) / "config.json").read_text())
-            if Path(path).exists()
-            else None
-        )
-        raise BadInput(
-            f"{path}: cannot be loaded as a model ({name[1] + ': ' if name else ''}"
-            f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
-        ) from error
-
-
-def without_dropout(config):
-    """Likelihoods of one text must not differ from call to call."""
-    for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        if getattr(config, name, None):
-            setattr(config, name, 0.0)
 
 
 def load_tokenizer(path):
     """The tokenizer of a model directory or hub name. Raises BadInput where there is none."""
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
+    exists = Path(path).exists()
+    if exists and not (Path(path) / "config.json").is_file():
         raise BadInput(f"{path}: not a model directory (no config.json)")
-    if not Path(path).exists() and (str(path).count("/") != 1 or str(path).startswith((".", "/"))):
+    is_hub_name = str(path).count("/") == 1 and not str(path).startswith((".", "/"))
+    if not exists and not is_hub_name:
         raise BadInput(f"{path}: no such model directory")
     with refusing(path):
         tokenizer = AutoTokenizer.from_pretrained(path)
-    if len(tokenizer) < 3:  # what transformers makes up when there are no tokenizer files
+    if len(tokenizer) < 3:  # without tokenizer files transformers makes up an empty one
         raise BadInput(f"{path}: no tokenizer")
     if tokenizer.eos_token_id is None:
         raise BadInput(f"{path}: the tokenizer has no end-of-sequence token")
     return tokenizer
 
 
-def check_forward(model, path):
-    """Raise BadInput unless two short sequences, packed and through the cache, get the log-probabilities of
-    transformers' own forward pass, and every layer asks for the attention that the config speaks of.
+@contextmanager
+def refusing(path):
+    """Turn whatever a broken directory or an unknown family raises into BadInput of one line."""
+    try:
+        yield
+    except Exception as error:
+        family = ""
+        if Path(path).exists():
+            config = (Path(path) / "config.json").read_text()
+            named = re.search(r'"architectures": \[\s*"(\w+)"', config)
+            family = f"{named[1]}: " if named else ""
+        raise BadInput(
+            f"{path}: cannot be loaded as a model ({family}{in_one_line(error)})"
+        ) from error
 
-    Sinks, position biases, scaled logits, recurrent layers, windows that are put into a mask: what our attention or
-    head lacks shows here.
+
+def in_one_line(error):
+    """The kind of an error and the first line of its message."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def without_dropout(config):
+    """Switch dropout off: the likelihood of a text must not differ from call to call."""
+    for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if getattr(config, name, None):
+            setattr(config, name, 0.0)
+
+
+# ---------------------------------------------------------------- check
+
+SEQUENCES = [[5, 3, 8, 6, 4], [7, 9, 2, 5]]  # what check_forward computes; any ids would do
+
+
+def check_forward(model, path):
+    """Raise BadInput unless our attention and head compute what transformers does.
+
+    Two short sequences, packed and through the cache, must get the log-probabilities of
+    transformers' own forward pass, and every layer must ask for the attention that the config
+    names. Attention sinks, position biases, recurrent layers, windows that only a mask knows:
+    whatever our code lacks shows here.
     """
 
-    def refuse(why):
-        raise BadInput(f"{path}: {type(model).__name__} {why}")
+    def refuse(reason):
+        raise BadInput(f"{path}: {type(model).__name__} {reason}")
 
-    config, calls, pair, device = (
-        model.config.get_text_config(),
-        [],
-        [[5, 3, 8, 6, 4], [7, 9, 2, 5]],
-        head(model).device,
-    )
-    kinds = getattr(config, "layer_types", None)
-    strange = set(kinds or ()) - {"full_attention", "sliding_attention"}
-    if strange:
-        refuse(
-            f"has layers of the kind {sorted(strange)[0]}, which engine/model.py does not compute"
-        )
-
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or []
+    unknown_kinds = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if unknown_kinds:
+        refuse(f"has layers of the kind {unknown_kinds[0]}, which engine/model.py does not compute")
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         refuse("has a head with a bias, which engine/model.py does not add")
 
-    def recorded(module, *tensors, sliding_window=None, **more):
-        calls.append((module.layer_idx, sliding_window))
-        return attention(module, *tensors, sliding_window=sliding_window, **more)
+    device = head(model).device
+    try:
+        with torch.no_grad():
+            packed, windows = _packed_logp(model, device)
+            cached = _cached_logp(model, device)
+            expected = _transformers_logp(model, device)
+    except Exception as error:  # whatever an unknown architecture does with our arguments
+        refuse(f"does not take packed sequences ({in_one_line(error)})")
+    finally:
+        model.set_attn_implementation("packed")
 
-    AttentionInterface.register("recorded", recorded)
-    with torch.no_grad():
-        try:
-            model.set_attn_implementation("recorded")
-            ours = score(model, pack(pair, device=device)).logp
-            layers = list(calls)
-            cache, batch = Cache(model, 2, 5), pack([ids[:2] for ids in pair], device=device)
-            slots = batch.positions.new_tensor([0, 0, 1, 1])
-            hidden_states(
-                model,
-                batch.ids,
-                batch.positions,
-                Prefill(Packed([2, 2], device), cache, slots, batch.positions),
-            )
-            at = batch.positions.new_tensor([2, 2])
-            hidden = hidden_states(
-                model, at.new_tensor([ids[2] for ids in pair]), at, Step(cache, at, [2, 2])
-            )
-            cached = -F.cross_entropy(
-                next_token_logits(model, hidden),
-                at.new_tensor([ids[3] for ids in pair]),
-                reduction="none",
-            )
-            model.set_attn_implementation("eager")
-            pair = [torch.tensor(ids, device=device) for ids in pair]
-            theirs = [
-                -F.cross_entropy(
-                    model(ids[None], use_cache=False).logits[0, :-1].float(),
-                    ids[1:],
-                    reduction="none",
-                )
-                for ids in pair
-            ]
-        except Exception as error:  # whatever an unknown architecture does with our arguments
-            refuse(
-                f"does not take packed sequences ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
-            )
-        finally:
-            model.set_attn_implementation("packed")
-    window = getattr(config, "sliding_window", None)
-    wanted = [
-        (i, None if kinds and kinds[i] == "full_attention" else window)
-        for i in range(config.num_hidden_layers)
-    ]
-    if sorted(layers, key=lambda call: call[0]) != wanted:
+    if windows != _named_windows(config):
         refuse(
             "has layers that do not call the attention once, with the window that the config names"
         )
-    theirs = torch.cat(theirs)
-    if not theirs.isfinite().all():
+    if not expected.isfinite().all():
         refuse("has weights that give no finite log-probabilities")
-    error = torch.cat([ours - theirs, cached - theirs[[2, 6]]]).abs()
-    # In half precision the head alone rounds a logit of 16 by 0.06.
-    if not (error.max() < 3e-4 if model.dtype == torch.float32 else error.mean() < 0.25):
+    # Of the 4 + 3 tokens that are predicted, the cache predicted the fourth of each sequence.
+    error = torch.cat([packed - expected, cached - expected[[2, 6]]]).abs()
+    if model.dtype == torch.float32:
+        is_close = error.max() < 3e-4
+    else:  # in half precision the head alone rounds a logit of 16 by 0.06
+        is_close = error.mean() < 0.25
+    if not is_close:
         refuse("computes something that engine/model.py does not")
 
 
-def save(model, tokenizer, path):
-    """Write a Hugging Face directory (safetensors, config, tokenizer) into `path`, beside what is already there.
+def _packed_logp(model, device):
+    """Log-probabilities (7,) of SEQUENCES, packed -> them, and [(layer, its window), ...]."""
+    calls = []
 
-    config.json comes last and `load` asks for it first, so that a save cut short is not taken for a model.
+    def recorded(module, *tensors, sliding_window=None, **options):
+        calls.append((module.layer_idx, sliding_window))
+        return attention(module, *tensors, sliding_window=sliding_window, **options)
+
+    AttentionInterface.register("recorded", recorded)
+    model.set_attn_implementation("recorded")
+    logp = score(model, pack(SEQUENCES, device=device)).logp
+    return logp, sorted(calls, key=lambda call: call[0])
+
+
+def _named_windows(config):
+    """[(layer, window or None), ...] as the config names them."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
+    return [(i, None if kind == "full_attention" else window) for i, kind in enumerate(kinds)]
+
+
+def _cached_logp(model, device):
+    """Log-probabilities (2,) of the fourth token of each of SEQUENCES, predicted from the cache.
+
+    Two tokens of each are encoded into the cache, the third is fed in a decoding step.
+    """
+    cache = Cache(model, slots=2, max_len=5)
+    batch = pack([ids[:2] for ids in SEQUENCES], device=device)
+    slots = torch.tensor([0, 0, 1, 1], device=device)
+    prefill = Prefill(Packed(batch.lengths, device), cache, slots, batch.positions)
+    hidden_states(model, batch.ids, batch.positions, prefill)
+
+    third, fourth = (torch.tensor([ids[i] for ids in SEQUENCES], device=device) for i in (2, 3))
+    lengths = torch.tensor([2, 2], device=device)
+    hidden = hidden_states(model, third, lengths, Step(cache, lengths, bounds=[2, 2]))
+    return -F.cross_entropy(next_token_logits(model, hidden), fourth, reduction="none")
+
+
+def _transformers_logp(model, device):
+    """Log-probabilities (7,) of SEQUENCES by transformers' own attention and head, one by one."""
+    model.set_attn_implementation("eager")
+    found = []
+    for ids in SEQUENCES:
+        ids = torch.tensor(ids, device=device)
+        logits = model(ids[None], use_cache=False).logits[0, :-1].float()
+        found.append(-F.cross_entropy(logits, ids[1:], reduction="none"))
+    return torch.cat(found)
+
+
+# ---------------------------------------------------------------- save
+
+
+def save(model, tokenizer, path):
+    """Write a Hugging Face directory (safetensors, config, tokenizer) into `path`.
+
+    Other files there stay. config.json comes last and `load` asks for it first, so that a save that
+    was cut short is not taken for a model.
     """
     part = saving(path)
     model.save_pretrained(part)
@@ -185,7 +216,7 @@ def save(model, tokenizer, path):
 
 
 def saving(path):
-    """An empty folder inside `path` to write into before `publish`."""
+    """Make an empty folder inside `path` to write into before `publish` -> its path."""
     part = Path(path) / "saving"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -196,6 +227,6 @@ def publish(part, tokenizer, path):
     """Move what was saved, and the tokenizer, to `path`: config.json last."""
     tokenizer.save_pretrained(part)
     for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
-        file.chmod(0o644)  # safetensors' own files are for their owner only
+        file.chmod(0o644)  # safetensors writes files that only their owner can read
         os.replace(file, Path(path) / file.name)
     part.rmdir()
