@@ -7,7 +7,6 @@ runlog           a run on disk: identity, log, how it ends when told to
 packing          sequences side by side in one row, and which tokens are scored
 attention        one attention function for packed rows and decoding steps
 model            forward passes of any causal language model
-modules          norms that compute the same with fewer operations
 kv_cache         keys and values of the sequences that are being decoded
 loading          model directories in and out: load, check, save
 sampling         the next token: random numbers, top-k, top-p

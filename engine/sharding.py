@@ -46,7 +46,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 import kernels
-from engine import attention, dtensors, loading, modules
+from engine import attention, dtensors, loading
 from engine import model as models
 from engine.processes import Ranks, barrier
 from engine.rows import BadInput
@@ -155,7 +155,6 @@ def _without_weights(path):
             model = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="packed"
             )
-        modules.fuse_norms(model)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
     return model, folder

@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine import settings  # noqa: E402
 from engine.decoder import Request, Sampling, decode  # noqa: E402
 from engine.format import FORMATS  # noqa: E402
-from engine.modules import fuse_norms  # noqa: E402
 
 V = 4096
 
@@ -69,7 +68,6 @@ def pair():
         copy.deepcopy(config), attn_implementation="packed"
     ).eval()
     ours.load_state_dict(theirs.state_dict())
-    fuse_norms(ours)  # as model.load does
     words = Tokenizer(WordLevel({str(i): i for i in range(V)}, unk_token="1"))
     return theirs, ours, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="0")
 

@@ -51,7 +51,6 @@ from engine import (
     checkpoints,  # noqa: E402
     decoder,  # noqa: E402
     kv_cache,  # noqa: E402
-    modules,  # noqa: E402
     packing,  # noqa: E402
     plan,  # noqa: E402
     processes,  # noqa: E402
@@ -125,7 +124,6 @@ def make(shape, device, dtype):
     with torch.device(device):
         model = Qwen2ForCausalLM(config_of(shape))
     model.set_attn_implementation("packed")
-    modules.fuse_norms(model)  # as model.load does
     return model.to(dtype).eval()
 
 

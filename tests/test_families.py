@@ -6,7 +6,6 @@ times what the two computations differ by. For each feature of a family there is
 weights): other log-probabilities, other texts. So a check that passes has seen the feature.
 """
 
-import copy
 import json
 from types import SimpleNamespace
 
@@ -25,12 +24,10 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
-from transformers.models.cohere.modeling_cohere import CohereLayerNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 import generate
 from data import tiny
-from engine import attention, loading, modules, packing
+from engine import attention, loading, packing
 from engine import model as models
 from engine.decoder import Request, decode
 from engine.format import FORMATS
@@ -178,12 +175,11 @@ def random_model(config, seed):
 
 
 def packed(config, weights):
-    """A model with our attention, norms and linear layers, and these weights."""
+    """A model with our attention and these weights."""
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation="packed", dtype=torch.float32
     ).eval()
     model.load_state_dict(weights)
-    modules.fuse_norms(model)
     model.generation_config.eos_token_id = STOPS
     return model
 
@@ -290,33 +286,6 @@ def test_log_probabilities_and_gradients(family):
     with torch.no_grad():
         for name, other in family.others.items():
             assert (logp_packed(other, seqs) - found).abs().max() > 0.3, name
-
-
-def test_a_norm_is_replaced_where_it_is_plain(family):
-    """Each norm gives what transformers' gives, bit for bit where it is now PyTorch's, in both types and a mix of them;
-    those of Gemma, which scale by 1 + weight, and of Cohere, which centre, are left as they were."""
-    n_replaced = 0
-    for ours, theirs in zip(family.ours.modules(), family.theirs.modules()):
-        if type(ours).__name__.endswith("RMSNorm"):
-            n_replaced += type(ours) is not type(theirs)
-            ours, theirs = copy.deepcopy(ours), copy.deepcopy(theirs)
-            x = torch.linspace(-3, 2, 10 * len(ours.weight)).view(10, -1)
-            assert torch.equal(ours(x), theirs(x)) and torch.equal(
-                ours(x.bfloat16()), theirs(x.bfloat16())
-            )
-            # looked up at each call, not when it was replaced
-            ours.weight = torch.nn.Parameter(2 * ours.weight)
-            assert torch.equal(ours(x), 2 * theirs(x)) or not n_replaced
-    per_layer = 4 if type(family.ours).__name__ in ("Qwen3ForCausalLM", "Olmo2ForCausalLM") else 2
-    plain = not type(family.ours).__name__.startswith(("Gemma", "Cohere"))
-    assert n_replaced == (3 * per_layer + 1 if plain else 0)
-
-
-def test_a_norm_that_centres_is_left_alone():
-    """Cohere's takes the mean off too, but has the same attributes."""
-    holder = torch.nn.Sequential(CohereLayerNorm(8), Qwen2RMSNorm(8))
-    modules.fuse_norms(holder)
-    assert [type(norm) in (CohereLayerNorm, Qwen2RMSNorm) for norm in holder] == [True, False]
 
 
 def test_the_cache_gives_what_scoring_gives(family):

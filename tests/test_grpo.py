@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 import grpo
 import rollouts
 from data import tiny
-from engine import checkpoints, loading, modules, packing, processes, training, watch
+from engine import checkpoints, loading, packing, processes, training, watch
 from engine import model as models
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
@@ -607,7 +607,6 @@ def base_models():
     oracle = AutoModelForCausalLM.from_pretrained(
         BASE, dtype=torch.float64, attn_implementation="sdpa"
     )
-    modules.fuse_norms(oracle)  # transformers' round to float32 on the way
     oracle_reference = copy.deepcopy(oracle)
     oracle_reference.load_state_dict(reference.state_dict())
     return policy, reference, oracle, oracle_reference

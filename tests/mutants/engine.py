@@ -282,20 +282,6 @@ MUTANTS = [
         "test_sft.py::test_flops_by_hand",
     ),
     (
-        "engine/modules.py",
-        "plain = torch.allclose(theirs, F.rms_norm(x, x.shape, weight, module.variance_epsilon))",
-        "plain = True",
-        "a norm that is not plain is taken for one",
-        "test_families.py::test_a_norm_that_centres_is_left_alone",
-    ),
-    (
-        "engine/modules.py",
-        "module.__class__ = classes[kind]",
-        'module.forward = __import__("functools").partial(classes[kind].forward, module)',
-        "each layer is compiled anew",
-        "test_sft.py::test_compiled_layers_are_one_program[False]",
-    ),
-    (
         "engine/packing.py",
         "is_scored = positions > 0",
         "is_scored = torch.arange(len(ids)) > 0",
