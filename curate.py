@@ -551,6 +551,11 @@ def historical_variance(row, inputs):
     return statistics.pstdev(history)
 
 
+def select(rows, inputs):
+    """Choose from a list of rows by --method: nothing is filtered, graded or written."""
+    return METHODS[inputs.cfg.method].select(rows, inputs.cfg.k, inputs)
+
+
 # ---- The same selections for a pool larger than memory ------------------------------------------
 
 
@@ -753,18 +758,18 @@ def choose_rows(rows, inputs, prepare):
         return rank_of(row, inputs)
 
     pool = low_memory.StreamedPool(rows, reread, rank)
-    chosen_method = METHODS[cfg.method]
+    stream = METHODS[cfg.method].stream
     if cfg.method == "full":
         yield from (row for _, row in rows) if cfg.order == "chosen" else pool.in_order()
-    elif chosen_method.stream:
-        cards = chosen_method.stream(pool, cfg.k, inputs)
+    elif stream:
+        cards = stream(pool, cfg.k, inputs)
         check_number(cards, cfg)
         cards.sort(key=lambda card: card.rank)
         more = {card.at: card.more for card in cards}
         for place, row in reread(card.at for card in cards):
             yield row | more[place]
     else:
-        chosen = chosen_method.select([row for _, row in rows], cfg.k, inputs)
+        chosen = select([row for _, row in rows], inputs)
         check_number(chosen, cfg)
         yield from sorted(chosen, key=rank)
 

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def choose(method, rows, k, **settings):
     """What a method chooses from a list of rows."""
-    cfg = curate.Config(data="", out="", method=method, **settings)
-    return curate.METHODS[method].select(rows, k, curate.Inputs(cfg))
+    cfg = curate.Config(data="", out="", method=method, k=k, **settings)
+    return curate.select(rows, curate.Inputs(cfg))
 
 
 def limo_scores(rows, **settings):
