@@ -153,7 +153,8 @@ def control(points, limits):
     bounds = [limit if isinstance(limit, tuple) else (0, limit) for limit in limits]
     if len(tokens) != len(bounds) or not tokens:
         raise ValueError(f"one limit per run needed, not {len(bounds)} for {len(tokens)}")
-    return 100 * statistics.fmean(low <= x <= high for x, (low, high) in zip(tokens, bounds))
+    within = [low <= x <= high for x, (low, high) in zip(tokens, bounds)]
+    return 100 * statistics.fmean(within)
 
 
 def scaling(points, x="log2"):
@@ -340,7 +341,8 @@ def best_by_score(value):
     if isinstance(value, list):
         numbers = value and all(isinstance(x, (int, float)) for x in value)
         value = statistics.fmean(value) if numbers else None
-    return value if isinstance(value, (int, float)) and not math.isnan(value) else None
+    is_number = isinstance(value, (int, float)) and not math.isnan(value)
+    return value if is_number else None
 
 
 def mean(values):

@@ -333,7 +333,9 @@ def test_a_choice_may_be_given_by_its_text():
 
 
 def test_a_letter_on_the_last_line_answers_a_choice():
-    """Only where there are choices: s1 takes any text without a letter for A, here it has no answer."""
+    """Only where there are choices: s1 takes any text without a letter for A, here it has no
+    answer.
+    """
     for said, letter in (
         ("Because.\n\n**B**", "B"),
         ("Because.\n(C)", "C"),
@@ -355,7 +357,9 @@ def test_text_without_a_response_is_split_by_its_delimiters():
 
 
 def test_classes():
-    """Equal values are a class, and so is what the grader takes for equal: 50% for 50, 0.333333 for 1/3."""
+    """Equal values are a class, and so is what the grader takes for equal: 50% for 50, 0.333333 for
+    1/3.
+    """
     assert answer_classes(
         {}, ["1/3", "50", None, "0.333333", "50\\%", "\\frac13", "0.3", "fifty"]
     ) == [
@@ -465,7 +469,9 @@ JUDGED = read_rows(Path(__file__).parent / "judged_answers.jsonl")
 
 @pytest.mark.parametrize("row", JUDGED, ids=lambda row: row["why"])
 def test_agreement_with_own_judged_answers(row):
-    """Responses and verdicts written for this test, one for each thing that a grader gets wrong easily."""
+    """Responses and verdicts written for this test, one for each thing that a grader gets wrong
+    easily.
+    """
     assert grade(row, answer_of(row)) is row["right"]
 
 
@@ -491,10 +497,12 @@ NO_GOLD = "g83 g167 g172 g192 g366 o157"  # empty, or \frac{q}{}, ^{6}, =2
 
 
 def test_agreement_with_judged_answers():
-    """1,600 + 400 + 977 judged outputs, 2,933 of them as judged (98.5%): all of the first two, 933 of the last. Of its 44
-    others 4 have no usable gold answer, and in 40 the judge is wrong: in each the question, the gold answer and what was
-    said were read again, and the list is exact (a name too many or too few fails here). So 100% of the 2,971 that can be
-    graded. All verdicts were also compared with math-verify's, 19 differences looked at one by one."""
+    """1,600 + 400 + 977 judged outputs, 2,933 of them as judged (98.5%): all of the first two, 933
+    of the last. Of its 44 others 4 have no usable gold answer, and in 40 the judge is wrong: in
+    each the question, the gold answer and what was said were read again, and the list is exact (a
+    name too many or too few fails here). So 100% of the 2,971 that can be graded. All verdicts were
+    also compared with math-verify's, 19 differences looked at one by one.
+    """
     agree, skipped = {}, []
     wrong = {name: why for why, names in JUDGE_IS_WRONG.items() for name in names.split()}
     for name in ("gsm8k_openai_400q_x4", "math_8samples_rm_50q", "math_qwen25_3b_judged"):
@@ -569,8 +577,9 @@ HOSTILE = [
 
 
 def test_hostile_strings(tmp_path, monkeypatch):
-    """Every string gets an answer and none is executed; the chosen and 1,000 random ones together within seconds.
-    `python tests/bench_grader.py --fuzz 100000` does the same for many more."""
+    """Every string gets an answer and none is executed; the chosen and 1,000 random ones together
+    within seconds. `python tests/bench_grader.py --fuzz 100000` does the same for many more.
+    """
     monkeypatch.chdir(tmp_path)
     start = time.process_time()
     for text in [*HOSTILE, *hostile(1000)]:
@@ -588,13 +597,16 @@ def test_each_hostile_string_is_answered_within_two_seconds():
 
 
 def test_words_shared_with_references():
-    """SQuAD's words: "The barn, in Ohio!" is barn in ohio. With "a big barn" 1 of 3 and 1 of 2 words: F1 2 · 1 / 5 = 0.4;
-    with "in a barn" 2 of 3 and 2 of 2: 0.8. Both as references, each left out once: (0.8 + 0.4) / 2 = 0.6."""
+    """SQuAD's words: "The barn, in Ohio!" is barn in ohio. With "a big barn" 1 of 3 and 1 of 2
+    words: F1 2 · 1 / 5 = 0.4; with "in a barn" 2 of 3 and 2 of 2: 0.8. Both as references, each
+    left out once: (0.8 + 0.4) / 2 = 0.6.
+    """
     said = "The barn, in Ohio!"
     assert overlap(said, ["a big barn"]) == (0, pytest.approx(0.4))
     assert overlap(said, ["in a barn"]) == (0, pytest.approx(0.8))
     assert overlap(said, ["a big barn", "in a barn"]) == (0, pytest.approx(0.6))
-    # exact with one of three: 1 when another is left out, twice of three times; F1 of "in a barn" with "a big barn": 1/2
+    # Exact with one of three: 1 when another is left out, twice of three times.
+    # F1 of "in a barn" with "a big barn" is 1/2.
     assert overlap("In a barn.", ["in barn", "a big barn", "x"]) == pytest.approx(
         (2 / 3, (0.5 + 1 + 1) / 3)
     )

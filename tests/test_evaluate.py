@@ -1,4 +1,6 @@
-"""evaluate.py: by hand (numbers worked in the docstrings), published numbers, brute force, fuzz, end to end."""
+"""evaluate.py: by hand (numbers worked in the docstrings), published numbers, brute force, fuzz,
+end to end.
+"""
 
 import itertools
 import json
@@ -35,7 +37,9 @@ from grading.answers import canonical, grade
 
 
 def test_pass_at_k_by_hand_and_by_enumeration():
-    """n=4, c=3, k=1 -> 3/4; n=10, c=3, k=5 -> 1 - 21/252 = 0.916667; n=4, c=2, k=3 -> 1: only 2 are wrong."""
+    """n=4, c=3, k=1 -> 3/4; n=10, c=3, k=5 -> 1 - 21/252 = 0.916667; n=4, c=2, k=3 -> 1: only 2 are
+    wrong.
+    """
     assert [pass_at_k(4, 3, 1), pass_at_k(9, 0, 3), pass_at_k(4, 2, 3)] == [0.75, 0, 1]
     assert pass_at_k(10, 3, 5) == pytest.approx(0.916667, abs=1e-6)
     for n, c in itertools.product(range(1, 8), range(8)):
@@ -48,7 +52,9 @@ def test_pass_at_k_by_hand_and_by_enumeration():
 
 
 def test_majority():
-    """Votes of equivalent spellings add up: 1/2 and 0.5 beat 3, 3 only ties with them when they are two."""
+    """Votes of equivalent spellings add up: 1/2 and 0.5 beat 3, 3 only ties with them when they are
+    two.
+    """
     answers = [5, 7, 7, 5, 9, 9, 9, 9]
     assert [majority(answers[:n]) for n in (2, 4, 8)] == [5, 5, 9]
     assert (
@@ -72,15 +78,19 @@ def test_majority():
 
 
 def test_wilson():
-    """s1's headline, 15 and 17 of 30: [33, 67] and [39, 73] percent. 0 of 10: z²/(n + z²) = 3.8415/13.8415 = 0.2775."""
+    """s1's headline, 15 and 17 of 30: [33, 67] and [39, 73] percent. 0 of 10: z²/(n + z²) =
+    3.8415/13.8415 = 0.2775.
+    """
     assert [round(100 * x) for x in wilson(15, 30) + wilson(17, 30)] == [33, 67, 39, 73]
     assert wilson(0, 10) == pytest.approx((0, 0.27753), abs=1e-5) and wilson(0, 0) == (0, 1)
     assert wilson(10, 10) == pytest.approx((1 - 0.27753, 1), abs=1e-5)
 
 
 def test_mean_interval():
-    """Shares 0, 1/2, 1, 1/2 of 4 questions vary by 1/8 around 1/2, which is what 4 · (1/4) / (1/8) = 8 independent
-    samples would do. Were there only 6 samples, they would be 6; questions that agree in all samples count once."""
+    """Shares 0, 1/2, 1, 1/2 of 4 questions vary by 1/8 around 1/2, which is what 4 · (1/4) / (1/8)
+    = 8 independent samples would do. Were there only 6 samples, they would be 6; questions that
+    agree in all samples count once.
+    """
     assert mean_interval([0, 0.5, 1, 0.5], 8) == pytest.approx((0.5, *wilson(4, 8)))
     assert mean_interval([0, 0.5, 1, 0.5], 6) == pytest.approx((0.5, *wilson(3, 6)))
     assert mean_interval([0, 0.5, 1, 0.5]) == pytest.approx((0.5, *wilson(2, 4)))
@@ -96,8 +106,10 @@ def test_mean_interval():
 
 
 def test_the_interval_covers_what_it_promises():
-    """1,000 made-up studies of 40 questions with 4 samples: chances of a question from a U-shaped law with mean 1/3 (so
-    samples of a question agree often). 95% ± 2 of the intervals hold 1/3; counting samples as independent, far fewer do."""
+    """1,000 made-up studies of 40 questions with 4 samples: chances of a question from a U-shaped
+    law with mean 1/3 (so samples of a question agree often). 95% ± 2 of the intervals hold 1/3;
+    counting samples as independent, far fewer do.
+    """
     rng, held, naive = random.Random(0), 0, 0
     for _ in range(1000):
         values = [
@@ -112,14 +124,18 @@ def test_the_interval_covers_what_it_promises():
 
 
 def test_samples_of_one_question_are_not_independent():
-    """20 questions, each with 50 samples that all agree but one: the interval is that of 20 questions, not of 1,000."""
+    """20 questions, each with 50 samples that all agree but one: the interval is that of 20
+    questions, not of 1,000.
+    """
     values = [0.98] * 10 + [0.02] * 10
     mean, low, high = mean_interval(values, 1000)
     assert high - low > 5 * (wilson(500, 1000)[1] - wilson(500, 1000)[0])
 
 
 def test_paired_bootstrap():
-    """+1 on 10 of 100 questions, -1 on 2: difference 0.08, s/√N = √(0.12 - 0.08²)/10 = 0.0337, so 0.08 ± 0.066."""
+    """+1 on 10 of 100 questions, -1 on 2: difference 0.08, s/√N = √(0.12 - 0.08²)/10 = 0.0337, so
+    0.08 ± 0.066.
+    """
     a = [1] * 10 + [0] * 2 + [1] * 40 + [0] * 48
     b = [0] * 10 + [1] * 2 + [1] * 40 + [0] * 48
     difference, low, high = paired_bootstrap(a, b)
@@ -152,7 +168,8 @@ def test_control():
     assert control([7252, 6277, 5396, 5552, 7551], steps) == 60
     assert control([1517, 2963, 4636, 5409, 7551], steps) == 100 == control([(5, 40.0)], [(1, 9)])
     assert control([(5, 40.0)], [(6, 9)]) == 0
-    # Class-conditional control against the 6,109 tokens of no instruction: "short" has to be below, "long" above it.
+    # Class-conditional control against the 6,109 tokens of no instruction:
+    # "short" has to be below, "long" above it.
     assert control([8033, 9651], [(0, 6109), (6109, math.inf)]) == 50
     with pytest.raises(ValueError):
         control([1, 2], [3])
@@ -178,7 +195,9 @@ def test_scaling_reproduces_the_paper(method):
 
 
 def test_scaling_by_hand():
-    """Slopes 10, 20 and 30/2 per doubling -> 15; -10, +5 and -5/2 -> -2.5. Linear: 10/1000, 20/2000, 30/3000."""
+    """Slopes 10, 20 and 30/2 per doubling -> 15; -10, +5 and -5/2 -> -2.5. Linear: 10/1000,
+    20/2000, 30/3000.
+    """
     points = [(1000, 10), (2000, 20), (4000, 40)]
     assert (
         scaling(points) == scaling(points[::-1]) == 15
@@ -230,7 +249,9 @@ TUNED = {
     ],
 )
 def test_transferability_reproduces_the_paper(tuned, version, sigma, other, non, tolerance):
-    """TI scales with √(sigma_math / sigma_group): factors 0.9386, 0.8856 are sigmas 1/0.9386², 1/0.8856²."""
+    """TI scales with √(sigma_math / sigma_group): factors 0.9386, 0.8856 are sigmas 1/0.9386²,
+    1/0.8856².
+    """
     sigma = {
         "fitted": {"math": 1, "other": 0.9386**-2, "non": 0.8856**-2},
         "pooled": {"math": 16.12, "other": 18.43, "non": 20.46},
@@ -281,7 +302,9 @@ def completion(id, response, answer="4", sample=0, **more):
 
 
 def example():
-    """q1: 3 of 4 right, q2: 4 of 4, q3: 1 of 4 (one cut while thinking), q4 has no answer to compare with."""
+    """q1: 3 of 4 right, q2: 4 of 4, q3: 1 of 4 (one cut while thinking), q4 has no answer to
+    compare with.
+    """
     rows = [
         completion("q1", f"Answer: {a}", sample=i, subject="algebra")
         for i, a in enumerate([5, 4, 4, 4])
@@ -298,8 +321,10 @@ def example():
 
 def test_metrics():
     """Accuracy (3/4 + 1 + 1/4)/3 = 66.67. pass@2: q1 and q2 1, q3 1 - C(3,2)/C(4,2) = 1/2 -> 83.33.
-    maj@2: q1 [5, 4] ties, 5 came first: wrong; q2 right; q3 [None, 7]: wrong -> 33.33. Group "other" has 4 samples of
-    thinking lengths 20..23, one of them cut, one forced, one without an answer."""
+    maj@2: q1 [5, 4] ties, 5 came first: wrong; q2 right; q3 [None, 7]: wrong -> 33.33. Group
+    "other" has 4 samples of thinking lengths 20..23, one of them cut, one forced, one without an
+    answer.
+    """
     rows = example()
     before = json.dumps(rows)
     result = metrics(rows, k=(1, 2, 5))
@@ -326,10 +351,12 @@ def test_metrics():
 
 
 def test_what_more_samples_and_tokens_buy():
-    """Two questions, three samples. q1: 5, 4, 0.5·8 with scores 1, 2, 3; q2: 9, 8, 4 with 3, 1, 2 (the gold is 4).
-    avg@2 (1/2 + 0)/2; bon@2 picks q1's second, q2's first: 1/2; bon@3 q1's third, q2's first: 1/2; maj@3 takes
-    8/2 for 4: q1 right, q2 a tie that 9 wins. Tokens 10 20 30 and 1 2 6: sums 60 and 9, the longest 30 and 6; of the
-    first two 30 and 3, 20 and 2. q2's longest sample was cut: the mean of the others is (10 + 20 + 30 + 1 + 2)/5."""
+    """Two questions, three samples. q1: 5, 4, 0.5·8 with scores 1, 2, 3; q2: 9, 8, 4 with 3, 1, 2
+    (the gold is 4). avg@2 (1/2 + 0)/2; bon@2 picks q1's second, q2's first: 1/2; bon@3 q1's third,
+    q2's first: 1/2; maj@3 takes 8/2 for 4: q1 right, q2 a tie that 9 wins. Tokens 10 20 30 and 1 2
+    6: sums 60 and 9, the longest 30 and 6; of the first two 30 and 3, 20 and 2. q2's longest sample
+    was cut: the mean of the others is (10 + 20 + 30 + 1 + 2)/5.
+    """
     rows = [
         completion("q1", a, sample=i, n_tokens=10 * i + 10, score=i + 1)
         for i, a in enumerate(["5", "4", "8/2"])
@@ -356,7 +383,9 @@ def test_what_more_samples_and_tokens_buy():
 
 
 def test_clip_ratio_and_stopped_length_of_simplerl():
-    """Lengths 100, 200, 8192, the last one cut: clip ratio 1/3, stopped length 150, mean length 2830.67."""
+    """Lengths 100, 200, 8192, the last one cut: clip ratio 1/3, stopped length 150, mean length
+    2830.67.
+    """
     rows = [
         completion(f"q{n}", "4", n_tokens=n, finish="length" if n > 999 else "stop")
         for n in (100, 200, 8192)
@@ -373,8 +402,9 @@ def test_weighted_votes():
 
 
 def test_ifeval_run(tmp_path, capsys):
-    """Three responses, two instructions each. Strict: both; no comma only; none. Loose: without its first line the second
-    ends as it should, too, and the third has no comma any more."""
+    """Three responses, two instructions each. Strict: both; no comma only; none. Loose: without its
+    first line the second ends as it should, too, and the third has no comma any more.
+    """
     checks = {
         "instruction_id_list": ["punctuation:no_comma", "startend:quotation"],
         "kwargs": [{}, {}],
@@ -407,8 +437,9 @@ def test_ifeval_run(tmp_path, capsys):
 
 
 def test_conversations(tmp_path, capsys):
-    """Right is who says the same words as one reference; exact match and F1 stand beside it, and the first line answers
-    where nothing is marked as the answer."""
+    """Right is who says the same words as one reference; exact match and F1 stand beside it, and
+    the first line answers where nothing is marked as the answer.
+    """
     references = {
         "references": ["in a barn", "a big barn"],
         "answer": "in a barn",
@@ -440,8 +471,10 @@ def test_conversations(tmp_path, capsys):
 
 
 def test_table_of_scores(tmp_path, capsys):
-    """UniReason's Table 1 as rows: group averages recomputed from the cells (27.65 and 53.8 in maths, 44.1 and 51.0 where
-    45.2 and 60.0 are printed) and both indices, as test_transferability_reproduces_the_paper has them."""
+    """UniReason's Table 1 as rows: group averages recomputed from the cells (27.65 and 53.8 in
+    maths, 44.1 and 51.0 where 45.2 and 60.0 are printed) and both indices, as
+    test_transferability_reproduces_the_paper has them.
+    """
     rows = [
         {"model": model, "group": group, "benchmark": name, "score": score}
         for model, table in ({"base": BASE} | TUNED).items()
@@ -527,7 +560,9 @@ def test_transferability_of_other_models(model):
 
 
 def test_averages_of_limo():
-    """LIMO's Table 1, ten benchmarks: 78.1 against 32.3 for as many traces from NuminaMath, 45.8 points."""
+    """LIMO's Table 1, ten benchmarks: 78.1 against 32.3 for as many traces from NuminaMath, 45.8
+    points.
+    """
     limo = statistics.fmean([63.3, 95.6, 96.3, 67.6, 84.2, 91.1, 83.9, 76.2, 52.2, 70.7])
     numina = statistics.fmean([6.5, 59.2, 40.6, 36.7, 11.2, 49.4, 32.7, 36.2, 24.6, 25.8])
     assert (
@@ -578,11 +613,13 @@ def test_a_folder_of_runs(tmp_path, capsys):
             ":2: .* the file ends within a line: the run",
         ),
         (
-            b'{"id": "q", "response": "4", "answer": "4"}\n{"id": "p", "text": "4", "answer": "4"}\n',
+            b'{"id": "q", "response": "4", "answer": "4"}\n'
+            b'{"id": "p", "text": "4", "answer": "4"}\n',
             "one of lines 1 and 2 has a response and the other has not: two formats in one file",
         ),
         (
-            b'{"id": "q", "response": "4", "answer": "4"}\n{"id": "q", "sample": 1, "response": "4", "answer": "5"}\n',
+            b'{"id": "q", "response": "4", "answer": "4"}\n'
+            b'{"id": "q", "sample": 1, "response": "4", "answer": "5"}\n',
             "lines 1 and 2 have different answers to question 'q'",
         ),
         (
@@ -609,7 +646,9 @@ def test_bad_runs_are_refused_with_file_and_line(tmp_path, content, words):
 
 
 def test_what_is_odd_but_usable_is_said(tmp_path, capsys):
-    """A gold that is empty or broken, fewer samples of one question, a 10 MB line: graded, counted and named."""
+    """A gold that is empty or broken, fewer samples of one question, a 10 MB line: graded, counted
+    and named.
+    """
     path = str(tmp_path / "run.jsonl")
     big = completion("big", "x" * 10_000_000 + " \\boxed{4}")
     write_rows(
@@ -646,8 +685,10 @@ def test_repeated_sample_is_refused(tmp_path):
 
 
 def test_study_compares_like_with_like(tmp_path):
-    """Two models, one run each, are no series; two runs of a model are compared on the questions they share: here q0
-    and q1, right 1 of 2 at 100 tokens and 2 of 2 at 400, so 25 points per doubling; q2 is in one run only."""
+    """Two models, one run each, are no series; two runs of a model are compared on the questions
+    they share: here q0 and q1, right 1 of 2 at 100 tokens and 2 of 2 at 400, so 25 points per
+    doubling; q2 is in one run only.
+    """
     for name, model, right, ids in (
         ("a", "m", "45", "01"),
         ("b", "m", "445", "012"),
@@ -669,8 +710,9 @@ def test_study_compares_like_with_like(tmp_path):
 
 
 def test_main(tmp_path, capsys):
-    """40 questions, 30 right at 400 thinking tokens and 11 right at 100: 47.5 points over 2 doublings. The base has 10
-    right; the 20 more are 50 points, and 1 more is not significant."""
+    """40 questions, 30 right at 400 thinking tokens and 11 right at 100: 47.5 points over 2
+    doublings. The base has 10 right; the 20 more are 50 points, and 1 more is not significant.
+    """
     for name, right, tokens in (("short", 10, 100), ("long", 30, 400), ("same", 11, 100)):
         write_rows(
             tmp_path / f"{name}.jsonl",

@@ -56,7 +56,7 @@ def test_check_expression(text, nums, target, options, right):
 
 
 def test_check_expression_on_judged_rows():
-    """Verdicts and solutions of others; own ones are in judged_answers.jsonl, see test_answers.py."""
+    """Verdicts and solutions of others; our own are in judged_answers.jsonl."""
     if not COUNTDOWN.exists():
         pytest.skip("../shared/data/countdown is not there")
     for row in read_rows(COUNTDOWN / "judged_gemma3_27b.jsonl"):
@@ -71,7 +71,9 @@ def test_check_expression_on_judged_rows():
 
 
 def test_check_expression_against_python():
-    """1,000 random expressions over + - * / ( ); python's eval on Fractions is the oracle, for texts made here."""
+    """1,000 random expressions over + - * / ( ); python's eval on Fractions is the oracle, for
+    texts made here.
+    """
     rng = random.Random(1)
     for _ in range(1000):
         nums, text = [rng.randint(1, 9) for _ in range(4)], []

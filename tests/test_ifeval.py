@@ -1,4 +1,6 @@
-"""grading/ifeval.py: every instruction by hand, followed and not; strict and loose; languages; bad rows."""
+"""grading/ifeval.py: every instruction by hand, followed and not; strict and loose; languages; bad
+rows.
+"""
 
 import pytest
 
@@ -190,7 +192,9 @@ def test_loose_forgives_a_first_line_a_last_line_and_asterisks():
 
 
 def test_sentences():
-    """Initials, abbreviations, decimals, ellipses and list numbers end nothing; a text without a stop is one sentence."""
+    """Initials, abbreviations, decimals, ellipses and list numbers end nothing; a text without a
+    stop is one sentence.
+    """
     for text, n in (
         ("", 0),
         ("No stop", 1),
@@ -237,7 +241,9 @@ def test_bad_rows_are_refused_by_name():
 
 
 def test_graded_as_a_whole():
-    """The answer of such a row is its response, boxes or not; it is right when every instruction is followed."""
+    """The answer of such a row is its response, boxes or not; it is right when every instruction is
+    followed.
+    """
     completion = row(("punctuation:no_comma", {}), ("startend:end_checker", {"end_phrase": "end"}))
     completion["response"] = "\\boxed{1} the end"
     assert answers.answer_of(completion) == "\\boxed{1} the end"

@@ -1,4 +1,6 @@
-"""grading/rewards.py and grading/labels.py: rewards by hand, what they need, a reader's own, labels by majority."""
+"""grading/rewards.py and grading/labels.py: rewards by hand, what they need, a reader's own, labels
+by majority.
+"""
 
 import json
 import math
@@ -66,7 +68,9 @@ def answered(*answers, **more):
     ],
 )
 def test_format_of_r1_asks_for_its_tags(text, value):
-    """Thinking ended once, then the answer in its tags, in this order and each once, and nothing after them."""
+    """Thinking ended once, then the answer in its tags, in this order and each once, and nothing
+    after them.
+    """
     assert worth("format", completion(text, "r1"), form="r1") == value
     assert worth("format", completion(text, "r1", "length"), form="r1") == 0
 
@@ -107,7 +111,9 @@ def test_countdown_by_hand(text, value):
 
 
 def test_labels_by_hand():
-    """The field `label` is what pays, not the gold answer; equal values are one answer, no answer is none."""
+    """The field `label` is what pays, not the gold answer; equal values are one answer, no answer
+    is none.
+    """
     rows = answered(12, "7.0", 7, None, answer="12", label="7")
     assert worth("vote_offline", *rows) == [0, 1, 1, 0] == worth("wrong_label", *rows)
     assert worth("!wrong_label", *rows) == [1, 0, 0, 1]
@@ -134,7 +140,7 @@ def test_labels_by_hand():
     ],
 )
 def test_dense_repetition_by_hand(ids, n, values):
-    """A token is punished when an n-gram that covers it stood before; the first occurrence is free."""
+    """A token is punished if an n-gram around it occurred before; the first time is free."""
     row = completion("x", ids=ids)
     assert rewards.reward_dense_repetition(row, None, n, -0.05, 0) == pytest.approx(values)
     returns = rewards.reward_dense_repetition(row, None, n, -0.05, 0.5)
@@ -147,7 +153,9 @@ def test_dense_repetition_by_hand(ids, n, values):
 
 
 def test_dense_repetition_is_added_token_by_token():
-    """Beside a number for the row, which it does not change; two of them add up; none at all is None."""
+    """Beside a number for the row, which it does not change; two of them add up; none at all is
+    None.
+    """
     rows = [
         completion("a </think> 4", ids=[7] * 5, answer="4"),
         completion("a </think> 5", ids=[1, 2, 3], answer="4"),
@@ -178,7 +186,9 @@ def scored(reward, *rows):
 
 
 def test_what_a_worker_returns():
-    """TTRL's diagnostics: 12 has 3 of 6 votes; it is wrong if gold is 7. A row without gold has no `right`."""
+    """TTRL's diagnostics: 12 has 3 of 6 votes; it is wrong if gold is 7. A row without gold has no
+    `right`.
+    """
     found = scored("vote", *answered(12, 12, 7, None, 12, 5, answer="7"))
     assert found == {
         "reward": [1, 1, 0, 0, 1, 0],
@@ -256,7 +266,9 @@ def test_which_problems_can_be_rewarded():
 
 
 def test_labels_from_completions(tmp_path, capsys):
-    """Three problems: the majority right, wrong, and none that answers. The labelled rows are problems again."""
+    """Three problems: the majority right, wrong, and none that answers. The labelled rows are
+    problems again.
+    """
     rows = [
         row | {"id": f"q{i}", "logp": [-0.1], "group": "math"}
         for i, answers in enumerate([(4, 4, 5), (6, 7, 6), (None, None, None)])
@@ -327,7 +339,9 @@ def own(tmp_path):
 
 
 def test_rewards_of_a_file(own):
-    """9 of 50 tokens at alpha 0.1 are -0.018; arguments, products and numbers for each token as for ours."""
+    """9 of 50 tokens at alpha 0.1 are -0.018; arguments, products and numbers for each token as for
+    ours.
+    """
     rows = answered(12, 7, answer="7")
     assert scored(f"{own}:shorter", *rows)["reward"] == pytest.approx([-0.018, -0.018])
     found = scored(f"correct+!correct&{own}:shorter:alpha=0.5+{own}:by_place", *rows)
@@ -348,7 +362,9 @@ def test_what_a_file_declares_is_needed(own):
 
 
 def test_rewards_of_a_file_in_a_worker(own):
-    """Also in the process with a time limit: what raises, and what is no number, is a failure of its group alone."""
+    """Also in the process with a time limit: what raises, and what is no number, is a failure of
+    its group alone.
+    """
     item = {"format": "think", "max_tokens": 50, "rows": answered(7, answer="7")}
     items = [
         {**item, "reward": f"correct+{own}:{name}"}
@@ -376,7 +392,9 @@ def test_rewards_of_a_file_in_a_worker(own):
             "there already is a reward 'correct'",
         ),
         (
-            "from grading.rewards import reward\n@reward('f', needs=('gold',))\ndef f(row, around): pass",
+            "from grading.rewards import reward\n"
+            "@reward('f', needs=('gold',))\n"
+            "def f(row, around): pass",
             "f",
             "needs 'gold': not one of answer, label",
         ),
@@ -397,20 +415,25 @@ def test_a_misspelt_reward_lists_the_others():
         rewards.parse_reward("corect")
 
 
-def test_what_each_reward_needs():
-    """The declarations as a list; the lists that they replace could be forgotten."""
-    needs = {name: set(found.needs) for name, found in rewards.REWARDS.items() if found.needs}
-    assert needs == {
-        "correct": {"answer"},
-        "cosine": {"answer"},
-        "countdown": {"answer"},
-        "lcpo": {"answer", "budget"},
-        "lcpo_max": {"answer", "budget", "upper budget"},
-        "vote": {"votes"},
-        "vote_offline": {"label"},
-        "wrong_label": {"label", "wrong label"},
-        "self_certainty": {"self_certainty"},
-    }
+@pytest.mark.parametrize(
+    "name, needs",
+    [
+        ("correct", {"answer"}),
+        ("cosine", {"answer"}),
+        ("countdown", {"answer"}),
+        ("lcpo", {"answer", "budget"}),
+        ("lcpo_max", {"answer", "budget", "upper budget"}),
+        ("vote", {"votes"}),
+        ("vote_offline", {"label"}),
+        ("wrong_label", {"label", "wrong label"}),
+        ("self_certainty", {"self_certainty"}),
+        ("format", set()),
+        ("random:0.5", set()),
+    ],
+)
+def test_what_each_reward_needs(name, needs):
+    assert rewards.needs_of(name) == needs
+    assert rewards.needs_of(f"format+boxed&!{name}") == needs
 
 
 class Watched(dict):

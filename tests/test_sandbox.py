@@ -1,4 +1,6 @@
-"""grading/sandbox.py: functions that return, raise, hang, crash and print; what is left of the processes afterwards."""
+"""grading/sandbox.py: functions that return, raise, hang, crash and print; what is left of the
+processes afterwards.
+"""
 
 import math
 import os
@@ -56,7 +58,9 @@ def alive(pid):
 
 
 def test_values_come_in_order_from_processes_that_stay(pool):
-    """Nothing runs before the first item; later items, a late one and large ones are answered by the same two."""
+    """Nothing runs before the first item; later items, a late one and large ones are answered by
+    the same two.
+    """
     assert pool.idle == []
     results = pool.map([["who", i] for i in range(20)])
     assert [i for i, _ in results] == list(range(20))
@@ -74,7 +78,7 @@ def test_values_come_in_order_from_processes_that_stay(pool):
 
 
 def test_failures_are_named_and_replaced(pool):
-    """Each failure has its kind and stands in its own place; the items around it have their values."""
+    """Each failure has its kind and its own place; the items around it have their values."""
     items = [
         ["value", 1],
         ["sleep", 60],
@@ -114,7 +118,9 @@ def test_failures_are_named_and_replaced(pool):
 
 
 def test_another_worker_starts_at_once(tmp_path, monkeypatch):
-    """While nobody asks: after a time-out its successor is there before the next item, not begun by it."""
+    """While nobody asks: after a time-out its successor is there before the next item, not begun by
+    it.
+    """
     (tmp_path / "acts.py").write_text(
         FUNCTIONS + f"open({str(tmp_path / 'started')!r}, 'a').write('x')\n"
     )
@@ -179,8 +185,10 @@ def test_a_fork_starts_its_own(pool):
 def test_workers_end_with_a_killed_parent(pool, tmp_path):
     """kill -9 of the parent: the idle worker ends at once, the one that spins at its limit."""
     code = (
-        "import sys; from grading.sandbox import Workers; pool = Workers('acts:act', n=2, limit=1.5)\n"
-        "print(*(pid for _, pid in pool.map([['who', 0], ['who', 1]])), flush=True); pool.map([['spin', 0]])"
+        "from grading.sandbox import Workers\n"
+        "pool = Workers('acts:act', n=2, limit=1.5)\n"
+        "print(*(pid for _, pid in pool.map([['who', 0], ['who', 1]])), flush=True)\n"
+        "pool.map([['spin', 0]])"
     )
     path = os.pathsep.join([str(ROOT), str(tmp_path)])
     parent = subprocess.Popen(

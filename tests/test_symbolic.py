@@ -1,4 +1,6 @@
-"""grading/symbolic.py: what math-verify shows to be equal, what it is not asked, and its time limit."""
+"""grading/symbolic.py: what math-verify shows to be equal, what it is not asked, and its time
+limit.
+"""
 
 import time
 
@@ -44,7 +46,9 @@ def test_what_the_rules_cannot_read_is_compared_symbolically(monkeypatch):
 
 
 def test_what_math_verify_is_not_asked():
-    """It drops primes and subscripts of numbers, takes words for products, 1 2 for 12 and 3!! for (3!)!."""
+    """It drops primes and subscripts of numbers, takes words for products, 1 2 for 12 and 3!! for
+    (3!)!.
+    """
     assert all(
         map(
             symbolic.readable,
@@ -60,7 +64,9 @@ def test_what_math_verify_is_not_asked():
 
 
 def test_a_symbolic_comparison_ends_in_time(monkeypatch):
-    """9^{9^{9}} fills the memory and holds the interpreter; its process is ended, counted, and the next has a new one."""
+    """9^{9^{9}} fills the memory and holds the interpreter; its process is ended, counted, and the
+    next has a new one.
+    """
     pytest.importorskip("math_verify")
     symbolic._workers().map([["1", "1"]])  # the process is there
     symbolic.FAILURES.clear(), symbolic.equal.cache_clear()
