@@ -1,28 +1,39 @@
-"""A model that thinks under a budget: problems in, completions out. How tokens are made stands in engine/decoder.py.
+"""A model that thinks under a budget: problems in, completions out.
 
-Test-time compute, each a flag that writes ordinary completion rows:
-    budget forcing     --waits k --wait Wait, --min-thinking N, --thinking-budget N         s1 (2501.19393), §3.1
-    the model is told  --ask tokens:N | steps:N | long | short                              s1, §E.1
-                       --ask l1:N | l1-max:N                                                L1 (2503.04697), §3
-    rejection          --thinking-budget N --over-budget reject                             s1, §5.2
-    samples            --n N --temperature T, for majority, best-of-N and pass@k in evaluate.py
+Budget forcing (s1, arXiv 2501.19393, §3.1) is the heart: `force_budget` and `decode_one` below, a
+sequence with a KV cache and two rules.
+    1. The model has spent its budget of thinking: append the end of thinking and an answer's cue.
+    2. The model wants to stop thinking too early: drop its end token and append "Wait".
+--plain runs them. Otherwise engine/decoder.py decodes many sequences side by side; it gives the
+same tokens and lists where both depart from s1's code.
 
-A laptop, 7 seconds (after recipes/tiny.sh; 56% of the math problems come out right, 43% without --waits):
-                     python generate.py --model out/tiny/seed0/sft-s1 --data out/tiny/seed0/data/held_out.jsonl
-                     --out out/wait.jsonl --format think --only math --max-tokens 448 --temperature 0.7 --waits 1 --wait wait
-s1's settings:       python generate.py --model simplescaling/s1.1-32B --data out/aime24.jsonl --out out/aime24-wait2.jsonl
-                     --waits 2 --thinking-budget -1 --max-tokens 32768 --device cuda --dtype bf16
-s1's Figure 1:       the same without --waits, with --sweep thinking_budget=500,1000,2000,4000,8000,16000
-Eight GPUs:          torchrun --nproc-per-node 8 -- generate.py ... (each a part of the rows), --tp 8 (one model over all)
+Ways to scale test-time compute, each a flag that writes ordinary completion rows:
+    budget forcing   --waits k --wait Wait, --min-thinking N, --thinking-budget N   s1, §3.1
+    tell the model   --ask tokens:N | steps:N | long | short                        s1, §E.1
+                     --ask l1:N | l1-max:N                                  L1 (2503.04697), §3
+    rejection        --thinking-budget N --over-budget reject                       s1, §5.2
+    more samples     --n N --temperature T, then majority, best-of-N, pass@k in evaluate.py
 
-Reads problem rows (id, question; a row's own max_tokens, waits and thinking_budget precede the flags). Writes
-completion rows in the order of the problems, and the settings beside them in OUT.config.json. A killed run leaves its
-finished rows in OUT.unfinished and continues from them. --score reads rows with a completion (or with choices) and
-writes likelihoods.
+A laptop, 7 seconds (after recipes/tiny.sh; 56% of the math problems are right, 43% without waits):
+    python generate.py --model out/tiny/seed0/sft-s1 --data out/tiny/seed0/data/held_out.jsonl
+        --out out/wait.jsonl --format think --only math --max-tokens 448 --temperature 0.7
+        --waits 1 --wait wait
+s1's settings:
+    python generate.py --model simplescaling/s1.1-32B --data out/aime24.jsonl
+        --out out/aime24-wait2.jsonl --waits 2 --thinking-budget -1 --max-tokens 32768
+        --device cuda --dtype bf16
+s1's Figure 1: the same without --waits, with --sweep thinking_budget=500,1000,2000,4000,8000,16000
+Eight GPUs: torchrun --nproc-per-node 8 -- generate.py ... (each decodes a part of the rows),
+    with --tp 8 one model over all
+
+Reads problem rows: id, question; a row's own max_tokens, waits and thinking_budget precede the
+flags. Writes completion rows in the order of the problems, and the settings beside them in
+OUT.config.json. A killed run leaves its finished rows in OUT.unfinished and continues from them.
+--score reads rows with a completion (or with choices) and writes likelihoods.
 """
 
 import dataclasses
-import json
+import math
 import re
 import sys
 import time
@@ -33,18 +44,29 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from engine import kv_cache, packing, processes, runlog, settings, tensor_parallel
+from engine import attention, chat, kv_cache, processes, scoring, settings, sweep, tensor_parallel
 from engine import model as models
-from engine.completions import completion_row, key_of
-from engine.decoder import PREFILL, Control, Request, Sampling, decode, fit_slots, stop_ids
+from engine.completions import RowFile, completion_row, key_of
+from engine.decoder import (
+    FORCE,
+    FORCE_AFTER_BREAK,
+    Completion,
+    Control,
+    Request,
+    Sampling,
+    decode,
+    fit_slots,
+    next_try,
+    stop_ids,
+)
 from engine.format import FORMATS, ask
-from engine.rows import BadInput, read_rows, write_rows
-from engine.sampling import random_key
+from engine.rows import BadInput, read_rows
+from engine.sampling import random_key, sample
+from engine.settings import Computing, flag
 
 
-@dataclass(frozen=True)
-class Config:
-    model: str  # directory or hub name
+@dataclass(frozen=True, kw_only=True)
+class Config(Computing):
     data: str = ""  # problem rows
     out: str = ""  # completion rows to write
     # text of the thinking, see engine/format.py
@@ -54,15 +76,13 @@ class Config:
     temperature: float = 0.0  # 0 = greedy
     top_p: float = 1.0  # keep the smallest set of tokens with this probability
     top_k: int = 0  # keep this many tokens; 0 = all
-    seed: int = 0  # with a row's id and sample number it decides the row's text
     max_tokens: int = 1024  # of a completion, thinking and injected tokens included
-    # strings that end a completion wherever they appear, across tokens too
-    stop: tuple[str, ...] = ()
-    stop_tokens: tuple[str, ...] = ()  # tokens that end it, beside the model's own
+    stop: tuple[str, ...] = ()  # strings that end a completion wherever they appear
+    logp: bool = False  # write the log-probability of each token
 
-    waits: int = 0  # how often an end of thinking is replaced by --wait
+    waits: int = 0  # ends of thinking that are replaced by --wait
     wait: str = "Wait"  # s1 also tried "Hmm", "Alternatively" and none ('')
-    min_thinking: int = 0  # replace it as often as it takes to think for this many tokens
+    min_thinking: int = 0  # replace them as often as it takes to think for this many tokens
     # tokens of thinking; 0 = none, -1 = all but 100 (s1's "auto")
     thinking_budget: int | None = None
     # of all rounds together, or of each round between waits
@@ -75,602 +95,519 @@ class Config:
     ask: str = ""
 
     sweep: str = ""  # FLAG=A,B,...: one run for each value, OUT-FLAG-VALUE
-    score: bool = False  # no sampling: log-probability, entropy, rank of each row's own completion
+    score: bool = False  # decode nothing: logp, entropy and rank of each row's own completion
     interactive: bool = False  # answer what is typed in the terminal
-    stdout: bool = False  # rows to standard output as they finish, no files
     only: str | None = None  # only problems of this group
     limit: int = 0  # only the first so many problems; 0 = all
     slots: int = 256  # sequences decoded side by side, if memory allows
-    logp: bool = False  # write the log-probability of each token
-    device: str = "cpu"  # or cuda
-    dtype: Literal["fp32", "bf16"] = "fp32"  # of weights and computation
-    tp: int = 1  # ranks that share one model (tensor parallel); the others share the rows
-    overwrite: bool = False  # replace --out if it was made with other settings
+    plain: bool = False  # decode one sequence at a time with the decoder of this file
 
 
-# settings that may differ between a run and its continuation
-FREE = ("out", "slots", "overwrite", "tp")
-ANSWER_ROOM = 100  # tokens that --thinking-budget -1 leaves for the answer, as s1's harness does
-SWEEPS = (
-    "thinking_budget",
-    "waits",
-    "wait",
-    "min_thinking",
-    "max_tokens",
-    "steps",
-    "ask",
-    "temperature",
-    "seed",
-)
+# Settings that may differ between a run and its continuation.
+FREE = ("out", "slots", "plain", "overwrite", "tp")
+
+# Tokens that --thinking-budget -1 leaves for the answer, as s1's harness does.
+ANSWER_ROOM = 100
+
+# The least value of a setting.
+LEAST = {
+    "n": 1,
+    "temperature": 0,
+    "top_k": 0,
+    "max_tokens": 1,
+    "waits": 0,
+    "min_thinking": 0,
+    "max_tries": 1,
+    "steps": 0,
+    "limit": 0,
+    "slots": 1,
+    "tp": 1,
+}
 
 
-def sampling_of(cfg):
-    return Sampling(
-        cfg.temperature,
-        cfg.top_p,
-        cfg.top_k,
-        cfg.wait,
-        cfg.budget_rule,
-        cfg.over_budget,
-        cfg.max_tries,
-        cfg.stop,
-        cfg.stop_tokens,
-        cfg.logp,
-    )
+# ---------------------------------------------------------------- one sequence, plainly
 
 
-# ---------------------------------------------------------------- what is asked for
+def prefill(model, prompt, max_tokens):
+    """Encode a prompt, except its last token, which the first step feeds. Return the KV cache."""
+    cache = kv_cache.Cache(model, 1, len(prompt) + max_tokens)
+    if len(prompt) > 1:
+        ids = torch.tensor(prompt[:-1], device=models.head(model).device)  # (T,)
+        positions = torch.arange(len(ids), device=ids.device)
+        packed = attention.Packed([len(ids)], ids.device)
+        slots = torch.zeros_like(ids)  # all tokens belong to the one sequence
+        sequences = attention.Prefill(packed, cache, slots, positions)
+        models.hidden_states(model, ids, positions, sequences)
+    return cache
 
 
-def check(cfg):
-    """Raise BadInput for settings out of range or that do not go together."""
-    for name, bad in (
-        ("n", cfg.n < 1),
-        ("temperature", cfg.temperature < 0),
-        ("top_p", not 0 < cfg.top_p <= 1),
-        ("top_k", cfg.top_k < 0),
-        ("max_tokens", cfg.max_tokens < 1),
-        ("waits", cfg.waits < 0),
-        ("min_thinking", cfg.min_thinking < 0),
-        ("max_tries", cfg.max_tries < 1),
-        ("slots", cfg.slots < 1),
-        ("thinking_budget", cfg.thinking_budget is not None and cfg.thinking_budget < -1),
-        ("steps", cfg.steps < 0),
-        ("tp", cfg.tp < 1),
-        ("limit", cfg.limit < 0),
-    ):
-        if bad:
-            raise BadInput(f"--{name.replace('_', '-')} {getattr(cfg, name)}: out of range")
+def next_logits(model, cache, token, position):
+    """Feed one token, whose key and value go into the cache -> logits of the next one, (1, V)."""
+    ids = torch.tensor([token], device=models.head(model).device)
+    positions = torch.full_like(ids, position)
+    step = attention.Step(cache, positions, [position])
+    hidden = models.hidden_states(model, ids, positions, step)  # (1, D)
+    return models.next_token_logits(model, hidden)
+
+
+@dataclass
+class Thought:
+    """How far a sequence has thought."""
+
+    is_open: bool  # the next token is part of it
+    is_fresh: bool = False  # a round begins; its first token must not end it
+    is_forced: bool = False  # the budget forced the answer
+    n_tokens: int = 0
+    n_round: int = 0  # own tokens since the last "Wait"
+    n_waits: int = 0
+
+    def note(self, decision, is_end, n_wait):
+        """Follow a decision of force_budget. is_end: the token is the end of thinking."""
+        self.is_fresh = decision == "wait" and n_wait > 0
+        self.is_forced |= decision == "answer"
+        if decision == "wait":
+            self.n_waits += 1
+            self.n_round = 0
+        elif decision or is_end:
+            self.is_open = False
+
+    def count(self, is_injected):
+        """Count one more token, if it is one of thinking."""
+        if self.is_open:
+            self.n_tokens += 1
+            self.n_round += not is_injected
+
+
+def force_budget(thought, wants_end, request, sampling, n_wait):
+    """Decide what is forced at this step (s1, §3.1) -> "answer", "wait", "end" or "" for nothing.
+
+    wants_end: the model drew a token that ends thinking. n_wait: tokens of the wait string.
+    """
+    if not thought.is_open:
+        return ""
+    counted = thought.n_tokens if sampling.budget_rule == "total" else thought.n_round
+    if request.budget is not None and counted >= request.budget:
+        return "answer"
+    if not wants_end or not request.is_guided:
+        return ""
+    more = thought.n_waits < request.waits or thought.n_tokens < request.min_thinking
+    if request.budget is not None and sampling.budget_rule == "total":
+        # "Wait" and one token behind it must fit into the budget.
+        more = more and counted + n_wait < request.budget
+    return "wait" if more else "end"
+
+
+@torch.inference_mode()
+def decode_one(model, tokenizer, form, request, sampling):
+    """Decode one sequence and force its budget of thinking. Return a Completion.
+
+    At every step the model draws a token. It is kept, unless a script ("Wait", the end of thinking,
+    the cue of an answer) is being written: then the next token of the script replaces it.
+    """
+
+    def encode(text):
+        return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+    def draw(logits, counter):
+        how = (sampling.temperature, sampling.top_k, sampling.top_p)
+        token, logp = sample(logits, key, torch.full_like(key, counter), *how)
+        return token.item(), logp.item()
+
+    key = torch.tensor([request.key], device=models.head(model).device)
+    scripts = {
+        "": [],
+        "wait": encode(sampling.wait),
+        "end": encode(form.end),
+        "answer": encode(form.after + form.end + form.cue),
+    }
+    n_wait, end_id = len(scripts["wait"]), form.end_id(tokenizer)
+    stops = stop_ids(model, tokenizer)
+    # A stop token inside thinking is an end of thinking, too.
+    ends = stops if end_id is None else stops | {end_id}
+    barred = torch.tensor(sorted(ends), device=key.device)
+    thought = Thought(bool(form.end), is_fresh=request.waits + request.min_thinking > 0)
+    tokens, script, injected, logps, finish = list(request.prompt), [], [], [], "length"
+
+    cache = prefill(model, tokens, request.max_tokens)
+    for n in range(request.max_tokens):
+        last = tokens[-1]
+        logits = next_logits(model, cache, last, len(tokens) - 1)[:, : len(tokenizer)]  # (1, V)
+        no_end = logits.index_fill(1, barred, -torch.inf)
+        token, logp = draw(no_end if thought.is_fresh and not script else logits, n)
+        if not math.isfinite(logp):
+            finish = "nan"
+            break
+        own_end = False
+        if not script:
+            decision = force_budget(thought, token in ends, request, sampling, n_wait)
+            if decision == "answer" and sampling.over_budget == "reject":
+                finish = "rejected"
+                break
+            if decision == "wait" and n_wait == 0:
+                # No wait string: the next likely token, drawn with another random number.
+                token, logp = draw(no_end, n + 2**32)
+            script = list(scripts[decision])
+            if decision == "answer" and tokenizer.decode([last]).endswith(form.after):
+                script = encode(form.end + form.cue)  # no second line break
+            own_end = decision == "end" and token == end_id  # the script's first token is its own
+            thought.note(decision, token == end_id, n_wait)
+        is_injected = bool(script) and not own_end
+        token = script.pop(0) if script else token
+        tokens.append(token)
+        injected.append(is_injected)
+        logps.append(0.0 if is_injected else logp)
+        if token in stops and not is_injected:
+            finish = "stop"
+            break
+        thought.count(is_injected)
+    ids = tokens[len(request.prompt) :]
+    counts = (thought.n_tokens, thought.n_waits, thought.is_forced)
+    return Completion(ids, injected, logps, finish, *counts, n_tries=request.n_tries)
+
+
+def decode_plainly(model, tokenizer, form, requests, sampling):
+    """Decode the requests one after the other; yields what engine.decoder.decode yields."""
+    for index, request in enumerate(requests):
+        completion = decode_one(model, tokenizer, form, request, sampling)
+        while completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
+            request = next_try(request)
+            completion = decode_one(model, tokenizer, form, request, sampling)
+        yield index, completion
+
+
+# ---------------------------------------------------------------- problems in
+
+
+def check_settings(cfg):
+    """Raise BadInput for settings that are out of range or do not go together."""
+    in_range = {name: getattr(cfg, name) >= least for name, least in LEAST.items()}
+    in_range["top_p"] = 0 < cfg.top_p <= 1
+    in_range["thinking_budget"] = cfg.thinking_budget is None or cfg.thinking_budget >= -1
+    for name, fine in in_range.items():
+        if not fine:
+            raise BadInput(f"{flag(name)} {getattr(cfg, name)}: out of range")
     if cfg.steps and not FORMATS[cfg.format].has_steps:
         raise BadInput(f"--steps {cfg.steps}: --format {cfg.format} has no steps (s1-steps has)")
     if cfg.over_budget == "reject" and (cfg.thinking_budget is None or cfg.temperature == 0):
         raise BadInput(
-            "--over-budget reject samples until --thinking-budget is kept: it needs one, and --temperature"
+            "--over-budget reject samples until --thinking-budget is kept: it needs one, "
+            "and --temperature"
         )
-    if cfg.thinking_budget is not None and -1 < cfg.thinking_budget < cfg.min_thinking:
+    has_budget = cfg.thinking_budget is not None and cfg.thinking_budget != -1
+    if has_budget and cfg.thinking_budget < cfg.min_thinking:
         raise BadInput(
-            f"--min-thinking {cfg.min_thinking} is more than --thinking-budget {cfg.thinking_budget}"
+            f"--min-thinking {cfg.min_thinking} is more than "
+            f"--thinking-budget {cfg.thinking_budget}"
         )
     if cfg.ask:
         ask("", cfg.ask)
+    if cfg.plain:
+        check_plain(cfg)
     if not cfg.data:
         raise BadInput("--data: problem rows are needed (or --interactive)")
-    if not cfg.out and not cfg.stdout:
-        raise BadInput("--out: where to write is needed (or --stdout)")
-    if cfg.out and Path(cfg.out).resolve() == Path(cfg.data).resolve():
+    if not cfg.out:
+        raise BadInput("--out: where to write is needed")
+    if Path(cfg.out).resolve() == Path(cfg.data).resolve():
         raise BadInput(f"--out {cfg.out} is --data")
 
 
+def check_plain(cfg):
+    """Raise BadInput for what the plain decoder does not serve."""
+    refused = {
+        "--format s1-steps": FORMATS[cfg.format].has_steps,
+        "--stop": cfg.stop,
+        "--score": cfg.score,
+        "--interactive": cfg.interactive,
+        "--tp": cfg.tp > 1,
+    }
+    for name, given in refused.items():
+        if given:
+            raise BadInput(f"--plain decodes one sequence with the shortest code: not with {name}")
+
+
 def load_problems(cfg):
-    """The rows that cfg asks for. Raises BadInput for rows it cannot take."""
-    check(cfg)
-    problems = [
-        problem
-        for problem in read_rows(cfg.data, need=("id", "question"))
-        if cfg.only is None or problem.get("group") == cfg.only
-    ]
+    """Return the problem rows that cfg asks for. Raises BadInput for a row that is no problem."""
+    problems = read_rows(cfg.data, need=("id", "question"))
+    if cfg.only is not None:
+        problems = [problem for problem in problems if problem.get("group") == cfg.only]
     if not problems:
         raise BadInput(f"{cfg.data}: no row of --only {cfg.only}")
-    problems = problems[: cfg.limit] if cfg.limit else problems
+    if cfg.limit:
+        problems = problems[: cfg.limit]
     seen = set()
     for problem in problems:
-        if (
-            not isinstance(problem["id"], (str, int))
-            or not isinstance(problem["question"], str)
-            or re.search("[\ud800-\udfff]", problem["question"])
-        ):
-            raise BadInput(f"{cfg.data}: row {problem['id']!r}: id or question is not a text")
-        key = (problem["id"], problem.get("sample", 0) if cfg.score else 0)
+        check_problem(problem, cfg.data)
+        # Only rows to score already have a sample number.
+        key = key_of(problem) if cfg.score else problem["id"]
         if key in seen:
             raise BadInput(f"{cfg.data}: two rows have the id '{problem['id']}'")
         seen.add(key)
-        for name in ("max_tokens", "waits", "thinking_budget"):
-            value = problem.get(name, 1)
-            if type(value) is not int or value < (name == "max_tokens"):
-                raise BadInput(
-                    f"{cfg.data}: row '{problem['id']}': {name} {value!r} is not a number of tokens"
-                )
     return problems
 
 
-def sweep(cfg):
-    """The settings of each run of --sweep FLAG=A,B,..."""
-    name, _, values = cfg.sweep.partition("=")
-    name = name.removeprefix("--").replace("-", "_")
-    kind = {"wait": str, "ask": str, "temperature": float}.get(name, int)
-    if name not in SWEEPS or not values:
-        raise BadInput(f"--sweep {cfg.sweep}: not FLAG=A,B,... with a FLAG of {', '.join(SWEEPS)}")
-    if not cfg.out:
-        raise BadInput("--sweep writes files: --out is needed")
-    runs, out = [], Path(cfg.out)
-    for value in values.split(","):
-        if "/" in value:
-            raise BadInput(f"--sweep {cfg.sweep}: '{value}' cannot be part of a file's name")
-        try:
-            value = None if (name, value) == ("thinking_budget", "none") else kind(value)
-        except ValueError:
-            raise BadInput(
-                f"--sweep {cfg.sweep}: '{value}' is not a value of --{name.replace('_', '-')}"
-            ) from None
-        label = f"-{name.replace('_', '-')}-{str(value).replace(':', '-')}"
-        place = out.with_name(
-            out.name.removesuffix(".jsonl") + label + ".jsonl" * out.name.endswith(".jsonl")
-        )
-        runs.append(dataclasses.replace(cfg, **{name: value, "sweep": "", "out": str(place)}))
-    for one in runs:
-        check(one)
-    return runs
+def check_problem(problem, path):
+    """Raise BadInput, naming the row, for a field of another type. path: of the rows."""
+    name, question = problem["id"], problem["question"]
+    # JSON can hold half a surrogate pair, which no tokenizer encodes.
+    is_text = isinstance(question, str) and not re.search("[\ud800-\udfff]", question)
+    if not isinstance(name, (str, int)) or not is_text:
+        raise BadInput(f"{path}: row {name!r}: id or question is not a text")
+    for field, least in (("max_tokens", 1), ("waits", 0), ("thinking_budget", 0)):
+        value = problem.get(field, least)
+        if type(value) is not int or value < least:
+            raise BadInput(f"{path}: row '{name}': {field} {value!r} is not a number of tokens")
+
+
+def question_of(cfg, problem):
+    """Return the question as the model is asked, with the request of --ask."""
+    return ask(problem["question"], cfg.ask) if cfg.ask else problem["question"]
+
+
+def sampling_of(cfg):
+    """Return the settings that all requests share."""
+    return Sampling(
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+        top_k=cfg.top_k,
+        wait=cfg.wait,
+        budget_rule=cfg.budget_rule,
+        over_budget=cfg.over_budget,
+        max_tries=cfg.max_tries,
+        stop=cfg.stop,
+    )
 
 
 def make_requests(cfg, problems, model, tokenizer, form, history=()):
-    """-> (requests, the (problem, sample number) of each, lines that say which prompts were left out and why).
+    """Return (requests, the (problem, sample number) of each, messages on the prompts left out).
 
-    A prompt needs room in the context for one token, or for its budget, what ends it, and one token of an answer.
+    Raises BadInput for what model, tokenizer and format cannot serve.
     """
-    requests, todo, skipped, context = [], [], [], models.context_length(model)
     asked = [
         Request(
-            [],
-            0,
-            problem.get("max_tokens", cfg.max_tokens),
-            problem.get("waits", cfg.waits),
-            problem.get("thinking_budget", cfg.thinking_budget),
-            cfg.min_thinking,
-            cfg.steps,
+            prompt=form.prompt_ids(tokenizer, question_of(cfg, problem), history),
+            key=0,
+            max_tokens=problem.get("max_tokens", cfg.max_tokens),
+            waits=problem.get("waits", cfg.waits),
+            budget=problem.get("thinking_budget", cfg.thinking_budget),
+            min_thinking=cfg.min_thinking,
+            steps=cfg.steps,
         )
         for problem in problems
     ]
-    # refuses what cannot be served
     control = Control(model, tokenizer, form, sampling_of(cfg), asked)
-    # and a token of an answer
-    forced = control.force_length + 1 if cfg.over_budget == "force" else 0
+    context = models.context_length(model)
+    requests, todo, skipped = [], [], []
     for problem, request in zip(problems, asked):
-        question = ask(problem["question"], cfg.ask) if cfg.ask else problem["question"]
-        prompt = form.prompt_ids(tokenizer, question, history)
-        limit, budget, room = (
-            request.max_tokens,
-            request.budget,
-            min(request.max_tokens, context - len(prompt)),
-        )
-        if budget == -1:  # s1's "auto"
-            request = request._replace(
-                budget=min(limit, context) - len(prompt) - control.forced_length - ANSWER_ROOM
-            )
-        # Under "round" the auto budget is each round's, and the context ends the later ones, as in s1's harness.
-        most = (
-            request.budget
-            if budget == -1
-            else 0
-            if budget is None
-            else control.most_thinking(request)
-        )
-        needed = 1 if budget is None else most + forced
-        if budget is not None and (
-            limit < ANSWER_ROOM + control.forced_length if budget == -1 else needed > limit
-        ):
-            where = (
-                f"{cfg.data}: row '{problem['id']}': "
-                if problem.keys() & {"thinking_budget", "max_tokens"}
-                else ""
-            )
-            raise BadInput(
-                f"{where}--thinking-budget {budget} leaves no room for an answer in --max-tokens {limit}"
-            )
-        if room < needed or budget == -1 and request.budget < 0:
+        has_own_limits = problem.keys() & {"thinking_budget", "max_tokens"}
+        where = f"{cfg.data}: row '{problem['id']}': " if has_own_limits else ""
+        fitted = fit_request(request, control, context, where)
+        if fitted is None:
             skipped.append(
-                f"skipped: the prompt of row '{problem['id']}' has {len(prompt)} tokens, the context {context}"
+                f"skipped: the prompt of row '{problem['id']}' has {len(request.prompt)} tokens, "
+                f"the context {context}"
             )
             continue
         for number in range(cfg.n):
+            key = random_key(cfg.seed, problem["id"], number)
+            requests.append(fitted._replace(key=key))
             todo.append((problem, number))
-            requests.append(
-                request._replace(
-                    prompt=prompt, max_tokens=room, key=random_key(cfg.seed, problem["id"], number)
-                )
-            )
     return requests, todo, skipped
 
 
-# ---------------------------------------------------------------- likelihoods
+def fit_request(request, control, context, where):
+    """Fit max_tokens and budget into what the prompt leaves of the context.
 
-
-def to_score(cfg, rows, model, tokenizer, form):
-    """What --score reads of each row -> a list per row of (prompt ids, completion ids), several for `choices`.
-
-    The completion is `ids` where the row has them, else `thinking` and `response` in the format's text. Raises BadInput
-    naming the row that cannot be scored.
+    Returns None for a prompt that does not leave enough: one token or, with a budget, the thinking,
+    what ends it, and one token of an answer. Raises BadInput for a budget that leaves no answer in
+    max_tokens. where: the beginning of its message.
     """
-    found, context = [], models.context_length(model)
-    for row in rows:
-        where = f"{cfg.data}: row '{row['id']}'"
-        prompt = form.prompt_ids(
-            tokenizer, ask(row["question"], cfg.ask) if cfg.ask else row["question"]
+    n_prompt = len(request.prompt)
+    room = min(request.max_tokens, context - n_prompt)
+    answer = 0 if control.reject else control.lengths[FORCE] + 1
+    budget = request.budget
+    possible = True
+    if budget is None:
+        needed = 1
+    elif budget == -1:
+        # s1's "auto". Under rule "round" it is each round's, and the context ends the later rounds,
+        # as in s1's harness.
+        reserved = control.lengths[FORCE_AFTER_BREAK] + ANSWER_ROOM
+        possible = request.max_tokens >= reserved
+        budget = min(request.max_tokens, context) - n_prompt - reserved
+        needed = budget + answer
+    else:
+        needed = control.most_thinking(request) + answer
+        possible = needed <= request.max_tokens
+    if not possible:
+        raise BadInput(
+            f"{where}--thinking-budget {request.budget} leaves no room for an answer in "
+            f"--max-tokens {request.max_tokens}"
         )
-        if "choices" in row:
-            choices = row["choices"] if isinstance(row["choices"], list) else []
-            if not choices or not all(isinstance(choice, str) for choice in choices):
-                raise BadInput(f"{where}: choices is not a list of texts")
-            pairs = [
-                (prompt, tokenizer.encode(choice, add_special_tokens=False)) for choice in choices
-            ]
-        elif "ids" in row:
-            pairs = [(prompt, row["ids"])]
-        elif row.get("response") is not None:
-            ids, trained = form.training_ids(tokenizer, row)
-            pairs = [(ids[: trained.index(True)], ids[trained.index(True) :])]
-        else:
-            raise BadInput(f"{where} has neither ids, nor response, nor choices to score")
-        for start, end in pairs:
-            if (
-                not end
-                or not isinstance(end, list)
-                or not all(type(i) is int and 0 <= i < len(tokenizer) for i in end)
-            ):
-                raise BadInput(f"{where}: nothing to score, or ids outside the vocabulary")
-            if len(start) + len(end) > context:
-                raise BadInput(f"{where} has {len(start) + len(end)} tokens, the context {context}")
-        found.append(pairs)
-    return found
+    if room < needed or (budget is not None and budget < 0):
+        return None
+    return request._replace(max_tokens=room, budget=budget)
 
 
-def likelihoods(cfg, rows, pairs, model, n_tokens):
-    """Yield each row with log-probability, entropy (nats) and rank of every token of its completion.
-
-    A row with `choices` (multiple choice) gets `choice_logp`, the summed log-probability of each as an answer to the
-    question (--format plain: with another it would be the beginning of the thinking), and as `response` the likeliest,
-    by its letter if `answer` is a letter. n_tokens: of the vocabulary, to which the softmax is cut as in decoding.
-    """
-    items = [(place, number) for place, row in enumerate(pairs) for number in range(len(row))]
-    lengths, found, names = (
-        [sum(map(len, pairs[p][i])) for p, i in items],
-        {},
-        ("logp", "entropy", "rank"),
-    )
-    for group in packing.fill_bins(lengths, PREFILL):
-        texts = [pairs[place][number] for place, number in (items[i] for i in group)]
-        batch = packing.pack(
-            [start + end for start, end in texts],
-            [[False] * len(start) + [True] * len(end) for start, end in texts],
-            models.head(model).device,
-        )
-        with torch.no_grad():
-            stats = models.score(model, batch, cfg.temperature or 1.0, names, n_tokens)
-        columns = [getattr(stats, name).split([len(end) for _, end in texts]) for name in names]
-        found |= dict(zip((items[i] for i in group), zip(*columns)))
-        for place in dict.fromkeys(items[i][0] for i in group):
-            scored = [found.get((place, number)) for number in range(len(pairs[place]))]
-            row = rows[place]
-            if None in scored:  # a choice is still missing
-                continue
-            if "choices" in row:
-                sums = [float(logp.sum()) for logp, *_ in scored]
-                best = max(range(len(sums)), key=sums.__getitem__)
-                letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(sums)]
-                named = row.get("answer") in list(letters) and best < len(letters)
-                yield row | {
-                    "choice_logp": [round(x, 6) for x in sums],
-                    "thinking": "",
-                    "response": letters[best] if named else row["choices"][best],
-                }
-            else:
-                logp, entropy, rank = (x.tolist() for x in scored[0])
-                yield row | {
-                    "logp": [round(x, 6) for x in logp],
-                    "entropy": [round(x, 6) for x in entropy],
-                    "rank": rank,
-                }
+# ---------------------------------------------------------------- rows out
 
 
-# ---------------------------------------------------------------- the command
-
-
-class Book:
-    """The rows of a run on disk: OUT.unfinished while it lasts (a file for each process), OUT when all are there."""
-
-    def __init__(self, cfg):
-        """Raises BadInput if --out is another run's and may not go."""
-        self.cfg, self.complete = cfg, False
-        if cfg.stdout:
-            return
-        self.out, self.part = Path(cfg.out), Path(cfg.out + ".unfinished")
-        self.header = runlog.header_of(self.out)
-        self.identity = runlog.identity(cfg, FREE, data=cfg.data, model=cfg.model)
-        if not self.header.is_file():
-            self.is_new = True
-            if self.out.is_file() and not cfg.overwrite:
-                raise BadInput(
-                    f"--out {self.out} exists, and without {self.header.name} it cannot be told how it was "
-                    "made; choose another --out, or --overwrite to replace it"
-                )
-            return
-        difference = runlog.difference(
-            self.identity, json.loads(self.header.read_text()).get("identity", {})
-        )
-        if difference and not cfg.overwrite:
-            raise BadInput(
-                f"--out {self.out} was made with other settings ({difference}); choose another --out, "
-                "or --overwrite to replace it"
-            )
-        self.is_new, self.complete = bool(difference), not difference and self.out.is_file()
-
-    def open(self, ranks):
-        """-> {key: row} of what is already there."""
-        self.ranks, self.file = ranks, None
-        if self.cfg.stdout:
-            self.file = sys.stdout if ranks.writes else None
-            return {}
-        processes.barrier(ranks)
-        if ranks.leads:
-            if self.is_new:
-                self.out.unlink(missing_ok=True)
-            rows = {} if self.is_new else self.read()
-            write_rows(self.part, rows.values())  # in one file, without a cut last line
-            for file in self.parts():
-                if file != self.part:
-                    file.unlink()
-            runlog.save_config(self.cfg, self.header, identity=self.identity)
-        processes.barrier(ranks)
-        rows = self.read()
-        processes.barrier(ranks)
-        if ranks.writes:
-            name = f"{self.part}.{ranks.index}" if ranks.index else self.part
-            self.file = open(name, "a", encoding="utf-8", newline="\n")
-        return rows
-
-    def parts(self):
-        names = re.compile(re.escape(self.part.name) + r"(\.\d+)?")
-        return (
-            sorted(f for f in self.part.parent.iterdir() if names.fullmatch(f.name))
-            if self.part.parent.is_dir()
-            else []
-        )
-
-    def read(self):
-        """Rows of all parts; the last line of a part may be cut."""
-        lines = [line for part in self.parts() for line in part.read_bytes().split(b"\n")[:-1]]
-        return {key_of(row): row for row in map(json.loads, lines)}
-
-    def add(self, row):
-        if self.file:
-            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            self.file.flush()
-
-    def close(self, order, **totals):
-        """Write OUT, its rows in this order of keys, and the header -> the rows."""
-        if self.cfg.stdout:
-            return []
-        if self.file:
-            self.file.close()
-        processes.barrier(self.ranks)
-        rows = self.read()
-        rows = [rows[key] for key in order if key in rows]
-        processes.barrier(self.ranks)
-        if self.ranks.leads:
-            write_rows(self.out, rows)
-            for part in self.parts():
-                part.unlink()
-            runlog.save_config(self.cfg, self.header, identity=self.identity, **totals)
-        return rows
-
-
-def completions(cfg, model, tokenizer, form, requests, todo):
-    """Yield the rows of the requests as they finish."""
-    for index, completion in decode(model, tokenizer, form, requests, sampling_of(cfg), cfg.slots):
+def completion_rows(cfg, model, tokenizer, form, requests, todo):
+    """Decode the requests and yield a row for each as it finishes."""
+    sampling = sampling_of(cfg)
+    if cfg.plain:
+        found = decode_plainly(model, tokenizer, form, requests, sampling)
+    else:
+        found = decode(model, tokenizer, form, requests, sampling, cfg.slots)
+    for index, completion in found:
         problem, number = todo[index]
         if completion.finish == "nan":
             tqdm.write(
-                f"row '{problem['id']}': the model's logits are not finite after {len(completion.ids)} tokens",
+                f"row '{problem['id']}': the model's logits are not finite after "
+                f"{len(completion.ids)} tokens",
                 file=sys.stderr,
             )
         yield completion_row(problem, number, completion, tokenizer, form, cfg.logp)
 
 
-def load(cfg):
-    """-> (model, tokenizer, ranks): under torchrun this process's share of the work, see processes.join_ranks."""
+def load_model(cfg):
+    """Return (model, tokenizer, ranks). ranks: under torchrun, this process's part of the work."""
     ranks = processes.join_ranks(cfg.device, cfg.tp)
     dtype = torch.bfloat16 if cfg.dtype == "bf16" else torch.float32
-    return *tensor_parallel.load_split(cfg.model, ranks, dtype), ranks
+    model, tokenizer = tensor_parallel.load_split(cfg.model, ranks, dtype)
+    return model, tokenizer, ranks
 
 
 def main(cfg, loaded=None):
-    """Generate and write the rows; returns them (of a sweep: a list for each run)."""
+    """Generate and write the rows. Return them (of a sweep a list for each run).
+
+    loaded: of load_model, to load a model only once.
+    """
     if cfg.interactive:
-        return chat(cfg)
+        return chat_with(cfg)
     if cfg.sweep:
-        runs, loaded = sweep(cfg), loaded or load(cfg)
-        return [main(one, loaded) for one in runs]
-    given, form = load_problems(cfg), FORMATS[cfg.format]
-    book = Book(cfg)
-    if book.complete:
-        print(f"{book.out}: this run is complete")
-        return read_rows(book.out)
-    model, tokenizer, ranks = loaded or load(cfg)
-    form.check(tokenizer)
-    skipped = []  # what cannot be served is refused before a file is touched
-    if cfg.score:
-        pairs = to_score(cfg, given, model, tokenizer, form)
-    else:
-        requests, todo, skipped = make_requests(cfg, given, model, tokenizer, form)
-    say = (
-        print
-        if ranks.leads and not cfg.stdout
-        else lambda line: ranks.leads and print(line, file=sys.stderr)
-    )
-    for line in skipped:
-        say(line)
-    keys = (
-        [key_of(row) for row in given]
-        if cfg.score
-        else [(problem["id"], number) for problem, number in todo]
-    )
-    if not keys:
+        runs = sweep.runs_of_sweep(cfg)
+        for run in runs:
+            check_settings(run)
+        loaded = loaded or load_model(cfg)
+        return [main(run, loaded) for run in runs]
+    check_settings(cfg)
+    problems = load_problems(cfg)
+    file = RowFile(cfg, FREE)
+    if file.complete:
+        print(f"{file.path}: this run is complete")
+        return read_rows(file.path)
+    loaded = loaded or load_model(cfg)
+    FORMATS[cfg.format].check(loaded[1])
+    work = score_given if cfg.score else answer_problems
+    return work(cfg, problems, file, *loaded)
+
+
+def answer_problems(cfg, problems, file, model, tokenizer, ranks):
+    """Decode completions of the problems that are not in the file yet. Return all rows."""
+    form = FORMATS[cfg.format]
+    # What cannot be served is refused before a file is touched.
+    requests, todo, skipped = make_requests(cfg, problems, model, tokenizer, form)
+    if ranks.leads:
+        for line in skipped:
+            print(line)
+    if not requests:
         raise BadInput(f"{cfg.data}: no prompt fits into the context")
-    done = book.open(ranks)
-    share = {problem["id"]: place % ranks.n == ranks.index for place, problem in enumerate(given)}
-    left = [i for i, key in enumerate(keys) if share[key[0]] and key not in done]
-    if cfg.score:
-        rows = likelihoods(
-            cfg, [given[i] for i in left], [pairs[i] for i in left], model, len(tokenizer)
-        )
-    else:
-        requests, todo = [requests[i] for i in left], [todo[i] for i in left]
-        rows = completions(cfg, model, tokenizer, form, requests, todo)
-        if requests:
-            longest, slots = (
-                max(len(r.prompt) + r.max_tokens for r in requests),
-                fit_slots(model, requests, cfg.slots),
-            )
-            say(
-                f"{slots} slots of {longest} tokens, a cache of "
-                f"{(slots + 1) * longest * kv_cache.bytes_per_token(model) / 1e9:.2g} GB"
-            )
-    n_tokens, n_cut, began = 0, 0, time.perf_counter()
-    with tqdm(
-        total=len(left), desc=book.cfg.out or "rows", disable=None if ranks.leads else True
-    ) as bar:
-        try:
+    keys = [(problem["id"], number) for problem, number in todo]
+    left = places_left(keys, problems, file.open(ranks), ranks)
+    requests = [requests[i] for i in left]
+    todo = [todo[i] for i in left]
+    if requests and not cfg.plain:
+        line = describe_cache(model, requests, cfg.slots)  # ranks that share a model ask together
+        if ranks.leads:
+            print(line)
+    rows = completion_rows(cfg, model, tokenizer, form, requests, todo)
+    return write_rows_as_they_finish(cfg, rows, len(left), keys, file, ranks, len(skipped))
+
+
+def score_given(cfg, given, file, model, tokenizer, ranks):
+    """Score the completions of the given rows that are not in the file yet. Return all rows."""
+    questions = [question_of(cfg, row) for row in given]
+    pairs = scoring.pairs_to_score(
+        given, questions, model, tokenizer, FORMATS[cfg.format], cfg.data
+    )
+    keys = [key_of(row) for row in given]
+    left = places_left(keys, given, file.open(ranks), ranks)
+    rows = scoring.score_rows(
+        [given[i] for i in left],
+        [pairs[i] for i in left],
+        model,
+        cfg.temperature or 1.0,
+        len(tokenizer),
+    )
+    return write_rows_as_they_finish(cfg, rows, len(left), keys, file, ranks)
+
+
+def places_left(keys, problems, done, ranks):
+    """Return the places of the keys that this process has to serve: its problems', and not done."""
+    # By id: rows to score may be several samples of one problem.
+    part = {problem["id"]: place % ranks.n for place, problem in enumerate(problems)}
+    return [
+        place for place, key in enumerate(keys) if part[key[0]] == ranks.index and key not in done
+    ]
+
+
+def describe_cache(model, requests, slots):
+    """Return a line on the memory that decoding these requests takes."""
+    slots = fit_slots(model, requests, slots)
+    longest = max(len(request.prompt) + request.max_tokens for request in requests)
+    n_bytes = (slots + 1) * longest * kv_cache.bytes_per_token(model)
+    return f"{slots} slots of {longest} tokens, a cache of {n_bytes / 1e9:.2g} GB"
+
+
+def write_rows_as_they_finish(cfg, rows, n_rows, keys, file, ranks, n_skipped=0):
+    """Write this process's n_rows rows, then the file in the order of `keys`. Return all rows."""
+    n_tokens = n_cut = 0
+    began = time.perf_counter()
+    try:
+        with tqdm(total=n_rows, desc=cfg.out, disable=None if ranks.leads else True) as bar:
             for row in rows:
-                book.add(row)
+                file.add(row)
                 n_tokens += row.get("n_tokens", 0)
                 n_cut += row.get("finish") == "length"
-                bar.set_postfix_str(
-                    f"{n_tokens / (time.perf_counter() - began):.0f} tokens/s", refresh=False
-                )
+                speed = n_tokens / (time.perf_counter() - began)
+                bar.set_postfix_str(f"{speed:.0f} tokens/s", refresh=False)
                 bar.update()
-        except torch.OutOfMemoryError as error:
-            raise BadInput(
-                f"--slots {cfg.slots}: out of memory; finished rows are kept, fewer slots continue"
-            ) from error
-    n_tokens, n_cut = (
-        processes.sum_over_ranks(n_tokens, ranks),
-        processes.sum_over_ranks(n_cut, ranks),
-    )
+    except torch.OutOfMemoryError as error:
+        raise BadInput(
+            f"--slots {cfg.slots}: out of memory; finished rows are kept, fewer slots continue"
+        ) from error
+    n_tokens, n_cut = processes.sum_over_ranks([n_tokens, n_cut], ranks)
     seconds = time.perf_counter() - began
-    done = book.close(
-        keys, n_tokens=n_tokens, seconds=round(seconds, 2), skipped_prompts=len(skipped)
+    written = file.close(
+        keys, n_tokens=n_tokens, seconds=round(seconds, 2), skipped_prompts=n_skipped
     )
-    say(
-        f"{cfg.out or 'done'}: {len(keys)} rows, {n_tokens / max(seconds, 1e-9):.0f} tokens/s, "
-        f"{n_cut} cut by --max-tokens, {len(skipped)} prompts skipped"
-    )
-    return done
+    if ranks.leads:
+        print(
+            f"{cfg.out}: {len(keys)} rows, {n_tokens / max(seconds, 1e-9):.0f} tokens/s, "
+            f"{n_cut} cut by --max-tokens, {n_skipped} prompts skipped"
+        )
+    return written
 
 
-# ---------------------------------------------------------------- in the terminal
-
-
-def chat(cfg):
-    """Answer what is typed, thinking dimmed and the answer plain. /NAME VALUE changes a setting, /new forgets the past."""
+def chat_with(cfg):
+    """Answer what is typed in the terminal (engine/chat.py)."""
     cfg = dataclasses.replace(cfg, data="typed", out="shown")
-    check(cfg)
-    model, tokenizer, ranks = load(cfg)
+    check_settings(cfg)
+    model, tokenizer, ranks = load_model(cfg)
     if ranks.n > 1 or ranks.group is not None:
         raise BadInput("--interactive: one process only, not under torchrun")
     form = FORMATS[cfg.format]
     form.check(tokenizer)
-    converse(cfg, model, tokenizer, form)
 
+    def answer(cfg, problem, history, watch):
+        requests, _, skipped = make_requests(cfg, [problem], model, tokenizer, form, history)
+        if skipped:
+            raise BadInput("the conversation has outgrown the context; /new begins anew")
+        sampling = sampling_of(cfg)
+        ((_, completion),) = decode(model, tokenizer, form, requests[:1], sampling, 1, watch)
+        return completion_row(problem, 0, completion, tokenizer, form)
 
-def converse(cfg, model, tokenizer, form):
-    """Questions, answers and settings in turn, until the input ends."""
-    names = (
-        "thinking_budget",
-        "waits",
-        "wait",
-        "min_thinking",
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "seed",
-        "ask",
-    )
-    stops, history, n_asked = stop_ids(model, tokenizer, cfg.stop_tokens), [], 0
-    dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stdout.isatty() else ("", "")
-    print(
-        "Type a question; /thinking_budget N, /waits N and the like change a setting, /new begins anew, Ctrl-D ends."
-    )
-    while True:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            return print()
-        shown = 0
-
-        def show(state, n):
-            """Print what the newest token added, except half a character."""
-            nonlocal shown
-            ids = state["ids"][0, : int(state["n"][0])].tolist()
-            if ids and ids[-1] in stops:
-                ids = ids[:-1]
-            text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-            end = text.find(form.end) if form.end else 0
-            end = len(text) if end < 0 else end + len(form.end)
-            if not text.endswith("\ufffd"):
-                print(
-                    dim + text[shown : max(shown, end)] + plain + text[max(shown, end) :],
-                    end="",
-                    flush=True,
-                )
-                shown = len(text)
-
-        try:
-            if line == "/new":
-                history = []
-            elif line.startswith("/"):
-                name, _, value = line[1:].partition(" ")
-                name = {"budget": "thinking_budget"}.get(
-                    name.replace("-", "_"), name.replace("-", "_")
-                )
-                if name not in names:
-                    raise BadInput(f"/{name}: not one of {', '.join(names)}, new")
-                value = (
-                    None
-                    if value in ("", "none") and name == "thinking_budget"
-                    else {"wait": str, "ask": str, "temperature": float, "top_p": float}.get(
-                        name, int
-                    )(value)
-                )
-                check(changed := dataclasses.replace(cfg, **{name: value}))
-                cfg = changed
-            elif line:
-                problem = {"id": f"typed {n_asked}", "question": line}
-                requests, _, skipped = make_requests(
-                    cfg, [problem], model, tokenizer, form, history
-                )
-                n_asked += 1
-                if skipped:
-                    raise BadInput("the conversation has outgrown the context; /new begins anew")
-                ((_, completion),) = decode(
-                    model, tokenizer, form, requests[:1], sampling_of(cfg), 1, watch=show
-                )
-                print()
-                row = completion_row(problem, 0, completion, tokenizer, form)
-                history += [
-                    {"role": "user", "content": line},
-                    {"role": "assistant", "content": row["response"]},
-                ]
-        except (BadInput, ValueError) as error:
-            print(error)
+    chat.chat(cfg, check_settings, answer, tokenizer, form, stop_ids(model, tokenizer))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ loading          model directories in and out: load, check, save
 sampling         the next token: random numbers, top-k, top-p
 decoder          the batched decoder: continuous batching, forced budgets
 completions      completion rows, and the file that a run writes them to
+scoring          likelihoods of given completions
+sweep            one run for each value of a flag
+chat             questions and answers in the terminal
 processes        the processes of torchrun: who does what
 dealing          work dealt to them
 dtensors         a weight that is cut over ranks

@@ -1,23 +1,32 @@
-"""The decoder: sequences in the slots of a cache, all live ones a step at a time, budgets forced on the way.
+"""The batched decoder: many sequences side by side in the slots of one cache, with forced budgets.
 
-    cache   1 slot per sequence, allocated once; prompts are encoded into it packed without padding, and once for all
-            samples of a prompt
-    step    every live sequence feeds its newest token and gets the next, sampled or injected; the state of a sequence
-            is a row of a few tensors, changed in place by tensor operations only: a step never asks the device for a
-            value, so that on a GPU it is recorded once as a CUDA graph and replayed
-    poll    every few steps finished sequences are taken out, the last live slots move into the holes, and waiting
-            requests get the free slots at once (continuous batching, Yu et al. 2022, "Orca")
+generate.py has the same decoder for one sequence in plain Python; both give the same tokens.
+
+    cache   one slot per sequence, allocated once. Prompts are encoded into it packed, without
+            padding, and only once for all samples of a prompt
+    step    every live sequence feeds its newest token and gets the next one, sampled or injected.
+            The state of a sequence is one row of a few tensors, which tensor operations change in
+            place. A step never asks the device for a value, so that on a GPU it is recorded once
+            as a CUDA graph and replayed
+    poll    every few steps finished sequences are taken out, the last live slots move into the
+            holes, and waiting requests get the free slots at once (continuous batching, Yu et al.
+            2022, "Orca")
 
 Budget forcing (s1, arXiv 2501.19393, §3.1), per sequence:
-    the model wants to end thinking and `waits` are left    -> its end token is dropped, "Wait" is appended instead
-    `budget` tokens of thinking are spent                   -> the end of thinking and the answer cue are appended
-What is appended is fed like any other token, so the cache is never rebuilt and no token is encoded twice. Injected
-tokens count as thinking and are marked, for no later training should take them for the model's own.
 
-Departs from s1's evaluation code in: 1. the budget is spent over all rounds together, as in s1's README; its harness
-starts it anew after each "Wait" (rule "round"; we do not repeat that the harness then cuts the token ids, but not the
-text, to one budget). 2. A "Wait" that would leave no room for one more token is not appended. 3. An end-of-sequence
-token inside thinking is an end of thinking whenever something is forced.
+    the model wants to end thinking and has `waits` left -> drop its end token, append "Wait"
+    `budget` tokens of thinking are spent                -> append the end of thinking and the cue
+                                                            of an answer
+
+Appended tokens are fed like any other: the cache is never rebuilt and no token is encoded twice.
+They count as thinking and are marked as injected, so that training can leave them out.
+
+Departs from s1's evaluation code in:
+1. The budget is that of all rounds together, as in s1's README. Its harness starts the budget anew
+   after each "Wait" (rule "round"). The harness then cuts the token ids, but not the text, to one
+   budget; we do not.
+2. A "Wait" that would leave no room for one more token is not appended.
+3. An end-of-sequence token inside thinking is an end of thinking whenever something is forced.
 """
 
 from collections import deque
@@ -32,7 +41,7 @@ from engine import model as models
 from engine.rows import BadInput
 from engine.sampling import random_key, sample
 
-# steps between looks at which sequences are done; a look waits for the GPU
+# Steps between two looks at which sequences are done. A look waits for the GPU.
 POLL = {"cuda": 8, "cpu": 2}
 
 PREFILL = 16384  # prompt tokens encoded at once
@@ -41,13 +50,15 @@ NO_BUDGET = 2**40
 
 
 class Request(NamedTuple):
+    """One sequence to decode."""
+
     prompt: list[int]
-    key: int  # stream of random numbers of this sample
+    key: int  # of the random numbers of this sample
     max_tokens: int
     waits: int = 0  # ends of thinking that are replaced by Sampling.wait
     budget: int | None = None  # tokens of thinking
     min_thinking: int = 0  # tokens of thinking before it may end, however many waits that takes
-    steps: int = 0  # of thinking, in a format that has them; 0 = as many as it wants
+    steps: int = 0  # steps of thinking, in a format that has them; 0 = as many as the model wants
     n_tries: int = 1  # this one and those rejected before it
 
     @property
@@ -57,7 +68,7 @@ class Request(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """What all requests of a call share; the names are those of Config."""
+    """Settings that all requests of a call share, named as in generate.Config."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -67,56 +78,69 @@ class Sampling(NamedTuple):
     over_budget: str = "force"
     max_tries: int = 1
     stop: tuple[str, ...] = ()
-    stop_tokens: tuple[str, ...] = ()
-    logp: bool = True
 
 
 class Completion(NamedTuple):
+    """A decoded sequence."""
+
     ids: list[int]  # every generated token, the stop token included
     injected: list[bool]  # written by budget forcing, not by the model
-    # of each token at the sampling temperature; 0 where injected or not asked for
-    logp: list[float]
+    logp: list[float]  # of each token at the sampling temperature; 0 where injected
     finish: str  # one of FINISH
     n_thinking: int
     n_waits: int
-    forced: bool  # the answer was forced by the budget
-    stop: str | None = None  # the stop string that ended it, if it was one
+    forced: bool  # the budget forced the answer
+    stop: str | None = None  # the stop string that ended it, if one did
     n_tries: int = 1
 
 
-# ran into max_tokens, stopped, too long in every try, broken logits
+# ran into max_tokens, stopped, too long in every try, logits not finite
 FINISH = ("length", "stop", "rejected", "nan")
 
-STOPPED, REJECTED, BROKEN = 1, 2, 3
+STOPPED, REJECTED, BROKEN = 1, 2, 3  # places in FINISH
+
+# Scripts: token strings that the decoder can inject.
+NONE, WAIT, END, FORCE, FORCE_AFTER_BREAK = range(5)
 
 
-# ---------------------------------------------------------------- one step
+# ---------------------------------------------------------------- settings as tensors
 
 
 class Control:
-    """What a step needs to know of format and settings, as token ids and tables over the vocabulary. Raises BadInput
-    for a format without an end of thinking where something is to be forced, and for strings outside the vocabulary."""
+    """Format and settings as a step needs them: token ids, and tables over the vocabulary.
 
-    # scripts: token strings the decoder can inject
-    none, wait, end, force, force_after_break = range(5)
+    Raises BadInput for a format in which the requested forcing is impossible, and for a wait string
+    outside the vocabulary.
+    """
 
     def __init__(self, model, tokenizer, form, sampling, requests):
-        def encode(text):
-            return tokenizer.encode(text, add_special_tokens=False) if text else []
-
-        def table(ids):
-            found = torch.zeros(self.n_tokens, dtype=torch.bool)
-            found[[i for i in ids if 0 <= i < self.n_tokens]] = True
-            return found.to(device)
-
-        device = models.head(model).device
-        # the head may be larger; those are never drawn
-        self.n_tokens = min(len(tokenizer), len(models.head(model)))
-        self.rule, self.reject = sampling.budget_rule, sampling.over_budget == "reject"
-        self.stop_strings = [s for s in sampling.stop if s]
+        head = models.head(model)
+        self.device = head.device
+        # The head may be larger than the vocabulary; tokens beyond it are never drawn.
+        self.n_tokens = min(len(tokenizer), len(head))
+        self.rule = sampling.budget_rule
+        self.reject = sampling.over_budget == "reject"
+        self.stop_strings = [string for string in sampling.stop if string]
         self.has_waits = any(r.waits or r.min_thinking for r in requests)
         self.has_budget = any(r.budget is not None for r in requests)
         self.active = any(r.is_guided for r in requests)
+        self.has_steps = form.has_steps
+        self.make_scripts(tokenizer, form, sampling)
+        self.make_tables(model, tokenizer, form)
+
+    def make_scripts(self, tokenizer, form, sampling):
+        """Encode what may be injected, and the tokens that announce the end of thinking."""
+
+        def encode(text):
+            return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+        scripts = [
+            [],
+            encode(sampling.wait),
+            encode(form.end),
+            encode(form.after + form.end + form.cue),
+            encode(form.end + form.cue),
+        ]
         end_id = form.end_id(tokenizer)
         if self.active and end_id is None:
             raise BadInput(
@@ -127,448 +151,555 @@ class Control:
             raise BadInput(
                 f"--waits: --format {form.name} counts steps, which cannot be prolonged by a word"
             )
+        if self.has_waits and sampling.wait:
+            if not scripts[WAIT] or tokenizer.unk_token_id in scripts[WAIT]:
+                raise BadInput(f"--wait {sampling.wait!r} is not in this tokenizer's vocabulary")
         self.end_id = -1 if end_id is None else end_id
-        self.has_steps, self.answer_id = form.has_steps, (*encode(form.end), -1, -1)[1]
-        scripts = [
-            [],
-            encode(sampling.wait),
-            encode(form.end),
-            encode(form.after + form.end + form.cue),
-            encode(form.end + form.cue),
-        ]
-        if (
-            self.has_waits
-            and sampling.wait
-            and (not scripts[self.wait] or tokenizer.unk_token_id in scripts[self.wait])
-        ):
-            raise BadInput(f"--wait {sampling.wait!r} is not in this tokenizer's vocabulary")
-        self.wait_length, self.force_length = len(scripts[self.wait]), len(scripts[self.force])
-        self.forced_length = len(scripts[self.force_after_break])
-        self.script_length = torch.tensor([len(s) for s in scripts], device=device)
-        width = max(1, *map(len, scripts))
-        # (5, width)
-        self.script = torch.tensor([s + [0] * (width - len(s)) for s in scripts], device=device)
-        stops = stop_ids(model, tokenizer, sampling.stop_tokens)
+        # With steps the second token of the delimiter tells an answer from one more step.
+        self.answer_id = scripts[END][1] if len(scripts[END]) > 1 else -1
+        self.lengths = [len(script) for script in scripts]
+        self.wait_length = self.lengths[WAIT]
+        width = max(1, *self.lengths)
+        padded = [script + [0] * (width - len(script)) for script in scripts]
+        self.script = torch.tensor(padded, device=self.device)  # (5, width)
+        self.script_length = torch.tensor(self.lengths, device=self.device)  # (5,)
+
+    def make_tables(self, model, tokenizer, form):
+        """Make tables over the vocabulary: tokens that stop, end thinking, end in a line break."""
+
+        def table(ids):
+            found = torch.zeros(self.n_tokens, dtype=torch.bool)
+            found[[i for i in ids if 0 <= i < self.n_tokens]] = True
+            return found.to(self.device)
+
+        stops = stop_ids(model, tokenizer)
         self.is_stop = table(stops)
-        self.is_end = table(stops if form.has_steps else {*stops, self.end_id})
-        # s1 puts a line break before the forced end of thinking unless the text just had one.
+        self.is_end = table(stops if form.has_steps else stops | {self.end_id})
+        # s1 writes a line break before the forced end of thinking unless the text just had one.
         self.breaks = table([])
         if self.has_budget and form.after:
             pieces = tokenizer.batch_decode([[i] for i in range(self.n_tokens)])
             self.breaks = table(i for i, piece in enumerate(pieces) if piece.endswith(form.after))
 
     def most_thinking(self, request):
-        """The largest number of thinking tokens that a request with a budget can come to."""
+        """Return the largest number of thinking tokens that a request with a budget can reach."""
         if self.rule == "total":
             return request.budget
-        rounds = request.waits * (request.budget + self.wait_length)
-        last_wait = request.min_thinking - 1 + self.wait_length if request.min_thinking else 0
-        return max(rounds, last_wait) + request.budget
+        before_last_round = request.waits * (request.budget + self.wait_length)
+        if request.min_thinking:
+            # The minimum asks for one more round when it is missed by a single token.
+            just_missed = request.min_thinking - 1 + self.wait_length
+            before_last_round = max(before_last_round, just_missed)
+        return before_last_round + request.budget
 
 
-def stop_ids(model, tokenizer, names):
-    """Ids that end a completion: the tokenizer's, those of the model's generation config, and the tokens `names`."""
-    ids, own = {tokenizer.eos_token_id}, getattr(model, "generation_config", None)
-    own = own.eos_token_id if own is not None else None
-    ids |= set(own if isinstance(own, list) else [own]) - {None}
-    for name in names:
-        found = tokenizer.convert_tokens_to_ids(name)
-        if found is None or found == tokenizer.unk_token_id:
-            raise BadInput(
-                f"--stop-tokens {name!r}: not a token of this vocabulary (--stop takes any string)"
-            )
-        ids.add(found)
-    return ids
+def stop_ids(model, tokenizer):
+    """Return the ids that end a completion: the tokenizer's and the model's generation config's."""
+    config = getattr(model, "generation_config", None)
+    ids = config.eos_token_id if config is not None else None
+    ids = ids if isinstance(ids, list) else [ids]
+    return {tokenizer.eos_token_id, *ids} - {None}
 
 
 def new_state(slots, width, device):
-    """The state of the sequences: tensors with one row per slot, changed in place. width: tokens of a completion."""
+    """Return the state of the sequences: tensors with one row per slot, changed in place.
+
+    width: the largest number of tokens of a completion.
+    """
 
     def column(dtype=torch.int64, *shape):
         return torch.zeros(slots, *shape, dtype=dtype, device=device)
 
     return {
+        # the request
         "index": column(),
         "key": column(),
-        "limit": column(),  # of the request
+        "limit": column(),
         "waits": column(),
         "budget": column(),
         "min_thinking": column(),
         "steps": column(),
-        "length": column(),  # tokens in the cache
-        "token": column(),  # newest token; it is fed next
-        "n": column(),
+        "guided": column(torch.bool),  # something may be forced on it
+        # what is fed next, and how many tokens the cache has
+        "token": column(),
+        "length": column(),
+        # counts
+        "n": column(),  # tokens of the completion
         "n_thinking": column(),
-        "n_round": column(),
+        "n_round": column(),  # own tokens of thinking since the last "Wait"
         "n_waits": column(),
         "n_steps": column(),
-        "guided": column(torch.bool),  # something may be forced on it
+        # where the sequence is
         "thinking": column(torch.bool),
-        # Before the first token of a round of thinking; as in s1's harness, the very first counts if more can come.
+        # Before the first token of a round of thinking. As in s1's harness, the very first round
+        # counts if more can follow.
         "fresh": column(torch.bool),
-        "script": column(),
-        "at": column(),  # which script is being injected, and where
+        "script": column(),  # the script that is being injected
+        "at": column(),  # how much of it is written
         "forced": column(torch.bool),
         "done": ~column(torch.bool),
         "finish": column(),
-        # One cell more than can be used: where the steps of a finished sequence write.
+        # the completion; the one extra cell is where the steps of a finished sequence write
         "ids": column(torch.int64, width + 1),
         "injected": column(torch.bool, width + 1),
         "logp": column(torch.float32, width + 1),
     }
 
 
-def advance(state, logits, control, sampling, group=None):
-    """Choose the next token of each sequence, sampled or injected, and update the state in place. logits (B, V).
+# ---------------------------------------------------------------- one step
 
-    group: ranks that compute the same logits; the first one's choice holds.
+
+def advance(state, logits, control, sampling, group=None):
+    """Choose the next token of each sequence, sampled or injected, and update the state in place.
+
+    logits: (B, V). group: ranks that compute the same logits; the choice of its first rank holds.
+    All steps are tensor operations without a branch on a value, so that a CUDA graph can hold them.
     """
     alive = ~state["done"]
     logits = logits[:, : control.n_tokens]
-    if control.has_waits:  # a round of thinking does not begin with its own end
+    if control.has_waits:
+        # A round of thinking does not begin with its own end.
         logits = logits.masked_fill(state["fresh"][:, None] & control.is_end, -torch.inf)
 
-    def draw(logits, counter):
-        token, logp = sample(
-            logits,
-            state["key"],
-            counter,
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
-            sampling.logp,
-        )
-        if group is not None:
-            dist.broadcast(token, dist.get_global_rank(group, 0), group)
-        return token, logp
+    # 1. Draw a token. Its logp is not finite if a logit is NaN or infinite.
+    token, logp = draw(state, logits, state["n"], sampling, group)
+    sound = alive & logp.isfinite()
 
-    token, logp = draw(logits, state["n"])
-    sound = alive & logp.isfinite()  # or else a NaN or an infinity is among the logits
+    # 2. What does the model want?
+    wish = read_wish(state, token, sound, control)
+    own_end = wish.own_end
 
-    # No script under way; and a finished sequence, which steps along until it is taken out, begins none.
-    free = (
-        sound & (state["at"] >= control.script_length[state["script"]]) if control.active else sound
+    # 3. What is forced on it?
+    injected = torch.zeros_like(alive)
+    if control.active:
+        decision = force_budget(state, wish, control)
+        if control.has_waits and not control.wait_length:
+            # No wait string: the next likely token replaces the end of thinking.
+            barred = logits.masked_fill(control.is_end, -torch.inf)
+            # Another counter, so that the random number is another one.
+            other, other_logp = draw(state, barred, state["n"] + 2**32, sampling, group)
+            token = torch.where(decision.waits, other, token)
+            logp = torch.where(decision.waits, other_logp, logp)
+        begin_scripts(state, decision, control)
+        token, scripted = next_of_script(state, token, alive, control)
+        # The model's own end token stays its own where a script writes the same token.
+        own_end = own_end & (decision.ends | ~state["guided"])
+        injected = scripted & ~own_end
+
+    # 4. Write it down.
+    state["thinking"] &= ~own_end
+    record(state, token, logp.masked_fill(injected, 0), injected, sound, control)
+
+
+def draw(state, logits, counter, sampling, group):
+    """logits (B, V), counter (B,) -> token (B,), logp (B,); one token for all ranks of a group."""
+    token, logp = sample(
+        logits,
+        state["key"],
+        counter,
+        sampling.temperature,
+        sampling.top_k,
+        sampling.top_p,
     )
+    if group is not None:
+        dist.broadcast(token, dist.get_global_rank(group, 0), group)
+    return token, logp
+
+
+class Wish(NamedTuple):
+    """What the drawn tokens say, each (B,) bool. All False while a script is being injected."""
+
+    thinking: torch.Tensor  # the sequence is inside its thinking
+    end: torch.Tensor  # and wants to end it
+    own_end: torch.Tensor  # with the format's own delimiter
+
+
+def read_wish(state, token, sound, control):
+    """Compare the drawn token (B,) with the tokens that end thinking -> Wish. Counts steps."""
+    free = sound
+    if control.active:
+        free = sound & (state["at"] >= control.script_length[state["script"]])
     thinking = free & state["thinking"]
-    wants_end = thinking & control.is_end[token]
-    if control.has_steps:  # each step begins with the same token as the answer
+    end = thinking & control.is_end[token]
+    if control.has_steps:
+        # Each step begins with the first token of the delimiter, as the answer does.
         header = thinking & (token == control.end_id)
         state["n_steps"] += header
-        wants_end |= header & (state["n_steps"] == state["steps"])
+        end |= header & (state["n_steps"] == state["steps"])
         answers = thinking & (state["token"] == control.end_id) & (token == control.answer_id)
         state["thinking"] &= ~answers
-        # the header before it was no thinking
+        # The header before `answer` was counted as thinking.
         state["n_thinking"].sub_(answers.long()).clamp_(min=0)
-    own_end = wants_end & (token == control.end_id)
-    if control.active:
-        wants_end = wants_end & state["guided"]
-        counted = state["n_thinking"] if control.rule == "total" else state["n_round"]
-        spent = thinking & (counted >= state["budget"])
-        more = (state["n_waits"] < state["waits"]) | (state["n_thinking"] < state["min_thinking"])
-        room = counted + control.wait_length < state["budget"] if control.rule == "total" else more
-        waiting = wants_end & ~spent & more & room
-        # no string: the next likely token instead
-        if control.has_waits and not control.wait_length:
-            barred = logits.masked_fill(control.is_end, -torch.inf)
-            other = draw(barred, state["n"] + 2**32)
-            token, logp = (
-                torch.where(waiting, other[0], token),
-                torch.where(waiting, other[1], logp),
-            )
-        if control.reject:
-            state["finish"].masked_fill_(spent, REJECTED)
-        closing = wants_end & ~spent & ~waiting
-        own_end &= closing | ~state["guided"]
-        force = torch.where(
-            control.breaks[state["token"]], control.force_after_break, control.force
-        )
-        begins = spent | waiting | closing
-        script = torch.where(spent, force, torch.where(waiting, control.wait, control.end))
-        state["script"].copy_(torch.where(begins, script, state["script"]))
-        state["at"].masked_fill_(begins, 0)
-        state["n_waits"] += waiting
-        state["n_round"].masked_fill_(waiting, 0)
-        if not control.reject:
-            state["forced"] |= spent
-        state["thinking"] &= ~(spent | closing)
-        scripted = alive & (state["at"] < control.script_length[state["script"]])
-        written = control.script[
-            state["script"], state["at"].clamp(max=control.script.shape[1] - 1)
-        ]
-        token = torch.where(scripted, written, token)
-        state["at"] += scripted
-        state["fresh"].copy_(
-            scripted & (state["script"] == control.wait) & (state["at"] == control.wait_length)
-        )
-        injected = scripted & ~own_end  # the model's own end token is its own, also inside a script
-    state["thinking"] &= ~own_end
+    return Wish(thinking, end, end & (token == control.end_id))
 
-    at, stops = state["n"][:, None], alive & control.is_stop[token]
-    if control.active:
-        stops &= ~injected
-        logp = logp.masked_fill(injected, 0)
-        state["injected"].scatter_(1, at, injected[:, None])
+
+class Decision(NamedTuple):
+    """What is forced on the sequences, each (B,) bool; at most one of them is True in a row."""
+
+    spent: torch.Tensor  # the budget is spent: end thinking and ask for the answer
+    waits: torch.Tensor  # the model wants to end, and has to wait
+    ends: torch.Tensor  # the model wants to end, and may
+
+
+def force_budget(state, wish, control):
+    """Decide what is forced on each sequence (s1, §3.1) -> Decision. Changes nothing."""
+    wants_end = wish.end & state["guided"]
+    more = (state["n_waits"] < state["waits"]) | (state["n_thinking"] < state["min_thinking"])
+    if control.rule == "total":
+        counted = state["n_thinking"]
+        # "Wait" and one token behind it must fit into the budget.
+        more &= counted + control.wait_length < state["budget"]
+    else:
+        counted = state["n_round"]
+    spent = wish.thinking & (counted >= state["budget"])
+    waits = wants_end & more & ~spent
+    ends = wants_end & ~more & ~spent
+    return Decision(spent, waits, ends)
+
+
+def begin_scripts(state, decision, control):
+    """Start the script that each decision asks for, and note what it changes."""
+    spent, waits, ends = decision
+    force = torch.where(control.breaks[state["token"]], FORCE_AFTER_BREAK, FORCE)
+    script = torch.where(spent, force, torch.where(waits, WAIT, END))
+    begins = spent | waits | ends
+    state["script"].copy_(torch.where(begins, script, state["script"]))
+    state["at"].masked_fill_(begins, 0)
+    state["n_waits"] += waits
+    state["n_round"].masked_fill_(waits, 0)
+    state["thinking"] &= ~(spent | ends)
+    if control.reject:
+        state["finish"].masked_fill_(spent, REJECTED)
+    else:
+        state["forced"] |= spent
+
+
+def next_of_script(state, token, alive, control):
+    """Replace the token where a script is under way -> token (B,), scripted (B,) bool."""
+    length = control.script_length[state["script"]]
+    scripted = alive & (state["at"] < length)
+    at = state["at"].clamp(max=control.script.shape[1] - 1)
+    token = torch.where(scripted, control.script[state["script"], at], token)
+    state["at"] += scripted
+    is_written = scripted & (state["at"] == length)
+    state["fresh"].copy_(is_written & (state["script"] == WAIT))
+    return token, scripted
+
+
+def record(state, token, logp, injected, sound, control):
+    """Append the token to each completion, count it, and note which completions are over."""
+    alive = ~state["done"]
+    at = state["n"][:, None]  # (B, 1)
     state["ids"].scatter_(1, at, token[:, None])
-    if sampling.logp:
-        state["logp"].scatter_(1, at, logp[:, None])
-    state["n"] += sound & (state["finish"] != REJECTED)
+    state["logp"].scatter_(1, at, logp[:, None])
+    state["injected"].scatter_(1, at, injected[:, None])
+
+    stops = alive & control.is_stop[token] & ~injected
     counts = sound & state["thinking"] & ~stops
+    # The token at which a try is rejected is not part of it.
+    state["n"] += sound & (state["finish"] != REJECTED)
     state["n_thinking"] += counts
-    if control.active:
-        state["n_round"] += counts & ~injected
+    state["n_round"] += counts & ~injected
     state["finish"].masked_fill_(stops, STOPPED).masked_fill_(alive & ~sound, BROKEN)
     state["done"] |= (state["finish"] > 0) | (state["n"] >= state["limit"])
     state["token"].copy_(token)
 
 
 class Stepper:
-    """One decoding step of the first n slots. On CUDA it is recorded once per batch size as a graph and replayed: the
-    many small operations of a step take the host longer to launch than the GPU to compute."""
+    """One decoding step of the first sequences.
+
+    On CUDA it is recorded once per batch size as a graph and replayed: launching the many small
+    operations of a step takes the host longer than computing them takes the GPU.
+    """
 
     def __init__(self, model, cache, state, control, sampling):
-        self.model, self.cache, self.state, self.control, self.sampling = (
-            model,
-            cache,
-            state,
-            control,
-            sampling,
-        )
-        # A rotary embedding that looks at the longest sequence of the batch would ask the device for it.
-        self.use_graphs = models.head(model).is_cuda and models.rope_limit(model) is None
-        self.graphs, self.pool, self.live = {}, None, {}
+        self.model = model
+        self.cache = cache
+        self.state = state
+        self.control = control
+        self.sampling = sampling
         self.group = getattr(model, "group", None)
+        # A rotary embedding that depends on the longest sequence would ask the device for it.
+        self.use_graphs = models.head(model).is_cuda and models.rope_limit(model) is None
+        self.graphs = {}  # number of sequences -> its graph
+        self.pool = None
+        self.live = {}  # number of sequences -> views of their rows of the state
 
     def __call__(self, bounds):
-        """bounds: of the length of each live sequence, known to the host."""
+        """bounds: the length of each live sequence, or more; known without asking the device."""
         if not self.use_graphs:
-            return self.run(bounds)
-        # rows behind are done, nothing changes
+            self.run(bounds)
+            return
+        # A power of two covers the live sequences; the rows behind them are done and do not change.
         size = min(1 << (len(bounds) - 1).bit_length(), self.cache.slots - 1)
-        if size in self.graphs:
-            return self.graphs[size].replay()
+        if size not in self.graphs:
+            self.record_graph(size)
+        else:
+            self.graphs[size].replay()
+
+    def record_graph(self, size):
+        """Take one step of `size` sequences, and record it for the following ones."""
         bounds = [self.cache.max_len - 1] * size
-        self.run(bounds)  # a real step, which also compiles what it needs
+        self.run(bounds)  # compiles what a step needs
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):  # records and does not compute
             self.run(bounds)
-        self.graphs[size], self.pool = graph, graph.pool()
+        self.graphs[size] = graph
+        self.pool = graph.pool()
 
     def run(self, bounds):
-        if len(bounds) not in self.live:
-            self.live[len(bounds)] = {
-                name: tensor[: len(bounds)] for name, tensor in self.state.items()
-            }
-        live = self.live[len(bounds)]
+        n = len(bounds)
+        if n not in self.live:
+            self.live[n] = {name: tensor[:n] for name, tensor in self.state.items()}
+        live = self.live[n]
         step = attention.Step(self.cache, live["length"], bounds)
         hidden = models.hidden_states(self.model, live["token"], live["length"], step)
+        # A finished sequence steps along until it is taken out: it must stay inside its slot.
         live["length"].add_(1).clamp_(max=self.cache.max_len - 1)
-        advance(
-            live,
-            models.next_token_logits(self.model, hidden),
-            self.control,
-            self.sampling,
-            self.group,
-        )
+        logits = models.next_token_logits(self.model, hidden)
+        advance(live, logits, self.control, self.sampling, self.group)
 
 
 # ---------------------------------------------------------------- decoding
 
 
+@torch.inference_mode()
+def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=None):
+    """Decode the requests. Yield (index of the request, Completion) as they finish.
+
+    form: engine.format.Format. slots: the most sequences decoded side by side; fewer if memory is
+    short. watch(state, n_live): called after every step.
+
+    The same requests and settings give the same text for any number of slots and any order, up to
+    the rounding of the matrix products, whose last bit depends on the batch. Raises BadInput for
+    what the tokenizer or the format cannot serve, and if memory does not hold one sequence.
+    """
+    if not requests:
+        return
+    requests = list(requests)
+    sampling = sampling or Sampling()
+    control = Control(model, tokenizer, form, sampling, requests)
+    batch = Batch(model, requests, fit_slots(model, requests, slots), bool(form.end))
+    step = Stepper(model, batch.cache, batch.state, control, sampling)
+    waiting = deque(enumerate(requests))
+    steps_per_look = 1 if watch or control.stop_strings else POLL[batch.device.type]
+    while batch.bounds or waiting:
+        admit(batch, waiting)
+        for _ in range(steps_per_look):
+            step(batch.bounds)
+            batch.bounds = [min(n + 1, batch.cache.max_len - 1) for n in batch.bounds]
+        stopped_by = stop_at_strings(tokenizer, batch, control.stop_strings)
+        if watch:
+            watch(batch.state, len(batch.bounds))
+        for index, completion in take_out(batch, requests, stopped_by):
+            request = requests[index]
+            if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
+                requests[index] = next_try(request)
+                waiting.appendleft((index, requests[index]))
+            else:
+                yield index, completion
+
+
+def next_try(request):
+    """Return the request again, after it was rejected, with other random numbers."""
+    return request._replace(key=random_key(request.key, "again"), n_tries=request.n_tries + 1)
+
+
 def fit_slots(model, requests, slots):
-    """How many of `slots` sequences fit into free memory, a fifth of which is left for the computation itself."""
+    """Return how many of `slots` sequences fit into free memory; a fifth is left to compute in."""
+    device = models.head(model).device
     longest = max(len(r.prompt) + r.max_tokens for r in requests)
-    room = (
-        int(
-            0.8
-            * kv_cache.free_memory(models.head(model).device)
-            / (longest * kv_cache.bytes_per_token(model))
-        )
-        - 1
-    )
-    if getattr(model, "group", None) is not None:  # the ranks that share a model go in step
-        room = torch.tensor(room, device=models.head(model).device)
-        dist.all_reduce(room, dist.ReduceOp.MIN, model.group)
-        room = int(room)
+    bytes_per_slot = longest * kv_cache.bytes_per_token(model)
+    # One slot more is needed for the prompts that are kept.
+    room = int(0.8 * kv_cache.free_memory(device) / bytes_per_slot) - 1
+    group = getattr(model, "group", None)
+    if group is not None:
+        # The ranks that share a model decode in step: the one with the least memory decides.
+        least = torch.tensor(room, device=device)
+        dist.all_reduce(least, dist.ReduceOp.MIN, group)
+        room = int(least)
     if room < 1:
         raise BadInput(
-            f"--max-tokens: the memory left does not hold the cache of one sequence of {longest} tokens"
+            "--max-tokens: the memory left does not hold the cache of one sequence of "
+            f"{longest} tokens"
         )
     return min(slots, len(requests), room)
 
 
-@torch.inference_mode()
-def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=None):
-    """Yield (index of the request, Completion) as they finish.
+class Batch:
+    """The sequences that are being decoded. Live ones occupy the first slots without a gap."""
 
-    form: a data.format.Format. slots: sequences decoded side by side at most; fewer if memory is short. Same requests,
-    same settings, same text, for any number of slots and any order (up to float rounding of the matrix products, whose
-    last bit depends on the batch). watch(state, n): called after every step. Raises BadInput for what the tokenizer or the
-    format cannot serve, and if not one sequence fits into memory.
+    def __init__(self, model, requests, slots, has_thinking):
+        longest = max(len(r.prompt) + r.max_tokens for r in requests)
+        self.model = model
+        self.device = models.head(model).device
+        self.slots = slots
+        self.has_thinking = has_thinking
+        # The last slot of the cache keeps the prompt of a group that is admitted in parts.
+        self.cache = kv_cache.Cache(model, slots + 1, longest)
+        self.kept = None  # the prompt in that slot
+        self.state = new_state(slots, max(r.max_tokens for r in requests), self.device)
+        self.bounds = []  # for each live sequence a bound of its length
+
+
+def admit(batch, waiting):
+    """Give the free slots to waiting (index, Request) pairs and encode their prompts.
+
+    The last token of a prompt is left to the first step. Neighbours with the same prompt share its
+    encoding.
     """
-    if not requests:
+    n_new = min(batch.slots - len(batch.bounds), len(waiting))
+    if n_new == 0:
         return
-    sampling = sampling or Sampling()
-    requests, control = list(requests), Control(model, tokenizer, form, sampling, requests)
-    slots = fit_slots(model, requests, slots)
-    # The last slot of the cache keeps the prompt of a group that is admitted in parts.
-    cache = kv_cache.Cache(model, slots + 1, max(len(r.prompt) + r.max_tokens for r in requests))
-    device = models.head(model).device
-    state = new_state(slots, max(r.max_tokens for r in requests), device)
-    step = Stepper(model, cache, state, control, sampling)
-    # bounds: the length of each live sequence
-    waiting, kept, bounds = deque(enumerate(requests)), None, []
-    while bounds or waiting:
-        new = [waiting.popleft() for _ in range(min(slots - len(bounds), len(waiting)))]
-        if new:
-            kept = admit(
-                model,
-                cache,
-                state,
-                new,
-                len(bounds),
-                kept,
-                waiting[0][1].prompt if waiting else None,
-                bool(form.end),
-            )
-            bounds += [len(r.prompt) - 1 for _, r in new]
-        n_live = len(bounds)
-        for _ in range(1 if watch or control.stop_strings else POLL[device.type]):
-            step(bounds)
-            bounds = [min(n + 1, cache.max_len - 1) for n in bounds]
-        found = (
-            stop_at_strings(tokenizer, state, n_live, control.stop_strings)
-            if control.stop_strings
-            else {}
-        )
-        if watch:
-            watch(state, n_live)
-        done, lengths = torch.stack(
-            [state["done"][:n_live].long(), state["length"][:n_live]]
-        ).tolist()
-        over = [i for i in range(n_live) if done[i]]
-        if over:
-            cache.clear(over, max(lengths[i] for i in over) + 1)
-        for index, completion in take_out(state, over, requests, found):
-            request = requests[index]
-            if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
-                requests[index] = request._replace(
-                    key=random_key(request.key, "again"), n_tries=request.n_tries + 1
-                )
-                waiting.appendleft((index, requests[index]))
-            else:
-                yield index, completion
-        n_left = done.count(0)
-        holes = [i for i in range(n_left) if done[i]]
-        movers = [i for i in range(n_left, n_live) if not done[i]]
-        if holes:
-            cache.copy(movers, holes, max(lengths[i] for i in movers))
-            for tensor in state.values():
-                tensor[holes] = tensor[movers]
-            for hole, mover in zip(holes, movers):
-                bounds[hole] = bounds[mover]
-        state["done"][n_left:n_live] = True
-        bounds = bounds[:n_left]
+    new = [waiting.popleft() for _ in range(n_new)]
+    next_prompt = waiting[0][1].prompt if waiting else None
+    encode, copies = share_prompts(batch, [request.prompt for _, request in new], next_prompt)
+    encode_prompts(batch, encode)
+    for source, places, length in copies:
+        batch.cache.copy([source] * len(places), places, length)
+    fill_state(batch, new)
+    batch.bounds += [len(request.prompt) - 1 for _, request in new]
 
 
-def admit(model, cache, state, new, first, kept, next_prompt, has_thinking):
-    """Give slots first, first + 1, ... to the requests `new` ((index, Request) pairs) and encode their prompts, each but
-    for its last token, which the first step feeds. Neighbours with one prompt share its encoding.
+def share_prompts(batch, prompts, next_prompt):
+    """Plan how the prompts get into the next slots -> (encode, copies).
 
-    kept: the prompt whose encoding the spare slot holds. Returns what it holds now: the last prompt of `new` if the
-    next request has it too.
+    encode: (prompt, slot) pairs, one for each run of equal prompts. copies: (slot to copy from,
+    slots to copy to, length). If the next waiting request has the last prompt, too, it is kept.
     """
-    spare, slot, prompts, copies = cache.slots - 1, first, [], []
-    for prompt, members in groupby((r.prompt for _, r in new)):
-        places = list(range(slot, slot + len(list(members))))
+    spare = batch.cache.slots - 1
+    slot = len(batch.bounds)
+    encode, copies = [], []
+    for prompt, equal in groupby(prompts):
+        places = list(range(slot, slot + len(list(equal))))
         slot += len(places)
-        if prompt != kept:
-            prompts.append((prompt, places[0]))
-        source = spare if prompt == kept else places[0]
-        copies.append((source, [place for place in places if place != source], len(prompt)))
+        if prompt == batch.kept:
+            source = spare
+        else:
+            source = places.pop(0)
+            encode.append((prompt, source))
+        if places:
+            copies.append((source, places, len(prompt)))
     if prompt == next_prompt and source != spare:
         copies.append((source, [spare], len(prompt)))
-        kept = prompt
-    device, batch, n_packed = state["key"].device, [], 0
-    for i, (prompt, place) in enumerate(prompts):
-        if len(prompt) > 1:
-            batch.append((prompt[:-1], place))
-            n_packed += len(prompt) - 1
-        if batch and (i + 1 == len(prompts) or n_packed + len(prompts[i + 1][0]) > PREFILL):
-            packed = packing.pack([ids for ids, _ in batch], device=device)
-            slots = torch.tensor([place for ids, place in batch for _ in ids], device=device)
-            models.hidden_states(
-                model,
-                packed.ids,
-                packed.positions,
-                attention.Prefill(
-                    attention.Packed(packed.lengths, device), cache, slots, packed.positions
-                ),
-            )
-            batch, n_packed = [], 0
-    for source, places, length in copies:
-        if places:
-            cache.copy([source] * len(places), places, length)
-    requests = [r for _, r in new]
+        batch.kept = prompt
+    return encode, copies
+
+
+def encode_prompts(batch, prompts):
+    """Write keys and values of (prompt, slot) pairs into the cache, some PREFILL tokens at once."""
+    prompts = [(prompt[:-1], slot) for prompt, slot in prompts if len(prompt) > 1]
+    while prompts:
+        part = [prompts.pop(0)]
+        n_tokens = len(part[0][0])
+        while prompts and n_tokens + len(prompts[0][0]) < PREFILL:
+            n_tokens += len(prompts[0][0])
+            part.append(prompts.pop(0))
+        packed = packing.pack([ids for ids, _ in part], device=batch.device)
+        slots = torch.tensor([slot for ids, slot in part for _ in ids], device=batch.device)
+        sequences = attention.Prefill(
+            attention.Packed(packed.lengths, batch.device), batch.cache, slots, packed.positions
+        )
+        models.hidden_states(batch.model, packed.ids, packed.positions, sequences)
+
+
+def fill_state(batch, new):
+    """Set the next rows of the state to the beginning of the new (index, Request) pairs."""
+    requests = [request for _, request in new]
     values = {
-        "index": [i for i, _ in new],
+        "index": [index for index, _ in new],
         "key": [r.key for r in requests],
         "limit": [r.max_tokens for r in requests],
         "waits": [r.waits for r in requests],
         "min_thinking": [r.min_thinking for r in requests],
         "steps": [r.steps for r in requests],
         "budget": [NO_BUDGET if r.budget is None else r.budget for r in requests],
+        "guided": [r.is_guided for r in requests],
         "length": [len(r.prompt) - 1 for r in requests],
         "token": [r.prompt[-1] for r in requests],
-        "guided": [r.is_guided for r in requests],
-        "thinking": [has_thinking] * len(new),
+        "thinking": [batch.has_thinking] * len(new),
         "fresh": [r.waits + r.min_thinking > 0 for r in requests],
     }
-    for name, tensor in state.items():
-        tensor[first : first + len(new)] = (
-            torch.tensor(values[name], device=device) if name in values else 0
-        )
-    return kept
+    first = len(batch.bounds)
+    for name, tensor in batch.state.items():
+        rows = tensor[first : first + len(new)]
+        if name in values:
+            rows.copy_(torch.tensor(values[name]))
+        else:
+            rows.zero_()
 
 
-def stop_at_strings(tokenizer, state, n_live, strings):
+def stop_at_strings(tokenizer, batch, strings):
     """End the live sequences whose newest token completed one of the strings -> {row: string}."""
-    width = 4 * max(map(len, strings))  # a token is a byte at least, a character at most four
+    if not strings:
+        return {}
+    state, n_live = batch.state, len(batch.bounds)
+    # A token is at least a byte, a character at most four: the string is within these tokens.
+    width = 4 * max(map(len, strings))
     n = state["n"][:n_live]
-    at = n[:, None] - torch.arange(width, 0, -1, device=n.device)
+    at = n[:, None] - torch.arange(width, 0, -1, device=n.device)  # (B, width)
     tails = state["ids"][:n_live].gather(1, at.clamp(min=0)).tolist()
+    lengths = n.tolist()
+    finishes = state["finish"][:n_live].tolist()
     found = {}
-    for row, (tail, length, finish) in enumerate(
-        zip(tails, n.tolist(), state["finish"][:n_live].tolist())
-    ):
-        if finish == 0:  # a stop token has not ended it already
-            text = tokenizer.decode(
-                tail[max(0, width - length) :], clean_up_tokenization_spaces=False
-            )
-            hits = [(text.index(string), string) for string in strings if string in text]
-            if hits:
-                found[row] = min(hits)[1]
-                state["finish"][row], state["done"][row] = STOPPED, True
+    for row in range(n_live):
+        if finishes[row]:  # a stop token has ended it already
+            continue
+        tail = tails[row][max(0, width - lengths[row]) :]
+        text = tokenizer.decode(tail, clean_up_tokenization_spaces=False)
+        places = [(text.index(string), string) for string in strings if string in text]
+        if places:
+            _, found[row] = min(places)
+            state["finish"][row] = STOPPED
+            state["done"][row] = True
     return found
 
 
-def take_out(state, rows, requests, stop_strings):
-    """Finished rows of the state -> (index, Completion)."""
-    picked = (
-        {name: tensor[rows].tolist() for name, tensor in state.items()} if rows else {"index": []}
-    )
-    for i, index in enumerate(picked["index"]):
+def take_out(batch, requests, stopped_by):
+    """Remove the finished sequences -> list of (index, Completion).
+
+    The last live sequences move into the holes. stopped_by: {row: stop string}.
+    """
+    state, n_live = batch.state, len(batch.bounds)
+    both = torch.stack([state["done"][:n_live].long(), state["length"][:n_live]])
+    done, lengths = both.tolist()  # one question to the device
+    finished = [row for row in range(n_live) if done[row]]
+    if not finished:
+        return []
+    completions = read_completions(state, finished, requests, stopped_by)
+    # A NaN would outlive its sequence: 0 · NaN is NaN.
+    batch.cache.clear(finished, max(lengths[row] for row in finished) + 1)
+    n_left = n_live - len(finished)
+    holes = [row for row in range(n_left) if done[row]]
+    movers = [row for row in range(n_left, n_live) if not done[row]]
+    if holes:
+        batch.cache.copy(movers, holes, max(lengths[row] for row in movers))
+        for tensor in state.values():
+            tensor[holes] = tensor[movers]
+        for hole, mover in zip(holes, movers):
+            batch.bounds[hole] = batch.bounds[mover]
+    state["done"][n_left:n_live] = True
+    batch.bounds = batch.bounds[:n_left]
+    return completions
+
+
+def read_completions(state, rows, requests, stopped_by):
+    """Rows of the state -> list of (index, Completion)."""
+    picked = {name: tensor[rows].tolist() for name, tensor in state.items()}
+    completions = []
+    for i, row in enumerate(rows):
+        index = picked["index"][i]
         n = picked["n"][i]
-        yield (
-            index,
-            Completion(
-                picked["ids"][i][:n],
-                picked["injected"][i][:n],
-                picked["logp"][i][:n],
-                FINISH[picked["finish"][i]],
-                picked["n_thinking"][i],
-                picked["n_waits"][i],
-                picked["forced"][i],
-                stop_strings.get(rows[i]),
-                requests[index].n_tries,
-            ),
+        completion = Completion(
+            ids=picked["ids"][i][:n],
+            injected=picked["injected"][i][:n],
+            logp=picked["logp"][i][:n],
+            finish=FINISH[picked["finish"][i]],
+            n_thinking=picked["n_thinking"][i],
+            n_waits=picked["n_waits"][i],
+            forced=picked["forced"][i],
+            stop=stopped_by.get(row),
+            n_tries=requests[index].n_tries,
         )
+        completions.append((index, completion))
+    return completions

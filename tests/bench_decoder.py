@@ -1,11 +1,12 @@
-"""The decoder against transformers' own `generate`: same random model, prompts and lengths, both in this process, in turn.
+"""The decoder against transformers' `generate`: the same random model, prompts and lengths.
 
-    python tests/bench_decoder.py                           about 3 minutes on one core; prints ratios
-    python tests/bench_decoder.py --figure decoder.png      and draws tokens/s against batch and context
+    python tests/bench_decoder.py                         prints ratios; about 3 minutes on one core
+    python tests/bench_decoder.py --figure decoder.png    and draws tokens/s
 
-On a CPU the figures are tokens per second of processor time, which other programs on the machine disturb least; on a
-GPU tests/gpu.py measures against the memory bandwidth. transformers decodes all prompts as one left-padded batch and
-stops when the last row is done; rows that are done cost it as much as live ones.
+Both run in this process, in turn. The figures are tokens per second of processor time, which other
+programs on the machine disturb least; tests/gpu.py measures a GPU against its memory bandwidth.
+transformers decodes all prompts as one left-padded batch and stops when the last row is done; rows
+that are done cost it as much as live ones.
 """
 
 import copy
@@ -73,8 +74,9 @@ def pair():
 
 
 def workload(n, kind, longest, seed=0):
-    """n prompts of 8 to 120 tokens, and how many tokens each is to be given: uniform up to the longest, exponential with
-    a mean of 27% of it, or one in eight as long as can be and the others up to a sixth of it."""
+    """n prompts of 8 to 120 tokens, and how many tokens each is to be given: uniform up to the
+    longest, exponential with a mean of 27% of it, or one in eight as long as can be and the others
+    up to a sixth of it."""
     rng = random.Random(seed)
     prompts = [[rng.randrange(2, V) for _ in range(rng.randint(8, 120))] for _ in range(n)]
     if kind == "uniform":
@@ -113,9 +115,7 @@ def by_transformers(model, prompts, lengths):
 
 def by_us(model, tokenizer, prompts, lengths):
     requests = [Request(prompt, i, n) for i, (prompt, n) in enumerate(zip(prompts, lengths))]
-    found = dict(
-        decode(model, tokenizer, FORMATS["plain"], requests, Sampling(logp=False), len(requests))
-    )
+    found = dict(decode(model, tokenizer, FORMATS["plain"], requests, Sampling(), len(requests)))
     return [found[i].ids for i in range(len(requests))]
 
 
@@ -136,16 +136,19 @@ def compare(cfg, theirs, ours, tokenizer):
                 runs.append((sum(lengths), a, b))
                 same += sum(x == y for x, y in zip(mine, other))
             tokens, mine, other = (sum(column) for column in zip(*runs))
+            ratios = ", ".join(f"{b / a:.2f}" for _, a, b in runs)
             print(
-                f"{n:>4} prompts, {kind:<11} {tokens / n / cfg.repeats:4.0f} tokens each: {tokens / mine:5.0f} tokens/s "
-                f"against {tokens / other:5.0f}, {other / mine:.2f} x ({', '.join(f'{b / a:.2f}' for _, a, b in runs)}); "
+                f"{n:>4} prompts, {kind:<11} {tokens / n / cfg.repeats:4.0f} tokens each: "
+                f"{tokens / mine:5.0f} tokens/s against {tokens / other:5.0f}, "
+                f"{other / mine:.2f} x ({ratios}); "
                 f"{same} of {n * cfg.repeats} texts equal",
                 flush=True,
             )
 
 
 def step_seconds(cfg, model, tokenizer, n, context, steps=32):
-    """Processor time of one decoding step of n sequences, with about `context` tokens in the cache."""
+    """Processor time of one decoding step of n sequences, with about `context` tokens in the
+    cache."""
     prompts = [[2 + (7 * i + j) % 997 for j in range(context)] for i in range(n)]
     times = []
     for _ in range(cfg.repeats):

@@ -1,7 +1,5 @@
 """generate.py over several processes: each with a part of the rows, or one model over all; killed and continued."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -16,6 +14,7 @@ from ranks import BASE, ROOT, free_port, kill, ranks_run, start_ranks
 
 import generate
 from data import tiny
+from engine.completions import key_of
 from engine.rows import BadInput, read_rows
 
 
@@ -127,23 +126,19 @@ def test_rows_are_those_of_one_process(problems, alone, tmp_path, n, tp):
     assert len(texts) == len(RUNS) + 1
 
 
-def test_score_and_stdout(problems, alone, tmp_path):
-    """--score in parts and over one model: rows of one process, in its order, numbers to 2e-5. --stdout: each row
-    once, from whichever rank has it."""
+def test_score_over_ranks(alone, tmp_path):
+    """--score in parts and over one model: rows of one process, in its order, numbers to 2e-5."""
     data = str(alone["sampled, waits, budget: a sweep"] / "out-waits-2.jsonl")
     wanted = generate.main(config(data, tmp_path / "alone.jsonl", score=True))
     numbers = ("logp", "entropy")
 
     def work():
-        rows = [
+        return [
             generate.main(config(data, tmp_path / f"{tp}.jsonl", score=True, tp=tp))
             for tp in (1, 2)
         ]
-        with contextlib.redirect_stdout(io.StringIO()) as shown:
-            generate.main(config(problems, "", stdout=True, **FORCED | dict(waits=2)))
-        return rows, shown.getvalue()
 
-    (rows, shown), (again, also_shown) = ranks_run(work)
+    rows, again = ranks_run(work)
     assert rows == again and rows == [
         read_rows(tmp_path / "1.jsonl"),
         read_rows(tmp_path / "2.jsonl"),
@@ -157,11 +152,6 @@ def test_score_and_stdout(problems, alone, tmp_path):
                 torch.tensor([x for row in part for x in row[name]]) for part in (found, wanted)
             )
             assert a.std() > 0.3 and (a - b).abs().max() <= 2e-5
-    printed = [[json.loads(line) for line in text.splitlines()] for text in (shown, also_shown)]
-    by_key = {generate.key_of(row): row for part in printed for row in part}
-    # 3 and 2 problems, 3 samples each
-    assert [len(part) for part in printed] == [9, 6] and len(by_key) == 15
-    assert [by_key[generate.key_of(row)] for row in read_rows(data)] == read_rows(data)
 
 
 # ---- killed and continued
@@ -248,9 +238,7 @@ def test_killed_while_the_parts_are_put_together(problems, tmp_path, monkeypatch
             for path in tmp_path.glob("out.jsonl.unfinished*")
             for line in path.read_text().splitlines()
         ]
-        assert {generate.key_of(row) for row in kept} == {
-            generate.key_of(row) for row in rows[:10]
-        }, step
+        assert {key_of(row) for row in kept} == {key_of(row) for row in rows[:10]}, step
 
 
 def test_parts_are_found_whatever_the_name(problems, tmp_path):

@@ -3,29 +3,23 @@
 MUTANTS = [
     (
         "generate.py",
-        'lines = [line for part in self.parts() for line in part.read_bytes().split(b"\\n")[:-1]]',
-        "lines = [line for part in self.parts() for line in part.read_bytes().splitlines()]",
-        "cut last line read when resuming",
-        "test_generate.py::test_main_resumes_with_the_same_file",
+        "if request.budget is not None and counted >= request.budget:",
+        "if request.budget is not None and counted > request.budget:",
+        "plain decoder: budget off by one",
+        "test_decoder.py::test_budget_forcing_equals_re_encoding_everything",
     ),
     (
         "generate.py",
-        (
-            "say = (\n"
-            "    print\n"
-            "    if ranks.leads and not cfg.stdout\n"
-            "    else lambda line: ranks.leads and print(line, file=sys.stderr)\n"
-            ")"
-        ),
-        "say = print",
-        "messages among the rows of --stdout",
-        "test_generate.py::test_stdout_holds_rows_and_nothing_else",
+        "more = more and counted + n_wait < request.budget",
+        "pass",
+        "plain decoder: a Wait that leaves no room for a token behind it",
+        "test_decoder.py::test_forcing_of_each_row_equals_re_encoding_everything",
     ),
     (
         "generate.py",
-        'named = row.get("answer") in list(letters) and best < len(letters)',
-        "named = False",
-        "multiple choice answers in words where letters are asked for",
-        "test_generate.py::test_score_of_choices[10000]",
+        "positions = torch.full_like(ids, position)",
+        "positions = torch.full_like(ids, position - 1)",
+        "plain decoder: a token overwrites the one before it in the cache",
+        "test_generate.py::test_plain_gives_the_same_tokens",
     ),
 ]
