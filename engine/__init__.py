@@ -23,6 +23,8 @@ sharding         a model in shards (FSDP2), to train
 checkpoints      weights, optimizer and random state on disk
 training         optimizers, one update, the run loop of sft.py and grpo.py
 watch            warnings, samples and curves of an RL run
-published        facts: shapes of models, data sheets of GPUs
+published        facts: shapes of models, data sheets of GPUs, papers' settings
+activations      the memory of activations, simulated
+costs            what a run costs: memory and seconds, as formulas
 plan             will it fit, how long will it take (python -m engine.plan)
 """

@@ -49,6 +49,7 @@ import rollouts  # noqa: E402
 from data import tiny  # noqa: E402
 from engine import (
     checkpoints,  # noqa: E402
+    costs,  # noqa: E402
     decoder,  # noqa: E402
     kv_cache,  # noqa: E402
     packing,  # noqa: E402
@@ -106,7 +107,7 @@ def report(cfg, line, **figures):
 
 def config_of(shape):
     if shape != "tiny":
-        return plan.model_config(f"qwen2.5-{shape}")
+        return costs.model_config(f"qwen2.5-{shape}")
     return Qwen2Config(
         vocab_size=512,
         hidden_size=64,
@@ -155,7 +156,7 @@ def step_bytes(model, dtype, n, cells):
         sum(p.numel() for p in model.parameters()) - apart,
         {"bf16": 2, "fp32": 4}[dtype],
     )
-    return size * n_weights + n * cells * plan.cache_bytes(model.config, dtype)
+    return size * n_weights + n * cells * costs.cache_bytes(model.config, dtype)
 
 
 def mfu_of(cfg, rate):
@@ -478,7 +479,7 @@ def bench_sft(cfg, shape):
     for recompute, adam in ways[:1] if cfg.device == "cpu" else ways:
         planned = max(
             sum(parts.values())
-            for parts in plan.training_memory(
+            for parts in costs.training_memory(
                 plan.Config(
                     dtype=cfg.dtype,
                     recompute=recompute,
@@ -500,13 +501,13 @@ def bench_sft(cfg, shape):
             "adam": adam,
             "recompute": recompute,
             "compile": cfg.compile,
-            "planned_gib": planned / plan.GIB,
+            "planned_gib": planned / costs.GIB,
         }
         free = kv_cache.free_memory(torch.device(cfg.device))
-        if planned * (1 + plan.FRAGMENTS) > free:
+        if planned * (1 + costs.FRAGMENTS) > free:
             report(
                 cfg,
-                f"{way}: planned {planned / plan.GIB:.1f} GiB, free {free / plan.GIB:.1f}: not tried",
+                f"{way}: planned {planned / costs.GIB:.1f} GiB, free {free / costs.GIB:.1f}: not tried",
                 **figures,
             )
             continue
@@ -515,7 +516,7 @@ def bench_sft(cfg, shape):
         except torch.OutOfMemoryError as error:
             report(
                 cfg,
-                f"{way}: planned {planned / plan.GIB:.1f} GiB, does not fit",
+                f"{way}: planned {planned / costs.GIB:.1f} GiB, does not fit",
                 **figures,
                 error=str(error),
             )
@@ -559,14 +560,14 @@ def fine_tune(cfg, shape, lengths, way, figures):
     report(
         cfg,
         f"{way}: {sum(lengths) / (passes + update):.0f} tokens/s, {rate}; without the optimizer, {update:.3f} of "
-        f"{passes + update:.3f} s, {alone_rate}; peak memory {peak / plan.GIB:.1f} GiB, planned "
+        f"{passes + update:.3f} s, {alone_rate}; peak memory {peak / costs.GIB:.1f} GiB, planned "
         f"{figures['planned_gib']:.1f}",
         **figures,
         seconds=passes + update,
         update_seconds=update,
         mfu=mfu,
         mfu_without_optimizer=alone,
-        peak_gib=peak / plan.GIB,
+        peak_gib=peak / costs.GIB,
     )
 
 
@@ -640,7 +641,7 @@ def bench_grpo(cfg, shape):
         lap()
     rollout, logps, update = (b - a for a, b in zip(times, times[1:]))
     lengths = [len(row["ids"]) for group in groups for row in group]
-    weights, cell = step_bytes(model, cfg.dtype, 0, 0), plan.cache_bytes(model.config, cfg.dtype)
+    weights, cell = step_bytes(model, cfg.dtype, 0, 0), costs.cache_bytes(model.config, cfg.dtype)
     floor = (
         weights * max(lengths) + cell * sum(x * (cfg.prompt_tokens + x / 2) for x in lengths)
     ) / bandwidth

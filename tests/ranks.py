@@ -1,7 +1,7 @@
 """Runs of several processes on one machine, over gloo, for the tests.
 
-The processes are forks with the variables that torchrun sets. A fork has the libraries loaded already: it starts in
-1 second, torchrun in 9.
+The processes are forks with the variables that torchrun sets. A fork has the libraries loaded
+already: it starts in 1 second, torchrun in 9.
 """
 
 import json
@@ -37,30 +37,30 @@ def free_port():
 
 def run_rank(work, arguments, environment, answer):
     os.environ |= environment
-    # a fork gets torch's thread pool anew at its first use: here, before there are threads
+    # A fork makes torch's thread pool anew when it first uses it: say how many before that.
     torch.set_num_threads(1)
     try:
         answer.send(work(*arguments))
-    except BaseException as error:
-        answer.send(
-            error
-            if isinstance(error, BadInput)
-            else RuntimeError(f"{type(error).__name__}: {error}")
-        )
+    except BadInput as error:
+        answer.send(error)
+    except BaseException as error:  # not every exception can be pickled
+        answer.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def start_ranks(work, arguments=(), n=2):
-    """work(*arguments) in n processes -> (process, pipe for what it returns) of each."""
-    fork, port, started = multiprocessing.get_context("fork"), free_port(), []
+    """Start work(*arguments) in n processes -> (process, pipe for what it returns) of each."""
+    fork = multiprocessing.get_context("fork")
+    port = free_port()
+    started = []
     for rank in range(n):
         ours, theirs = fork.Pipe(duplex=False)
-        environment = dict(
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(n),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(n),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         process = fork.Process(
             target=run_rank, args=(work, arguments, environment, theirs), daemon=True
         )
@@ -78,13 +78,14 @@ def kill(started):
 
 
 def ranks_run(work, *arguments, n=2, seconds=60):
-    """work(*arguments) in n processes -> what each returned, or the exception that ended it."""
-    started, end, answers = start_ranks(work, arguments, n), time.monotonic() + seconds, []
+    """Run work(*arguments) in n processes -> what each returned, or the exception that ended it."""
+    started = start_ranks(work, arguments, n)
+    end = time.monotonic() + seconds
+    answers = []
     try:
         for _, answer in started:
-            assert answer.poll(end - time.monotonic()), (
-                f"a rank hangs; the ones before it: {answers}"
-            )
+            has_answered = answer.poll(end - time.monotonic())
+            assert has_answered, f"a rank hangs; the ones before it: {answers}"
             answers.append(answer.recv())
     finally:
         kill(started)
@@ -108,9 +109,11 @@ TRAINED = dict(
 
 
 def make_material(path):
-    """Write 13 rows; a Qwen3 (tied head, norms of queries and keys) and a Qwen2 (own head, biases) of 149 words -> path.
+    """Write two small models and 13 rows to train them on -> path.
 
-    149 does not divide by 2. "no head" lacks a weight, "other shape" has a config.json of another width.
+    qwen3 has a tied head, and norms of queries and keys; qwen2 has a head of its own, and biases.
+    Their 149 words do not divide by 2. "no head" lacks a weight, "other shape" has a config.json of
+    another width.
     """
     for name, kind, config in (
         ("qwen3", Qwen3ForCausalLM, Qwen3Config(**TRAINED, head_dim=10, tie_word_embeddings=True)),
@@ -158,7 +161,7 @@ def settings_of(material, out, model="qwen3", **more):
 
 
 def plain_sgd(model, lr, *_, **__):
-    """Gradient descent. AdamW would turn the rounding of a gradient near 0 into a step of full length."""
+    """Gradient descent. AdamW would make full steps from the rounding of a gradient near 0."""
     optimizer = torch.optim.SGD(sharding.parts(model).values(), lr=lr)
     optimizer.param_groups[0]["peak"] = lr
     return [optimizer]

@@ -1,4 +1,4 @@
-"""engine/checkpoints.py over several ranks: any number of them continues what any number began, ended at any moment."""
+"""engine/checkpoints.py over several ranks: any number continues what any number began."""
 
 import math
 import os
@@ -28,9 +28,9 @@ def material(tmp_path_factory):
 
 
 def on_two_ranks(whole, broken, left, also_left, from_one):
-    """-> histories of two continued runs, of which one was cut short by these two ranks, the other by one process.
+    """-> histories of two continued runs: one cut short by these two ranks, one by one process.
 
-    whole: an undisturbed run. left, also_left: are cut short, for other numbers of ranks to continue.
+    whole: an undisturbed run. left, also_left: cut short, for other numbers of ranks to continue.
     """
     sft.main(whole)
     cut_short(broken)
@@ -65,8 +65,11 @@ def runs(material, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["2 to 2", "2 to 1", "1 to 2", "2 to 4"])
 def test_a_checkpoint_continues_on_any_number_of_ranks(material, runs, name):
-    """Cut short after step 2 of AdamW, continued with the third by as many or another number of ranks (4: two by two):
-    the same ranks end in the same bytes, others as close to one process as Adam allows (1e-5 of the way moved)."""
+    """Cut short after step 2 of AdamW, continued by as many or other ranks (4 with --tp 2).
+
+    As many ranks end in the same bytes. Others end as close to one process as Adam allows, 1e-5 of
+    the way that the weights moved.
+    """
     folder, histories = runs
     assert [[row["step"] for row in history] for history in histories[name]] == [[3]] * len(
         histories[name]
@@ -89,9 +92,11 @@ def test_a_checkpoint_continues_on_any_number_of_ranks(material, runs, name):
 
 
 def test_two_ranks_ended_at_any_moment(material, tmp_path):
-    """SIGTERM to both ranks, then twice SIGKILL, each at a moment of the clock's choosing after the first checkpoint of
-    its own; SIGTERM leaves a checkpoint of the last logged step. What ends undisturbed has the bytes and the log of a
-    run that nobody disturbed."""
+    """SIGTERM to both ranks, then twice SIGKILL, at moments that the clock chooses.
+
+    Each comes after the first checkpoint of its own. SIGTERM leaves a checkpoint of the last logged
+    step. The run that ends undisturbed has the bytes and the log of one that nobody disturbed.
+    """
     settings = dict(lr=0.01, epochs=5, save_every=1)
     whole = settings_of(material, tmp_path / "whole", **settings)
     cfg = settings_of(material, tmp_path / "out", **settings)

@@ -1,4 +1,4 @@
-"""generate.py over several processes: each with a part of the rows, or one model over all; killed and continued."""
+"""generate.py over several processes: a part of the rows each, or one model over all."""
 
 import json
 import os
@@ -102,8 +102,10 @@ def all_runs(problems, folder, tp):
     "n, tp", [(2, 1), (2, 2), (4, 2)], ids=["parts of the rows", "one model", "both"]
 )
 def test_rows_are_those_of_one_process(problems, alone, tmp_path, n, tp):
-    """Greedy and sampled, n = 3, waits and budget, a sweep: the same bytes, the same totals, nothing left over; every
-    rank returns all rows. The runs themselves differ."""
+    """The same bytes, the same totals, nothing left over; every rank returns all rows.
+
+    Greedy and sampled, n = 3, waits and budget, a sweep. The three runs themselves differ.
+    """
     for i in range(len(RUNS)):
         (tmp_path / str(i)).mkdir()
     first, *others = ranks_run(all_runs, problems, tmp_path, tp, n=n)
@@ -127,7 +129,7 @@ def test_rows_are_those_of_one_process(problems, alone, tmp_path, n, tp):
 
 
 def test_score_over_ranks(alone, tmp_path):
-    """--score in parts and over one model: rows of one process, in its order, numbers to 2e-5."""
+    """--score in parts and over one model: the rows of one process in its order, numbers to 2e-5."""
     data = str(alone["sampled, waits, budget: a sweep"] / "out-waits-2.jsonl")
     wanted = generate.main(config(data, tmp_path / "alone.jsonl", score=True))
     numbers = ("logp", "entropy")
@@ -166,9 +168,11 @@ def finished_lines(out):
 
 
 def test_killed_with_two_ranks_continued_with_one_and_by_torchrun(tmp_path, problems):
-    """Both ranks get SIGKILL when each has written rows; the second was in the middle of a line. One process
-    continues, and so does torchrun with one model over two ranks: both files are those of a run that nobody
-    disturbed, and only the missing rows are decoded."""
+    """Both ranks get SIGKILL when each has written rows; the second was in the middle of a line.
+
+    One process continues, and so does torchrun with one model over two ranks. Both files are those
+    of a run that nobody disturbed, and only the missing rows are decoded.
+    """
     settings = dict(n=8, temperature=1.0, waits=2, wait="wait")
     generate.main(config(problems, tmp_path / "alone.jsonl", **settings))
     wanted = (tmp_path / "alone.jsonl").read_bytes()
@@ -215,7 +219,7 @@ class Killed(Exception):
 
 
 def test_killed_while_the_parts_are_put_together(problems, tmp_path, monkeypatch):
-    """A run of two ranks left two parts. The next one dies while it makes one file of them: no row is lost."""
+    """A run of two ranks left two parts. The next dies while it joins them: no row is lost."""
     out = tmp_path / "out.jsonl"
     rows = generate.main(config(problems, out, **FORCED))
     out.rename(f"{out}.unfinished")
@@ -249,7 +253,7 @@ def test_parts_are_found_whatever_the_name(problems, tmp_path):
 
 
 def test_more_ranks_before_and_other_settings(problems, alone, tmp_path):
-    """--overwrite by two ranks over parts that five left with other settings: not a row of them is kept."""
+    """--overwrite by two ranks over the parts of five with other settings: no old row is kept."""
     out = tmp_path / "out.jsonl"
     rows = [row | {"text": "of another run"} for row in read_rows(alone["greedy"] / "out.jsonl")]
     for i, name in enumerate(["", ".1", ".4"]):
@@ -277,8 +281,10 @@ def test_tp_that_does_not_divide_the_processes_is_refused(problems, tmp_path):
 
 
 def test_a_row_of_one_rank_is_refused_by_all(alone, tmp_path):
-    """A row of the second rank cannot be scored: both end with its name, before a file is touched. (One that waited for the
-    other would end in a traceback of the network.)"""
+    """A row of the second rank cannot be scored: both end with its name, before a file is touched.
+
+    One that waited for the other would end in a traceback of the network.
+    """
     rows = read_rows(alone["greedy"] / "out.jsonl")
     rows[3] = {k: v for k, v in rows[3].items() if k not in ("ids", "response")}
     data = tmp_path / "rows.jsonl"

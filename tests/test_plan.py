@@ -1,21 +1,21 @@
-"""engine/plan.py: its simulation against the allocator of a real step and against PyTorch's tracker of FSDP2, its arithmetic by
-hand and against published numbers, its verdicts, its recipes."""
+"""engine/plan.py and its simulation: against real memory, by hand, and against published numbers."""
 
 import dataclasses
 import functools
-import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AttentionInterface, AutoModelForCausalLM, Qwen2Config
 
 import grpo
 import sft
-from engine import attention, packing, plan, training
+from engine import activations, attention, costs, packing, plan, training
 from engine import model as models
 from engine.rows import BadInput, write_rows
+from engine.settings import parse
+from kernels import reference
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,13 +44,15 @@ SMALL = dict(
     ],
 )
 def test_parameters_of_the_shapes(name, billions):
-    """As on the models' pages on the hub; -Instruct and -Base are the same shape."""
-    assert round(plan.count(plan.model_config(name)).total / 1e9, 6) == billions
+    """As on the models' pages on the hub. -Instruct and -Base have the same shape."""
+    assert round(costs.count_parameters(costs.model_config(name)).total / 1e9, 6) == billions
 
 
 def real_peak(model, lengths, adam_dtype="fp32"):
-    """Bytes that one step of sft.py holds at most, by the allocator's own record: weights and Adam's state, and what the
-    profiler saw come and go in a second step."""
+    """The most bytes that one step of sft.py holds, by the allocator's own record.
+
+    Weights and Adam's state, and what the profiler sees come and go in a second step.
+    """
     optimizers = training.make_optimizers(model, 1e-4, (0.9, 0.95), 0.1, adam_dtype=adam_dtype)
     rows = [[1 + i % 900 for i in range(n)] for n in lengths]
 
@@ -89,7 +91,7 @@ def real_peak(model, lengths, adam_dtype="fp32"):
     ],
 )
 def test_peak_of_a_real_step(recompute, lengths, tied, adam):
-    """Within 10% of the allocator: where activations decide, with checkpointing, and where the states do."""
+    """Within 10%: where activations decide, with checkpointing, and where the states do."""
     config = Qwen2Config(**SMALL, tie_word_embeddings=tied)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="packed")
@@ -102,7 +104,7 @@ def test_peak_of_a_real_step(recompute, lengths, tied, adam):
     cfg = plan.Config(
         dtype="fp32", recompute=recompute, row_tokens=sum(lengths), batch_rows=1, adam_dtype=adam
     )
-    phases = plan.training_memory(cfg, config, 1, lengths, on_gpu=False)
+    phases = costs.training_memory(cfg, config, 1, lengths, on_gpu=False)
     planned = max(sum(parts.values()) for parts in phases.values())
     assert planned == pytest.approx(real, rel=0.1)
 
@@ -119,8 +121,10 @@ def fake_ranks():
 
 
 def test_peak_of_fsdp(fake_ranks):
-    """Gathered, reduced and sharded bytes, which engine/plan.py only adds up, within 10% of PyTorch's tracker of FSDP2 on a
-    simulated step of 4 ranks."""
+    """Within 10% of PyTorch's tracker of FSDP2 on a simulated step of 4 ranks.
+
+    engine/plan.py only adds up gathered, reduced and sharded bytes.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -141,12 +145,12 @@ def test_peak_of_fsdp(fake_ranks):
             hidden = models.hidden_states(self.model, batch.ids, batch.positions, packed)[
                 batch.where
             ]
-            return plan.reference.token_stats(
-                hidden, models.output_head(self.model), batch.target, engine=plan.LikeLinear
+            return reference.token_stats(
+                hidden, models.output_head(self.model), batch.target, engine=activations.FakeLinear
             ).logp
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        plan.AttentionInterface.register("planned", plan.attention_on_gpu)
+        AttentionInterface.register("planned", activations.attention_on_gpu)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="planned")
         options = dict(
             mesh=fake_ranks, mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)
@@ -159,7 +163,7 @@ def test_peak_of_fsdp(fake_ranks):
         root = fully_shard(Root(model), **options)
         optimizer = torch.optim.AdamW(root.parameters(), foreach=False)
         tracker = FSDPMemTracker(root, optimizer)
-        with plan.Ledger(), tracker:
+        with activations.Ledger(), tracker:
             for _ in range(2):  # the first step has no optimizer state yet
                 (-root().sum()).backward()
                 optimizer.step()
@@ -167,17 +171,20 @@ def test_peak_of_fsdp(fake_ranks):
                 tracker.reset_mod_stats()
     seen = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
     cfg = plan.Config(recompute=True, row_tokens=256, batch_rows=16)
-    phases = plan.training_memory(cfg, config, 4, lengths, on_gpu=True)
+    phases = costs.training_memory(cfg, config, 4, lengths, on_gpu=True)
     planned = max(sum(parts.values()) - parts["copy"] for parts in phases.values())
     assert planned == pytest.approx(seen, rel=0.1)
 
 
 def test_large_models_as_simulated_before():
-    """32B on 8 ranks at 32,768 tokens: 86.3 GiB was found with all 64 layers under PyTorch's tracker; Adam's two moments
-    30.5, weights 15.3. Half of the tokens need half of the activations."""
-    config = plan.model_config("qwen2.5-32b")
+    """32B on 8 ranks at 32,768 tokens: PyTorch's tracker found 86.3 GiB with all 64 layers.
+
+    Adam's two moments take 30.5 of them, weights 15.3. Half of the tokens need half of the
+    activations.
+    """
+    config = costs.model_config("qwen2.5-32b")
     cfg = plan.Config(**plan.RUNS["s1-32b"])
-    phases = plan.training_memory(cfg, config, 8)
+    phases = costs.training_memory(cfg, config, 8)
     assert max(sum(parts.values()) for parts in phases.values()) / GIB == pytest.approx(
         86.3, rel=0.02
     )
@@ -185,28 +192,30 @@ def test_large_models_as_simulated_before():
         round(phases["first"]["weights"] / GIB, 1) == 15.3
         and round(phases["first"]["optimizer"] / GIB, 1) == 30.5
     )
-    half = plan.training_memory(dataclasses.replace(cfg, micro_batch_tokens=16384), config, 8)
+    half = costs.training_memory(dataclasses.replace(cfg, micro_batch_tokens=16384), config, 8)
     assert half["first"]["activations"] == pytest.approx(
         phases["first"]["activations"] / 2, rel=0.02
     )
-    split = plan.training_memory(dataclasses.replace(cfg, tp=4), config, 8)
+    split = costs.training_memory(dataclasses.replace(cfg, tp=4), config, 8)
     assert split["first"]["weights"] == phases["first"]["weights"]
     assert split["first"]["activations"] < 0.8 * phases["first"]["activations"]
     assert split["first"]["gathered"] == pytest.approx(phases["first"]["gathered"] / 4, rel=0.01)
 
 
 def test_the_optimizers_step_by_hand():
-    """7B on one GPU: AdamW in one kernel needs weights, gradients and two moments, 16 bytes a parameter, which an H200 holds;
-    with moments in bf16 it needs 12, and three float32 copies of the largest matrix."""
+    """7B on one GPU: 16 bytes a parameter for weights, gradients and two moments. An H200 has that.
+
+    With moments in bf16 it is 12 bytes, and three float32 copies of the largest matrix.
+    """
     cfg = plan.Config(model="qwen2.5-7b", gpus="1xH200-141GB", recompute=True, row_tokens=2048)
-    n, found = plan.count(plan.model_config("qwen2.5-7b")).total, plan.plan(cfg)
+    n, found = costs.count_parameters(costs.model_config("qwen2.5-7b")).total, plan.make_plan(cfg)
     assert found["fits"] and sum(found["memory"]["update"].values()) == 16 * n
-    half = plan.plan(dataclasses.replace(cfg, adam_dtype="bf16"))["memory"]["update"]
+    half = plan.make_plan(dataclasses.replace(cfg, adam_dtype="bf16"))["memory"]["update"]
     assert sum(half.values()) == 12 * n + 3 * 4 * 152064 * 3584
 
 
 def test_flops_against_a_count():
-    """Of transformers' own step, by PyTorch's counter: there attention is in full and the head's logits are kept."""
+    """Against PyTorch's count of transformers' step, with full attention and kept logits."""
     from torch.utils.flop_counter import FlopCounterMode
 
     config, length = Qwen2Config(**SMALL), 64
@@ -215,19 +224,23 @@ def test_flops_against_a_count():
     with FlopCounterMode(display=False) as counter:
         model(ids, labels=ids).loss.backward()
     ours = length * (
-        plan.flops_per_token(config, 2 * length, recompute=False) - 2 * plan.count(config).head
+        costs.flops_per_token(config, 2 * length, recompute=False)
+        - 2 * costs.count_parameters(config).head
     )
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
-    layers = ours - length * 6 * plan.count(config).head
-    assert length * plan.flops_per_token(config, 2 * length, recompute=True) == pytest.approx(
-        layers * 4 / 3 + length * 8 * plan.count(config).head
+    layers = ours - length * 6 * costs.count_parameters(config).head
+    assert length * costs.flops_per_token(config, 2 * length, recompute=True) == pytest.approx(
+        layers * 4 / 3 + length * 8 * costs.count_parameters(config).head
     )
 
 
 def test_steps_and_hours_by_hand():
-    """Published step counts; hours = steps · tokens · FLOPs / (GPUs · rate · utilisation); s1 reports 7 GPU hours."""
+    """Published numbers of steps; hours = steps · tokens · FLOPs / (GPUs · rate · utilisation).
+
+    s1 reports 7 GPU hours.
+    """
     found = {
-        name: plan.plan(plan.Config(**settings))
+        name: plan.make_plan(plan.Config(**settings))
         for name, settings in plan.RUNS.items()
         if "rl" not in name
     }
@@ -237,7 +250,7 @@ def test_steps_and_hours_by_hand():
         138,
     ]
     s1 = found["s1-32b"]
-    n, layers = plan.count(plan.model_config("qwen2.5-32b")), 64
+    n, layers = costs.count_parameters(costs.model_config("qwen2.5-32b")), 64
     per_token = 4 * (2 * layers * n.layer + 2 * layers * 5120 * 5000) + 8 * 152064 * 5120
     assert s1["flops_per_step"] == 80000 * per_token
     assert s1["hours"] == pytest.approx(315 * 80000 * per_token / (8 * 989e12 * 0.4) / 3600)
@@ -245,9 +258,11 @@ def test_steps_and_hours_by_hand():
 
 
 def test_rollouts_by_hand():
-    """Cache of 256 KiB a token (32B); a decoding step takes the time to read weights and cache; the longest completion
-    sets the number of steps; what does not fit is decoded later."""
-    assert plan.cache_bytes(plan.model_config("qwen2.5-32b"), "bf16") == 256 * 1024
+    """The cache takes 256 KiB a token (32B). A decoding step reads weights and cache.
+
+    The longest completion sets the number of steps. What does not fit is decoded later.
+    """
+    assert costs.cache_bytes(costs.model_config("qwen2.5-32b"), "bf16") == 256 * 1024
     cfg = plan.Config(
         stage="grpo",
         model="qwen2.5-7b",
@@ -260,8 +275,8 @@ def test_rollouts_by_hand():
         answer_tokens=600,
         max_tokens=900,
     )
-    found = plan.plan(cfg)
-    n = plan.count(plan.model_config("qwen2.5-7b")).total
+    found = plan.make_plan(cfg)
+    n = costs.count_parameters(costs.model_config("qwen2.5-7b")).total
     read = 2 * n + 32 * 400 * 2 * 2 * 28 * 4 * 128
     assert found["slots"] == 32 and found["rollout_seconds"] == pytest.approx(
         900 * read / (3350e9 * 0.65)
@@ -270,8 +285,12 @@ def test_rollouts_by_hand():
     assert found["memory"]["rollout"]["cache"] == 32 * (57344 * 1000 + 12 * 152064)
     assert found["memory"]["rollout"]["sampler"] == 2 * n
     assert found["tokens_per_step"] == 4 * (100 + 8 * 600)  # a group's prompt is computed once
-    crowded = plan.plan(dataclasses.replace(cfg, prompts_per_step=512, max_tokens=8000, slots=4096))
-    assert 32 < crowded["slots"] < 512 * 8 and crowded["peak"] <= plan.machine("1xH100-80GB").usable
+    crowded = plan.make_plan(
+        dataclasses.replace(cfg, prompts_per_step=512, max_tokens=8000, slots=4096)
+    )
+    assert (
+        32 < crowded["slots"] < 512 * 8 and crowded["peak"] <= costs.machine("1xH100-80GB").usable
+    )
     assert crowded["host_memory"] == 16 * n
 
 
@@ -284,7 +303,7 @@ def test_rollouts_by_hand():
     ],
 )
 def test_advice_makes_it_fit(settings, capsys):
-    """What does not fit comes with flags; with them it fits."""
+    """If a plan does not fit, it names flags with which it does."""
     found = plan.main(plan.Config(**settings))
     assert not found["fits"]
     text = capsys.readouterr().out
@@ -294,7 +313,7 @@ def test_advice_makes_it_fit(settings, capsys):
         for k, v in found["settings"].items()
         if k != "run" and v is not False
     ]
-    changed = plan.run.parse(plan.Config, given + flags)
+    changed = parse(plan.Config, given + flags)
     assert plan.main(changed)["fits"]
     capsys.readouterr()
 
@@ -305,7 +324,7 @@ def test_no_flag_makes_it_fit(capsys):
 
 
 def test_all_published_runs_are_printed(capsys):
-    """Each with its memory table, verdict, steps and hours; JSON has the same numbers."""
+    """Each with its memory table, verdict, steps and hours."""
     for name in plan.RUNS:
         found = plan.main(plan.Config(run=name))
         text = capsys.readouterr().out
@@ -314,13 +333,11 @@ def test_all_published_runs_are_printed(capsys):
             and f"{found['steps']} steps" in text
             and "planned, not measured" in text
         )
-        plan.main(plan.Config(run=name, json=True))
-        assert json.loads(capsys.readouterr().out)["peak"] == found["peak"]
     assert math.isfinite(found["hours_per_100_steps"]) and found["fits"]
-    waiting = plan.plan(
+    waiting = plan.make_plan(
         dataclasses.replace(plan.Config(**plan.RUNS[name]), offload_optimizer=True, slots=10**6)
     )
-    kept = plan.plan(dataclasses.replace(plan.Config(**plan.RUNS[name]), slots=10**6))
+    kept = plan.make_plan(dataclasses.replace(plan.Config(**plan.RUNS[name]), slots=10**6))
     assert waiting["slots"] > kept["slots"] and waiting["memory"]["rollout"]["optimizer"] == 0
     assert kept["memory"]["last"]["sampler"] == 2 * found["parameters"] / 4
     larger = plan.main(plan.Config(run="s1-32b", gpus="8xh200-141gb"))  # a flag that is given stays

@@ -1,4 +1,4 @@
-"""engine/processes.py: which part of the work a rank has, sums over the parts, how long ranks wait."""
+"""engine/processes.py: the part of the work that a rank has, sums over the parts, long waits."""
 
 from datetime import timedelta
 
@@ -12,8 +12,10 @@ from engine.rows import BadInput
 
 
 def test_join():
-    """4 processes, --tp 2: ranks 0 and 1 share one model and one half of the rows, 2 and 3 the others. A total counts
-    each half once. Without --tp each is for itself."""
+    """4 processes, --tp 2: ranks 0 and 1 share a model and half of the rows, 2 and 3 the others.
+
+    A sum counts each half once. Without --tp each process has a part of its own.
+    """
 
     def work():
         two, one = processes.join_ranks(tp=2), processes.join_ranks()
@@ -48,8 +50,10 @@ def test_join():
 
 
 def test_ranks_wait_for_one_another_as_long_as_it_takes():
-    """One rank may have the long texts: the others wait at the end of a run for hours. (torch's defaults end the run
-    after 30 minutes, on NCCL after 10.)"""
+    """One rank may have the long texts: the others wait for hours at the end of a run.
+
+    torch's defaults end the run after 30 minutes, with NCCL after 10.
+    """
 
     def work():
         group = processes.join_ranks(tp=2).group

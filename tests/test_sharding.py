@@ -1,4 +1,4 @@
-"""engine/sharding.py: a model trained in shards by 2 and 4 ranks is the model that one process trains."""
+"""engine/sharding.py: 2 and 4 ranks that train a model in shards train it as one process does."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ TEXTS = [sequences([n], seed=n)[0] for n in (30, 17, 50, 8)]
 
 
 def gradients_in_shards(folder):
-    """-> {(family, tp): (norm, share of the weights that this rank holds, {weight: whole gradient})}."""
+    """-> {(family, tp): (norm, share of the weights on this rank, {weight: whole gradient})}."""
     found = {}
     for name, (_, _, ways) in SHARDED.items():
         for tp in ways:
@@ -80,7 +80,7 @@ def gradients_in_shards(folder):
 
 
 def test_a_model_to_be_sharded_is_made_without_weights():
-    """Matrices have a shape and no memory; what is in no file, the rotary frequencies, has its numbers."""
+    """Matrices have a shape and no memory. Rotary frequencies, which are in no file, are real."""
     model, folder = sharding._without_weights(BASE)
     assert folder == Path(BASE) and all(p.is_meta for p in model.parameters() if p.ndim > 1)
     whole, _ = loading.load(BASE)
@@ -89,9 +89,12 @@ def test_a_model_to_be_sharded_is_made_without_weights():
 
 
 def test_families_in_shards(tmp_path):
-    """Scaled embeddings, two rotary embeddings and windows of Gemma 3; biases on both sides of every cut of a Llama. All
-    gradients are those of one process: to the bit over data parallel ranks (here with the same rows), to 1e-5 of the
-    largest with split matrices. A rank holds half of the weights."""
+    """All gradients are those of one process, and a rank holds half of the weights.
+
+    To the bit over data-parallel ranks (here with the same rows), to 1e-5 of the largest with split
+    matrices. Gemma 3 has scaled embeddings, two rotary embeddings and windows; the Llama has biases
+    on both sides of every cut.
+    """
     wanted = {}
     for name in SHARDED:
         config, own, _ = SHARDED[name]
@@ -143,7 +146,7 @@ def on_two_ranks(sgd, others, left):
 
 @pytest.fixture(scope="module")
 def runs(material, tmp_path_factory):
-    """3 steps of 5, 5 and 3 rows by 1, 2 and 4 ranks, with and without tensor parallelism, by gradient descent.
+    """3 steps of gradient descent, of 5, 5 and 3 rows, by 1, 2 and 4 ranks, with and without --tp.
 
     -> (folder of all runs, {name: history on each rank}).
     """
@@ -177,8 +180,11 @@ def runs(material, tmp_path_factory):
 
 @pytest.mark.parametrize("ranks", ["2", "4", "tp 2", "2 x 2"])
 def test_training_is_that_of_one_process(material, runs, ranks):
-    """Loss, gradient norm and weights after 3 steps to 1e-6, in micro-batches of at most 70 or 200 tokens, the last step
-    with fewer rows than 4 ranks can share; the clipping acts. Only the first rank writes, and transformers loads it."""
+    """Loss, gradient norm and weights after 3 steps to 1e-6; only the first rank writes.
+
+    Micro-batches have at most 70 or 200 tokens, the last step has fewer rows than 4 ranks can
+    share, and gradients are clipped. transformers loads what was written.
+    """
     folder, histories = runs
     alone, ours = folder / ("1 qwen2" if ranks == "tp 2" else "1"), folder / ranks
     before = load_file(material / ("qwen2" if ranks == "tp 2" else "qwen3") / "model.safetensors")
@@ -200,9 +206,11 @@ def test_training_is_that_of_one_process(material, runs, ranks):
 
 
 def test_bf16_recomputing_and_offloading_in_shards(material, runs):
-    """In bfloat16 the first loss is within 2% of float32 and not the same; with recomputed activations it is the same. A
-    model written in several files is read again, straight into shards in host memory, and by transformers: the first
-    loss is that of the whole model."""
+    """The first loss: in bfloat16 within 2% of float32 but not equal, equal if recomputing.
+
+    A model in several files is read again, straight into shards in host memory, and by
+    transformers: the first loss is that of the whole model.
+    """
     folder, histories = runs
     again = AutoModelForCausalLM.from_pretrained(folder / "recompute").eval()
     assert len(list((folder / "recompute").glob("model-0000?-of-0000?.safetensors"))) > 3
@@ -224,8 +232,7 @@ def test_bf16_recomputing_and_offloading_in_shards(material, runs):
 
 
 def test_what_shards_refuse(runs):
-    """By every rank, in one line that names it: other settings, Muon, a --tp that does not divide, weights that lack one or
-    have another shape, no model at all."""
+    """Every rank ends with one line that names what is wrong."""
     wanted = [
         "lr: 0.01 there, 0.5 here",
         "--muon-lr needs whole matrices",

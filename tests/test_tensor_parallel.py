@@ -1,4 +1,4 @@
-"""engine/tensor_parallel.py: a model cut over two ranks computes what the whole one does, from half of the weights."""
+"""engine/tensor_parallel.py: a model cut over two ranks computes what the whole one does."""
 
 import re
 
@@ -30,7 +30,7 @@ PLAN["llama, biases in every layer"] = (LlamaConfig, BIASES)
 
 
 def memory(model):
-    """Bytes of each matrix of the layers; of what is really held, so that a view counts as the whole."""
+    """Bytes of the storage of each matrix of the layers, so that a view counts as the whole."""
     return {
         name: module.weight.untyped_storage().nbytes()
         for name, module in model.base_model.layers.named_modules()
@@ -68,7 +68,7 @@ def cuts():
 
 @pytest.mark.parametrize("family", PLAN)
 def test_a_split_model_computes_what_the_whole_one_does(cuts, family):
-    """Both ranks: log-probabilities to 5e-5 (they spread over more than 1), greedy texts token for token."""
+    """On both ranks: equal greedy texts, and log-probabilities (they spread over 1) to 5e-5."""
     for rank in cuts:
         if isinstance(rank[family], str):
             assert family in rank[family] and "--tp 2" in rank[family]
@@ -81,8 +81,11 @@ def test_a_split_model_computes_what_the_whole_one_does(cuts, family):
 
 @pytest.mark.parametrize("family", PLAN)
 def test_a_rank_holds_its_part_of_the_weights_and_no_more(cuts, family):
-    """Half of every matrix and of the cache; of OLMo 2, whose norms run over all heads, half of the MLP only. What
-    cannot be cut is refused: --tp is for a model that does not fit."""
+    """Half of every matrix and of the cache.
+
+    Of OLMo 2, whose norms run over all heads, half of the MLP only. What cannot be cut is refused:
+    --tp is for a model that does not fit.
+    """
     for rank in cuts:
         if isinstance(rank[family], str):
             continue
