@@ -83,14 +83,10 @@ def model_config(name):
     )
 
 
-def head_width(config):
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
 def split_config(config, tp):
     """The config of what one of tp GPUs computes: its heads, inner width and vocabulary entries."""
     config = copy.deepcopy(config)
-    config.head_dim = head_width(config)
+    config.head_dim = models.head_width(config)
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size"):
         whole = getattr(config, name)
         if whole % tp:
@@ -171,7 +167,7 @@ def row_length(cfg):
 
 
 def full_micro_batch(cfg, n_gpus):
-    """Lengths of the rows of the fullest micro-batch that a step can have: mean rows, and a rest."""
+    """Lengths of the rows of the fullest micro-batch that a step can have: all mean, and a rest."""
     step_share = step_tokens(cfg) // data_parallel(cfg, n_gpus)
     n_tokens = min(cfg.micro_batch_tokens, max(cfg.max_length, step_share))
     n_rows, rest = divmod(n_tokens, row_length(cfg))
@@ -287,7 +283,7 @@ def gathered_bytes(setup, phase):
 
 
 def reduced_bytes(setup, phase):
-    """Whole gradients: in the computation's type, and in float32 while they are summed over GPUs."""
+    """Whole gradients: in the computation's type, in float32 while they are summed over GPUs."""
     if not setup.is_sharded:
         return 0
     part = setup.part
@@ -302,7 +298,7 @@ def reduced_bytes(setup, phase):
 
 
 def copy_bytes(setup, phase):
-    """AdamW with moments in bf16 makes three float32 tensors as large as a matrix, at most the head.
+    """AdamW with moments in bf16 makes three float32 tensors of a matrix's size, at most the head's.
 
     PyTorch's AdamW, with moments in float32, is one kernel on a GPU and makes none.
     """
@@ -316,7 +312,9 @@ def copy_bytes(setup, phase):
 
 def cache_bytes(config, dtype):
     """Keys and values of one token in all layers."""
-    n_numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * head_width(config)
+    n_numbers = (
+        2 * config.num_hidden_layers * config.num_key_value_heads * models.head_width(config)
+    )
     return number_bytes(dtype) * n_numbers
 
 
@@ -355,7 +353,7 @@ def flops_per_token(config, length, recompute):
     n = count_parameters(config)
     layers = config.num_hidden_layers
     matrices = 2 * layers * n.layer
-    attention = 2 * layers * config.num_attention_heads * head_width(config) * length
+    attention = 2 * layers * config.num_attention_heads * models.head_width(config) * length
     passes = 4 if recompute else 3
     # The head's logits are always made once more in the backward pass.
     return (matrices + attention) * passes + 2 * n.head * 4
