@@ -18,8 +18,8 @@ nowhere else:
     def reward_shorter(row, around, alpha=0.001):
         return reward_correct(row, around) * (1 - alpha * row["n_tokens"])
 
-The same function works from a file outside this folder, as FILE.py:FUNCTION. There the decorator,
-from grading.rewards, is only needed to declare something.
+The same works in a file of your own, --reward FILE.py:shorter, which imports what it uses from
+grading.rewards. There a function without needs does without the decorator.
 
 Lengths are tokens and count the end-of-sequence token. No reward is learned, and only `random` is
 random.
@@ -410,20 +410,22 @@ def find_reward(name):
 
 @functools.cache
 def load_reward(name):
-    """Import FILE.py and take FUNCTION of it, with what the decorator declares if it has one.
+    """Import FILE.py and take FUNCTION of it, with what its decorator declares if it has one.
 
-    The file is the user's own code and is run as such. Raises BadInput in one line.
+    A decorated function may also be called by its declared name. The file is the user's own code and
+    is run as such. Raises BadInput in one line.
     """
     path, _, function_name = name.rpartition(":")
     if not Path(path).is_file():
         raise BadInput(f"no file '{path}'")
     module = import_file(str(Path(path).resolve()))
+    for declared in REWARDS.values():
+        in_file = declared.function.__module__ == module.__name__
+        if in_file and function_name in (declared.name, declared.function.__name__):
+            return declared
     function = getattr(module, function_name, None)
     if not callable(function):
         raise BadInput(f"{path} has no function '{function_name}'")
-    for declared in REWARDS.values():
-        if declared.function is function:
-            return declared
     return Reward(name, function)
 
 

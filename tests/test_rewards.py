@@ -310,7 +310,7 @@ def shorter(row, around, alpha=0.1):
     return -alpha * row["n_tokens"] / around.max_tokens
 
 @reward("half", needs=("answer",), usage="a share", valid=lambda share: 0 <= share <= 1)
-def half(row, around, share=0.5):
+def reward_half(row, around, share=0.5):
     return share * reward_correct(row, around)
 
 @reward("by_place", per_token=True)
@@ -353,6 +353,7 @@ def test_rewards_of_a_file(own):
 
 
 def test_what_a_file_declares_is_needed(own):
+    assert rewards.needs_of(f"{own}:reward_half") == {"answer"}
     assert rewards.needs_of(f"{own}:half+format") == {"answer"} == rewards.needs_of("correct")
     assert rewards.needs_of(f"{own}:shorter&vote") == {"votes"}
     with pytest.raises(BadInput, match="is not .*own.py:half:share=0.5 with a share"):
