@@ -1,6 +1,4 @@
-"""grading/rewards.py and grading/labels.py: rewards by hand, what they need, a reader's own, labels
-by majority.
-"""
+"""grading/rewards.py: rewards by hand, what they need, what the workers call, a reader's own."""
 
 import json
 import math
@@ -8,8 +6,8 @@ import math
 import pytest
 
 from engine.format import FORMATS
-from engine.rows import BadInput, read_rows
-from grading import labels, rewards
+from engine.rows import BadInput
+from grading import rewards
 from grading.sandbox import Failure, Workers
 
 
@@ -263,41 +261,6 @@ def test_which_problems_can_be_rewarded():
         BadInput, match="rows.jsonl: row '4': --reward vote_offline needs a `label`"
     ):
         rewards.rewardable_problems([*rows, {"id": 4}], "vote_offline", "rows.jsonl")
-
-
-def test_labels_from_completions(tmp_path, capsys):
-    """Three problems: the majority right, wrong, and none that answers. The labelled rows are
-    problems again.
-    """
-    rows = [
-        row | {"id": f"q{i}", "logp": [-0.1], "group": "math"}
-        for i, answers in enumerate([(4, 4, 5), (6, 7, 6), (None, None, None)])
-        for row in answered(*answers, answer="4")
-    ]
-    data = tmp_path / "votes.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def labelled(keep):
-        labels.main(labels.Config(str(data), str(tmp_path / "out.jsonl"), keep))
-        return read_rows(tmp_path / "out.jsonl")
-
-    assert labelled("wrong") == [
-        {
-            "id": "q1",
-            "question": "?",
-            "answer": "4",
-            "group": "math",
-            "label": "6",
-            "label_share": 2 / 3,
-        }
-    ]
-    assert [row["id"] for row in labelled("all")] == ["q0", "q1"] and [
-        r["id"] for r in labelled("right")
-    ] == ["q0"]
-    assert "1 of 3 problems labelled" in capsys.readouterr().out
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows[6:]))
-    with pytest.raises(BadInput, match="votes.jsonl: --keep all leaves no problem"):
-        labelled("all")
 
 
 # ---- The table, and rewards from a file of one's own
