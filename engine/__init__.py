@@ -16,12 +16,15 @@ scoring          likelihoods of given completions
 sweep            one run for each value of a flag
 chat             questions and answers in the terminal
 processes        the processes of torchrun: who does what
-dealing          work dealt to them
+dealing          work dealt to them, evenly
 dtensors         a weight that is cut over ranks
 tensor_parallel  a model cut over several GPUs, to sample
 sharding         a model in shards (FSDP2), to train
 checkpoints      weights, optimizer and random state on disk
 training         optimizers, one update, the run loop of sft.py and grpo.py
+shared_prompts   packing groups, a prompt once for its samples
+rollout          a rollout as tensors: micro-batches, sums over tokens
+logprobs         log-probabilities and self-certainty of given completions
 watch            warnings, samples and curves of an RL run
 published        facts: shapes of models, data sheets of GPUs, papers' settings
 activations      the memory of activations, simulated

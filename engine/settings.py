@@ -36,7 +36,12 @@ class Computing:
 class Training(Computing):
     """Settings of the scripts that train: optimizer, memory, checkpoints."""
 
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # of the learning rate
+    out: str  # model directory to write
+
+    lr: float = 1e-6  # peak learning rate
+    schedule: Literal["cosine", "linear", "constant"] = "constant"  # of the learning rate
+    warmup: float = 0.0  # share of the steps in which the learning rate rises from 0
+    weight_decay: float = 0.0  # of matrices; norms, biases and embeddings have none
     beta1: float = 0.9  # AdamW
     beta2: float = 0.95  # AdamW
     clip: float = 1.0  # gradient norm
@@ -48,6 +53,7 @@ class Training(Computing):
     offload: bool = False  # torchrun: shards and optimizer in host memory
     # of Adam's moments; bf16 saves 4 bytes a parameter
     adam_dtype: Literal["fp32", "bf16"] = "fp32"
+    save_every: int = 25  # steps between checkpoints
     # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
     plan: str = ""
 

@@ -349,12 +349,12 @@ def completion_lengths(n, kind, longest):
 
 
 def our_grpo(cfg, model, data, out, lengths):
+
     import grpo
-    import rollouts
 
     shutil.rmtree(out, ignore_errors=True)
     clock, restore = our_clock(grpo)
-    decode = rollouts.decode
+    decode = grpo.decode
 
     def decode_to_length(model, tokenizer, form, requests, *args, **more):
         """The i-th completion of a step ends at lengths[i]."""
@@ -362,7 +362,7 @@ def our_grpo(cfg, model, data, out, lengths):
         requests = [r._replace(max_tokens=n) for r, n in zip(requests, lengths)]
         return decode(model, tokenizer, form, requests, *args, **more)
 
-    rollouts.decode = decode_to_length
+    grpo.decode = decode_to_length
     try:
         grpo.main(
             grpo.Config(
@@ -383,7 +383,7 @@ def our_grpo(cfg, model, data, out, lengths):
         )
     finally:
         restore()
-        rollouts.decode = decode
+        grpo.decode = decode
     return clock
 
 

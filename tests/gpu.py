@@ -43,9 +43,9 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+
 import grpo  # noqa: E402
 import kernels  # noqa: E402
-import rollouts  # noqa: E402
 from data import tiny  # noqa: E402
 from engine import (
     checkpoints,  # noqa: E402
@@ -598,7 +598,7 @@ def bench_grpo(cfg, shape):
         }
         for i in range(n)
     ]
-    here = rollouts.Run(
+    setup = grpo.Setup(
         settings,
         model,
         model,
@@ -619,25 +619,15 @@ def bench_grpo(cfg, shape):
             wait(cfg.device)
             times.append(time.perf_counter())
 
-        groups = rollouts.rollout(here, problems, ("bench", number), range(n))
+        groups = grpo.sample_groups(setup, problems, ("bench", number), range(n))
         lap()
-        sequences, masks, sampled = rollouts.columns(
+        sequences, masks, sampled = grpo.token_columns(
             [row for group in groups for row in group], settings
         )
-        rollouts.logps_of(model, sequences, masks, settings)
+        grpo.logps_of(model, sequences, masks, settings)
         lap()
-        values = grpo.policy_update(
-            model,
-            None,
-            optimizers,
-            sequences,
-            masks,
-            sampled,
-            torch.randn(n * size),
-            settings,
-            1.0,
-            False,
-        )
+        rollout = grpo.Rollout(sequences, masks, sampled, torch.randn(n * size))
+        values = grpo.update_policy(model, None, optimizers, rollout, settings, 1.0, False)
         lap()
     rollout, logps, update = (b - a for a, b in zip(times, times[1:]))
     lengths = [len(row["ids"]) for group in groups for row in group]

@@ -2,7 +2,6 @@
 runs on the shipped base model: what is trained, what is logged, what is refused, and that a killed run continues."""
 
 import copy
-import functools
 import json
 import math
 import os
@@ -13,27 +12,36 @@ from pathlib import Path
 
 import pytest
 import torch
+from policies import (
+    BASE,
+    EOS,
+    ROOT,
+    base_models,
+    close,
+    config,
+    deviation,
+    gradient,
+    rollout_of_six,
+    slow_gradient,
+)
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import grpo
-import rollouts
 from data import tiny
-from engine import checkpoints, loading, packing, processes, training, watch
+from engine import (
+    checkpoints,
+    loading,
+    packing,
+    processes,
+    training,
+    watch,
+)
 from engine import model as models
 from engine.format import FORMATS
 from engine.rows import BadInput, read_rows
 from grading import rewards
 from grading.sandbox import Workers
-
-ROOT = Path(__file__).resolve().parent.parent
-BASE = str(ROOT / "data" / "tiny_base")
-EOS = tiny.VOCABULARY.index("<eos>")
-
-
-def close(x, expected, tolerance=1e-6):
-    return torch.allclose(x, torch.tensor(expected, dtype=x.dtype), rtol=0, atol=tolerance)
-
 
 # ---- Advantages -------------------------------------------------------------------------------------------------
 
@@ -154,14 +162,14 @@ def test_clipped_objective_by_hand(ratio, advantage, low, high, value, slope):
 
 
 def slope_of(log_ratios, advantage, old=-1.0, rows=None, share=None, **flags):
-    """(value, clipped, gradient in logp) of `objective` for tokens with these log-ratios, as lists."""
+    """(value, clipped, gradient in logp) of an objective for tokens with these log-ratios, as lists."""
     logp = (torch.tensor(log_ratios, dtype=torch.float64) + old).requires_grad_(True)
     rows = torch.tensor(rows or [0] * len(logp))
     advantage = torch.as_tensor(advantage, dtype=torch.float64).expand(len(logp))
     share = None if share is None else torch.full_like(logp, share)
-    value, clipped = grpo.objective(
-        logp, torch.full_like(logp, old), advantage, rows, share, config(**flags)
-    )
+    cfg = config(**flags)
+    tokens = grpo.Tokens(torch.full_like(logp, old), advantage, rows, share)
+    value, clipped = grpo.OBJECTIVES[cfg.loss].function(logp, tokens, cfg)
     value.sum().backward()
     return value.tolist(), clipped.tolist(), logp.grad.tolist()
 
@@ -337,13 +345,13 @@ def test_token_weights_by_hand(normalise, expected):
 
 def test_choose_prompts_visits_each_once_per_epoch():
     """7 problems, 3 a step: 14 steps are 6 epochs, and steps straddle them. Step 9 is known without steps 0..8."""
-    steps = [rollouts.choose_prompts(7, step, 3, seed=1) for step in range(14)]
+    steps = [grpo.choose_prompts(7, step, 3, seed=1) for step in range(14)]
     places = [i for step in steps for i in step]
     epochs = [tuple(places[i : i + 7]) for i in range(0, 42, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len(set(epochs)) > 3
     torch.manual_seed(5)
-    assert rollouts.choose_prompts(7, 9, 3, seed=1) == steps[9]
-    assert [rollouts.choose_prompts(7, step, 3, seed=100) for step in range(14)] != steps
+    assert grpo.choose_prompts(7, 9, 3, seed=1) == steps[9]
+    assert [grpo.choose_prompts(7, step, 3, seed=100) for step in range(14)] != steps
 
 
 def completion(text, finish="stop", **more):
@@ -596,30 +604,8 @@ def test_parse_reward():
 # ---- One update against a loop ---------------------------------------------------------------------------------------
 
 
-@functools.cache
-def base_models():
-    """(policy, a reference that differs, transformers' own pair) in double precision."""
-    policy = loading.load(BASE, dtype=torch.float64)[0].requires_grad_(True)
-    reference = copy.deepcopy(policy).requires_grad_(False)
-    generator = torch.Generator().manual_seed(1)
-    for p in reference.parameters():
-        p += 0.02 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-    oracle = AutoModelForCausalLM.from_pretrained(
-        BASE, dtype=torch.float64, attn_implementation="sdpa"
-    )
-    oracle_reference = copy.deepcopy(oracle)
-    oracle_reference.load_state_dict(reference.state_dict())
-    return policy, reference, oracle, oracle_reference
-
-
-def config(**more):
-    return grpo.Config(
-        **{"model": BASE, "data": "", "out": "", "temperature": 0.8, "max_tokens": 19, **more}
-    )
-
-
 def running(cfg, model, reference=None, other=None, pool=None, problems=()):
-    return rollouts.Run(
+    return grpo.Setup(
         cfg,
         model,
         model,
@@ -631,140 +617,6 @@ def running(cfg, model, reference=None, other=None, pool=None, problems=()):
         pool,
         problems,
         {},
-    )
-
-
-def rollout_of_six():
-    """Six unequal rows: prompts of 2..7 tokens, completions of 1..17, two injected tokens, old log-probabilities up to
-    0.5 from the policy's, so that clipping acts on both sides for both signs of the advantage."""
-    generator = torch.Generator().manual_seed(4)
-
-    def draw(n, low=7, high=149):
-        return torch.randint(low, high, (n,), generator=generator).tolist()
-
-    shapes = [(3, 17), (5, 2), (2, 9), (7, 1), (4, 12), (6, 5)]
-    sequences = [draw(a) + draw(b - 1) + [EOS] for a, b in shapes]
-    masks = [[False] * a + [True] * b for a, b in shapes]
-    masks[0][8] = masks[4][6] = False  # as if injected
-    policy = base_models()[0]
-    with torch.no_grad():
-        logp = models.score(policy, packing.pack(sequences), config().temperature).logp
-    shift = torch.rand(len(logp), generator=generator) - 0.5
-    olds, at = [], 0
-    for ids in sequences:
-        olds.append([0.0] + (logp + shift)[at : at + len(ids) - 1].tolist())
-        at += len(ids) - 1
-    return sequences, masks, olds, torch.tensor([1.5, -0.7, 0.0, 0.4, -1.2, 0.9])
-
-
-def gradient(
-    monkeypatch,
-    sequences,
-    masks,
-    olds,
-    advantage,
-    cfg,
-    policy=None,
-    measure_kl=True,
-    share=None,
-    **more,
-):
-    """(gradient of every weight, flat; what policy_update returns), without a step being taken."""
-    policy, reference, kept = policy or base_models()[0], base_models()[1], []
-
-    def update(model, optimizers, clip, scale):
-        kept.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-        model.zero_grad(set_to_none=True)
-        return kept[0].norm().item()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "update", update)
-        values = grpo.policy_update(
-            policy,
-            reference,
-            [],
-            sequences,
-            masks,
-            olds,
-            advantage,
-            cfg,
-            1.0,
-            measure_kl,
-            right_share=share,
-            **more,
-        )
-    return kept[0] if kept else None, values
-
-
-def deviation(found, expected):
-    """Largest difference of two gradients as a share of the largest component, which must not be small itself."""
-    assert expected.abs().max() > 1e-2
-    return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
-def slow_loss(logp, old, a, ratio, share, cfg):
-    """Loss of one token; ratio is its own, or its sequence's for gspo."""
-    limit = min(max(ratio.item(), 1 - cfg.eps_low), 1 + cfg.eps_high)
-    if cfg.loss == "cispo":
-        return -limit * a * logp
-    if cfg.loss == "reinforce":
-        return -a * logp
-    if cfg.loss == "nft" and a > 0:
-        return -a * (logp - old)
-    if cfg.loss == "nft":
-        odds, negative = share / (1 - share), (1 - share * ratio) / (1 - share)
-        # of -log max(ε, negative) in logp
-        slope = odds * ratio.item() / max(negative.item(), cfg.nft_eps)
-        return (
-            -a
-            / odds
-            * (slope * (logp - logp.detach()) - math.log(max(negative.item(), cfg.nft_eps)))
-        )
-    return -ratio * a if ratio.item() * a <= limit * a else torch.tensor(-limit * a)
-
-
-def slow_gradient(sequences, masks, olds, advantage, cfg, share=None):
-    """The loss as the docstrings of grpo.py write it, token by token, on transformers' own forward: its gradient, its
-    value, and the mean entropy and full KL(policy ‖ reference) of the trained tokens."""
-    _, _, oracle, oracle_reference = base_models()
-    losses, n_rows, n_tokens, entropy, kl = [], len(sequences), sum(map(sum, masks)), 0.0, 0.0
-    for i, ids in enumerate(sequences):
-        logp, ref = (
-            (m(torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(1)
-            for m in (oracle, oracle_reference)
-        )
-        trained = [t for t in range(1, len(ids)) if masks[i][t]]
-        of_sequence = sum(logp[t - 1, ids[t]] - olds[i][t] for t in trained) / len(trained)
-        for t in trained:
-            spread = -(logp[t - 1].exp() * logp[t - 1]).sum()
-            entropy += spread.item() / n_tokens
-            kl += (logp[t - 1].exp() * (logp[t - 1] - ref[t - 1])).sum().item() / n_tokens
-            ratio = (of_sequence if cfg.loss == "gspo" else logp[t - 1, ids[t]] - olds[i][t]).exp()
-            loss = slow_loss(
-                logp[t - 1, ids[t]], olds[i][t], advantage[i].item(), ratio, share and share[i], cfg
-            )
-            loss = loss - cfg.entropy * spread
-            d = ref[t - 1, ids[t]].detach() - logp[t - 1, ids[t]]
-            loss = (
-                loss
-                + cfg.beta
-                * {"none": 0 * d, "k1": -d, "k2": d * d / 2, "k3": d.exp() - 1 - d}[cfg.kl]
-            )
-            losses.append(
-                loss
-                / {
-                    "token": n_tokens,
-                    "constant": n_rows * cfg.max_tokens,
-                    "sequence": n_rows * sum(masks[i]),
-                }[cfg.normalise]
-            )
-    oracle.zero_grad()
-    sum(losses).backward()
-    return (
-        torch.cat([p.grad.flatten() for p in oracle.parameters()]),
-        sum(losses).item(),
-        entropy,
-        kl,
     )
 
 
@@ -906,43 +758,6 @@ def test_effective_sample_size_by_hand(monkeypatch, weights, ess):
     assert values["ess"] == pytest.approx(ess, abs=1e-5)
 
 
-def test_logps_are_those_of_the_model():
-    """At the sampling temperature, 0 where nothing is trained, in the rows' order although micro-batches mix them."""
-    sequences, masks, _, _ = rollout_of_six()
-    cfg = config(micro_batch_tokens=30)
-    found = grpo.logps_of(base_models()[0], sequences, masks, cfg)
-    for ids, mask, values in zip(sequences, masks, found):
-        with torch.no_grad():
-            logp = (base_models()[2](torch.tensor([ids])).logits[0] / cfg.temperature).log_softmax(
-                1
-            )
-        expected = [logp[t - 1, ids[t]].item() if mask[t] else 0.0 for t in range(len(ids))]
-        assert values == pytest.approx(expected, abs=1e-5)
-
-
-def test_self_certainty_by_hand():
-    """KL(uniform ‖ p): .429813 for p = [.7, .1, .1, .1], 0 for the uniform, 2.075198 for [.97, .01, .01, .01]; by the
-    head's mean row as by all logits. Of a model: the loop over transformers' logits at temperature 1 and the tokenizer's
-    149 tokens, mean over the completion's tokens."""
-    for p, expected in (
-        ([0.7, 0.1, 0.1, 0.1], 0.429813),
-        ([0.25] * 4, 0),
-        ([0.97, 0.01, 0.01, 0.01], 2.075198),
-    ):
-        z = torch.tensor(p).log() + 5.0
-        assert (z.logsumexp(0) - z.mean() - math.log(4)).item() == pytest.approx(expected, abs=1e-6)
-    rows = [{"prompt": ids[:2], "ids": ids[2:]} for ids in rollout_of_six()[0]]
-    found = rollouts.self_certainty(running(config(micro_batch_tokens=30), base_models()[0]), rows)
-    for row, value in zip(rows, found.tolist()):
-        with torch.no_grad():
-            logp = (
-                base_models()[2](torch.tensor([row["prompt"] + row["ids"]]))
-                .logits[0, 1:-1, :149]
-                .log_softmax(1)
-            )
-        assert value == pytest.approx((-logp.mean(1) - math.log(149)).mean().item(), abs=1e-5)
-
-
 def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
     """The gradient of --loss rft is that of sft.py's loss on the accepted completions alone; the rejected ones are in no
     count. A group in which all were accepted teaches too."""
@@ -972,7 +787,7 @@ def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
             [([33, 34, 35, EOS], 2.0), ([9, EOS], -1.0)],
         )
     ]
-    values = grpo.train_on(
+    values = grpo.learn(
         running(config(loss="rft", group_size=2, kl_every=0), policy),
         [],
         {"groups": rows, "stats": {}},
@@ -993,47 +808,6 @@ def test_rft_is_the_likelihood_of_what_was_accepted(monkeypatch, short):
     assert [[row["advantage"] for row in group] for group in rows] == [[1, 0], [1, 0]]
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_a_prompt_is_computed_once_for_its_group(monkeypatch, reverse):
-    """Three groups: 3 samples of a prompt of 70 tokens, 2 of one of 4, 1 of another, and a prompt that only begins like the
-    one before. Lengths from 5 to 130 give several blocks. Gradient, loss, KL and entropy are those of the loop, in which
-    each sequence is alone; the packed row holds each prompt once."""
-    generator = torch.Generator().manual_seed(7)
-
-    def draw(n):
-        return torch.randint(7, 149, (n,), generator=generator).tolist()
-
-    long, short, other = draw(70), draw(4), draw(6)
-    rows = [
-        (long, 3),
-        (long, 60),
-        (long, 17),
-        (short, 2),
-        (short, 9),
-        (short + [9], 5),
-        (other, 12),
-    ]
-    rows = rows[::-1] if reverse else rows
-    sequences = [prompt + draw(n) for prompt, n in rows]
-    masks = [[False] * len(prompt) + [True] * n for prompt, n in rows]
-    olds, advantage = [[-4.0] * len(ids) for ids in sequences], torch.randn(7, generator=generator)
-    cfg = config(kl="k2", beta=0.3, eps_low=2.0, eps_high=50.0)
-    batch, packed = rollouts.pack_groups(sequences, masks, "cpu")
-    assert len(batch.ids) == 70 + 80 + 4 + 11 + 10 + 18 and len(packed.source) == sum(
-        map(len, sequences)
-    )
-    expected, loss, entropy, kl = slow_gradient(sequences, masks, olds, advantage, cfg)
-    found, values = gradient(monkeypatch, sequences, masks, olds, advantage, cfg)
-    assert deviation(found, expected) < 5e-6 and values["loss"] == pytest.approx(loss, rel=1e-6)
-    assert (values["entropy"], values["kl"]) == pytest.approx((entropy, kl), abs=1e-5)
-    olds = grpo.logps_of(base_models()[0], sequences, masks, cfg)
-    alone = [
-        grpo.logps_of(base_models()[0], [ids], [mask], cfg)[0]
-        for ids, mask in zip(sequences, masks)
-    ]
-    assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(olds, alone))
-
-
 def test_entropy_bonus_raises_entropy():
     """No reward teaches (advantage 0); 5 steps of Adam at a large bonus raise the mean entropy, at -1 they lower it."""
     sequences, masks, olds, advantage = rollout_of_six()
@@ -1045,15 +819,12 @@ def test_entropy_bonus_raises_entropy():
             policy,
             None,
             optimizers,
-            sequences,
-            masks,
-            olds,
-            0 * advantage,
+            grpo.Rollout(sequences, masks, olds, 0 * advantage),
             cfg,
             1.0,
             False,
         )
-        entropy = [grpo.policy_update(*arguments)["entropy"] for _ in range(6)]
+        entropy = [grpo.update_policy(*arguments)["entropy"] for _ in range(6)]
         last.append(entropy[-1] - entropy[0])
     assert last[0] > 0.1 and last[1] < -0.1
 
@@ -1129,14 +900,12 @@ def test_equal_rewards_leave_weights_alone_even_with_momentum(monkeypatch):
     policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
     before = [p.detach().clone() for p in policy.parameters()]
     optimizers = training.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.1)
-    grpo.policy_update(
-        policy, reference, optimizers, sequences, masks, olds, advantage, config(), 1.0, True
-    )
+    rollout = grpo.Rollout(sequences, masks, olds, advantage)
+    nothing = grpo.Rollout(sequences, masks, olds, 0 * advantage)
+    grpo.update_policy(policy, reference, optimizers, rollout, config(), 1.0, True)
     moved = [p.detach().clone() for p in policy.parameters()]
     assert any((a - b).abs().max() > 1e-4 for a, b in zip(before, moved))
-    grpo.policy_update(
-        policy, reference, optimizers, sequences, masks, olds, 0 * advantage, config(), 1.0, True
-    )
+    grpo.update_policy(policy, reference, optimizers, nothing, config(), 1.0, True)
     assert all(torch.equal(a, b) for a, b in zip(moved, policy.parameters()))
 
 
@@ -1208,22 +977,19 @@ def test_kl_pulls_the_policy_to_the_reference(kind):
     policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
     cfg = config(kl=kind, beta=5.0, group_size=6, max_tokens=30)
     problems = tiny.problems("math", 8, 1, "train")
-    groups = rollouts.rollout(running(cfg, policy), problems, ("rollout", 0), range(8))
-    sequences, masks, olds = rollouts.columns([row for group in groups for row in group], cfg)
+    groups = grpo.sample_groups(running(cfg, policy), problems, ("rollout", 0), range(8))
+    sequences, masks, olds = grpo.token_columns([row for group in groups for row in group], cfg)
     optimizers = training.make_optimizers(policy, 1e-3, (0.9, 0.95), 0.0)
     arguments = (
         policy,
         reference,
         optimizers,
-        sequences,
-        masks,
-        olds,
-        torch.zeros(48),
+        grpo.Rollout(sequences, masks, olds, torch.zeros(48)),
         cfg,
         1.0,
         True,
     )
-    kl = [grpo.policy_update(*arguments)["kl"] for _ in range(9)]
+    kl = [grpo.update_policy(*arguments)["kl"] for _ in range(9)]
     assert kl[0] > 0.006 and kl[-1] < 0.003
 
 
@@ -1252,9 +1018,8 @@ def test_kl_in_the_reward_has_the_gradient_of_the_kl():
     ref, logits = torch.tensor([0.25, 0.75]), torch.zeros(2, requires_grad=True)
     logp = logits.log_softmax(0)
     penalty = grpo.kl_estimate(logp.detach(), ref.log(), "k1")
-    value, _ = grpo.objective(
-        logp, logp.detach(), -penalty + 3.0, torch.tensor([0, 1]), None, config(loss="reinforce")
-    )
+    tokens = grpo.Tokens(logp.detach(), -penalty + 3.0, torch.tensor([0, 1]))
+    value, _ = grpo.reinforce(logp, tokens, config())
     (logp.exp().detach() * value).sum().backward()
     assert close(logits.grad, [-0.274653, 0.274653])
 
@@ -1272,7 +1037,7 @@ def short(tmp_path, monkeypatch):
     """short(flag=value, ...): settings of a small run on the shipped base model: 3 prompts of 4 samples a step."""
     data = write(tmp_path / "train.jsonl", tiny.problems("math", 24, 0, "train"))
     # takes time; tested by itself
-    monkeypatch.setattr(grpo, "draw_curves", lambda *arguments: None)
+    monkeypatch.setattr(watch, "draw_curves", lambda *arguments: None)
 
     def make(**more):
         return grpo.Config(
@@ -1281,7 +1046,6 @@ def short(tmp_path, monkeypatch):
                 "data": data,
                 "out": str(tmp_path / "out"),
                 "steps": 2,
-                "reward_workers": 1,
                 "prompts_per_step": 3,
                 "group_size": 4,
                 "max_tokens": 40,
@@ -1293,25 +1057,25 @@ def short(tmp_path, monkeypatch):
     return make
 
 
-calls_more = []  # the further arguments of these calls
+calls_more = []  # the rewards of tokens in these calls
 
 
 @pytest.fixture
 def spied(monkeypatch):
-    """Calls of policy_update in a run: (sequences, masks, old_logps, advantage, what it returned)."""
-    calls, original = [], grpo.policy_update
+    """Calls of update_policy in a run: (sequences, masks, old_logps, advantage, what it returned)."""
+    calls, original = [], grpo.update_policy
 
-    def spy(model, reference, optimizers, sequences, masks, old_logps, advantage, *more):
-        values = original(
-            model, reference, optimizers, sequences, masks, old_logps, advantage, *more
+    def spy(model, reference, optimizers, rollout, *more):
+        values = original(model, reference, optimizers, rollout, *more)
+        calls.append(
+            (rollout.sequences, rollout.masks, rollout.old_logps, rollout.advantage, values)
         )
-        calls.append((sequences, masks, old_logps, advantage, values))
-        spied_more.append(more)
+        spied_more.append(rollout.token_rewards)
         return values
 
     spied_more = calls_more
     spied_more.clear()
-    monkeypatch.setattr(grpo, "policy_update", spy)
+    monkeypatch.setattr(grpo, "update_policy", spy)
     return calls
 
 
@@ -1460,7 +1224,7 @@ def test_what_is_trained(short, spied):
 def test_injected_and_truncated_tokens_are_masked(short, spied, monkeypatch):
     """Pitfalls 12 and 29. Every third completion token is declared injected: it is not trained. With --mask-truncated a
     completion that was cut is not trained at all, and stays in its group's mean."""
-    original = rollouts.rollout
+    original = grpo.sample_groups
 
     def rollout(*arguments):
         groups = original(*arguments)
@@ -1469,7 +1233,7 @@ def test_injected_and_truncated_tokens_are_masked(short, spied, monkeypatch):
             for group in groups
         ]
 
-    monkeypatch.setattr(rollouts, "rollout", rollout)
+    monkeypatch.setattr(grpo, "sample_groups", rollout)
     grpo.main(short(mask_truncated=True, steps=1, prompts_per_step=8, max_tokens=24))
     ((sequences, masks, _, advantage, _),) = spied
     start, cut = tiny.tokenizer().convert_tokens_to_ids("<think>"), 0
@@ -1545,7 +1309,7 @@ def test_budgets_reach_the_reward(short, spied, tmp_path):
 
 def test_kl_in_the_reward_of_a_run(short, spied, monkeypatch):
     """Rewards 0 and KL sums of 0, 1, 2 ... at β = .5: a row with a larger sum has a smaller advantage, the logged reward
-    is that without the KL, and policy_update has no KL of its own in its loss."""
+    is that without the KL, and update_policy has no KL of its own in its loss."""
     monkeypatch.setattr(
         grpo, "kl_of_rows", lambda reference, sequences, *more: torch.arange(len(sequences)).float()
     )
@@ -1592,10 +1356,10 @@ def test_parts_of_a_rollout(short, spied):
 def test_budgets_are_drawn_and_said(short, spied, monkeypatch):
     """--budgets: a number of the range for each problem, the same at every visit, in L1's words at the end of the question
     and in the reward: with alpha 1 the sample nearest to it has the largest advantage where all are wrong."""
-    asked, original = [], rollouts.rollout
+    asked, original = [], grpo.sample_groups
     monkeypatch.setattr(
-        rollouts,
-        "rollout",
+        grpo,
+        "sample_groups",
         lambda here, problems, *more: asked.extend(problems) or original(here, problems, *more),
     )
     grpo.main(short(budgets=(5, 30), reward="lcpo:1", steps=1, prompts_per_step=24))
@@ -1675,17 +1439,17 @@ def test_a_question_that_is_no_text_is_refused(tmp_path, short, question):
 
 DIE = """
 import os, signal, sys
-import grpo, rollouts
-original, calls = rollouts.decode, []
+import grpo
+original, calls = grpo.decode, []
 def decode(*arguments):
     calls.append(1)
     for number, found in enumerate(original(*arguments)):
         if len(calls) == 4 and number == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         yield found
-rollouts.decode = decode
-from data import run
-grpo.main(run.parse(grpo.Config, sys.argv[1:]))
+grpo.decode = decode
+from engine import settings
+grpo.main(settings.parse(grpo.Config, sys.argv[1:]))
 """
 
 
@@ -1760,10 +1524,10 @@ def test_another_model_samples_its_share(short):
     here = running(cfg, policy, other=other)
     rows = [
         row
-        for group in rollouts.rollout(here, problems, ("rollout", 0), range(len(problems)))
+        for group in grpo.sample_groups(here, problems, ("rollout", 0), range(len(problems)))
         for row in group
     ]
-    sequences, masks, sampled = rollouts.columns(rows, cfg)
+    sequences, masks, sampled = grpo.token_columns(rows, cfg)
     for model, mine in ((policy, (2, 3)), (other, (0, 1))):
         for i, (values, olds) in enumerate(
             zip(grpo.logps_of(model, sequences, masks, cfg), sampled)
@@ -1877,7 +1641,7 @@ def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_pa
         "beta": 0.1,
     }
     whole = grpo.main(short(**flags, out=str(tmp_path / "whole")))
-    original = grpo.train_on
+    original = grpo.learn
 
     def stop(here, optimizers, batch, step):
         if step == 4:
@@ -1885,7 +1649,7 @@ def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_pa
         return original(here, optimizers, batch, step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(grpo, "train_on", stop)
+        patch.setattr(grpo, "learn", stop)
         grpo.main(short(**flags))
     (checkpoint,) = checkpoints.saved_checkpoints(tmp_path / "out")
     assert (
@@ -1917,14 +1681,13 @@ def test_dynamic_sampling_fills_the_batch(short, spied):
     assert all(h["n_groups"] >= 3 + h["equal_groups"] - 2 for h in history)
 
 
-def test_dynamic_sampling_looks_at_correctness_not_at_length(short, spied, tmp_path):
-    """cosine differs in every group of unequal lengths; on problems that nobody solves all groups are filtered: --max-rounds
+def test_dynamic_sampling_looks_at_correctness_not_at_length(short, spied, tmp_path, monkeypatch):
+    """cosine differs in every group of unequal lengths; on problems that nobody solves all groups are filtered: three
     rounds, a line that says so, weights as they were, and the run goes on."""
+    monkeypatch.setattr(grpo, "MAX_ROUNDS", 3)
     problems = [p | {"target": 987654} for p in tiny.problems("math", 8, 3, "train")]
     data = write(tmp_path / "hard.jsonl", problems)
-    history = grpo.main(
-        short(data=data, dynamic_sampling=True, max_rounds=3, reward="cosine", steps=2)
-    )
+    history = grpo.main(short(data=data, dynamic_sampling=True, reward="cosine", steps=2))
     assert [(h["n_groups"], h["grad_norm"], h["loss"]) for h in history] == [
         (9, 0.0, None)
     ] * 2 and not spied
@@ -1938,12 +1701,13 @@ def test_dynamic_sampling_looks_at_correctness_not_at_length(short, spied, tmp_p
     assert spied[0][3].abs().max() > 0.5
 
 
-def test_all_groups_filtered_is_a_clear_line(short, tmp_path, capsys):
+def test_all_groups_filtered_is_a_clear_line(short, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(grpo, "MAX_ROUNDS", 2)
     data = write(
         tmp_path / "hard.jsonl",
         [p | {"target": 987654} for p in tiny.problems("math", 8, 3, "train")],
     )
-    grpo.main(short(data=data, dynamic_sampling=True, max_rounds=2, steps=1))
+    grpo.main(short(data=data, dynamic_sampling=True, steps=1))
     assert "step 1: all 6 groups of 2 rounds are all right or all wrong" in capsys.readouterr().out
 
 
@@ -1976,7 +1740,7 @@ def test_dense_repetition_of_a_run(short, spied):
     """Returns of tokens reach the update, 0 in the prompts; all rewards of rows are 0, and the weights move."""
     history = grpo.main(short(reward="dense_repetition:2,-0.1", steps=1))
     sequences, masks = spied[0][:2]
-    per_token = calls_more[0][-1]
+    per_token = calls_more[0]
     assert all(
         len(values) == len(ids) and not any(v for v, m in zip(values, mask) if not m)
         for values, ids, mask in zip(per_token, sequences, masks)
@@ -2074,61 +1838,13 @@ def test_held_out_answers_that_cannot_be_graded(short, tmp_path, monkeypatch, ca
     problems = [{"id": "a", "question": "compare 4 7", "answer": "low"}]
     with Workers("acts:score", 1, 0.4) as pool:
         assert (
-            rollouts.held_out_accuracy(running(short(), loading.load(BASE)[0], pool=pool), problems)
+            grpo.held_out_accuracy(running(short(), loading.load(BASE)[0], pool=pool), problems)
             == 0
         )
     assert "held-out problem a could not be graded: timeout" in capsys.readouterr().out
 
 
 # ---- For a person ------------------------------------------------------------------------------------------------------
-
-
-def steps_of(**columns):
-    quiet = {
-        "ratio_first": 1e-6,
-        "equal_groups": 1,
-        "n_groups": 4,
-        "reward": 0.5,
-        "entropy": 0.5,
-        "truncated": 0.1,
-    }
-    return [{**quiet, **dict(zip(columns, values))} for values in zip(*columns.values())]
-
-
-@pytest.mark.parametrize(
-    "kind, columns, words",
-    [
-        (None, {"entropy": [0.5] * 9 + [0.1]}, ""),
-        (None, {"truncated": [0.0] * 5 + [0.45] * 5}, ""),
-        (None, {"equal_groups": [4] * 4 + [3]}, ""),
-        (None, {"entropy": [0.5] * 5 + [None] * 5}, ""),
-        ("drift", {"ratio_first": [1e-6, 0.02]}, "off by a factor of 1.02"),
-        (
-            "equal",
-            {"equal_groups": [0] + [4] * 5, "reward": [0.3] + [0] * 5},
-            "last 5 steps had equal rewards (mean 0)",
-        ),
-        (
-            "entropy",
-            {"entropy": [0.5] * 5 + [0.3] + [0.04] * 5},
-            "entropy collapses: 0.04 nats per token, in the beginning 0.5",
-        ),
-        (
-            "length",
-            {"truncated": [0.05] * 5 + [0.8] * 5},
-            "80% of the completions run into --max-tokens, in the beginning 5%",
-        ),
-    ],
-)
-def test_warnings_in_words(kind, columns, words):
-    found = watch.warnings_of(steps_of(**columns))
-    assert set(found) == ({kind} if kind else set()) and words in found.get(kind, "")
-
-
-def test_a_ratio_off_the_policy_is_no_drift():
-    rows = steps_of(ratio_first=[0.3])
-    assert set(watch.warnings_of(rows)) == {"drift"} and watch.warnings_of(rows, math.inf) == {}
-    assert set(watch.warnings_of(steps_of(ratio_first=[3.0]), 1.0)) == {"drift"}
 
 
 def test_a_warning_is_printed_once(short, capsys):
@@ -2164,7 +1880,7 @@ def test_samples_for_a_person(short, tmp_path, capsys):
     assert said[0].startswith(f"  reward {worst['reward']:.3g}, ") and said[1].startswith(
         f"  reward {best['reward']:.3g}, "
     )
-    assert set(groups[0][0]) == set(grpo.SAMPLE) and any(
+    assert set(groups[0][0]) == set(watch.SAMPLE) and any(
         row["advantage"] for group in groups for row in group
     )
     line = watch.line_of(
@@ -2178,28 +1894,9 @@ def test_samples_for_a_person(short, tmp_path, capsys):
     )
 
 
-def test_curves_are_drawn(tmp_path):
-    """A PNG with a line for each number of the log, gaps and missing columns left out; nothing is shown on a screen."""
-    rows = [
-        {
-            "step": i + 1,
-            "reward": i / 9,
-            "n_tokens": 5.0,
-            "entropy": 0.3,
-            "ratio_first": 1e-6,
-            "kl": None if i else 0.1,
-            "held_out": 0.5,
-        }
-        for i in range(9)
-    ]
-    watch.draw_curves(rows, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    watch.draw_curves([], tmp_path / "none.png")
-
-
 def test_a_run_draws_its_curves(short, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(grpo, "draw_curves", lambda rows, path: drawn.append((len(rows), path)))
+    monkeypatch.setattr(watch, "draw_curves", lambda rows, path: drawn.append((len(rows), path)))
     grpo.main(short(steps=2, max_tokens=8))
     assert drawn == [(2, tmp_path / "out" / "curves.png")]
 
@@ -2270,7 +1967,7 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
         ),
         ({"reward": "overlong"}, "'overlong' is not overlong:cache"),
         ({"votes": 3}, "--votes 3: at least --group-size 4"),
-        ({"max_rounds": 0}, "--max-rounds 0"),
+        ({"loss": "ppo"}, "--loss ppo: not one of grpo, gspo"),
         ({"lag": -1}, "--lag -1"),
         ({"offpolicy_frac": 1.5}, "--offpolicy-frac 1.5"),
         ({"tis": -1.0}, "--tis -1.0"),

@@ -15,9 +15,8 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import grpo
-import rollouts
 from data import tiny
-from engine import checkpoints, loading, processes, sharding, tensor_parallel, training
+from engine import checkpoints, dealing, loading, processes, sharding, tensor_parallel
 from engine.rows import read_rows, write_rows
 
 # 3 prompts for 2 or 4 ranks; what the second exercises is off by default, and the models of a kind
@@ -63,7 +62,6 @@ def config(folder, out, **more):
             "reward": "random:0.5",
             "lr": 0.05,
             "clip": 100.0,
-            "show_every": 0,
             **more,
         }
     )
@@ -126,14 +124,14 @@ def test_a_run_is_that_of_one_process(folder, runs, name, n):
 def cut_short(cfg):
     """Run until the fourth step's update fails."""
     with pytest.MonkeyPatch.context() as patch:
-        original = grpo.train_on
+        original = grpo.learn
 
         def failing(here, optimizers, batch, step):
             if step == 3:
                 raise KeyboardInterrupt
             return original(here, optimizers, batch, step)
 
-        patch.setattr(grpo, "train_on", failing)
+        patch.setattr(grpo, "learn", failing)
         with pytest.raises(KeyboardInterrupt):
             train([cfg])
 
@@ -212,28 +210,11 @@ def test_the_sampler_has_the_weights_that_are_trained(tmp_path):
     assert ranks_run(copies, str(tmp_path / "model"), n=4) == [[]] * 4
 
 
-def test_groups_stay_together_and_all_ranks_see_all():
-    """7 problems dealt to 3 ranks, the fifth as much work as all others, and put together again."""
-    dealt = rollouts.deal_groups([1, 1, 1, 1, 6, 1, 1], 3)
-    assert dealt == [[4], [0, 2, 5], [1, 3, 6]]
-    here = type("Here", (), {"ranks": processes.Ranks("cpu", 0, 3)})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "gather_from_ranks", lambda value, ranks: dealt)
-        assert rollouts.share(here, dealt[0], dealt) == list(range(7))
-
-
-def test_groups_are_dealt_by_hand():
-    """The largest first, to the rank with least: 9 | 6, then 3 | 9, 12 | 9, 12 | 11, 12 | 12. Equal groups in turn."""
-    assert rollouts.deal_groups([9, 1, 2, 6, 3, 3], 2) == [[0, 5], [1, 2, 3, 4]]
-    assert rollouts.deal_groups([5] * 7, 3) == [[0, 3, 6], [1, 4], [2, 5]]
-    assert rollouts.deal_groups([2, 3], 4) == [[1], [0], [], []]
-
-
 def test_ranks_sample_as_many_tokens_each(monkeypatch):
     """6 problems with budgets of 100, 10, 20, 70, 40, 40 tokens of at most 90, by two ranks: 140 and 130 a sample. After the
     first came to 40 tokens and the fourth to 150, beyond its budget: 150 and 150. The ranks agree without a word."""
-    monkeypatch.setattr(rollouts, "rollout", lambda here, problems, stream, places: places)
-    monkeypatch.setattr(rollouts, "judge", lambda here, places, reward: places)
+    monkeypatch.setattr(grpo, "sample_groups", lambda here, problems, stream, places: places)
+    monkeypatch.setattr(grpo, "reward_groups", lambda here, places, reward: places)
     budgets = [100, 10, 20, 70, 40, 40]
     problems = [
         {"id": i, "question": "compare 1 2", "answer": "low", "budget": budget}
@@ -245,11 +226,11 @@ def test_ranks_sample_as_many_tokens_each(monkeypatch):
     ):
         seen = []
 
-        def share(here, values, shares):
+        def share(values, shares, ranks):
             seen.append((shares, [place for place, _ in values]))
             raise InterruptedError
 
-        monkeypatch.setattr(rollouts, "share", share)
+        monkeypatch.setattr(dealing, "gather_dealt", share)
         for rank in (0, 1):
             cfg = grpo.Config(
                 model=BASE,
@@ -260,7 +241,7 @@ def test_ranks_sample_as_many_tokens_each(monkeypatch):
                 group_size=4,
                 max_tokens=90,
             )
-            here = rollouts.Run(
+            here = grpo.Setup(
                 cfg,
                 None,
                 None,
@@ -268,29 +249,19 @@ def test_ranks_sample_as_many_tokens_each(monkeypatch):
                 None,
                 None,
                 TOKENIZER,
-                rollouts.Format("plain"),
+                grpo.Format("plain"),
                 None,
                 problems,
                 lengths,
             )
             n_prompt = len(here.form.prompt_ids(TOKENIZER, "compare 1 2"))
-            assert [rollouts.expected_work(here, p) for p in problems] == [
+            assert [grpo.expected_work(here, p) for p in problems] == [
                 n_prompt + 4 * n for n in tokens
             ]
             with pytest.raises(InterruptedError):
-                rollouts.collect(here, 0)
-        order = rollouts.choose_prompts(6, 0, 6, 0)
+                grpo.collect(here, 0)
+        order = grpo.choose_prompts(6, 0, 6, 0)
         assert seen[0][0] == seen[1][0] and [places for _, places in seen] == seen[0][0]
         assert (
             sorted(sum(tokens[order[place]] for place in places) for places in seen[0][0]) == wanted
         )
-
-
-def test_moments_move_and_come_back():
-    model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    training.move_state([optimizer], "meta")
-    kinds = {slot: value.device.type for slot, value in optimizer.state[model.weight].items()}
-    assert kinds == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}

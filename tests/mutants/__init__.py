@@ -18,7 +18,6 @@ from mutants import (
     kernels,
     recipes,
     report,
-    rollouts,
     sft,
 )
 
@@ -37,7 +36,6 @@ MUTANTS = [
         kernels,
         recipes,
         report,
-        rollouts,
         sft,
     )
     for mutant in part.MUTANTS

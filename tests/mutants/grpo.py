@@ -1,10 +1,10 @@
-"""Mistakes in grpo.py."""
+"""Mistakes in grpo.py and in the files of engine/ that only it uses."""
 
 MUTANTS = [
     (
         "grpo.py",
-        "return torch.minimum(ratio * advantage, ratio.clamp(1 - eps_low, 1 + eps_high) * advantage)",
-        "return torch.maximum(ratio * advantage, ratio.clamp(1 - eps_low, 1 + eps_high) * advantage)",
+        "return torch.minimum(ratio * advantage, clipped * advantage)",
+        "return torch.maximum(ratio * advantage, clipped * advantage)",
         "clip: max for min",
         "test_grpo.py::test_clipped_objective_by_hand",
     ),
@@ -17,22 +17,22 @@ MUTANTS = [
     ),
     (
         "grpo.py",
-        'centred = centred / (rewards.std(1, keepdim=True, correction=int(std == "sample")) + eps)',
-        'centred = centred / (rewards.std(1, keepdim=True, correction=int(std == "pop")) + eps)',
+        'correction = int(std == "sample")',
+        'correction = int(std == "pop")',
         "sample and population deviation exchanged",
         "test_grpo.py::test_advantages_by_hand",
     ),
     (
-        "grpo.py",
-        "token_weight = torch.cat([weights[i] for i in chosen]).to(ranks.device)  # (N,)",
-        "token_weight = torch.full((len(batch.row),), 1 / len(batch.row))  # (N,)",
+        "engine/rollout.py",
+        "token_weight = torch.cat([weights[i] for i in rows]).to(device)",
+        "token_weight = torch.full((len(batch.row),), 1 / len(batch.row))",
         "normaliser of the micro-batch",
         "test_grpo.py::test_gradient_equals_a_loop_over_tokens",
     ),
     (
         "grpo.py",
-        'hidden, head, batch.target, cfg.temperature, want=("logp", "entropy")',
-        'hidden, head, batch.target, 1.0, want=("logp", "entropy")',
+        'hidden, head, target, cfg.temperature, want=("logp", "entropy")',
+        'hidden, head, target, 1.0, want=("logp", "entropy")',
         "temperature left out of the training log-probabilities",
         "test_grpo.py::test_gradient_equals_a_loop_over_tokens",
     ),
@@ -45,19 +45,15 @@ MUTANTS = [
     ),
     (
         "grpo.py",
-        (
-            "ratio = (\n"
-            "    torch.zeros_like(logp).index_add(0, row, difference)[row] / torch.bincount(row)[row]\n"
-            ").exp()"
-        ),
-        "ratio = torch.zeros_like(logp).index_add(0, row, difference)[row].exp()",
+        "ratio = (sums[tokens.row] / lengths[tokens.row]).exp()",
+        "ratio = sums[tokens.row].exp()",
         "GSPO's ratio without the length",
         "test_grpo.py::test_objective_grpo_and_gspo_by_hand",
     ),
     (
         "grpo.py",
-        "return ratio.clamp(low, high).detach() * advantage * logp, (ratio < low) | (ratio > high)",
-        "return ratio.clamp(low, high) * advantage * logp, (ratio < low) | (ratio > high)",
+        "weight = ratio.clamp(low, high).detach()",
+        "weight = ratio.clamp(low, high)",
         "CISPO's weight has a gradient of its own",
         "test_grpo.py::test_objective_cispo_by_hand",
     ),
@@ -77,8 +73,8 @@ MUTANTS = [
     ),
     (
         "grpo.py",
-        "everywhere = use_kl or cfg.entropy != 0  # a gradient in every row",
-        "everywhere = use_kl",
+        "everywhere = has_kl_loss(cfg) or cfg.entropy != 0  # a gradient in every row",
+        "everywhere = has_kl_loss(cfg)",
         "rows of advantage 0 get no entropy bonus",
         "test_grpo.py::test_gradient_of_each_objective_equals_a_loop",
     ),
@@ -91,22 +87,22 @@ MUTANTS = [
     ),
     (
         "grpo.py",
-        "gain = gain * (old_logp - sampled_logp).exp().clamp(max=cfg.tis)",
-        "gain = gain * (old_logp - sampled_logp).exp()",
+        "gain = gain * (tokens.old_logp - tokens.sampled_logp).exp().clamp(max=cfg.tis)",
+        "gain = gain * (tokens.old_logp - tokens.sampled_logp).exp()",
         "importance weights that are not truncated",
         "test_grpo.py::test_truncated_importance_sampling_by_hand",
     ),
     (
         "grpo.py",
-        "masks = [[m and bool(accepted) for m in mask] for mask, accepted in zip(masks, advantage)]",
-        "masks = [list(mask) for mask, accepted in zip(masks, advantage)]",
+        "[is_trained and bool(accepted) for is_trained in mask]",
+        "list(mask)",
         "rejected samples count in the normaliser of expert iteration",
         "test_grpo.py::test_rft_is_the_likelihood_of_what_was_accepted",
     ),
     (
-        "grpo.py",
-        "token_advantage = token_advantage + of_tokens(token_rewards, chosen)",
-        "token_advantage = token_advantage * of_tokens(token_rewards, chosen)",
+        "engine/rollout.py",
+        "advantage = advantage + of_tokens(rollout.token_rewards)",
+        "advantage = advantage * of_tokens(rollout.token_rewards)",
         "rewards of tokens multiply the advantage",
         "test_grpo.py::test_a_reward_of_tokens_is_an_advantage_of_its_own",
     ),
@@ -119,19 +115,109 @@ MUTANTS = [
     ),
     (
         "grpo.py",
-        (
-            "# lengths only deal the work: older ones lack it\n"
-            'queue, lengths = deque(state["queue"]), state.get("lengths", {})'
-        ),
-        'queue, lengths = deque(), state.get("lengths", {})',
+        'queue = deque(run.noted.get("queue", ()))  # rollouts that wait for their update',
+        "queue = deque()",
         "waiting rollouts and the reference are lost with a kill",
         "test_grpo.py::test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference",
     ),
     (
         "grpo.py",
-        "parts = [slice(a, b) for a, b in zip(ends, ends[1:]) if a < b]",
-        "parts = [slice(a // 2, b // 2) for a, b in zip(ends, ends[1:]) if a < b]",
+        "slice(cfg.group_size * begin, cfg.group_size * end)",
+        "slice(cfg.group_size * begin // 2, cfg.group_size * end // 2)",
         "half of a rollout is not trained",
         "test_grpo.py::test_parts_of_a_rollout",
+    ),
+    (
+        "grpo.py",
+        'injected = set(row["injected"])',
+        "injected = set()",
+        "injected tokens trained",
+        "test_grpo.py::test_injected_and_truncated_tokens_are_masked",
+    ),
+    (
+        "grpo.py",
+        'trained = [not is_cut and i not in injected for i in range(len(row["ids"]))]',
+        'trained = [not is_cut and i not in injected for i in range(len(row["ids"]) - 1)] + [False]',
+        "end-of-sequence not trained",
+        "test_grpo.py::test_what_is_trained",
+    ),
+    (
+        "grpo.py",
+        "generator = torch.Generator().manual_seed(seed + epoch)",
+        "generator = torch.Generator().manual_seed(seed + step)",
+        "order of the data changes inside an epoch",
+        "test_grpo.py::test_choose_prompts_visits_each_once_per_epoch",
+    ),
+    (
+        "grpo.py",
+        'return [setup.problems[i] for i in chosen], ("rollout", *stream)',
+        'return [setup.problems[i] for i in chosen], ("rollout",)',
+        "same random numbers at every step",
+        "test_grpo.py::test_a_problem_is_sampled_anew_at_each_step",
+    ),
+    (
+        "grpo.py",
+        'field = "right" if "answer" in needs_of(reward) else "reward"',
+        'field = "reward"',
+        "dynamic sampling takes a difference in length for a mixed group",
+        "test_grpo.py::test_dynamic_sampling_looks_at_correctness_not_at_length",
+    ),
+    (
+        "grpo.py",
+        "if not isinstance(verdict, dict):  # a Failure, which JSON has made a list",
+        "if verdict is None:",
+        "a failed reward is used",
+        "test_grpo.py::test_a_reward_that_is_nan_is_no_reward",
+    ),
+    (
+        "engine/logprobs.py",
+        "return logsumexp - mean - math.log(len(head.weight))",
+        "return logsumexp - mean",
+        "self-certainty without log V",
+        "test_logprobs.py::test_self_certainty_by_hand",
+    ),
+    (
+        "engine/shared_prompts.py",
+        "packed = Packed(batch.lengths, device, source=place, first=is_own.nonzero()[:, 0])",
+        "packed = Packed(\n"
+        "    batch.lengths, device, source=place, first=torch.arange(len(place))[: is_own.sum()]\n"
+        ")",
+        "shared tokens get the attention of others",
+        "test_shared_prompts.py::test_a_prompt_is_computed_once_for_its_group",
+    ),
+    (
+        "engine/shared_prompts.py",
+        "if leader is not None and ids[:n_prompt] == leader:",
+        "if leader is not None and ids[:4] == leader[:4]:",
+        "another prompt with the same beginning is taken for the same",
+        "test_shared_prompts.py::test_a_prompt_is_computed_once_for_its_group",
+    ),
+    (
+        "engine/dealing.py",
+        "return [found[place] for place in range(len(found))]",
+        "return list(found.values())",
+        "groups of several ranks in the order of the ranks",
+        "test_dealing.py::test_groups_stay_together_and_all_ranks_see_all",
+    ),
+    (
+        "engine/dealing.py",
+        "for i in sorted(range(len(work)), key=lambda i: -work[i]):",
+        "for i in range(len(work)):",
+        "groups are dealt as they come, and the largest comes last",
+        "test_dealing.py::test_groups_are_dealt_by_hand",
+    ),
+    (
+        "engine/dealing.py",
+        "heapq.heappush(loads, (load + work[i], place))",
+        "heapq.heappush(loads, (load + 1, place))",
+        "groups are dealt by their number",
+        "test_grpo_ranks.py::test_ranks_sample_as_many_tokens_each",
+    ),
+    (
+        "grpo.py",
+        'longest = min(cfg.max_tokens, problem["budget"])',
+        "longest = cfg.max_tokens",
+        "a problem with a small budget is taken for a long one",
+        "test_grpo_ranks.py::test_ranks_sample_as_many_tokens_each",
     ),
 ]

@@ -10,8 +10,8 @@ MUTANTS = [
     ),
     (
         "sft.py",
-        "n_trained = sum(sum(trained[1:]) for _, trained in chosen)",
-        "n_trained = sum(len(trained) - 1 for _, trained in chosen)",
+        "n_trained = sum(sum(trained[1:]) for _, trained in examples)",
+        "n_trained = sum(len(trained) - 1 for _, trained in examples)",
         "the normaliser counts prompt tokens",
         "test_sft.py::test_loss_is_the_mean_nll_of_the_trained_tokens",
     ),
@@ -31,20 +31,15 @@ MUTANTS = [
     ),
     (
         "sft.py",
-        (
-            "steps += [\n"
-            "    [rows[j] for j in packs[k]]\n"
-            "    for k in torch.randperm(len(packs), generator=generator).tolist()\n"
-            "]"
-        ),
-        "steps += [[rows[j] for j in pack] for pack in sorted(packs, key=len)]",
+        "for k in torch.randperm(len(packs), generator=generator).tolist():",
+        "for k in sorted(range(len(packs)), key=lambda k: len(packs[k])):",
         "packed steps come in the order of their lengths",
         "test_sft.py::test_packing_is_98_percent_full_and_still_shuffled",
     ),
     (
         "sft.py",
-        "steps = steps[: 1 + bisect.bisect_left(spent, budget)]",
-        "steps = steps[: bisect.bisect_left(spent, budget)]",
+        "steps = steps[: 1 + bisect.bisect_left(spent, flops_budget)]",
+        "steps = steps[: bisect.bisect_left(spent, flops_budget)]",
         "a matched run stops a step short",
         "test_sft.py::test_match_flops",
     ),
@@ -57,15 +52,15 @@ MUTANTS = [
     ),
     (
         "sft.py",
-        "return sorted(range(len(examples)), key=lambda i: -sums[i] / counts[i])",
+        "return sorted(range(len(examples)), key=lambda i: -means[i])",
         "return sorted(range(len(examples)), key=lambda i: -sums[i])",
         "short rows count as easy",
         "test_sft.py::test_easy_order",
     ),
     (
         "sft.py",
-        "return plan.of_rows(",
-        "plan.of_rows(",
+        "return plan.of_rows(cfg, examples)",
+        "plan.of_rows(cfg, examples)",
         "--plan says what it says and trains all the same",
         "test_plan.py::test_plan_flag_of_the_scripts",
     ),
