@@ -49,7 +49,7 @@ import os
 import statistics
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -77,6 +77,9 @@ from engine.rows import BadInput, read_problems, write_rows
 from engine.sampling import random_key
 from grading.rewards import needs_of, reward_files, rewardable_problems
 from grading.sandbox import Failure, Workers
+
+
+OBJECTIVES = {}  # name: Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,7 @@ class Config(settings.Training):
     baseline: Literal["group", "others"] = "group"
     # what the advantages are divided by
     adv_std: Literal["pop", "sample", "batch", "none"] = "pop"
-    loss: str = "grpo"  # a name in OBJECTIVES: grpo, gspo, cispo, reinforce, nft, rft
+    loss: str = field(default="grpo", metadata={"names": OBJECTIVES})  # the objective
     eps_low: float = 0.2  # clip range below 1; UniReason: 0.22, GSPO: 3e-4
     eps_high: float = 0.2  # clip range above 1; DAPO, UniReason: 0.28, GSPO: 4e-4
     nft_eps: float = 1.0  # least likelihood ratio of NFT's implicit negative policy
@@ -183,9 +186,6 @@ def advantages(rewards, std="pop", baseline="group", eps=1e-6):
 class Objective(NamedTuple):
     function: object  # (logp (N,), Tokens, cfg) -> (gain (N,), clipped (N,) bool)
     needs: frozenset  # "binary rewards", "accepted samples"
-
-
-OBJECTIVES = {}
 
 
 def objective(name, needs=()):

@@ -11,9 +11,8 @@ def pack_groups(sequences, masks, device):
 
     Shared is what neighbours have in common before their first scored token. It passes through the
     layers once instead of G times, and autograd adds up what the G samples ask of it. Attention
-    still sees whole sequences: the blocks of Packed, which say where in the row each cell comes
-    from, name the shared tokens G times. The CUDA kernel of half precision wants contiguous
-    sequences; on a GPU nothing is shared.
+    still sees whole sequences: attention.Packed names the shared tokens G times. The CUDA kernel of
+    half precision wants contiguous sequences; on a GPU nothing is shared.
     """
     batch = packing.pack(sequences, masks, device)
     source = sources_of_cells(sequences, masks)  # (T,) of the unshared row
@@ -29,7 +28,7 @@ def pack_groups(sequences, masks, device):
 
 
 def sources_of_cells(sequences, masks):
-    """For each cell of the packed row, the first cell that holds the same token of its prompt, (T,)."""
+    """(T,): for each cell of the packed row the first cell with the same token of its prompt."""
     source = torch.arange(sum(map(len, sequences)))
     leader, leader_at = None, 0  # the prompt that the next sequences may share, and where it begins
     begin = 0
