@@ -78,7 +78,6 @@ from engine.sampling import random_key
 from grading.rewards import needs_of, reward_files, rewardable_problems
 from grading.sandbox import Failure, Workers
 
-
 OBJECTIVES = {}  # name: Objective
 
 

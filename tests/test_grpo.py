@@ -39,6 +39,7 @@ from engine import (
 )
 from engine import model as models
 from engine.format import FORMATS
+from engine.rollout import Tokens
 from engine.rows import BadInput, read_rows
 from grading import rewards
 from grading.sandbox import Workers
@@ -168,7 +169,7 @@ def slope_of(log_ratios, advantage, old=-1.0, rows=None, share=None, **flags):
     advantage = torch.as_tensor(advantage, dtype=torch.float64).expand(len(logp))
     share = None if share is None else torch.full_like(logp, share)
     cfg = config(**flags)
-    tokens = grpo.Tokens(torch.full_like(logp, old), advantage, rows, share)
+    tokens = Tokens(torch.full_like(logp, old), advantage, rows, share)
     value, clipped = grpo.OBJECTIVES[cfg.loss].function(logp, tokens, cfg)
     value.sum().backward()
     return value.tolist(), clipped.tolist(), logp.grad.tolist()
@@ -1018,7 +1019,7 @@ def test_kl_in_the_reward_has_the_gradient_of_the_kl():
     ref, logits = torch.tensor([0.25, 0.75]), torch.zeros(2, requires_grad=True)
     logp = logits.log_softmax(0)
     penalty = grpo.kl_estimate(logp.detach(), ref.log(), "k1")
-    tokens = grpo.Tokens(logp.detach(), -penalty + 3.0, torch.tensor([0, 1]))
+    tokens = Tokens(logp.detach(), -penalty + 3.0, torch.tensor([0, 1]))
     value, _ = grpo.reinforce(logp, tokens, config())
     (logp.exp().detach() * value).sum().backward()
     assert close(logits.grad, [-0.274653, 0.274653])
