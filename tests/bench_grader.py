@@ -17,6 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from conftest import OPTIONAL_DATA  # noqa: E402
+
 from engine.rows import read_rows  # noqa: E402
 from grading import symbolic  # noqa: E402
 from grading.answers import (  # noqa: E402
@@ -31,7 +33,6 @@ from grading.answers import (  # noqa: E402
 )
 from grading.formulas import check_expression  # noqa: E402
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "math"
 PIECES = r"""
     \frac { } ( ) [ ] \{ \} ^ _ ' \sqrt 1 9 0 7 . , ; - + * / x e i n \pi \text{ % ! = \pm \boxed{
     \\ & \cup $ < > \le \ge | \binom{ \lfloor \rfloor \log_ \sum_{k=1}^ \ln \sin ^{9^{9^{ !!! é √ ∞
@@ -92,7 +93,11 @@ def measure_speed():
         ("whole numbers", ["gsm8k_test", "aime_1983_2015"]),
         ("MATH", ["math500", "math_with_solutions_2k"]),
     ):
-        golds = [row["answer"] for file in files for row in read_rows(SHARED / f"{file}.jsonl")]
+        golds = [
+            row["answer"]
+            for file in files
+            for row in read_rows(OPTIONAL_DATA / f"math/{file}.jsonl")
+        ]
         pairs = [(gold if rng.random() < 0.5 else rng.choice(golds), gold) for gold in golds]
         for said, gold in pairs:  # starts the process of the symbolic comparisons
             grade({"answer": gold}, said)

@@ -18,24 +18,19 @@ WORDS = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# In byte-level BPE "Ġ" is a space and "Ċ" a line end. The first five merges cross the borders of a
-# format's pieces: "<think>" + "\n" has the token ">\n", " " + "</think>" the token " </".
-MERGES = [
-    (">", "Ċ"),
-    ("Ġ", "<"),
-    ("Ġ<", "/"),
-    ("<", "/"),
-    ("Ċ", "Ċ"),
-    ("t", "h"),
-    ("i", "n"),
-    ("th", "in"),
-    ("thin", "k"),
-    ("a", "n"),
-    ("an", "s"),
-    ("Ġ", "a"),
-    ("Ġ", "th"),
-    ("e", "r"),
-]
+# In byte-level BPE "Ġ" is a space and "Ċ" a line end. These merges cross the borders of a format's
+# pieces: "<think>" + "\n" has the token ">\n", " " + "</think>" the token " </".
+ACROSS_BORDERS = [(">", "Ċ"), ("Ġ", "<"), ("Ġ<", "/"), ("<", "/")]
+# Words that are one token, as they are in Qwen2.5's vocabulary.
+WHOLE = (".Ċ", "ĊĊĊ", "think", "answer", "Answer", "Final", "Wait")
+
+
+def merges():
+    """The merges above, and those that build each whole word letter by letter."""
+    found = list(ACROSS_BORDERS)
+    for word in WHOLE:
+        found += [(word[:end], word[end]) for end in range(1, len(word))]
+    return found
 
 
 def bpe_tokenizer():
@@ -44,9 +39,9 @@ def bpe_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = alphabet + [left + right for left, right in MERGES]
+    tokens = alphabet + [left + right for left, right in merges()]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=MERGES))
+    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=merges()))
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),

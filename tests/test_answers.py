@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from bench_grader import attack, hostile
+from conftest import optional_data
 
 from engine.rows import read_rows
 from grading.answers import (
@@ -21,9 +22,6 @@ from grading.answers import (
     overlap,
     parse,
 )
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-
 
 GOLDS = [
     "7",
@@ -60,10 +58,7 @@ GOLDS = [
 
 
 def shared(name):
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"../shared/data/{name} is not there")
-    return read_rows(path)
+    return read_rows(optional_data(name))
 
 
 # ---- extraction

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from stand_ins import bpe_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -34,7 +34,6 @@ from engine.sampling import random_key
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data" / "tiny_base")
-QWEN = ROOT.parent / "shared" / "data" / "tokenizers" / "qwen2.5"
 TOKENIZER = tiny.tokenizer()  # 149 words; the models below have 157 logits
 PAD, EOS, END = (TOKENIZER.convert_tokens_to_ids(t) for t in ("<pad>", "<eos>", "</think>"))
 THINK = FORMATS["think"]
@@ -516,15 +515,10 @@ def s1_words():
     return fast
 
 
-@pytest.fixture(params=["words", "qwen2.5"], scope="module")
+@pytest.fixture(params=["words", "bpe"], scope="module")
 def s1(request):
     """(tokenizer, a model that has its vocabulary; what the model wants will be scripted)."""
-    if request.param == "qwen2.5" and not QWEN.is_dir():
-        pytest.skip(f"{QWEN} is not there; the same cases run with the small tokenizer")
-    tokenizer = s1_words() if request.param == "words" else AutoTokenizer.from_pretrained(QWEN)
-    pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    # 0.6 s each time, for 151,665 words
-    tokenizer.batch_decode = lambda ids: [pieces[i] for (i,) in ids]
+    tokenizer = s1_words() if request.param == "words" else bpe_tokenizer()
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=8,

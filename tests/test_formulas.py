@@ -3,15 +3,13 @@
 import random
 import re
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
+from conftest import optional_data
 
 from engine.rows import read_rows
 from grading.answers import grade
 from grading.formulas import check_expression
-
-COUNTDOWN = Path(__file__).parents[2] / "shared" / "data" / "countdown"
 
 
 @pytest.mark.parametrize(
@@ -57,16 +55,15 @@ def test_check_expression(text, nums, target, options, right):
 
 def test_check_expression_on_judged_rows():
     """Verdicts and solutions of others; our own are in judged_answers.jsonl."""
-    if not COUNTDOWN.exists():
-        pytest.skip("../shared/data/countdown is not there")
-    for row in read_rows(COUNTDOWN / "judged_gemma3_27b.jsonl"):
+    countdown = optional_data("countdown")
+    for row in read_rows(countdown / "judged_gemma3_27b.jsonl"):
         assert (
             check_expression(row["parsed"], row["nums"], row["target"])
             == row["exact_correct_all_used"]
         )
     assert all(
         check_expression(row["solution"], row["nums"], row["target"])
-        for row in read_rows(COUNTDOWN / "countdown_generated_2000.jsonl")
+        for row in read_rows(countdown / "countdown_generated_2000.jsonl")
     )
 
 

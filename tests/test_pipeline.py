@@ -1,4 +1,4 @@
-"""All stages one after the other, through files, in seconds: on the tiny world, and on real text with a real tokenizer."""
+"""All stages one after the other, through files, in seconds: in the tiny world, and on English text."""
 
 import dataclasses
 import json
@@ -21,7 +21,6 @@ from engine import settings
 from engine.rows import BadInput, read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data"
 
 
 def test_tiny_world_end_to_end(tmp_path):
@@ -117,20 +116,42 @@ def test_tiny_world_end_to_end(tmp_path):
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page) and "<script src" not in page
 
 
-@pytest.mark.skipif(
-    not (REAL / "tokenizers/qwen2.5").is_dir(),
-    reason="no real questions and tokenizer beside the project",
-)
-def test_real_text_end_to_end(tmp_path):
-    """The same scripts on real questions and traces, s1's format, the Qwen2.5 tokenizer and an untrained small Qwen2."""
-    import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+def english_trace(number):
+    """A question in English with a trace that doubts and checks, as s1's have."""
+    km, hours = 60 + 7 * number, 2 + number % 3
+    total = km * hours
+    thinking = (
+        f"The train covers {km} km in each hour, and it runs for {hours} hours.\n\n"
+        f"So the distance should be {km} * {hours} = {total} km. Wait, let me check this: "
+        f"{total} / {hours} = {km}, which is the speed that was given.\n\nThat settles it."
+    )
+    return {
+        "id": f"train-{number}",
+        "question": f"A train runs at {km} km/h for {hours} hours. How many km does it cover?",
+        "answer": str(total),
+        "thinking": thinking,
+        "response": f"It covers $\\boxed{{{total}}}$ km.",
+        "model": "by hand",
+    }
 
-    tokenizer = AutoTokenizer.from_pretrained(REAL / "tokenizers/qwen2.5")
+
+HELD_OUT = [
+    "What is $2^{10}$?",
+    "Find the sum of the digits of 7531.",
+    "How many primes are below 20?",
+]
+
+
+def test_english_text_end_to_end(tmp_path, bpe):
+    """The same scripts on questions in English, in s1's format, with byte-level BPE and a small Qwen2."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = bpe
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=151936,
+            vocab_size=len(tokenizer),
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,
@@ -145,13 +166,10 @@ def test_real_text_end_to_end(tmp_path):
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
 
-    pool = [
-        row
-        for row in read_rows(REAL / "traces/qwen3_8b_thinking_on_200.jsonl")
-        if row.get("answer") is not None
-    ]
-    write_rows(tmp_path / "pool.jsonl", pool)
-    questions = str(REAL / "math/math500.jsonl")
+    write_rows(tmp_path / "pool.jsonl", [english_trace(number) for number in range(12)])
+    questions = str(tmp_path / "questions.jsonl")
+    problems = zip(("1", "2", "3"), HELD_OUT, ("1024", "16", "8"))
+    write_rows(questions, [{"id": i, "question": q, "answer": a} for i, q, a in problems])
     traces, out = str(tmp_path / "traces.jsonl"), str(tmp_path / "sft")
     kept = curate.main(
         curate.Config(data=str(tmp_path / "pool.jsonl"), against=(questions,), out=traces, k=6)
@@ -180,11 +198,9 @@ def test_real_text_end_to_end(tmp_path):
         assert len(rows) == 3
     assert all("Final Answer:" in row["text"] for row in read_rows(runs[1]) if row["forced"])
 
-    train = str(tmp_path / "gsm8k.jsonl")
+    train = str(tmp_path / "train.jsonl")
     prepare.main(
-        prepare.Config(
-            name="rows", source=str(REAL / "math/gsm8k_train_2k.jsonl"), out=train, limit=20
-        )
+        prepare.Config(name="rows", source=str(tmp_path / "pool.jsonl"), out=train, limit=8)
     )
     history = grpo.main(
         grpo.Config(

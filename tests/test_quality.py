@@ -3,9 +3,9 @@
 import random
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from conftest import optional_data
 from small_pools import LOOP, trace
 
 from curation import quality
@@ -17,8 +17,6 @@ from curation.quality import (
 )
 from engine.rows import read_rows
 from grading.repetition import repeated_share
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
 @pytest.mark.parametrize(
@@ -209,13 +207,12 @@ def test_a_healthy_trace_passes():
     assert find_quality_problem(trace(1, thinking=loop.replace("check", "see"))) == "repetition"
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: real traces are not read")
 def test_real_traces():
     """Healthy traces of Qwen3-8B and of a UniReason model must pass."""
     rows = [
         row
         for name in ("qwen3_8b_thinking_on_200", "unireason_sft_math500_traces_100")
-        for row in read_rows(SHARED / "traces" / f"{name}.jsonl")
+        for row in read_rows(optional_data(f"traces/{name}.jsonl"))
     ]
     slips = [row["id"] for row in rows if uncorrected_equations(row["thinking"])]
     assert len(slips) <= 3, slips  # of 723 equations; one slip is a real one

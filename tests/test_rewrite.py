@@ -2,18 +2,15 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from conftest import optional_data
 from small_pools import config, ids, trace, write
 
 import curate
 from curation import rewrite
 from engine.format import FORMATS
 from engine.rows import BadInput
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-
 
 STEPS = "\n\n".join(f"step {i} is {i * 7}" for i in range(9))
 
@@ -229,9 +226,8 @@ def test_taxonomy_in_the_form_of_s1(tmp_path):
     assert rewrite.domain_by_keywords("Is 11 a prime?", taxonomy) is None
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: s1's taxonomy is not read")
 def test_taxonomy_of_s1():
-    taxonomy = rewrite.read_taxonomy(SHARED / "traces" / "s1_msc_taxonomy.json")
+    taxonomy = rewrite.read_taxonomy(optional_data("traces/s1_msc_taxonomy.json"))
     assert (
         len(taxonomy) == 61
         and rewrite.domain_of_reply("It counts things, so 05.", taxonomy) == "Combinatorics"

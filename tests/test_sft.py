@@ -272,13 +272,10 @@ def test_a_tokenizer_without_the_delimiter_is_refused(base, name, delimiter):
     assert delimiter in str(caught.value)
 
 
-def test_a_tokenizer_that_splits_the_delimiter_is_refused(base):
-    """Qwen2.5 writes </think> as three ordinary tokens."""
-    path = ROOT.parent / "shared" / "data" / "tokenizers" / "qwen2.5"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+def test_a_tokenizer_that_splits_the_delimiter_is_refused(base, bpe):
+    """As Qwen2.5's does, the tokenizer writes </think> as three ordinary tokens."""
     with pytest.raises(BadInput, match="--format think: .*</think>"):
-        encode(rows_of(base), AutoTokenizer.from_pretrained(path), config(base, "x"), 128)
+        encode(rows_of(base), bpe, config(base, "x"), 128)
 
 
 # ---- loss
@@ -687,13 +684,9 @@ def test_turns_by_hand(base):
     )
 
 
-def test_turns_with_a_real_chat_template(base):
+def test_turns_with_a_real_chat_template(bpe):
     """Qwen2.5: the trained part of an earlier turn is its text and <|im_end|>, not the line break behind it."""
-    path = ROOT.parent / "shared" / "data" / "tokenizers" / "qwen2.5"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    tokenizer.eos_token = "<|im_end|>"
+    tokenizer = bpe
     ids, trained = FORMATS["s1"].training_ids(
         tokenizer, {"question": "and 3?", "response": "4", "history": TALK}, turns=2
     )
