@@ -1,6 +1,6 @@
 """How fast is the grader, and does any string make it hang, crash or run code?
 
-    python tests/bench_grader.py                  # gradings per second on one core; reads ../shared
+    python tests/bench_grader.py                  # gradings per second on one core; reads optional data
     python tests/bench_grader.py --fuzz 100000    # hostile strings: 5 minutes on a shared core
 
 Ends with status 1 if a string raises, takes over two seconds, leaves a file behind, or is taken for

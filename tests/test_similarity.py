@@ -3,16 +3,14 @@
 import json
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from conftest import optional_data
 from small_pools import ids, trace, write
 
 import curate
 from curation import similarity
 from engine.rows import BadInput, read_rows
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
 def decontaminate(rows, questions, layers=("exact", "ngram")):
@@ -326,14 +324,13 @@ def test_a_set_made_of_a_test_set_is_found_out():
     assert reasons == {"shared 8-gram": 2, "same question": 2}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="no ../shared/data: real traces are not read")
 def test_real_traces_of_a_test_set_are_found_out():
     """One of the two sets was made of MATH-500."""
     rows = [
         row
         for name in ("qwen3_8b_thinking_on_200", "unireason_sft_math500_traces_100")
-        for row in read_rows(SHARED / "traces" / f"{name}.jsonl")
+        for row in read_rows(optional_data(f"traces/{name}.jsonl"))
     ]
-    held_out = [row["question"] for row in read_rows(SHARED / "math" / "math500.jsonl")]
+    held_out = [row["question"] for row in read_rows(optional_data("math/math500.jsonl"))]
     kept, _ = decontaminate(rows, held_out)
     assert not any(row["id"].startswith("unireason") for row in kept) and len(kept) == 200
