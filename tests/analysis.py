@@ -40,46 +40,42 @@ def make_model(path, seed, words=(), n_vocabulary=None):
     return path
 
 
-@pytest.fixture(scope="session")
-def place(tmp_path_factory):
-    """Models base, tuned (training.json says SFT) and other (says RL), with a hostile word in their vocabulary."""
-    if "place" in made:
-        return made["place"]
-    path = made["place"] = tmp_path_factory.mktemp("analyze")
-    for seed, name in enumerate(("base", "tuned", "other")):
-        make_model(path / name, seed, [HOSTILE])
-    (path / "tuned" / "training.json").write_text(
-        json.dumps({"train_on": "completion", "lr": 1e-3, "n_steps": 7})
-    )
-    (path / "other" / "training.json").write_text(
-        json.dumps({"reward": "correct", "lr": 5e-4, "n_steps": 3})
-    )
-    return path
+PROBLEMS = [  # group, task, question, answer; the third is hostile
+    ("math", "pair", "pair sum 9 from 4 5", "4 + 5"),
+    ("math", "pair", "pair sum 7 from 4 3", "4 + 3"),
+    ("math", "pair", f"pair sum 8 from 4 4 {HOSTILE}", "4 + 4"),
+    ("math", "pair", "pair sum 3 from 1 2", "1 + 2"),
+    ("other", "sort", "sort 3 1", "1 3"),
+    ("other", "sort", "sort 9 4", "4 9"),
+    ("other", "sort", "sort 5 2", "2 5"),
+    ("plain", "copy", "copy a b", "a b"),
+    ("plain", "copy", "copy b c", "b c"),
+    ("plain", "copy", "copy c", "c"),
+]
+RUNS = [  # name, model, Waits
+    ("base", "base", 0),
+    ("tuned", "tuned", 0),
+    ("other", "other", 0),
+    ("tuned-wait1", "tuned", 1),
+    ("tuned-wait2", "tuned", 2),
+]
 
 
 def completions(name, forced=0):
-    """Rows as generate.py writes them, of three math, two other and three plain questions; the last math one is hostile."""
-    tokenizer, rows = tiny.tokenizer(), []
+    """Rows as generate.py writes them: one answer to each of PROBLEMS.
+
+    The run "tuned" is right on every second problem, runs with forced Waits on all.
+    """
+    tokenizer = tiny.tokenizer()
     tokenizer.add_tokens([HOSTILE])
-    for number, (group, task, question, answer) in enumerate(
-        [
-            ("math", "pair", "pair sum 9 from 4 5", "4 + 5"),
-            ("math", "pair", "pair sum 7 from 4 3", "4 + 3"),
-            ("math", "pair", f"pair sum 8 from 4 4 {HOSTILE}", "4 + 4"),
-            ("math", "pair", "pair sum 3 from 1 2", "1 + 2"),
-            ("other", "sort", "sort 3 1", "1 3"),
-            ("other", "sort", "sort 9 4", "4 9"),
-            ("other", "sort", "sort 5 2", "2 5"),
-            ("plain", "copy", "copy a b", "a b"),
-            ("plain", "copy", "copy b c", "b c"),
-            ("plain", "copy", "copy c", "c"),
-        ]
-    ):
-        said = answer if name == "tuned" and number % 2 or forced else "a"
+    wait_id = tokenizer.encode("wait")[0]
+    rows = []
+    for number, (group, task, question, answer) in enumerate(PROBLEMS):
+        is_right = forced > 0 or (name == "tuned" and number % 2 == 1)
+        response = answer if is_right else "a"
         thinking = f"try {HOSTILE} 4 + 5 = 9" + " wait yes" * forced
-        text = f"{thinking} </think> {said}"
+        text = f"{thinking} </think> {response}"
         ids = tokenizer.encode(text, add_special_tokens=False) + [tokenizer.eos_token_id]
-        wait = [i for i, token in enumerate(ids) if token == tokenizer.encode("wait")[0]]
         rows.append(
             {
                 "id": str(number),
@@ -90,9 +86,9 @@ def completions(name, forced=0):
                 "sample": 0,
                 "text": text,
                 "thinking": thinking,
-                "response": said,
+                "response": response,
                 "ids": ids,
-                "injected": wait,
+                "injected": [i for i, token in enumerate(ids) if token == wait_id],
                 "n_thinking_tokens": len(ids) - 3,
                 "n_tokens": len(ids),
                 "finish": "stop",
@@ -104,44 +100,50 @@ def completions(name, forced=0):
 
 
 @pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """Models base, tuned (training.json says SFT) and other (says RL), and RUNS, in a directory.
+
+    The models have a hostile word in their vocabulary. One row of "other" has no tokens.
+    """
+    if "place" in made:
+        return made["place"]
+    path = made["place"] = tmp_path_factory.mktemp("analyze")
+    for seed, name in enumerate(("base", "tuned", "other")):
+        make_model(path / name, seed, [HOSTILE])
+    sft = {"train_on": "completion", "lr": 1e-3, "n_steps": 7}
+    rl = {"reward": "correct", "lr": 5e-4, "n_steps": 3}
+    (path / "tuned" / "training.json").write_text(json.dumps(sft))
+    (path / "other" / "training.json").write_text(json.dumps(rl))
+    for name, model, waits in RUNS:
+        rows = completions(name, waits)
+        if name == "other":
+            rows.append(rows[0] | {"id": "empty", "ids": []})
+        write_rows(path / "runs" / f"{name}.jsonl", rows)
+        header = {
+            "model": str(path / model),
+            "format": "think",
+            "waits": waits,
+            "thinking_budget": None,
+            "temperature": 0.7,
+        }
+        (path / "runs" / f"{name}.config.json").write_text(json.dumps(header))
+    return path
+
+
+@pytest.fixture(scope="session")
 def analysed(place):
-    """main() on three models and six runs -> (its result, the output directory)."""
+    """main() on all of it, with a claim -> (its result, the output directory)."""
     if "analysed" in made:
         return made["analysed"]
-    for name, model, waits in (
-        ("base", "base", 0),
-        ("tuned", "tuned", 0),
-        ("other", "other", 0),
-        ("tuned-wait1", "tuned", 1),
-        ("tuned-wait2", "tuned", 2),
-    ):
-        rows = completions(name, waits)
-        write_rows(
-            place / "runs" / f"{name}.jsonl",
-            rows + ([rows[0] | {"id": "empty", "ids": []}] if name == "other" else []),
-        )
-        (place / "runs" / f"{name}.config.json").write_text(
-            json.dumps(
-                {
-                    "model": str(place / model),
-                    "format": "think",
-                    "waits": waits,
-                    "thinking_budget": None,
-                    "temperature": 0.7,
-                }
-            )
-        )
-    claims = [
-        {
-            "id": "A",
-            "text": f"hostile {HOSTILE}",
-            "group": "all",
-            "from": "base",
-            "to": "tuned-wait1",
-            "expect": "higher",
-        }
-    ]
-    (place / "claims.json").write_text(json.dumps(claims))
+    claim = {
+        "id": "A",
+        "text": f"hostile {HOSTILE}",
+        "group": "all",
+        "from": "base",
+        "to": "tuned-wait1",
+        "expect": "higher",
+    }
+    (place / "claims.json").write_text(json.dumps([claim]))
     cfg = Config(
         base=str(place / "base"),
         tuned=(str(place / "tuned"), str(place / "other")),

@@ -1,7 +1,7 @@
 """Does an analysis cost more than the two forward passes it needs?
 
-    python tests/bench_analyze.py                   on a CPU: the head of Qwen2.5-0.5B (151,936 × 896)
-                                                    and 12 of its 24 layers
+    python tests/bench_analyze.py                 on a CPU: the head of Qwen2.5-0.5B (151,936 × 896)
+                                                  and 12 of its 24 layers
     python tests/bench_analyze.py --layers 24 --responses 100 --device cuda --dtype bf16    on a GPU
 
 A forward pass is what any likelihood needs: the layers, and the product of states and head, chunk

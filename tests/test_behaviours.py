@@ -11,8 +11,9 @@ from report import behaviours
 
 
 def test_rules_against_labels():
-    """Agreement with labels by hand, whether a trace shows a behaviour: at least 95% on the 22 traces that the rules were made
-    with, 90% on 22 others."""
+    """Whether a trace shows a behaviour: at least 95% agreement with labels by hand on the 22
+    traces that the rules were made with, 90% on 22 others.
+    """
     rows = [
         json.loads(line)
         for line in (Path(__file__).parent / "labelled_traces.jsonl").read_text().splitlines()
@@ -32,7 +33,7 @@ def test_rules_against_labels():
 
 
 def test_behaviours_by_hand():
-    """Counts of one trace; words; long near misses take no more than their length's share."""
+    """Counts of one trace and of words; long near misses take time linear in their length."""
     assert behaviours.count_behaviours(
         "wait , maybe 1 + 4 = 5 vs 10 low . wait , perhaps 2 * 5 = 10 vs 10 yes"
     ) == {"verification": 2, "backtracking": 2, "subgoal": 0, "backward": 0}
@@ -45,7 +46,9 @@ def test_behaviours_by_hand():
 
 
 def test_variety_by_hand():
-    """Two questions of three samples: one with two right solutions that read differently and one answer, one with none."""
+    """Three samples each of two questions: two right solutions that read differently, with one
+    answer, and none.
+    """
 
     def row(question, answer, thinking):
         return {"id": question, "answer": "4", "thinking": thinking, "response": answer}
@@ -68,7 +71,10 @@ def test_variety_by_hand():
 
 
 def test_a_judge_through_files(tmp_path):
-    """Four questions per trace; counts come back by trace; mean 2.0, share 0.667, agreement with the rules; no tag is 0."""
+    """Four questions per trace; counts come back by trace; no tag is 0.
+
+    Mean 2.0, share 0.667, agreement with the rules 1/3.
+    """
     rows = [
         {"id": str(i), "question": "q", "response": text}
         for i, text in enumerate(("wait, no", "wait", "nothing"))

@@ -47,7 +47,10 @@ def test_decide(low, high, expect, holds, words):
 
 
 def test_paired_by_hand():
-    """Questions pair by id; of two seeds each question counts once with its mean; what only one side has is left out."""
+    """Questions pair by id; what only one side has is left out.
+
+    Of two seeds each question counts once, with its mean.
+    """
     before = {"0": {"a": 0.0, "b": 1.0, "c": 0.0}, "1": {"a": 0.0, "b": 0.0}, "7": {"a": 1.0}}
     after = {"0": {"a": 1.0, "b": 1.0, "d": 1.0}, "1": {"a": 1.0, "b": 1.0}}
     found = difference(before, after)
@@ -107,8 +110,10 @@ def test_claims_by_hand():
 
 
 def test_contrasts_by_hand():
-    """Two seeds of two trainings: KL of a question is the mean of its samples, then of the seeds, then of the differences;
-    what an interval does not tell apart is not called different."""
+    """KL of a question: mean of its samples, then of the seeds, then of the differences.
+
+    What an interval does not tell apart is not called different.
+    """
 
     def answers(kls, shifted):
         return {
@@ -141,7 +146,7 @@ def test_contrasts_by_hand():
 
 
 def test_a_budget_that_hurts():
-    """Three numbers of Waits make a curve by thinking tokens; the most Waits are not the best: -50 points."""
+    """Three numbers of Waits make a curve; the most are not the best: -50 points."""
     runs = []
     for waits, answers, tokens in ((0, "1000", 5), (1, "1111", 9), (4, "1100", 30)):
         run = graded(f"w{waits}", answers, waits=waits, model="out/m")

@@ -7,7 +7,7 @@ from report.compute import match_compute, read_ledger
 
 
 def test_ledger_by_hand(tmp_path):
-    """Totals by phase; 1.2288e18 FLOPs against 3.6e17 of 5 epochs: 17.07 epochs would match; a broken line is named."""
+    """Totals by phase; 1.2288e18 FLOPs against 3.6e17 of 5 epochs: 17.07 epochs would match."""
     assert read_ledger(tmp_path) is None
     rows = [
         {"phase": "train", "tokens": 10, "flops": 3e17},

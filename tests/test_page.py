@@ -1,4 +1,4 @@
-"""The page in headless Chromium, driven over the DevTools protocol: no errors, hover, search, keyboard, light, dark, phone."""
+"""The page in headless Chromium, driven over the DevTools protocol, and its sentences by hand."""
 
 # ruff: noqa: F811  (a fixture is imported by its name, which is then an argument)
 
@@ -11,6 +11,10 @@ import subprocess
 
 import pytest
 from analysis import HOSTILE, analysed, place  # noqa: F401  (fixtures)
+
+from report import page as page_file
+from report.runs import Run
+from report.study import Models, Study
 
 FLAGS = [
     "--headless",
@@ -27,7 +31,10 @@ FLAGS = [
 
 
 class Browser:
-    """Chromium's DevTools protocol over a pipe: JSON messages that end with a zero byte, on file descriptors 3 and 4."""
+    """Chromium's DevTools protocol over a pipe.
+
+    JSON messages that end with a zero byte, on file descriptors 3 and 4.
+    """
 
     def __init__(self, program, profile):
         ours_in, theirs_out = os.pipe()
@@ -116,6 +123,94 @@ class Browser:
         self.write.close()
 
 
+# ---- sentences by hand
+
+
+def small_study():
+    """A base, an SFT and an RL model, one run of each, numbers of the group "math"."""
+    training = {"sft": {"n_steps": 10, "lr": 0.001}, "rl": {}}
+    pair = ["sft", "rl"]
+    models = Models(
+        "b", "b", {"sft": "s", "rl": "r"}, training, {"sft": "SFT", "rl": "RL"}, pair, pair
+    )
+    study = Study(models)
+    for name, kl in (("sft", 0.25), ("rl", 0.5)):
+        summary = {
+            "kl_forward": {"macro": kl, "low": None, "high": None},
+            "shifted_per_response": 8 - 4 * kl,
+            "shifted_low": None,
+            "shifted_high": None,
+            "pca_shift": 1.0,
+            "pca_shift_masked": None,
+        }
+        study.results[name] = {"groups": {"math": summary}, "tasks": {"fact": {}}}
+        study.weights[name] = {"n": 0}
+    for name, accuracy, tokens in (("b", 96.0, 10.0), ("sft", 40.0, 30.0), ("rl", 50.0, 20.0)):
+        summary = {"accuracy": accuracy, "n_thinking_tokens": tokens}
+        study.accuracy[name] = {"math": summary}
+        study.graded[name] = {"groups": {"math": summary}}
+        study.runs.append(Run(name, "0", {}, [{"id": "1"}]))
+    return study
+
+
+def test_summary_sentences():
+    study = small_study()
+    study.curves = {
+        "sft": [
+            {"accuracy": 40.0, "label": "no forcing", "n_thinking_tokens": 30.0},
+            {"accuracy": 20.0, "label": "budget 0", "n_thinking_tokens": 0.0},
+        ]
+    }
+    assert page_file.summary_sentences(study) == [
+        "b (base) is right on 96.0% in math.",
+        "sft (SFT) is right on 40.0% in math (-56.0 points).",
+        "rl (RL) is right on 50.0% in math (-46.0 points).",
+        "Per token of its own answers, sft is 0.25 (math) nats of KL away from the base.",
+        "Per token of its own answers, rl is 0.5 (math) nats of KL away from the base.",
+        "Forcing sft to think less or more moves it from 20.0% (budget 0, 0 tokens) to "
+        "40.0% (no forcing, 30 tokens).",
+    ]
+
+
+def test_caveats_are_called_for_by_numbers():
+    """One seed, one sample, a base near 100%, KL not larger for SFT: a sentence each."""
+    study = small_study()
+    study.matched = {"total": {"times": 2.0, "n_steps": 20.0}}
+    said = page_file.caveats(study)
+    for beginning in (
+        "One seed:",
+        "A majority vote over short answers was not measured",
+        "Training changes how long a model thinks, too. Mean thinking tokens in math: "
+        "b 10 (96% right), rl 20 (50% right) and sft 30 (40% right). In 0% of the pairs",
+        "The two trainings are not matched in compute or accuracy; sft: 10 steps at learning "
+        "rate 0.001.",
+        "Counting total FLOPs, rl took 2 times what sft took; as many steps of sft: 20.",
+        "KL is not larger for sft than for rl in math.",
+        "PCA is not larger",
+        "The base is right on more than 95% of math",
+        "Pretraining has seen the questions of fact",
+    ):
+        assert sum(sentence.startswith(beginning) for sentence in said) == 1, beginning
+    assert not any(sentence.startswith("shifted is not larger") for sentence in said)
+    study.runs = [Run("b", seed, {}, [{"id": "1"}, {"id": "1"}]) for seed in "01"]
+    study.matched = {"total": {"times": 1.01}}
+    study.refused = {"x": "x: broken"}
+    study.waits = {"sft": {"most": "A", "best": "B", "interval": "-5 [-9, -1]", "high": -1}}
+    said = page_file.caveats(study)
+    assert not any(s.startswith(("One seed", "A majority", "Training changes")) for s in said)
+    assert "The two trainings are not matched in accuracy; sft" in " ".join(said)
+    assert "A against B makes -5 [-9, -1] points for sft: in the end it hurts." in " ".join(said)
+    assert any(sentence.endswith("x: broken") for sentence in said)
+
+
+def test_lists_of_words():
+    assert page_file.join_words(["a"]) == "a"
+    assert page_file.join_words(["a", "b", "c"]) == "a, b and c"
+
+
+# ---- in a browser
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     program = (
@@ -124,9 +219,7 @@ def browser(tmp_path_factory):
         or shutil.which("google-chrome")
     )
     if not program:
-        pytest.skip(
-            "no Chromium on this machine (tests/run.sh installs Debian's package when it runs as root)"
-        )
+        pytest.skip("no Chromium on this machine (tests/run.sh installs Debian's package as root)")
     browser = Browser(program, tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()
@@ -134,7 +227,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, analysed):
-    """The report of three small models, freshly loaded at 1000 × 800, and the tokens that it holds."""
+    """The report of three small models, freshly loaded at 1000 × 800, and its tokens."""
     browser.events.clear()
     browser.call(
         "Emulation.setDeviceMetricsOverride",
@@ -164,13 +257,17 @@ def errors(browser):
 
 def place_of(browser, box, token):
     """Middle of a token on the screen, after scrolling there."""
-    return browser.run(f"""(() => {{ const span = document.querySelectorAll('.tokens')[{box}].children[{token}]
+    return browser.run(f"""(() => {{
+        const span = document.querySelectorAll('.tokens')[{box}].children[{token}]
         span.scrollIntoView({{block: 'center'}}); const r = span.getClientRects()[0]
         return [r.x + r.width / 2, r.y + r.height / 2] }})()""")
 
 
 def test_loads_without_errors(page):
-    """No message on the console, no request but for the file itself, every token a span, forced ones framed, text as text."""
+    """No message on the console, no request but for the file itself.
+
+    Every token is a span, forced ones are framed, text is text.
+    """
     browser, data = page
     assert not errors(browser)
     urls = [
@@ -196,7 +293,7 @@ def test_loads_without_errors(page):
 
 
 def test_hover_shows_the_numbers(page):
-    """Pointing at tokens of several answers shows just their KL, ranks, entropy and the base's alternatives."""
+    """Pointing at tokens shows their KL, ranks, entropy and the base's alternatives."""
     browser, data = page
     for box, token in ((0, 1), (1, 3), (len(data) - 1, 2)):
         text, kl, rank_base, rank_tuned, entropy, forced, likely = data[box][token]
@@ -214,7 +311,7 @@ def test_hover_shows_the_numbers(page):
 
 
 def test_colours_follow_the_choice(page):
-    """The strongest colour is on the token with the largest value of what was chosen; rank shift has its own."""
+    """The strongest colour is on the token with the largest value of what was chosen."""
     browser, data = page
     for key, value in (
         ("2", lambda t: abs(t[2] - t[3])),
@@ -237,7 +334,10 @@ def test_colours_follow_the_choice(page):
 
 
 def test_search_and_keyboard(page):
-    """/ goes to the search, its matches (also across tokens) are counted and walked through; arrows go from token to token."""
+    """/ goes to the search; its matches, also across tokens, are counted and walked through.
+
+    Arrows go from token to token.
+    """
     browser, data = page
     texts, query = (
         ["".join(t[0] for t in tokens).lower() for tokens in data],
@@ -267,7 +367,7 @@ def test_search_and_keyboard(page):
 
 
 def test_hostile_text_is_escaped(analysed):
-    """A completion, a question and a claim that try to end the script or to load an image stay text."""
+    """Texts that try to end the script or to load an image stay text."""
     page = (analysed[1] / "report.html").read_text()
     assert "<img" not in page and "onerror" in page and page.count("</script>") == 2
     data = json.loads(
@@ -296,8 +396,9 @@ def contrast(ink, back):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
 def test_readable_everywhere(page, scheme, width, tmp_path):
-    """In light and dark, on a desk and on a phone: nothing wider than the screen but what scrolls by itself, and text, also
-    on the strongest colour, with a contrast of 4.5 (WCAG AA)."""
+    """In light and dark, on a desk and on a phone: nothing is wider than the screen but what
+    scrolls by itself, and text has a contrast of 4.5 (WCAG AA), also on the strongest colour.
+    """
     browser, _ = page
     browser.call(
         "Emulation.setDeviceMetricsOverride",

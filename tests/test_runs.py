@@ -30,7 +30,10 @@ def test_runs_and_their_seeds(tmp_path):
 
 
 def test_whose_completions(capsys):
-    """One file without header serves all models, with a warning; two are refused; without a format they all are."""
+    """One file without header serves all models, with a warning; two are refused.
+
+    So are all without a format.
+    """
     rows = completions("tuned")
     plain, other = Run("x", "", {"format": "think"}, rows), Run("y", "", {"format": "think"}, rows)
     assert len(find_completions([plain], "m").rows) == 10

@@ -6,7 +6,7 @@ from report.transcripts import choose_pairs, choose_waits
 
 
 def test_what_is_shown():
-    """Pairs: of the first group two, differing grades first. Waits: mended answers, and one spoilt."""
+    """Two pairs of the first group, differing grades first; Waits that mended and one that spoilt."""
     pairs = choose_pairs(graded("a", "0101").rows, graded("b", "1011").rows)
     assert [(a["response"], b["response"]) for a, b in pairs] == [("0", "1"), ("1", "0")]
     forced = graded("w", "1100", model="m", waits=1)

@@ -12,7 +12,10 @@ from report import weights
 
 
 def test_unchanged_by_hand():
-    """2505.11711: one of four changed; 5e-6 is equal at 1e-5 and 2e-5 is not; bfloat16 hides 1 + 0.003, not 1 + 0.005."""
+    """One of four changed; 5e-6 is equal at 1e-5, 2e-5 is not (2505.11711).
+
+    bfloat16 hides 1 + 0.003, not 1 + 0.005.
+    """
     base, one = torch.tensor([1.0, 2, 3, 4]), torch.ones(2)
     assert weights.difference(base, torch.tensor([1, 2, 3.5, 4]), "fp32").tolist() == [
         0,
@@ -40,7 +43,10 @@ def test_overlap_by_hand():
 
 
 def test_weight_changes_of_checkpoints(tmp_path, capsys, monkeypatch):
-    """A 4 × 3 matrix with a rank-1 update of one row, a vector left alone; a checkpoint in files; what has no partner."""
+    """A 4 × 3 matrix with a rank-1 update of one row, and a vector left alone.
+
+    A checkpoint in two files; tensors without a partner.
+    """
     base = {"model.layers.0.w": torch.arange(12.0).view(4, 3), "model.layers.1.b": torch.ones(4)}
     tuned = {
         "model.layers.0.w": base["model.layers.0.w"].clone(),

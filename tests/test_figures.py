@@ -1,0 +1,47 @@
+"""report/figures.py: all figures of a small analysis, and the numbers behind bars."""
+
+# ruff: noqa: F811  (a fixture is imported by its name, which is then an argument)
+
+from types import SimpleNamespace
+
+import pytest
+from analysis import analysed, place  # noqa: F401  (fixtures)
+
+from report import figures
+
+
+def test_every_figure_is_written(analysed):
+    names = ["budget", "accuracy", "kl", "rank_shift", "along", "tokens", "words", "pca"]
+    for name in [*names, "weights", "behaviours"]:
+        assert (analysed[1] / f"{name}.png").stat().st_size > 5000
+
+
+def test_a_figure_without_data_is_removed(tmp_path, monkeypatch):
+    """What an earlier analysis drew does not stay beside the new numbers."""
+    (tmp_path / "old.png").touch()
+    old = figures.Picture("old", 3, "caption", None, False)
+    monkeypatch.setattr(figures, "pictures_of", lambda study: [old])
+    assert figures.draw_figures(None, tmp_path) == {} and not (tmp_path / "old.png").exists()
+
+
+def test_bars_by_hand():
+    """Two models share 0.8 of a group's width; intervals reach from the value, never backwards."""
+    assert [figures.offset(place, 2) for place in (0, 1)] == pytest.approx([-0.2, 0.2])
+    assert figures.error_bar(5, 3, 9) == [[2], [4]]
+    assert figures.error_bar(5, 6, 9) == [[0], [4]]  # rounding may put an end past the value
+    assert figures.error_bar(5, None, None) is None
+    values = {"m": {"a": (1, None, None), "b": (0, -2, 3)}, "n": {"c": (2, 1, 4)}}
+    assert figures.union_of_keys(values) == ["a", "b", "c"]
+    assert sorted(figures.positive_numbers(values)) == [1, 1, 2, 3, 4]
+
+
+def test_colours():
+    """Seeds of one training share a colour, a run has its model's, the base is grey."""
+    paths = {"base": "b", "seed0/sft": "x/seed0/sft", "seed1/sft": "x/seed1/sft", "rl": "rl"}
+    models = SimpleNamespace(base="base", tuned=dict(list(paths.items())[1:]), paths=lambda: paths)
+    run = SimpleNamespace(name="r", settings={"model": "x/seed1/sft"}, is_unforced=lambda: True)
+    other = SimpleNamespace(name="s", settings={"model": "unknown"}, is_unforced=lambda: True)
+    colours = figures.colours_of(SimpleNamespace(models=models, runs=[run, other]))
+    assert colours["base"] == figures.BASE_COLOUR
+    assert colours["seed0/sft"] == colours["seed1/sft"] == colours["r"] != colours["rl"]
+    assert colours["s"] not in (colours["r"], colours["rl"], colours["base"])
