@@ -145,7 +145,7 @@ def next_logits(model, cache, token, position):
     """Feed one token, whose key and value go into the cache -> logits of the next one, (1, V)."""
     ids = torch.tensor([token], device=models.head(model).device)
     positions = torch.full_like(ids, position)
-    step = attention.Step(cache, positions, [position])
+    step = attention.Step(cache, positions, position)
     hidden = models.hidden_states(model, ids, positions, step)  # (1, D)
     return models.next_token_logits(model, hidden)
 

@@ -59,11 +59,11 @@ class Step:
 
     cache: object  # kv_cache.Cache
     lengths: torch.Tensor  # (B,) tokens already cached
-    bounds: list[int]  # at least lengths; known without waiting for the device
+    longest: int  # no less than any of lengths; known without waiting for the device
 
     def __post_init__(self):
         self.slots = torch.arange(len(self.lengths), device=self.lengths.device)
-        self.max_len = max(self.bounds) + 1
+        self.max_len = self.longest + 1
 
 
 def attention(

@@ -425,13 +425,13 @@ class Stepper:
         self.pool = None
         self.live = {}  # number of sequences -> views of their rows of the state
 
-    def __call__(self, bounds):
-        """bounds: the length of each live sequence, or more; known without asking the device."""
+    def __call__(self, n_live, longest):
+        """longest: the length of the longest live sequence, or more."""
         if not self.use_graphs:
-            self.run(bounds)
+            self.run(n_live, longest)
             return
         # A power of two covers the live sequences; the rows behind them are done and do not change.
-        size = min(1 << (len(bounds) - 1).bit_length(), self.cache.slots - 1)
+        size = min(1 << (n_live - 1).bit_length(), self.cache.slots - 1)
         if size not in self.graphs:
             self.record_graph(size)
         else:
@@ -439,20 +439,19 @@ class Stepper:
 
     def record_graph(self, size):
         """Take one step of `size` sequences, and record it for the following ones."""
-        bounds = [self.cache.max_len - 1] * size
-        self.run(bounds)  # compiles what a step needs
+        longest = self.cache.max_len - 1
+        self.run(size, longest)  # compiles what a step needs
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):  # records and does not compute
-            self.run(bounds)
+            self.run(size, longest)
         self.graphs[size] = graph
         self.pool = graph.pool()
 
-    def run(self, bounds):
-        n = len(bounds)
+    def run(self, n, longest):
         if n not in self.live:
             self.live[n] = {name: tensor[:n] for name, tensor in self.state.items()}
         live = self.live[n]
-        step = attention.Step(self.cache, live["length"], bounds)
+        step = attention.Step(self.cache, live["length"], longest)
         hidden = models.hidden_states(self.model, live["token"], live["length"], step)
         # A finished sequence steps along until it is taken out: it must stay inside its slot.
         live["length"].add_(1).clamp_(max=self.cache.max_len - 1)
@@ -483,14 +482,14 @@ def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=Non
     step = Stepper(model, batch.cache, batch.state, control, sampling)
     waiting = deque(enumerate(requests))
     steps_per_look = 1 if watch or control.stop_strings else POLL[batch.device.type]
-    while batch.bounds or waiting:
+    while batch.n_live or waiting:
         admit(batch, waiting)
         for _ in range(steps_per_look):
-            step(batch.bounds)
-            batch.bounds = [min(n + 1, batch.cache.max_len - 1) for n in batch.bounds]
+            step(batch.n_live, batch.longest)
+            batch.longest = min(batch.longest + 1, batch.cache.max_len - 1)
         stopped_by = stop_at_strings(tokenizer, batch, control.stop_strings)
         if watch:
-            watch(batch.state, len(batch.bounds))
+            watch(batch.state, batch.n_live)
         for index, completion in take_out(batch, requests, stopped_by):
             request = requests[index]
             if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
@@ -539,7 +538,9 @@ class Batch:
         self.cache = kv_cache.Cache(model, slots + 1, longest)
         self.kept = None  # the prompt in that slot
         self.state = new_state(slots, max(r.max_tokens for r in requests), self.device)
-        self.bounds = []  # for each live sequence a bound of its length
+        self.n_live = 0
+        # No live sequence is longer. Known without asking the device, so it may be too much.
+        self.longest = 0
 
 
 def admit(batch, waiting):
@@ -548,7 +549,7 @@ def admit(batch, waiting):
     The last token of a prompt is left to the first step. Neighbours with the same prompt share its
     encoding.
     """
-    n_new = min(batch.slots - len(batch.bounds), len(waiting))
+    n_new = min(batch.slots - batch.n_live, len(waiting))
     if n_new == 0:
         return
     new = [waiting.popleft() for _ in range(n_new)]
@@ -558,7 +559,8 @@ def admit(batch, waiting):
     for source, places, length in copies:
         batch.cache.copy([source] * len(places), places, length)
     fill_state(batch, new)
-    batch.bounds += [len(request.prompt) - 1 for _, request in new]
+    batch.n_live += n_new
+    batch.longest = max(batch.longest, *(len(request.prompt) - 1 for _, request in new))
 
 
 def share_prompts(batch, prompts, next_prompt):
@@ -568,7 +570,7 @@ def share_prompts(batch, prompts, next_prompt):
     slots to copy to, length). If the next waiting request has the last prompt, too, it is kept.
     """
     spare = batch.cache.slots - 1
-    slot = len(batch.bounds)
+    slot = batch.n_live
     encode, copies = [], []
     for prompt, equal in groupby(prompts):
         places = list(range(slot, slot + len(list(equal))))
@@ -620,7 +622,7 @@ def fill_state(batch, new):
         "thinking": [batch.has_thinking] * len(new),
         "fresh": [r.waits + r.min_thinking > 0 for r in requests],
     }
-    first = len(batch.bounds)
+    first = batch.n_live
     for name, tensor in batch.state.items():
         rows = tensor[first : first + len(new)]
         if name in values:
@@ -633,7 +635,7 @@ def stop_at_strings(tokenizer, batch, strings):
     """End the live sequences whose newest token completed one of the strings -> {row: string}."""
     if not strings:
         return {}
-    state, n_live = batch.state, len(batch.bounds)
+    state, n_live = batch.state, batch.n_live
     # A token is at least a byte, a character at most four: the string is within these tokens.
     width = 4 * max(map(len, strings))
     n = state["n"][:n_live]
@@ -660,7 +662,7 @@ def take_out(batch, requests, stopped_by):
 
     The last live sequences move into the holes. stopped_by: {row: stop string}.
     """
-    state, n_live = batch.state, len(batch.bounds)
+    state, n_live = batch.state, batch.n_live
     both = torch.stack([state["done"][:n_live].long(), state["length"][:n_live]])
     done, lengths = both.tolist()  # one question to the device
     finished = [row for row in range(n_live) if done[row]]
@@ -676,10 +678,9 @@ def take_out(batch, requests, stopped_by):
         batch.cache.copy(movers, holes, max(lengths[row] for row in movers))
         for tensor in state.values():
             tensor[holes] = tensor[movers]
-        for hole, mover in zip(holes, movers):
-            batch.bounds[hole] = batch.bounds[mover]
     state["done"][n_left:n_live] = True
-    batch.bounds = batch.bounds[:n_left]
+    batch.n_live = n_left
+    batch.longest = max((lengths[row] for row in range(n_live) if not done[row]), default=0)
     return completions
 
 

@@ -186,7 +186,7 @@ def _cached_logp(model, device):
 
     third, fourth = (torch.tensor([ids[i] for ids in SEQUENCES], device=device) for i in (2, 3))
     lengths = torch.tensor([2, 2], device=device)
-    hidden = hidden_states(model, third, lengths, Step(cache, lengths, bounds=[2, 2]))
+    hidden = hidden_states(model, third, lengths, Step(cache, lengths, longest=2))
     return -F.cross_entropy(next_token_logits(model, hidden), fourth, reduction="none")
 
 

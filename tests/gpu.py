@@ -312,7 +312,9 @@ def check_graphs(cfg):
         )
 
     recorded = texts()
-    with mock.patch.object(decoder.Stepper, "__call__", lambda self, bounds: self.run(bounds)):
+    with mock.patch.object(
+        decoder.Stepper, "__call__", lambda self, n, longest: self.run(n, longest)
+    ):
         stepped = texts()
     same = sum(recorded[i].ids == stepped[i].ids for i in stepped)
     report(

@@ -146,9 +146,9 @@ MUTANTS = [
     ),
     (
         "engine/decoder.py",
-        "batch.bounds[hole] = batch.bounds[mover]",
-        "pass",
-        "a sequence that moves is taken to be as long as the one before it",
+        "batch.longest = max((lengths[row] for row in range(n_live) if not done[row]), default=0)",
+        "batch.longest = 0",
+        "after one has left, the others are taken to be as short as a new prompt",
         "test_decoder.py::test_greedy_equals_transformers",
     ),
     (
@@ -202,8 +202,8 @@ MUTANTS = [
     ),
     (
         "engine/decoder.py",
-        "bounds = [self.cache.max_len - 1] * size",
-        "bounds = (bounds * size)[:size]",
+        "longest = self.cache.max_len - 1",
+        'longest = int(self.state["length"][:size].max())',
         "the graph is recorded with its first step's bound of the lengths",
         "test_decoder.py::test_recorded_steps_give_the_same_texts",
     ),
