@@ -1,17 +1,28 @@
-"""Token statistics from hidden states and a head, without logits for the whole batch, and the decoder's attention.
-Tensors on a GPU go to the Triton kernels, which are imported at the first such call; others to their twins.
+"""Numbers of each token without logits for the whole batch, and the decoder's attention.
 
-reference.py   plain PyTorch: what runs on a CPU, and what a kernel is tested against
-softmax_kl.py  rows of given logits: the online softmax
-linear.py      the same straight from hidden states and head: no logits in memory
-attention.py   one new token per sequence against the slot cache
-pair.py        all numbers of two models' distributions in one pass
-parallel.py    a head whose vocabulary is sharded over ranks
-bench.py       time and memory of all of them
+Call these; each picks the Triton kernel for tensors on a GPU, and plain PyTorch for others:
+    token_stats       log-probability, entropy, rank, likeliest token of given targets
+    token_kl          KL of two models, both ways
+    log_softmax_kl    the same, from logits that are at hand
+    decode_attention  attention of one new token per sequence to the cache
+    masked_attention  attention with a mask and, perhaps, a softcap: plain PyTorch everywhere
+Head describes an output head: its weight, its softcap and its scale.
 
-This folder shares its name with a package of the Hugging Face hub, for which transformers looks: keep what stands
-here quick, without side effects and without a __version__. Where that package is installed too, in a version that
-transformers uses, transformers takes this folder for it; __getattr__ says so.
+Files in reading order:
+    reference.py            plain PyTorch: the definitions, the forward and the backward pass
+    softmax_kl.py           Triton: the online softmax over rows of given logits
+    linear.py               Triton: the same from hidden states and head, no logits in memory
+    reference_attention.py  plain PyTorch: attention to the cache
+    attention.py            Triton: the same, split over the cells of a sequence
+    parallel.py             token_stats of a head that is sharded over ranks
+    pair.py                 all numbers that compare two models, in one pass
+    bench.py                time and memory: python -m kernels.bench
+
+The plain functions are what a kernel is tested against. Triton is imported at the first call with
+a tensor on a GPU. This folder shares its name with a package of the Hugging Face hub, which
+transformers looks for. So its import must be quick, without side effects, and without a
+__version__. If that package is installed too, in a version that transformers uses, transformers
+takes this folder for it; __getattr__ then says what to do.
 """
 
 import importlib.util
@@ -19,8 +30,9 @@ import os
 
 import torch
 
-from kernels import reference
-from kernels.reference import Head, TokenStats, masked_attention
+from kernels import reference, reference_attention
+from kernels.reference import Head, TokenStats
+from kernels.reference_attention import masked_attention
 
 __all__ = [
     "Head",
@@ -33,57 +45,54 @@ __all__ = [
 ]
 
 
-def _engine(name, tensor, *differentiable):
-    """The Triton file of that name for a tensor on a GPU; the twin for others, and for gradients that it lacks."""
-    if not tensor.is_cuda or (
-        torch.is_grad_enabled() and any(x.requires_grad for x in differentiable)
-    ):
-        return reference
-    # what Triton 3.9 does anyway, without its warning
+def token_stats(hidden, head, target, temperature=1.0, want=("logp",), offset=None, group=None):
+    """See reference.token_stats. With an offset, head is a rank's shard: see parallel.token_stats."""
+    backend = _triton("linear") if hidden.is_cuda else reference
+    if offset is None:
+        return reference.token_stats(hidden, head, target, temperature, want, backend)
+    # torch.distributed is imported only where it is used.
+    parallel = importlib.import_module("kernels.parallel")
+    return parallel.token_stats(hidden, head, target, offset, group, temperature, want, backend)
+
+
+def token_kl(hidden_p, head_p, hidden_q, head_q, temperature=1.0):
+    """See reference.token_kl, which also computes on a GPU if a gradient is asked for."""
+    tensors = hidden_p, head_p.weight, hidden_q, head_q.weight
+    use_triton = hidden_p.is_cuda and not _needs_gradient(*tensors)
+    backend = _triton("linear") if use_triton else reference
+    return backend.token_kl(hidden_p, head_p, hidden_q, head_q, temperature)
+
+
+def log_softmax_kl(logits_p, logits_q):
+    """See reference.log_softmax_kl, which also computes on a GPU if a gradient is asked for."""
+    use_triton = logits_p.is_cuda and not _needs_gradient(logits_p, logits_q)
+    backend = _triton("softmax_kl") if use_triton else reference
+    return backend.log_softmax_kl(logits_p, logits_q)
+
+
+def decode_attention(query, keys, values, lengths, scale, window=None, softcap=None):
+    """See reference_attention.decode_attention.
+
+    The host never waits for `lengths`, so a CUDA graph of a decoding step stays right.
+    """
+    backend = _triton("attention") if query.is_cuda else reference_attention
+    return backend.decode_attention(query, keys, values, lengths, scale, window, softcap)
+
+
+def _triton(name):
+    """The file of that name, which imports triton."""
+    # What Triton 3.9 does anyway, without its warning.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     return importlib.import_module(f"kernels.{name}")
 
 
-def token_stats(
-    hidden,
-    head,
-    target,
-    temperature=1.0,
-    want=("logp",),
-    ignore_index=-100,
-    offset=None,
-    group=None,
-):
-    """See reference.token_stats; with an offset, for a rank's shard of the head, parallel.token_stats."""
-    engine = _engine("linear", hidden)
-    options = temperature, want, ignore_index, engine
-    if offset is None:
-        return reference.token_stats(hidden, head, target, *options)
-    return importlib.import_module("kernels.parallel").token_stats(
-        hidden, head, target, offset, group, *options
-    )
-
-
-def token_kl(hidden_p, head_p, hidden_q, head_q, temperature=1.0):
-    """See reference.token_kl, which also serves on a GPU where a gradient is asked for."""
-    engine = _engine("linear", hidden_p, hidden_p, head_p.weight, hidden_q, head_q.weight)
-    return engine.token_kl(hidden_p, head_p, hidden_q, head_q, temperature)
-
-
-def log_softmax_kl(logits_p, logits_q):
-    """See reference.log_softmax_kl, which also serves on a GPU where a gradient is asked for."""
-    return _engine("softmax_kl", logits_p, logits_p, logits_q).log_softmax_kl(logits_p, logits_q)
-
-
-def decode_attention(query, keys, values, lengths, scale, window=None, softcap=None):
-    """See reference.decode_attention. The host never waits for `lengths`: a CUDA graph stays right."""
-    engine = _engine("attention", query)
-    return engine.decode_attention(query, keys, values, lengths, scale, window, softcap)
+def _needs_gradient(*tensors):
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def __getattr__(name):
-    # of ours: import goes on
     if name.startswith("__") or importlib.util.find_spec(f"kernels.{name}"):
+        # A file of ours: python goes on to import it.
         raise AttributeError(f"module 'kernels' has no attribute {name!r}")
     raise ImportError(
         f"no {name!r} in this project's kernels/. If transformers asked: it wants the hub's package of "

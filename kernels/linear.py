@@ -1,19 +1,26 @@
-"""Token statistics and KL straight from hidden states and heads: logits live in a tile of a program, never in memory.
+"""Token statistics and KL straight from hidden states and heads, in Triton.
 
-    z = softcap(h Wᵀ) / temperature      a tile of R rows and C vocabulary entries, made by tensor cores, in registers
+    z = softcap(h Wᵀ) / temperature      a tile of R rows and C tokens of the vocabulary
 
-One program takes R rows and SPAN vocabulary entries, tile by tile, and keeps the sums of the online softmax
-(softmax_kl.py). It leaves a few numbers per row, those of its part of the vocabulary, which reference.merge puts
-together: SPAN / 5 times less memory than the logits. The idea of not storing them is that of Liger (2410.10989) and
-of cut cross-entropy (Wijmans et al. 2024, 2411.09009).
+Tensor cores make a tile of logits in registers, and it is never written to memory. One program
+takes R rows and SPAN tokens of the vocabulary, tile after tile, and keeps the sums of the online
+softmax (softmax_kl.py). It writes a few numbers per row: those of its part of the vocabulary, which
+reference.merge_parts joins. That is SPAN / 5 times less memory than the logits. The idea of not
+storing logits is that of Liger (arXiv 2410.10989) and of cut cross-entropy (Wijmans et al. 2024,
+arXiv 2411.09009).
 
-rank needs the target's logit before the others are counted: a first kernel computes it as the diagonal of tiles of
-the same shape, in the same order of sums, so that an equal logit compares equal.
+The rank needs the target's logit before the others are counted. So a first kernel computes it, as
+the diagonal of tiles of the same shape and with the same order of sums: then equal logits compare
+equal.
 
-Backward, by parts of the vocabulary: _slope makes a part's logits anew and writes their gradient, in half precision
-for half-precision inputs, and two products of torch (cuBLAS) turn it into those of hidden states and weight. All in
-Triton, logits would have to be made twice, once for each gradient, or gradients be added up in memory tile after
-tile, D numbers for C logits. Forward and backward take four products of N·V·D, one more than if logits were kept.
+Backward, the vocabulary is cut into N_PARTS parts. _logit_gradient makes a part's logits again and
+writes their gradient, in half precision for half-precision inputs. Two products by torch (cuBLAS)
+turn it into the gradients of hidden states and weight. A kernel that did it all would have to make
+the logits twice, once for each gradient, or add D numbers up in memory for each C logits. Forward
+and backward together take four products of N · V · D, one more than if logits were stored.
+
+The plain PyTorch twins are statistics, logit_gradient and token_kl in reference.py.
+Shapes: N tokens, D width, V vocabulary, R x C a tile of logits, BLOCK_D of D at a time.
 """
 
 import functools
@@ -24,64 +31,82 @@ import triton
 import triton.language as tl
 
 from kernels import reference
+from kernels.reference import PartStats
 from kernels.softmax_kl import LOWEST, absorb, absorb_pair
 
-# vocabulary entries per program: enough programs for any N, and 1% of fp32 logits' memory
+# Tokens of the vocabulary per program. Small enough to have many programs for any N; the numbers
+# that programs write then take 1% of the memory of fp32 logits.
 SPAN = 512
-GROUP = 16  # row blocks that run side by side on the same entries, so that both stay in the cache
-# of the backward pass: a sixteenth of the gradients at a time, 3% of fp32 logits' memory
+# Blocks of rows that run side by side on the same tokens, so that both stay in the cache.
+GROUP = 16
+# Parts of the backward pass: the gradient of a sixteenth of the logits is 3% of fp32 logits.
 N_PARTS = 16
-# half precision
 TILES = {
+    # In half precision.
     True: dict(BLOCK_R=128, BLOCK_C=128, BLOCK_D=64, num_warps=8, num_stages=3),
-    # float32, not for speed
+    # In float32, which is not for speed.
     False: dict(BLOCK_R=32, BLOCK_C=32, BLOCK_D=32, num_warps=4, num_stages=3),
 }
-# registers, so that one program can multiply while another takes its sums
+# Few enough registers that one program multiplies while another takes its sums.
 PAIRED = dict(maxnreg=128)
 
 
+# ---- shared by the kernels
+
+
 @triton.jit
-def _logits(
-    hidden, weight, rows, entries, width, inverse, CAP: tl.constexpr, BLOCK_D: tl.constexpr
+def _tile_logits(
+    hidden,  # (N, D)
+    weight,  # (V, D)
+    rows,  # (R,) rows of hidden
+    tokens,  # (C,) rows of weight
+    width,
+    inverse,  # 1 / temperature
+    CAP: tl.constexpr,  # softcap, or 0 for none
+    BLOCK_D: tl.constexpr,
 ):
-    """z of these rows (R,) and vocabulary entries (C,): (R, C) in float32. inverse: 1 / temperature; CAP 0: none."""
+    """z of these rows and tokens: (R, C) in float32."""
     d = tl.arange(0, BLOCK_D)
-    h = hidden + rows.to(tl.int64)[:, None] * width + d[None, :]  # (R, D) addresses
-    w = weight + entries.to(tl.int64)[None, :] * width + d[:, None]  # (D, C)
-    z = tl.zeros([rows.shape[0], entries.shape[0]], tl.float32)
+    h = hidden + rows.to(tl.int64)[:, None] * width + d[None, :]  # (R, BLOCK_D) addresses
+    w = weight + tokens.to(tl.int64)[None, :] * width + d[:, None]  # (BLOCK_D, C) addresses
+    z = tl.zeros([rows.shape[0], tokens.shape[0]], tl.float32)
     for start in range(0, width, BLOCK_D):
         inside = d < width - start
-        z = tl.dot(
-            tl.load(h, mask=inside[None, :], other=0.0),
-            tl.load(w, mask=inside[:, None], other=0.0),
-            z,
-            input_precision="ieee",
-        )
+        h_tile = tl.load(h, mask=inside[None, :], other=0.0)
+        w_tile = tl.load(w, mask=inside[:, None], other=0.0)
+        z = tl.dot(h_tile, w_tile, z, input_precision="ieee")
         h += BLOCK_D
         w += BLOCK_D
     if CAP > 0:
-        z = CAP * (2 * tl.sigmoid(2 / CAP * z) - 1)  # tanh
+        # c · tanh(z / c), with tanh(x) = 2 sigmoid(2x) - 1
+        z = CAP * (2 * tl.sigmoid(2 / CAP * z) - 1)
     return z * inverse
 
 
 @triton.jit
 def _place(n_rows, n_vocab, BLOCK_R: tl.constexpr, SPAN: tl.constexpr, GROUP: tl.constexpr):
-    """This program's rows (R,), clamped to what exists, which of them are real, and which span of the vocabulary."""
-    n_blocks, n_spans = tl.cdiv(n_rows, BLOCK_R), tl.cdiv(n_vocab, SPAN)
-    block, span = tl.swizzle2d(
-        tl.program_id(0) // n_spans, tl.program_id(0) % n_spans, n_blocks, n_spans, GROUP
-    )
+    """-> (this program's rows (R,), which of them exist (R,), its span of the vocabulary).
+
+    Grid (blocks of rows · spans,): GROUP blocks of rows go through the spans together. Rows past
+    the last one are computed as copies of it and not stored.
+    """
+    n_blocks = tl.cdiv(n_rows, BLOCK_R)
+    n_spans = tl.cdiv(n_vocab, SPAN)
+    program = tl.program_id(0)
+    block, span = tl.swizzle2d(program // n_spans, program % n_spans, n_blocks, n_spans, GROUP)
     rows = block * BLOCK_R + tl.arange(0, BLOCK_R)
     return tl.minimum(rows, n_rows - 1), rows < n_rows, span
 
 
+# ---- forward
+
+
 @triton.jit
 def _target_logits(
-    hidden,
-    weight,
-    target,
-    out,
+    hidden,  # (N, D)
+    weight,  # (V, D)
+    target,  # (N,)
+    out,  # (N,)
     n_rows,
     width,
     inverse,
@@ -89,23 +114,28 @@ def _target_logits(
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Logit of each row's target: tiles of R rows and their R targets, of which the diagonal is kept."""
+    """Write the logit of each row's target. Grid (blocks of rows,).
+
+    A program makes the tile of its R rows and their R targets, and keeps the diagonal.
+    """
     i = tl.arange(0, BLOCK_R)
     rows = tl.program_id(0) * BLOCK_R + i
-    # -1: another shard's
-    entries = tl.maximum(tl.load(target + rows, mask=rows < n_rows, other=0), 0)
-    # (R, R)
-    z = _logits(hidden, weight, tl.minimum(rows, n_rows - 1), entries, width, inverse, CAP, BLOCK_D)
-    tl.store(out + rows, tl.sum(tl.where(i[:, None] == i[None, :], z, 0.0), 1), mask=rows < n_rows)
+    real = rows < n_rows
+    # A target of -1 is in another rank's shard: any token will do.
+    tokens = tl.maximum(tl.load(target + rows, mask=real, other=0), 0)
+    rows_read = tl.minimum(rows, n_rows - 1)
+    z = _tile_logits(hidden, weight, rows_read, tokens, width, inverse, CAP, BLOCK_D)  # (R, R)
+    diagonal = tl.where(i[:, None] == i[None, :], z, 0.0)
+    tl.store(out + rows, tl.sum(diagonal, 1), mask=real)
 
 
 @triton.jit
 def _statistics(
-    hidden,
-    weight,
-    target,
-    threshold,
-    parts,
+    hidden,  # (N, D)
+    weight,  # (V, D)
+    target,  # (N,)
+    threshold,  # (N,)
+    out,  # (5, spans, N)
     n_rows,
     n_vocab,
     width,
@@ -119,43 +149,98 @@ def _statistics(
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """R rows, SPAN entries -> parts (5, spans, N): logsumexp, entropy, count above threshold, top, place."""
+    """Write logsumexp, entropy, count above threshold, largest logit and its token of R rows and
+    SPAN tokens. Grid: see _place."""
     rows, real, span = _place(n_rows, n_vocab, BLOCK_R, SPAN, GROUP)
     zero = tl.zeros([BLOCK_R], tl.float32)
-    top, total, lean, above, best = zero + LOWEST, zero, zero, zero, zero  # (R,)
+    top, total, moment = zero + LOWEST, zero, zero  # (R,) each
+    above, best = zero, zero
     if RANK:
-        own, bound = tl.load(target + rows)[:, None], tl.load(threshold + rows)[:, None]  # (R, 1)
-    for first in range(span * SPAN, tl.minimum(span * SPAN + SPAN, n_vocab), BLOCK_C):
-        v = first + tl.arange(0, BLOCK_C)
-        z = _logits(hidden, weight, rows, tl.minimum(v, n_vocab - 1), width, inverse, CAP, BLOCK_D)
-        z = tl.where(v < n_vocab, z, LOWEST)  # (R, C)
-        if RANK:  # the target is never above itself, whatever the rounding
+        own = tl.load(target + rows)[:, None]  # (R, 1)
+        bound = tl.load(threshold + rows)[:, None]  # (R, 1)
+    end = tl.minimum(span * SPAN + SPAN, n_vocab)
+    for first in range(span * SPAN, end, BLOCK_C):
+        v = first + tl.arange(0, BLOCK_C)  # (C,)
+        tokens = tl.minimum(v, n_vocab - 1)
+        z = _tile_logits(hidden, weight, rows, tokens, width, inverse, CAP, BLOCK_D)  # (R, C)
+        z = tl.where(v < n_vocab, z, LOWEST)
+        if RANK:
+            # The target is never above itself, whatever the rounding.
             above += tl.sum(((z > bound) & (v != own)).to(tl.float32), 1)
         if ARGMAX:
             largest = tl.max(z, 1)
             place = tl.min(tl.where(z == largest[:, None], v, n_vocab - 1), 1)
             best = tl.where(largest > top, place.to(tl.float32), best)
-        top, total, lean = absorb(top, total, lean, z)
-    parts += span.to(tl.int64) * n_rows + rows
-    field = tl.cdiv(n_vocab, SPAN).to(tl.int64) * n_rows
-    tl.store(parts, top + tl.log(total), mask=real)
-    tl.store(parts + field, tl.log(total) - lean / total, mask=real)
-    tl.store(parts + 2 * field, above, mask=real)
-    tl.store(parts + 3 * field, top, mask=real)
-    tl.store(parts + 4 * field, best, mask=real)  # exact in float32 up to 16 million entries
+        top, total, moment = absorb(top, total, moment, z)
+    out += span.to(tl.int64) * n_rows + rows
+    field = tl.cdiv(n_vocab, SPAN).to(tl.int64) * n_rows  # from one number's (spans, N) to the next
+    tl.store(out, top + tl.log(total), mask=real)
+    tl.store(out + field, tl.log(total) - moment / total, mask=real)
+    tl.store(out + 2 * field, above, mask=real)
+    tl.store(out + 3 * field, top, mask=real)
+    # Counts and token ids are exact in float32 up to 16 million.
+    tl.store(out + 4 * field, best, mask=real)
+
+
+def statistics(hidden, head, target, threshold, temperature, want):
+    """As reference.statistics."""
+    (hidden, weight), tile = _dense_and_tile(hidden, head.weight)
+    temperature, softcap = head.fold(temperature)
+    n, width = hidden.shape
+    n_vocab = len(weight)
+    n_blocks = triton.cdiv(n, tile["BLOCK_R"])
+    n_spans = triton.cdiv(n_vocab, SPAN)
+    settings = width, 1 / temperature, float(softcap or 0)
+
+    logit = torch.empty(n, dtype=torch.float32, device=hidden.device)
+    square = {name: x for name, x in tile.items() if name != "BLOCK_C"}
+    _target_logits[(n_blocks,)](hidden, weight, target, logit, n, *settings, **square)
+
+    rank, argmax = "rank" in want, "argmax" in want
+    # With these two, or on an A100, so few registers would spill.
+    if _hopper(hidden.device) and hidden.element_size() == 2 and not (rank or argmax):
+        tile |= PAIRED
+    out = torch.empty(5, n_spans, n, dtype=torch.float32, device=hidden.device)
+    _statistics[(n_blocks * n_spans,)](
+        hidden,
+        weight,
+        target,
+        logit if threshold is None else threshold,
+        out,
+        n,
+        n_vocab,
+        *settings,
+        RANK=rank,
+        ARGMAX=argmax,
+        SPAN=SPAN,
+        GROUP=GROUP,
+        **tile,
+    )
+    parts = PartStats(
+        logit=logit[None],
+        logsumexp=out[0],
+        entropy=out[1] if "entropy" in want else None,
+        above=out[2] if rank else None,
+        top=out[3] if argmax else None,
+        argmax=out[4] if argmax else None,
+    )
+    return reference.merge_parts(parts)
+
+
+# ---- backward
 
 
 @triton.jit
-def _slope(
-    hidden,
-    weight,
-    target,
+def _logit_gradient(
+    hidden,  # (N, D)
+    weight,  # (V, D), V tokens of one part of the head
+    target,  # (N,) counted from the part's first token, and all that follow but the last
     logsumexp,
     entropy,
-    for_logit,
-    for_sum,
-    for_entropy,
-    out,
+    grad_logit,
+    grad_logsumexp,
+    grad_entropy,
+    out,  # (N, V)
     n_rows,
     n_vocab,
     width,
@@ -167,38 +252,77 @@ def _slope(
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Gradient of h Wᵀ for R rows and C entries of a part, into out (N, entries of the part)."""
+    """Write R x C numbers of ∂loss/∂(h Wᵀ). Grid: see _place, with BLOCK_C for a span."""
     rows, real, column = _place(n_rows, n_vocab, BLOCK_R, BLOCK_C, GROUP)
-    v = column * BLOCK_C + tl.arange(0, BLOCK_C)
-    # (R, C)
-    z = _logits(hidden, weight, rows, tl.minimum(v, n_vocab - 1), width, inverse, CAP, BLOCK_D)
-    total, factor = tl.load(logsumexp + rows), tl.load(for_sum + rows)[:, None]
+    v = column * BLOCK_C + tl.arange(0, BLOCK_C)  # (C,)
+    tokens = tl.minimum(v, n_vocab - 1)
+    z = _tile_logits(hidden, weight, rows, tokens, width, inverse, CAP, BLOCK_D)  # (R, C)
+    # ∂/∂z_v = p_v (g_L + g_H (L - H - z_v)) + g_target [v = target],  p_v = e^(z_v - L)
+    total = tl.load(logsumexp + rows)
+    factor = tl.load(grad_logsumexp + rows)[:, None]
     if ENTROPY:
-        factor += tl.load(for_entropy + rows)[:, None] * (
-            (total - tl.load(entropy + rows))[:, None] - z
-        )
+        mean = (total - tl.load(entropy + rows))[:, None]  # Σ_v p_v z_v = L - H
+        factor += tl.load(grad_entropy + rows)[:, None] * (mean - z)
     slope = tl.exp(z - total[:, None]) * factor
-    slope += tl.where(
-        v[None, :] == tl.load(target + rows)[:, None], tl.load(for_logit + rows)[:, None], 0.0
-    )
+    own = v[None, :] == tl.load(target + rows)[:, None]
+    slope += tl.where(own, tl.load(grad_logit + rows)[:, None], 0.0)
     if CAP > 0:
+        # z = c · tanh(x / c) / T has the slope (1 - tanh²(x / c)) / T in x.
         capped = z / (inverse * CAP)
         slope *= 1 - capped * capped
     place = out + rows.to(tl.int64)[:, None] * n_vocab + v[None, :]
-    tl.store(
-        place,
-        (slope * inverse).to(out.dtype.element_ty),
-        mask=real[:, None] & (v < n_vocab)[None, :],
+    inside = real[:, None] & (v < n_vocab)[None, :]
+    tl.store(place, (slope * inverse).to(out.dtype.element_ty), mask=inside)
+
+
+def logit_gradient(hidden, head, target, stats, grad, temperature):
+    """As reference.logit_gradient."""
+    (hidden, weight), tile = _dense_and_tile(hidden, head.weight)
+    temperature, softcap = head.fold(temperature)
+    n, width = hidden.shape
+    n_vocab = len(weight)
+    has_entropy = grad.entropy is not None
+    numbers = [stats.logsumexp, stats.entropy, grad.logit, grad.logsumexp, grad.entropy]
+    if not has_entropy:
+        numbers[1] = numbers[4] = stats.logsumexp  # not read
+    out = torch.empty(n, n_vocab, dtype=hidden.dtype, device=hidden.device)
+    grid = (triton.cdiv(n, tile["BLOCK_R"]) * triton.cdiv(n_vocab, tile["BLOCK_C"]),)
+    _logit_gradient[grid](
+        hidden,
+        weight,
+        target,
+        *(x.contiguous() for x in numbers),
+        out,
+        n,
+        n_vocab,
+        width,
+        1 / temperature,
+        float(softcap or 0),
+        ENTROPY=has_entropy,
+        GROUP=GROUP,
+        **tile,
     )
+    return out
+
+
+def chunk_size(n_rows, n_vocab):
+    """Tokens of a part of the backward pass: whole tiles."""
+    return triton.cdiv(triton.cdiv(n_vocab, N_PARTS), 128) * 128
+
+
+token_stats = functools.partial(reference.token_stats, backend=sys.modules[__name__])
+
+
+# ---- KL of two models
 
 
 @triton.jit
 def _kl(
-    hidden_p,
-    weight_p,
-    hidden_q,
-    weight_q,
-    parts,
+    hidden_p,  # (N, D)
+    weight_p,  # (V, D)
+    hidden_q,  # (N, E)
+    weight_q,  # (V, E)
+    out,  # (4, spans, N)
     n_rows,
     n_vocab,
     width_p,
@@ -213,145 +337,53 @@ def _kl(
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """R rows, SPAN entries of both heads -> parts (4, spans, N): logsumexp of p and q, KL(p‖q), KL(q‖p)."""
+    """Write logsumexp of p and of q, KL(p‖q) and KL(q‖p), of R rows and SPAN tokens.
+
+    Grid: see _place.
+    """
     rows, real, span = _place(n_rows, n_vocab, BLOCK_R, SPAN, GROUP)
     zero = tl.zeros([BLOCK_R], tl.float32)
-    top_p, total_p, gap_p, top_q, total_q, gap_q = (
-        zero + LOWEST,
-        zero,
-        zero,
-        zero + LOWEST,
-        zero,
-        zero,
-    )
-    for first in range(span * SPAN, tl.minimum(span * SPAN + SPAN, n_vocab), BLOCK_C):
-        v = first + tl.arange(0, BLOCK_C)
-        entries = tl.minimum(v, n_vocab - 1)
-        z_p = _logits(hidden_p, weight_p, rows, entries, width_p, inverse_p, CAP_P, BLOCK_D)
-        z_q = _logits(hidden_q, weight_q, rows, entries, width_q, inverse_q, CAP_Q, BLOCK_D)
-        z_p, z_q = tl.where(v < n_vocab, z_p, LOWEST), tl.where(v < n_vocab, z_q, LOWEST)  # (R, C)
+    top_p, total_p, gap_p = zero + LOWEST, zero, zero  # (R,) each
+    top_q, total_q, gap_q = zero + LOWEST, zero, zero
+    end = tl.minimum(span * SPAN + SPAN, n_vocab)
+    for first in range(span * SPAN, end, BLOCK_C):
+        v = first + tl.arange(0, BLOCK_C)  # (C,)
+        tokens = tl.minimum(v, n_vocab - 1)
+        z_p = _tile_logits(hidden_p, weight_p, rows, tokens, width_p, inverse_p, CAP_P, BLOCK_D)
+        z_q = _tile_logits(hidden_q, weight_q, rows, tokens, width_q, inverse_q, CAP_Q, BLOCK_D)
+        z_p = tl.where(v < n_vocab, z_p, LOWEST)  # (R, C)
+        z_q = tl.where(v < n_vocab, z_q, LOWEST)
         top_p, total_p, gap_p, top_q, total_q, gap_q = absorb_pair(
             top_p, total_p, gap_p, top_q, total_q, gap_q, z_p, z_q
         )
     ratio = tl.log(total_q) - tl.log(total_p)
-    parts += span.to(tl.int64) * n_rows + rows
-    field = tl.cdiv(n_vocab, SPAN).to(tl.int64) * n_rows
-    tl.store(parts, top_p + tl.log(total_p), mask=real)
-    tl.store(parts + field, top_q + tl.log(total_q), mask=real)
-    tl.store(parts + 2 * field, gap_p / total_p + ratio, mask=real)
-    tl.store(parts + 3 * field, gap_q / total_q - ratio, mask=real)
-
-
-def _tiles(*matrices):
-    """The same matrices in one piece, and the tile for their type."""
-    kinds = {x.dtype for x in matrices}
-    if len(kinds) > 1 or not kinds < {torch.float16, torch.bfloat16, torch.float32}:
-        raise ValueError(f"{kinds}: the kernels take float16, bfloat16 or float32, all alike")
-    return [x.contiguous() for x in matrices], dict(TILES[matrices[0].element_size() == 2])
-
-
-def _hopper(device):
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-
-
-def statistics(hidden, head, target, threshold, temperature, want):
-    """As reference.statistics."""
-    (hidden, weight), tile = _tiles(hidden, head.weight)
-    temperature, softcap = head.fold(temperature)
-    n, n_vocab, spans = len(hidden), len(weight), triton.cdiv(len(weight), SPAN)
-    options = hidden.shape[1], 1 / temperature, float(softcap or 0)
-    logit = torch.empty(n, dtype=torch.float32, device=hidden.device)
-    _target_logits[(triton.cdiv(n, tile["BLOCK_R"]),)](
-        hidden,
-        weight,
-        target,
-        logit,
-        n,
-        *options,
-        **{name: x for name, x in tile.items() if name != "BLOCK_C"},
-    )
-    if _hopper(hidden.device) and hidden.element_size() == 2 and not {"rank", "argmax"} & {*want}:
-        tile |= PAIRED  # with those, or on an A100, registers would spill
-    parts = torch.empty(5, spans, n, dtype=torch.float32, device=hidden.device)
-    _statistics[(triton.cdiv(n, tile["BLOCK_R"]) * spans,)](
-        hidden,
-        weight,
-        target,
-        logit if threshold is None else threshold,
-        parts,
-        n,
-        n_vocab,
-        *options,
-        RANK="rank" in want,
-        ARGMAX="argmax" in want,
-        SPAN=SPAN,
-        GROUP=GROUP,
-        **tile,
-    )
-    logsumexp, entropy = reference.merge(*parts[: 2 if "entropy" in want else 1])
-    above = parts[2].sum(0).long() if "rank" in want else None
-    top, argmax = (
-        reference.merge_argmax(parts[3], parts[4].long()) if "argmax" in want else (None, None)
-    )
-    return logit, logsumexp, entropy, above, top, argmax
-
-
-def logit_gradient(
-    hidden, head, target, logsumexp, entropy, for_logit, for_sum, for_entropy, temperature
-):
-    """As reference.logit_gradient."""
-    (hidden, part), tile = _tiles(hidden, head.weight)
-    temperature, softcap = head.fold(temperature)
-    n, n_vocab = len(hidden), len(part)
-    out = torch.empty(n, n_vocab, dtype=hidden.dtype, device=hidden.device)
-    given = (logsumexp, entropy, for_logit, for_sum, for_entropy)
-    given = [logsumexp if x is None else x.contiguous() for x in given]  # of no entropy, anything
-    grid = (triton.cdiv(n, tile["BLOCK_R"]) * triton.cdiv(n_vocab, tile["BLOCK_C"]),)
-    _slope[grid](
-        hidden,
-        part,
-        target,
-        *given,
-        out,
-        n,
-        n_vocab,
-        hidden.shape[1],
-        1 / temperature,
-        float(softcap or 0),
-        ENTROPY=entropy is not None,
-        GROUP=GROUP,
-        **tile,
-    )
-    return out
-
-
-def columns(n_rows, n_vocab):
-    """Vocabulary entries of a part: whole tiles."""
-    return triton.cdiv(triton.cdiv(n_vocab, N_PARTS), 128) * 128
-
-
-token_stats = functools.partial(reference.token_stats, engine=sys.modules[__name__])
+    out += span.to(tl.int64) * n_rows + rows
+    field = tl.cdiv(n_vocab, SPAN).to(tl.int64) * n_rows  # from one number's (spans, N) to the next
+    tl.store(out, top_p + tl.log(total_p), mask=real)
+    tl.store(out + field, top_q + tl.log(total_q), mask=real)
+    tl.store(out + 2 * field, gap_p / total_p + ratio, mask=real)
+    tl.store(out + 3 * field, gap_q / total_q - ratio, mask=real)
 
 
 def token_kl(hidden_p, head_p, hidden_q, head_q, temperature=1.0):
-    """As reference.token_kl, without a gradient."""
+    """reference.token_kl without a gradient."""
     hidden_p, head_p, hidden_q, head_q = reference.check_pair(
         hidden_p, head_p, hidden_q, head_q, temperature
     )
-    pair, tile = _tiles(hidden_p, head_p.weight, hidden_q, head_q.weight)
+    tensors, tile = _dense_and_tile(hidden_p, head_p.weight, hidden_q, head_q.weight)
+    tile["BLOCK_C"] = min(tile["BLOCK_C"], 64)  # two tiles of logits at a time
     temperature_p, softcap_p = head_p.fold(temperature)
     temperature_q, softcap_q = head_q.fold(temperature)
     n, n_vocab = len(hidden_p), len(head_p.weight)
-    spans = triton.cdiv(n_vocab, SPAN)
-    tile["BLOCK_C"] = min(tile["BLOCK_C"], 64)  # two tiles at a time
-    parts = torch.empty(4, spans, n, dtype=torch.float32, device=hidden_p.device)
-    _kl[(triton.cdiv(n, tile["BLOCK_R"]) * spans,)](
-        *pair,
-        parts,
+    n_spans = triton.cdiv(n_vocab, SPAN)
+    out = torch.empty(4, n_spans, n, dtype=torch.float32, device=hidden_p.device)
+    _kl[(triton.cdiv(n, tile["BLOCK_R"]) * n_spans,)](
+        *tensors,
+        out,
         n,
         n_vocab,
-        pair[0].shape[1],
-        pair[2].shape[1],
+        hidden_p.shape[1],
+        hidden_q.shape[1],
         1 / temperature_p,
         1 / temperature_q,
         float(softcap_p or 0),
@@ -360,4 +392,20 @@ def token_kl(hidden_p, head_p, hidden_q, head_q, temperature=1.0):
         GROUP=GROUP,
         **tile,
     )
-    return reference.merge_kl(*parts)
+    return reference.merge_kl(*out)
+
+
+# ---- helpers of the launches
+
+
+def _dense_and_tile(*matrices):
+    """-> (the matrices, copied where they are not contiguous; the tile sizes for their type)."""
+    types = {x.dtype for x in matrices}
+    if len(types) > 1 or not types < {torch.float16, torch.bfloat16, torch.float32}:
+        raise ValueError(f"{types}: the kernels take float16, bfloat16 or float32, all alike")
+    half = matrices[0].element_size() == 2
+    return [x.contiguous() for x in matrices], dict(TILES[half])
+
+
+def _hopper(device):
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9

@@ -1,9 +1,10 @@
-"""token_stats of a head whose vocabulary is sharded over ranks (Megatron-LM, Shoeybi et al. 2019, 1909.08053, §3).
+"""token_stats for a head whose vocabulary is sharded over ranks.
 
-Each rank holds some rows of the head and all hidden states. Its shard is a part of the vocabulary like any other: the
-ranks exchange a few numbers per token, which reference.merge puts together as it does chunks and tiles, and all then
-compute the same loss. Backward, a rank's own numbers give the gradient of its shard; that of the hidden states, which
-all share, is the sum over ranks.
+After Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053, section 3). Each rank holds all hidden
+states and some rows of the head. Its shard is a part of the vocabulary like a chunk or a tile: the
+ranks exchange a few numbers per token, reference.merge_parts joins them, and all ranks compute the
+same loss. Backward, a rank's own numbers give the gradient of its shard. The hidden states are used
+by all ranks, so their gradient is summed over ranks.
 """
 
 import torch
@@ -12,8 +13,49 @@ import torch.distributed as dist
 from kernels import reference
 
 
+def token_stats(
+    hidden, head, target, offset, group=None, temperature=1.0, want=("logp",), backend=reference
+):
+    """reference.token_stats for the entries offset .. offset + V_rank - 1 of the vocabulary.
+
+    hidden (N, D) and target (N,), counted over the whole vocabulary, are the same on all ranks.
+    head: this rank's shard. Returns the same TokenStats on all ranks, and all must differentiate
+    the same loss of them. Raises ValueError if the shards do not follow one another in the order of
+    ranks.
+    """
+    hidden, head = reference.check_inputs(hidden, head, temperature, want)
+    end = offset + len(head.weight)
+    bounds = _gather(torch.tensor([offset, end], device=hidden.device), group)  # (ranks, 2)
+    starts, ends = bounds.T.tolist()
+    if [0, *ends[:-1]] != starts:
+        raise ValueError(
+            f"shards start at {starts} and end at {ends}: they must follow one another"
+        )
+    target, ignored = reference.check_target(target, len(hidden), ends[-1], hidden.device)
+    inside = (target >= offset) & (target < end) & ~ignored  # (N,)
+    local = torch.where(inside, target - offset, -1)
+
+    threshold = None
+    if "rank" in want:
+        # Only one rank has the logit of a target, but all count the logits above it.
+        fixed = head._replace(weight=head.weight.detach())
+        own = backend.statistics(hidden.detach(), fixed, local, None, temperature, ())
+        threshold = own.logit.masked_fill(~inside, 0)
+        dist.all_reduce(threshold, group=group)
+
+    shared = _Shared.apply(hidden, group)
+    stats = reference.differentiable_statistics(
+        shared, head, local, threshold, temperature, want, backend
+    )
+    stats = stats._replace(logit=stats.logit.masked_fill(~inside, 0))
+    if stats.argmax is not None:
+        stats = stats._replace(argmax=stats.argmax + offset)
+    parts = reference.PartStats(*(None if x is None else _gather(x, group) for x in stats))
+    return reference.token_stats_of(reference.merge_parts(parts), want, ignored)
+
+
 class _Shared(torch.autograd.Function):
-    """What all ranks hold alike and use differently: the same forward, gradients summed over ranks."""
+    """A tensor that all ranks hold alike and use differently: gradients are summed over ranks."""
 
     @staticmethod
     def forward(ctx, hidden, group):
@@ -28,59 +70,8 @@ class _Shared(torch.autograd.Function):
 
 
 def _gather(x, group):
-    """(N,) on each rank -> (ranks, N), of which the rank's own row carries the gradient."""
+    """x (N,) on each rank -> (ranks, N). Only this rank's own row carries a gradient."""
     rows = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, x.detach().contiguous(), group=group)
     rows[dist.get_rank(group)] = x
     return torch.stack(rows)
-
-
-def token_stats(
-    hidden,
-    head,
-    target,
-    offset,
-    group=None,
-    temperature=1.0,
-    want=("logp",),
-    ignore_index=-100,
-    engine=reference,
-):
-    """As reference.token_stats, for a head whose weight (V_rank, D) is entries offset .. offset + V_rank of the vocabulary.
-
-    hidden (N, D) and target (N,), counted over the whole vocabulary, are the same on all ranks, and so is what is
-    returned and what is to be made of it. Shards follow one another in the order of ranks; ValueError if not.
-    """
-    hidden, head = reference.check(hidden, head, temperature, want)
-    bounds = _gather(torch.tensor([offset, offset + len(head.weight)], device=hidden.device), group)
-    starts, ends = bounds.T.tolist()
-    if [0, *ends[:-1]] != starts:
-        raise ValueError(
-            f"shards start at {starts} and end at {ends}: they must follow one another"
-        )
-    _, ignored = reference.check_target(target, len(hidden), ends[-1], hidden.device, ignore_index)
-    inside = (target >= offset) & (target < ends[dist.get_rank(group)]) & ~ignored
-    local, hidden = torch.where(inside, target - offset, -1), _Shared.apply(hidden, group)
-    threshold = None
-    if "rank" in want:
-        own, *_ = engine.statistics(
-            hidden.detach(),
-            head._replace(weight=head.weight.detach()),
-            local,
-            None,
-            temperature,
-            (),
-        )
-        threshold = own.masked_fill(~inside, 0)
-        dist.all_reduce(threshold, group=group)
-    logit, logsumexp, entropy, above, top, argmax = reference.Statistics.apply(
-        hidden, *head, local, threshold, temperature, tuple(want), engine
-    )
-    logit = _gather(logit.masked_fill(~inside, 0), group).sum(0)
-    entropies = None if entropy is None else _gather(entropy, group)
-    logsumexp, entropy = reference.merge(_gather(logsumexp, group), entropies)
-    if above is not None:
-        dist.all_reduce(above, group=group)
-    if argmax is not None:
-        _, argmax = reference.merge_argmax(_gather(top, group), _gather(argmax + offset, group))
-    return reference.pack(want, ignored, logit, logsumexp, entropy, above, top, argmax)

@@ -1,85 +1,102 @@
-"""Log-probability, entropy, rank and KL per token, and the decoder's attention, in plain PyTorch.
+"""Log-probability, entropy, rank and KL of each token, in plain PyTorch. Start reading here.
 
-With z = softcap(h Wᵀ) / temperature, one row of V logits per token:
-    logsumexp  L = log Σ_v exp z_v
-    logp         = z_target - L
-    entropy    H = L - Σ_v p_v z_v,          p = exp(z - L)
-    rank         = 1 + #{v : z_v > z_target}  (1 = the most likely token; ties do not push the target down)
-    KL(p‖q)      = Σ_v p_v (log p_v - log q_v)
+Each token has one row of V logits, z = head.logits(h) / temperature. From it:
+    L        = log Σ_v exp z_v                  logsumexp
+    logp     = z_target - L
+    p_v      = exp(z_v - L)
+    H        = -Σ_v p_v log p_v                 entropy; also L - Σ_v p_v z_v
+    rank     = 1 + #{v : z_v > z_target}        1 is the likeliest token; equal logits share a rank
+    KL(p‖q)  = Σ_v p_v (log p_v - log q_v)
 
-The logits of a batch would take N·V numbers (32k tokens of Qwen2.5: 20 GB in fp32). So the vocabulary is cut into
-parts, one of which has logits at a time. What each part gives, as a softmax of its own, gives that of the whole: with
-w_c = exp(L_c - L) the probability of part c (under q: v_c),
-    L = log Σ_c exp L_c,    H = Σ_c w_c (H_c - log w_c),    KL(p‖q) = Σ_c w_c (KL_c + log w_c - log v_c)
-A part is a chunk of columns here, a tile of the kernel in linear.py, a rank's share of the head in parallel.py.
+The logits of a whole batch are too large: those of 32k tokens of Qwen2.5 take 20 GB in float32.
+So the vocabulary is cut into parts, and only one part has logits at a time. Part c gives the
+numbers of its own softmax, L_c and H_c. Its whole probability is w_c = exp(L_c - L) under p, and
+v_c under q. The numbers of the whole vocabulary follow:
+    L        = log Σ_c exp L_c
+    H        = Σ_c w_c (H_c - log w_c)
+    KL(p‖q)  = Σ_c w_c (KL_c + log w_c - log v_c)
+A part is a chunk of the vocabulary here, the tiles of one program in linear.py, and a rank's
+shard of the head in parallel.py. merge_parts and merge_kl serve all three.
 
-Gradients come from the logits of a part, computed once more unless all of them together are few:
-    ∂/∂z_v = p_v (g_L + g_H (L - H - z_v)) + g_target [v = target],   then ∂/∂h = (∂/∂z) W, ∂/∂W = (∂/∂z)ᵀ h
-Parts of the vocabulary, not of the rows, so that each row of ∂/∂W is written once and not added to.
+The backward pass computes the logits of each part again instead of storing them. With g_L, g_H
+and g_target, the derivatives of the loss by L, H and z_target:
+    ∂/∂z_v   = p_v (g_L + g_H (L - H - z_v)) + g_target [v = target]
+    ∂/∂h     = (∂/∂z) W,    ∂/∂W = (∂/∂z)ᵀ h
+Parts are cut from the vocabulary and not from the rows, so each row of ∂/∂W is written once.
+
+Shapes: N tokens, D width, V vocabulary, C entries of one part of it.
 """
 
 import sys
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_NUMBERS = 2**21  # logits held at a time: 8 MB in fp32, what a CPU caches
-# up to so many (128 MB) stay for the gradient here, which then takes three products, not four
-KEPT_NUMBERS = 2**25
+# Logits held at a time: 8 MB in float32, which stays in the cache of a CPU.
+CHUNK_NUMBERS = 2**21
+# Targets of this value are ignored: torch's own choice in F.cross_entropy.
+IGNORED = -100
+
+
+# ---- with all logits at hand
+
+
+def log_softmax_kl(logits_p, logits_q):
+    """logits (N, V) of two models -> (KL(p‖q), KL(q‖p)), each (N,) in float32 or better."""
+    check_logits(logits_p, logits_q)
+    exact = torch.promote_types(logits_p.dtype, torch.float32)
+    logp = logits_p.to(exact).log_softmax(1)  # (N, V)
+    logq = logits_q.to(exact).log_softmax(1)  # (N, V)
+    difference = logp - logq
+    return (logp.exp() * difference).sum(1), -(logq.exp() * difference).sum(1)
+
+
+# ---- the head, and what is asked of it
 
 
 class Head(NamedTuple):
-    """An output head: logits = scale · W h, with a softcap c = softcap: c · tanh(scale · W h / c).
+    """An output head: logits = scale · W h, with a softcap c: c · tanh(scale · W h / c).
 
-    weight (V, D) has the rows of the vocabulary's tokens only. Models pad their heads: cut it with
-    `weight[:n_tokens]` first. softcap: Gemma 2's final_logit_softcapping. scale: Cohere's
-    logit_scale, or 1 / logits_scaling of Granite.
+    weight has one row per token of the vocabulary. Many models pad theirs: cut it with
+    weight[:n_tokens]. softcap is final_logit_softcapping of Gemma 2. scale is logit_scale of
+    Cohere, or 1 / logits_scaling of Granite.
     """
 
     weight: torch.Tensor  # (V, D)
     softcap: float | None = None
     scale: float = 1.0
 
-    def fold(self, temperature):
-        """-> (temperature, softcap) with which W h alone gives the same tempered logits z.
-
-        Without a softcap, z = scale · W h / T = W h / (T / scale). With one,
-            z = c · tanh(scale · W h / c) / T
-              = (c / scale) · tanh(W h / (c / scale)) / (T / scale)
-        because (c / scale) / (T / scale) = c / T. So both are divided by the scale, and no code
-        behind this line knows of it.
-        """
-        softcap = None if self.softcap is None else self.softcap / self.scale
-        return temperature / self.scale, softcap
-
     def part(self, start, stop):
         """The head of the tokens start .. stop - 1."""
         return self._replace(weight=self.weight[start:stop])
 
-    def logits(self, hidden, temperature=1.0, out=None):
-        """hidden (N, D) -> tempered logits z (N, V) in float32 or better: for a few rows at a time.
+    def logits(self, hidden, temperature=1.0):
+        """hidden (N, D) -> z (N, V) in float32 or better. For few rows, or a part of the head."""
+        return self.temper(hidden @ self.weight.T, temperature)
 
-        out: memory (N, V) to use where its type allows.
-        """
-        if out is not None and out.dtype == hidden.dtype:
-            products = torch.mm(hidden, self.weight.T, out=out)
-        else:
-            products = hidden @ self.weight.T
-        return self.temper(products, temperature, out)
-
-    def temper(self, products, temperature=1.0, out=None):
-        """products W h of any shape -> tempered logits z, in float32 or better."""
-        temperature, softcap = self.fold(temperature)
+    def temper(self, products, temperature=1.0):
+        """products x = W h of any shape -> z, in float32 or better."""
         z = products.to(torch.promote_types(products.dtype, torch.float32))
+        temperature, softcap = self.fold(temperature)
         if softcap is not None:
-            z = torch.mul(torch.tanh(z / softcap), softcap, out=out)
-        return z if temperature == 1 else torch.div(z, temperature, out=out)
+            z = softcap * torch.tanh(z / softcap)
+        return z if temperature == 1 else z / temperature
+
+    def fold(self, temperature):
+        """-> (temperature, softcap) that give the same z when the scale is left out.
+
+        Without a softcap: z = scale · x / T = x / (T / scale). With a softcap c:
+            z = c · tanh(scale · x / c) / T
+              = (c / scale) · tanh(x / (c / scale)) / (T / scale)
+        So both are divided by the scale, and what uses them needs to know nothing of it.
+        """
+        softcap = None if self.softcap is None else self.softcap / self.scale
+        return temperature / self.scale, softcap
 
 
 class TokenStats(NamedTuple):
-    """One number per token, each (N,) in float32 (ids and ranks in int64); None for what was not wanted."""
+    """Numbers of each token, (N,): ids and ranks in int64, others in float32. None: not wanted."""
 
     logp: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
@@ -88,283 +105,256 @@ class TokenStats(NamedTuple):
     logsumexp: torch.Tensor | None = None
 
 
-def token_stats(
-    hidden,
-    head,
-    target,
-    temperature=1.0,
-    want=("logp",),
-    ignore_index=-100,
-    engine=None,
-):
-    """hidden (N, D), a Head of V tokens, target (N,) int64 -> TokenStats of the target under softmax(logits / T).
+class PartStats(NamedTuple):
+    """Numbers of each token over one part of the vocabulary, (N,) each, or (parts, N) of several."""
 
-    want: any of TokenStats' fields; logp, entropy and logsumexp are differentiable in hidden and weight, once. Weight
-    is rounded to hidden's type, both to autocast's where that is on. Where target is ignore_index all values are 0.
-    engine: the file whose statistics and logit_gradient compute, this one or linear.py. Raises ValueError for shapes,
-    types or devices that do not fit, an unknown field, a temperature that is not positive, or a target outside the
-    vocabulary; for the last the host has to wait for the device.
+    logit: torch.Tensor  # of the target; 0 where the target is in another part
+    logsumexp: torch.Tensor
+    entropy: torch.Tensor | None = None
+    above: torch.Tensor | None = None  # number of logits above the threshold
+    top: torch.Tensor | None = None  # largest logit
+    argmax: torch.Tensor | None = None  # its token
+
+
+def token_stats(hidden, head, target, temperature=1.0, want=("logp",), backend=None):
+    """hidden (N, D), Head of V tokens, target (N,) int64 -> TokenStats, 0 where target is IGNORED.
+
+    want: any fields of TokenStats. logp, entropy and logsumexp are differentiable, once, in hidden
+    and in the head's weight. The weight is rounded to hidden's type, or both to autocast's.
+    backend: the module whose statistics, logit_gradient and chunk_size compute; this one or linear.
+
+    Raises ValueError for shapes, types or devices that do not fit, for an unknown field, for a
+    temperature or scale that is not positive, and for a target outside the vocabulary. The last
+    makes the host wait for the device.
     """
-    hidden, head = check(hidden, head, temperature, want)
-    safe, ignored = check_target(target, len(hidden), len(head.weight), hidden.device, ignore_index)
-    engine = engine or sys.modules[__name__]
-    values = Statistics.apply(hidden, *head, safe, None, temperature, tuple(want), engine)
-    return pack(want, ignored, *values)
+    hidden, head = check_inputs(hidden, head, temperature, want)
+    target, ignored = check_target(target, len(hidden), len(head.weight), hidden.device)
+    backend = backend or sys.modules[__name__]
+    stats = differentiable_statistics(hidden, head, target, None, temperature, want, backend)
+    return token_stats_of(stats, want, ignored)
 
 
-def pack(want, ignored, logit, logsumexp, entropy, above, _, argmax):
+def token_stats_of(stats, want, ignored):
+    """PartStats of the whole vocabulary -> the TokenStats that are wanted, 0 where ignored."""
     values = {
-        "logp": logit - logsumexp,
-        "logsumexp": logsumexp,
-        "entropy": entropy,
-        "argmax": argmax,
-        "rank": None if above is None else above + 1,
+        "logp": stats.logit - stats.logsumexp,
+        "entropy": stats.entropy,
+        "rank": None if stats.above is None else stats.above + 1,
+        "argmax": stats.argmax,
+        "logsumexp": stats.logsumexp,
     }
     return TokenStats(**{name: values[name].masked_fill(ignored, 0) for name in want})
 
 
-class Statistics(torch.autograd.Function):
-    """hidden (N, D), the fields of a Head, target (N,) -> what statistics() returns, differentiable for the first three.
-
-    autograd sees tensors only as arguments of their own: so a Head is taken apart on the way in."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, softcap, scale, target, threshold, temperature, want, engine):
-        head = Head(weight, softcap, scale)
-        few = (
-            engine is sys.modules[__name__]
-            and any(ctx.needs_input_grad)
-            and len(hidden) * len(weight) <= KEPT_NUMBERS
-        )
-        given, kept = (hidden, head, target, threshold, temperature, want), []
-        values = statistics(*given, kept) if few else engine.statistics(*given)
-        ctx.save_for_backward(hidden, weight, target, *values[1:3], *kept)
-        ctx.mark_non_differentiable(*(x for x in values[3:] if x is not None))
-        ctx.settings = softcap, scale, temperature, engine
-        ctx.set_materialize_grads(False)  # None for what nobody differentiates
-        return values
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, for_logit, for_sum, for_entropy, *_):
-        hidden, weight, target, logsumexp, entropy, *kept = ctx.saved_tensors
-        softcap, scale, temperature, engine = ctx.settings
-        for_logit, for_sum = (
-            torch.zeros_like(logsumexp) if x is None else x for x in (for_logit, for_sum)
-        )
-        if for_entropy is None:
-            entropy = None
-        for_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        for_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        size = engine.columns(len(hidden), len(weight))
-        for i, start in enumerate(range(0, len(weight), size)):
-            part = weight[start : start + size]  # (C, D)
-            given = (
-                hidden,
-                Head(part, softcap, scale),
-                target - start,
-                logsumexp,
-                entropy,
-                for_logit,
-                for_sum,
-                for_entropy,
-                temperature,
-            )
-            # (N, C), hidden's type
-            slope = logit_gradient(*given, kept[i]) if kept else engine.logit_gradient(*given)
-            if for_hidden is not None:
-                for_hidden.addmm_(slope, part)  # in half precision rounded once for each part
-            if for_weight is not None:
-                torch.mm(slope.T, hidden, out=for_weight[start : start + size])
-        return for_hidden, for_weight, *[None] * 7
+# ---- forward: chunk by chunk
 
 
-def statistics(hidden, head, target, threshold, temperature, want, kept=None):
-    """-> the target's logit, L, H, number of logits above the threshold, largest logit, its place; each (N,), or None
-    where entropy, rank or argmax is not wanted. threshold (N,): None for the target's logit (any for target -1).
-    kept: a list that gets the logits, part by part."""
-    weight, n = head.weight, len(hidden)
-    size = columns(n, len(weight))
-    logit = torch.zeros(
-        n, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device
-    )
-    above = torch.zeros(n, dtype=torch.int64, device=hidden.device) if "rank" in want else None
-    if "rank" in want and threshold is None:  # of a single chunk the logit is known when it counts
-        threshold = (
-            logit
-            if size == len(weight)
-            else statistics(hidden, head, target, None, temperature, ())[0]
-        )
-    # Two tensors of a chunk's size in all, used again for each chunk: new ones cost a CPU page faults.
-    room, spare = torch.empty(2, n * size, dtype=logit.dtype, device=hidden.device)
-    sums, entropies, tops, places = [], [], [], []
-    for start in range(0, len(weight), size):
-        part = weight[start : start + size]
-        less, e = (x[: n * len(part)].view(n, len(part)) for x in (room, spare))  # (N, C)
-        room_of_z = less if kept is None else torch.empty_like(less)
-        z = head._replace(weight=part).logits(hidden, temperature, room_of_z)
-        if kept is not None:
-            kept.append(z)
-        here = ((target >= start) & (target < start + size)).nonzero()[:, 0]
-        logit[here] = z[here, target[here] - start]
-        if "rank" in want:
-            above += torch.gt(z, threshold[:, None], out=e).sum(1).long()
-        top, place = z.max(1) if "argmax" in want else (z.amax(1), torch.zeros(()))
-        tops.append(top)
-        places.append(place + start)
-        torch.sub(z, top[:, None], out=less)
-        total = torch.exp(less, out=e).sum(1)
-        sums.append(top + total.log())
-        if "entropy" in want:
-            entropies.append(total.log() - e.mul_(less).sum(1) / total)
-    logsumexp, entropy = merge(torch.stack(sums), torch.stack(entropies) if entropies else None)
-    top, argmax = (
-        merge_argmax(torch.stack(tops), torch.stack(places)) if "argmax" in want else (None, None)
-    )
-    return logit, logsumexp, entropy, above, top, argmax
+def statistics(hidden, head, target, threshold, temperature, want):
+    """hidden (N, D), Head of V tokens, target (N,) -> PartStats over all V, (N,) each.
+
+    target: -1 where it is not among these V. threshold (N,): count the logits above it; None for
+    those above the target's.
+    """
+    n, n_vocab = len(hidden), len(head.weight)
+    size = chunk_size(n, n_vocab)
+    if "rank" in want and threshold is None and size < n_vocab:
+        # Equal logits must compare equal, so the target's comes from the same products as theirs.
+        threshold = statistics(hidden, head, target, None, temperature, ()).logit
+    parts = []
+    for start in range(0, n_vocab, size):
+        z = head.part(start, start + size).logits(hidden, temperature)  # (N, C)
+        part = part_statistics(z, target - start, threshold, want)
+        if part.argmax is not None:
+            part = part._replace(argmax=part.argmax + start)
+        parts.append(part)
+    return merge_parts(stack(parts))
 
 
-def logit_gradient(
-    hidden,
-    head,
-    target,
-    logsumexp,
-    entropy,
-    for_logit,
-    for_sum,
-    for_entropy,
-    temperature,
-    z=None,
-):
-    """Gradient of the products hidden Wᵀ of a part of the head, W (C, D): (N, C) in hidden's type. target counts from the
-    part's first entry; entropy is None where its gradient is not asked for. z: its logits if they were kept."""
-    z = head.logits(hidden, temperature) if z is None else z  # (N, C)
-    temperature, softcap = head.fold(temperature)
-    for_logit, factor = for_logit / temperature, (for_sum / temperature)[:, None]
-    if entropy is not None:
-        factor = (
-            ((logsumexp - entropy)[:, None] - z)
-            .mul_(for_entropy[:, None] / temperature)
-            .add_(factor)
-        )
-    slope = (z - logsumexp[:, None]).exp_().mul_(factor)
-    here = ((target >= 0) & (target < len(head.weight))).nonzero()[:, 0]
-    slope[here, target[here]] += for_logit[here]
-    if softcap is not None:
-        slope *= 1 - (z * (temperature / softcap)) ** 2  # slope of the cap
-    return slope.to(hidden.dtype)
+def part_statistics(z, target, threshold, want):
+    """z (N, C), target (N,) counted from the part's first entry -> PartStats, (N,) each."""
+    row, own = rows_inside(target, z.shape[1])
+    logit = z.new_zeros(len(z))
+    logit[row] = z[row, own]
+    logsumexp = z.logsumexp(1)
+    entropy = above = top = argmax = None
+    if "entropy" in want:
+        logp = z - logsumexp[:, None]  # (N, C)
+        entropy = -(logp.exp() * logp).sum(1)
+    if "rank" in want:
+        above = (z > (logit if threshold is None else threshold)[:, None]).sum(1)
+    if "argmax" in want:
+        top, argmax = z.max(1)
+    return PartStats(logit, logsumexp, entropy, above, top, argmax)
 
 
-def columns(n_rows, n_vocab):
+def rows_inside(target, n_entries):
+    """target (N,) -> (rows whose target is one of a part's n_entries, their targets)."""
+    row = ((target >= 0) & (target < n_entries)).nonzero()[:, 0]
+    return row, target[row]
+
+
+def chunk_size(n_rows, n_vocab):
     """Vocabulary entries of a chunk."""
     return min(n_vocab, max(1, CHUNK_NUMBERS // max(1, n_rows)))
 
 
-def merge(logsumexp, entropy=None):
-    """(parts, N) each -> those of the whole vocabulary, (N,)."""
-    total = logsumexp.logsumexp(0)
-    log_share = logsumexp - total
-    return total, None if entropy is None else (log_share.exp() * (entropy - log_share)).sum(0)
+# ---- backward: chunk by chunk
 
 
-def merge_argmax(top, place):
-    """(parts, N) each -> the largest logit and its place, (N,); of equal ones the first."""
-    part = top.argmax(0, keepdim=True)
-    return top.gather(0, part)[0], place.gather(0, part)[0]
+def logit_gradient(hidden, head, target, stats, grad, temperature):
+    """∂loss/∂x for the products x = W h of one part of the head -> (N, C) in hidden's type.
+
+    target (N,) counts from the part's first entry. stats: logsumexp and entropy over the whole
+    vocabulary. grad: ∂loss/∂logit, ∂loss/∂logsumexp and ∂loss/∂entropy, (N,) each; the last may be
+    None.
+    """
+    z = head.logits(hidden, temperature)  # (N, C)
+    p = (z - stats.logsumexp[:, None]).exp()  # (N, C)
+    # ∂/∂z_v = p_v (g_L + g_H (L - H - z_v)) + g_target [v = target]
+    factor = grad.logsumexp[:, None]
+    if grad.entropy is not None:
+        mean = (stats.logsumexp - stats.entropy)[:, None]  # Σ_v p_v z_v = L - H
+        factor = factor + grad.entropy[:, None] * (mean - z)
+    slope = p * factor
+    row, own = rows_inside(target, z.shape[1])
+    slope[row, own] += grad.logit[row]
+    # z = c · tanh(x / c) / T, so ∂z/∂x = (1 - tanh²(x / c)) / T, where tanh(x / c) = z T / c
+    temperature, softcap = head.fold(temperature)
+    if softcap is not None:
+        slope *= 1 - (z * (temperature / softcap)) ** 2
+    return (slope / temperature).to(hidden.dtype)
+
+
+class _Statistics(torch.autograd.Function):
+    """backend.statistics with the gradient of the logit, the logsumexp and the entropy.
+
+    A Head is taken apart on the way in: autograd sees a tensor only as an argument of its own.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, softcap, scale, target, threshold, temperature, want, backend):
+        head = Head(weight, softcap, scale)
+        stats = backend.statistics(hidden, head, target, threshold, temperature, want)
+        ctx.save_for_backward(hidden, weight, target, stats.logsumexp, stats.entropy)
+        ctx.settings = softcap, scale, temperature, backend
+        discrete = stats.above, stats.top, stats.argmax
+        ctx.mark_non_differentiable(*(x for x in discrete if x is not None))
+        # The gradient of an output that the loss does not use is None, not a tensor of zeros.
+        ctx.set_materialize_grads(False)
+        return tuple(stats)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_logit, grad_logsumexp, grad_entropy, *_):
+        hidden, weight, target, logsumexp, entropy = ctx.saved_tensors
+        softcap, scale, temperature, backend = ctx.settings
+        stats = PartStats(None, logsumexp, entropy)
+        zeros = torch.zeros_like(logsumexp)
+        grad = PartStats(
+            zeros if grad_logit is None else grad_logit,
+            zeros if grad_logsumexp is None else grad_logsumexp,
+            grad_entropy,
+        )
+        grad_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        n_vocab = len(weight)
+        size = backend.chunk_size(len(hidden), n_vocab)
+        for start in range(0, n_vocab, size):
+            part = Head(weight[start : start + size], softcap, scale)
+            slope = backend.logit_gradient(hidden, part, target - start, stats, grad, temperature)
+            if grad_hidden is not None:
+                # In half precision, this is rounded once for each part.
+                grad_hidden.addmm_(slope, part.weight)
+            if grad_weight is not None:
+                torch.mm(slope.T, hidden, out=grad_weight[start : start + size])
+        return grad_hidden, grad_weight, *[None] * 7
+
+
+def differentiable_statistics(hidden, head, target, threshold, temperature, want, backend):
+    """backend.statistics, differentiable in hidden and in the head's weight."""
+    settings = threshold, temperature, tuple(want), backend
+    return PartStats(*_Statistics.apply(hidden, *head, target, *settings))
+
+
+# ---- from parts to the whole vocabulary
+
+
+def stack(parts):
+    """A list of PartStats of (N,) -> one of (parts, N)."""
+    return PartStats(*(None if x[0] is None else torch.stack(x) for x in zip(*parts)))
+
+
+def merge_parts(parts):
+    """PartStats of (parts, N) -> PartStats of the whole vocabulary, (N,) each."""
+    logsumexp = parts.logsumexp.logsumexp(0)
+    entropy = above = top = argmax = None
+    if parts.entropy is not None:
+        log_w = parts.logsumexp - logsumexp  # (parts, N)
+        entropy = (log_w.exp() * (parts.entropy - log_w)).sum(0)
+    if parts.above is not None:
+        above = parts.above.sum(0).long()
+    if parts.argmax is not None:
+        # The first of equal logits wins, as within a part.
+        best = parts.top.argmax(0, keepdim=True)
+        top = parts.top.gather(0, best)[0]
+        argmax = parts.argmax.gather(0, best)[0].long()
+    return PartStats(parts.logit.sum(0), logsumexp, entropy, above, top, argmax)
 
 
 def merge_kl(sum_p, sum_q, forward, reverse):
-    """logsumexp of both sides and KL of both directions, (parts, N) each -> (KL(p‖q), KL(q‖p)) of the whole, (N,)."""
-    log_p, log_q = sum_p - sum_p.logsumexp(0), sum_q - sum_q.logsumexp(0)
-    return (log_p.exp() * (forward + log_p - log_q)).sum(0), (
-        log_q.exp() * (reverse + log_q - log_p)
-    ).sum(0)
+    """logsumexp of p and q and both KLs of each part, (parts, N) -> (KL(p‖q), KL(q‖p)), (N,)."""
+    log_w = sum_p - sum_p.logsumexp(0)
+    log_v = sum_q - sum_q.logsumexp(0)
+    forward = (log_w.exp() * (forward + log_w - log_v)).sum(0)
+    reverse = (log_v.exp() * (reverse + log_v - log_w)).sum(0)
+    return forward, reverse
+
+
+# ---- KL of two models
 
 
 def token_kl(hidden_p, head_p, hidden_q, head_q, temperature=1.0):
-    """hidden_p (N, D), hidden_q (N, E), their Heads of V tokens -> (KL(p‖q), KL(q‖p)), each (N,) float32.
+    """hidden_p (N, D), hidden_q (N, E), Heads of the same V tokens -> (KL(p‖q), KL(q‖p)), (N,).
 
-    The KL runs over the full vocabulary at each position; both models must share it. Widths may differ.
+    Exact: over the full vocabulary at each position. In float32 or better, and differentiable.
+    Raises ValueError for what does not fit, as token_stats does.
     """
     hidden_p, head_p, hidden_q, head_q = check_pair(hidden_p, head_p, hidden_q, head_q, temperature)
 
     def part_kl(hidden_p, weight_p, hidden_q, weight_q):
-        z_p = head_p._replace(weight=weight_p).logits(hidden_p, temperature)
-        z_q = head_q._replace(weight=weight_q).logits(hidden_q, temperature)
+        z_p = head_p._replace(weight=weight_p).logits(hidden_p, temperature)  # (N, C)
+        z_q = head_q._replace(weight=weight_q).logits(hidden_q, temperature)  # (N, C)
         return z_p.logsumexp(1), z_q.logsumexp(1), *log_softmax_kl(z_p, z_q)
 
-    # several tensors of a chunk's size at a time
-    n_vocab, parts = len(head_p.weight), []
-    size = columns(4 * len(hidden_p), n_vocab)
+    n_vocab = len(head_p.weight)
+    # Several tensors of a chunk's size are alive at a time.
+    size = chunk_size(4 * len(hidden_p), n_vocab)
+    # With several chunks, the backward pass makes the logits of each again.
+    recompute = torch.is_grad_enabled() and size < n_vocab
+    parts = []
     for start in range(0, n_vocab, size):
-        weight_p, weight_q = (head.weight[start : start + size] for head in (head_p, head_q))
+        weight_p = head_p.weight[start : start + size]
+        weight_q = head_q.weight[start : start + size]
         part = hidden_p, weight_p, hidden_q, weight_q
-        recompute = torch.is_grad_enabled() and size < n_vocab
-        parts.append(
-            checkpoint(part_kl, *part, use_reentrant=False) if recompute else part_kl(*part)
-        )
+        if recompute:
+            parts.append(checkpoint(part_kl, *part, use_reentrant=False))
+        else:
+            parts.append(part_kl(*part))
     return merge_kl(*map(torch.stack, zip(*parts)))
 
 
-def log_softmax_kl(logits_p, logits_q):
-    """logits (N, V) of two models -> (KL(p‖q), KL(q‖p)), each (N,) float32: where a reader starts."""
-    check_logits(logits_p, logits_q)
-    exact = torch.promote_types(logits_p.dtype, torch.float32)
-    logp, logq = logits_p.to(exact).log_softmax(1), logits_q.to(exact).log_softmax(1)
-    difference = logp - logq
-    return (logp.exp() * difference).sum(1), -(logq.exp() * difference).sum(1)
+# ---- what is refused
 
 
-def decode_attention(query, keys, values, lengths, scale, window=None, softcap=None):
-    """Attention of one new token per sequence to the cache of its slot.
-
-    query (B, H, K), keys and values (slots, H_kv, L, K), lengths (B,) int64 -> (B, H, K).
-
-    Row b reads the cells 0 .. lengths[b] of slot b, the last of which holds its own key; query head
-    h reads key-value head h // (H / H_kv). window w: only the last w of these cells. softcap c:
-    scores become c · tanh(score / c).
-    """
-    n_rows = len(query)
-    cell = torch.arange(keys.shape[2], device=lengths.device)
-    is_seen = cell <= lengths[:, None]  # (B, L)
-    if window is not None:
-        is_seen &= cell > lengths[:, None] - window
-    query = query[:, :, None]  # (B, H, 1, K)
-    is_seen = is_seen[:, None, None]  # (B, 1, 1, L), the same for all heads
-    out = masked_attention(query, keys[:n_rows], values[:n_rows], is_seen, scale, softcap)
-    return out[:, :, 0]
-
-
-def masked_attention(query, key, value, is_seen, scale, softcap=None):
-    """Attention to the keys that a mask names, with a cap of the scores or without.
-
-    query (B, H, L, K), key and value (B, H_kv, M, K), is_seen (..., L, M) bool -> (B, H, L, K).
-    """
-    if softcap is None:
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=is_seen, scale=scale, enable_gqa=True
-        )
-    group_size = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(group_size, 1) for x in (key, value))  # (B, H, M, K)
-    products = query @ key.transpose(2, 3)  # (B, H, L, M)
-    scores = scale * products.to(torch.promote_types(products.dtype, torch.float32))
-    scores = softcap * torch.tanh(scores / softcap)
-    weights = scores.masked_fill(~is_seen, -torch.inf).softmax(3)
-    return weights.to(value.dtype) @ value
-
-
-def check(hidden, head, temperature, want=()):
-    """hidden and head in one type; ValueError for what does not fit."""
+def check_inputs(hidden, head, temperature, want=()):
+    """-> hidden and head in one type. Raises ValueError for what does not fit."""
     weight = head.weight
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (N, D) and (V, D)"
         )
-    if (
-        not hidden.is_floating_point()
-        or not weight.is_floating_point()
-        or hidden.device != weight.device
-    ):
+    floating = hidden.is_floating_point() and weight.is_floating_point()
+    if not floating or hidden.device != weight.device:
         raise ValueError(
             f"hidden {hidden.dtype} on {hidden.device} and weight {weight.dtype} on {weight.device} "
             "must be floating-point numbers on one device"
@@ -381,31 +371,29 @@ def check(hidden, head, temperature, want=()):
     return hidden, head._replace(weight=weight.to(hidden.dtype))
 
 
-def check_target(target, n, n_vocab, device, ignore_index):
-    """-> target with 0 for what is ignored, and which those are; ValueError for what does not fit."""
+def check_target(target, n, n_vocab, device):
+    """-> (target with 0 where it is ignored, where that is). Raises ValueError if it does not fit."""
     if target.shape != (n,) or target.dtype != torch.int64 or target.device != device:
         raise ValueError(
             f"target {tuple(target.shape)} {target.dtype} on {target.device} must be ({n},) int64 "
             f"on {device}"
         )
-    ignored = target == ignore_index
-    safe = target.masked_fill(ignored, 0)
-    if n and not ((safe >= 0) & (safe < n_vocab)).all():
+    ignored = target == IGNORED
+    target = target.masked_fill(ignored, 0)
+    if n and not ((target >= 0) & (target < n_vocab)).all():
         raise ValueError(f"target outside the vocabulary of {n_vocab}")
-    return safe, ignored
+    return target, ignored
 
 
 def check_pair(hidden_p, head_p, hidden_q, head_q, temperature):
-    hidden_p, head_p = check(hidden_p, head_p, temperature)
-    hidden_q, head_q = check(hidden_q, head_q, temperature)
-    n_vocab = len(head_p.weight), len(head_q.weight)
-    if (
-        len(hidden_p) != len(hidden_q)
-        or n_vocab[0] != n_vocab[1]
-        or hidden_p.device != hidden_q.device
-    ):
+    """-> the same, each pair in one type. Raises ValueError for what does not fit."""
+    hidden_p, head_p = check_inputs(hidden_p, head_p, temperature)
+    hidden_q, head_q = check_inputs(hidden_q, head_q, temperature)
+    n_p, n_q = len(hidden_p), len(hidden_q)
+    vocab_p, vocab_q = len(head_p.weight), len(head_q.weight)
+    if n_p != n_q or vocab_p != vocab_q or hidden_p.device != hidden_q.device:
         raise ValueError(
-            f"{len(hidden_p)} tokens of {n_vocab[0]} against {len(hidden_q)} of {n_vocab[1]}: "
+            f"{n_p} tokens of {vocab_p} against {n_q} of {vocab_q}: "
             "KL needs the same tokens and one vocabulary, on one device"
         )
     return hidden_p, head_p, hidden_q, head_q

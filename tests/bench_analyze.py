@@ -71,7 +71,7 @@ def forward(side, examples, micro_batch_tokens):
             for part in hidden.split(4096):
                 part @ weight.T
             continue
-        size = reference.columns(n, len(weight))
+        size = reference.chunk_size(n, len(weight))
         room = torch.empty(n * size, dtype=hidden.dtype)
         for part in weight.split(size):
             torch.mm(hidden, part.T, out=room[: n * len(part)].view(n, len(part)))

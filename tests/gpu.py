@@ -61,7 +61,7 @@ from engine import (
 from engine import model as models  # noqa: E402
 from engine.format import FORMATS  # noqa: E402
 from engine.rows import BadInput  # noqa: E402
-from kernels import Head, bench, reference  # noqa: E402
+from kernels import Head, bench, reference, reference_attention  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ def check_kernels(cfg):
                 query.to(kind), keys.to(kind), values.to(kind), lengths, 0.125, 200, 30.0
             )
 
-        error = (attend() - attend(reference.decode_attention, torch.float64)).abs().max()
+        error = (attend() - attend(reference_attention.decode_attention, torch.float64)).abs().max()
         replayed = 0.0
         if device != "cpu":  # a graph must follow lengths that grow
             graph, _ = torch.cuda.CUDAGraph(), wait(device)

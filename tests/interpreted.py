@@ -17,7 +17,15 @@ import torch  # noqa: E402
 import triton  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
-from kernels import Head, attention, linear, parallel, reference, softmax_kl  # noqa: E402
+from kernels import (  # noqa: E402
+    Head,
+    attention,
+    linear,
+    parallel,
+    reference,
+    reference_attention,
+    softmax_kl,
+)
 
 # torch 2.11's; int() of its arrays (1,) is an error in numpy 2.4. 3.7 squeezes
 if triton.__version__.startswith("3.6."):
@@ -96,7 +104,7 @@ def test_attention(n_heads, kv_heads, width, max_len, lengths, window, softcap, 
     window and cap it would be off by more than 0.05 (asserted). Dead cells are NaN, the output is poisoned."""
     query, keys, values, lengths = slots(lengths, n_heads, kv_heads, width, max_len, dtype)
     out = attention.decode_attention(query, keys, values, lengths, 0.3, window, softcap)
-    twin = reference.decode_attention(
+    twin = reference_attention.decode_attention(
         query,
         keys.nan_to_num(),
         values.nan_to_num(),
@@ -447,7 +455,7 @@ def test_linear_sharded(small_tiles, tmp_path):
     )
     hidden, weight, target = case()
     stats = parallel.token_stats(
-        hidden, Head(weight), target, 0, None, 0.7, EVERYTHING, engine=linear
+        hidden, Head(weight), target, 0, None, 0.7, EVERYTHING, backend=linear
     )
     torch.distributed.destroy_process_group()
     whole = linear.token_stats(hidden, Head(weight), target, 0.7, EVERYTHING)

@@ -145,7 +145,12 @@ def calls(dtype):
         yield (
             f"{d} x {n_vocab}",
             lambda: linear.logit_gradient(
-                hidden, head.part(0, linear.columns(4096, n_vocab)), ids(4096), *numbers, 0.7
+                hidden,
+                head.part(0, linear.chunk_size(4096, n_vocab)),
+                ids(4096),
+                reference.PartStats(None, *numbers[:2]),
+                reference.PartStats(*numbers[2:]),
+                0.7,
             ),
         )
         yield f"{d} x {n_vocab}", lambda: linear.token_kl(hidden, head, hidden, head, 0.7)
