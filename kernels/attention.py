@@ -135,7 +135,7 @@ def _combine(
 def decode_attention(query, keys, values, lengths, scale, window=None, softcap=None):
     """query (B, H, K), keys and values (slots, H_kv, L, K), lengths (B,) int64 -> (B, H, K). No gradient.
 
-    As reference.decode_attention. Raises ValueError for shapes or types that do not fit.
+    As reference_attention.decode_attention. Raises ValueError for shapes or types that do not fit.
     A length beyond the cache cannot be seen without a sync; such a row attends to its whole slot.
     """
     n, n_heads, width = query.shape
