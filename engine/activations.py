@@ -95,7 +95,7 @@ def _simulate(family, config_json, n_layers, lengths, dtype, shards, recompute, 
                     hidden,
                     models.output_head(model),
                     batch.target,
-                    engine=FakeLinear if uses_kernels else None,
+                    backend=FakeLinear if uses_kernels else None,
                 ).logp
             del hidden
             (-logp.sum() / len(batch.target)).backward()
@@ -170,19 +170,16 @@ class FakeLinear:
     N_PARTS = 16  # as there: parts of the vocabulary in the backward pass
 
     @classmethod
-    def columns(cls, n_rows, n_vocab):
+    def chunk_size(cls, n_rows, n_vocab):
         return math.ceil(n_vocab / cls.N_PARTS / 128) * 128
 
     @classmethod
     def statistics(cls, hidden, head, target, threshold, temperature, want):
         n_spans = math.ceil(len(head.weight) / cls.SPAN)
         parts = hidden.new_empty(5, n_spans, len(hidden), dtype=torch.float32)
-        logit = parts[0, 0] + 0
-        if "entropy" in want:
-            logsumexp, entropy = reference.merge(parts[0], parts[1])
-        else:
-            logsumexp, entropy = reference.merge(parts[0])
-        return logit, logsumexp, entropy, None, None, None
+        logit = parts[0, :1]
+        entropy = parts[1] if "entropy" in want else None
+        return reference.merge_parts(reference.PartStats(logit, parts[0], entropy))
 
     @staticmethod
     def logit_gradient(hidden, head, *_):

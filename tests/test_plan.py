@@ -146,7 +146,7 @@ def test_peak_of_fsdp(fake_ranks):
                 batch.where
             ]
             return reference.token_stats(
-                hidden, models.output_head(self.model), batch.target, engine=activations.FakeLinear
+                hidden, models.output_head(self.model), batch.target, backend=activations.FakeLinear
             ).logp
 
     with FakeTensorMode(allow_non_fake_inputs=True):
