@@ -128,6 +128,20 @@ MUTANTS = [
         "test_rewards.py::test_which_problems_can_be_rewarded",
     ),
     (
+        "grading/rewards.py",
+        "if in_file and function_name in (declared.name, declared.function.__name__):",
+        "if False:",
+        "what a reader's own reward declares is not looked at",
+        "test_rewards.py::test_what_a_file_declares_is_needed",
+    ),
+    (
+        "grading/rewards.py",
+        '@reward("cosine", needs=("answer",))',
+        '@reward("cosine")',
+        "a reward forgets to say that it needs a gold answer",
+        "test_rewards.py::test_what_a_reward_reads_is_declared",
+    ),
+    (
         "grading/sandbox.py",
         "late = time.monotonic() > self.deadline",
         "late = False",
