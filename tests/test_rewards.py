@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -27,8 +28,9 @@ def completion(text, form="think", finish="stop", **more):
     }
 
 
-def worth(reward, *rows, form="think"):
-    found = rewards.rewards_of(rewards.parse_reward(reward), rows, FORMATS[form], 100)
+def worth(reward, *rows, form="think", max_tokens=100):
+    """Rewards of the rows of one group; of a single row its reward."""
+    found = rewards.rewards_of(rewards.parse_reward(reward), rows, FORMATS[form], max_tokens)
     return found if len(rows) > 1 else found[0]
 
 
@@ -425,3 +427,247 @@ def test_what_a_reward_reads_is_declared(name):
     found.function(row, rewards.Around(FORMATS["think"], 100, [row]), *arguments)
     fields = {"answer", "label", "budget", "self_certainty"}
     assert row.read & fields <= found.needs
+
+
+# ---- Each reward by hand, on Countdown rows
+
+
+def countdown_row(text, finish="stop", **more):
+    thinking, response = FORMATS["think"].split(text)
+    return {
+        "id": "p",
+        "sample": 0,
+        "question": "make 20 from 7 5 8",
+        "nums": [7, 5, 8],
+        "target": 20,
+        "n_used": 3,
+        "left_to_right": True,
+        "text": text,
+        "thinking": thinking,
+        "response": response,
+        "finish": finish,
+        "ids": [1, 2],
+        **more,
+    }
+
+
+def near(value):
+    return pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "row, correct, formatted",
+    [
+        (countdown_row("try it </think> 7 + 5 + 8"), 1, 1),
+        (countdown_row("try it </think> 7 + 5 + 9"), 0, 1),
+        (countdown_row("7 + 5 + 8"), 0, 0),  # never left its thinking: no answer
+        (countdown_row("a </think> b </think> 7 + 5 + 8"), 0, 0),
+        (countdown_row("try it </think>"), 0, 0),
+        (countdown_row("try it </think> 7 + 5 + 8", "length"), 1, 0),
+    ],
+)
+def test_rewards_by_hand(row, correct, formatted):
+    assert worth("correct", row) == correct and worth("format", row) == formatted
+    assert (
+        worth("correct+format", row) == correct + formatted
+        and worth("correct&format", row) == correct * formatted
+    )
+    assert worth("!correct", row) == 1 - correct and worth("format+!format&correct", row) == max(
+        correct, formatted
+    )
+
+
+def test_reward_without_a_gold_answer_is_zero():
+    """grade says None ("skip"); a reward must not take that for right."""
+    row = {k: v for k, v in countdown_row("x </think> 20").items() if k not in ("nums", "target")}
+    assert worth("correct", row) == 0
+
+
+def test_reward_random_has_its_probability_and_no_memory():
+    """2000 completions at p = .3: within 5·√(.3·.7/2000) = .051; the same completion has the same
+    reward again.
+    """
+    rows = [countdown_row("x", ids=[i, 3], sample=i % 5) for i in range(2000)]
+    found = worth("random:0.3", *rows)
+    assert set(found) == {0.0, 1.0} and abs(sum(found) / 2000 - 0.3) < 0.051
+    assert found == worth("random:0.3", *rows)
+    assert set(worth("random:0", *rows)) == {0.0} and set(worth("random:1", *rows)) == {1.0}
+
+
+def test_reward_random_takes_a_number_as_id():
+    assert worth("random:1", countdown_row("x", id=7)) == 1.0
+
+
+RIGHT, WRONG = "hm </think> 7 + 5 + 8", "hm </think> 7 + 5 + 9"
+
+
+@pytest.mark.parametrize(
+    "n, right, wrong",
+    [
+        (0, 2, -10),
+        (3584, 1.853553, -8.535534),
+        (7168, 1.5, -5),
+        (10752, 1.146447, -1.464466),
+        (14319, 1.000003, -0.000035),
+        (14320, -10, -10),
+        (14336, -10, -10),
+    ],
+)
+def test_reward_cosine_by_hand(n, right, wrong):
+    """L = 14336 and the run scripts' values; the limit counts as exceeded from 16 tokens before it
+    on.
+    """
+    rows = [countdown_row(text, n_tokens=n) for text in (RIGHT, WRONG)]
+    assert worth("cosine", *rows, max_tokens=14336) == near([right, wrong])
+    assert worth("cosine:2,1,-10,0,-10", *rows, max_tokens=14336) == near([right, wrong])
+
+
+def test_reward_cosine_with_other_values():
+    """TRL's: 1 -> .5 and -1 -> -.5 have ±.75 in the middle of L = 100. exceed=3 and margin=0 by
+    name.
+    """
+    rows = [countdown_row(text, n_tokens=50) for text in (RIGHT, WRONG)]
+    assert worth("cosine:1,.5,-1,-.5", *rows) == near([0.75, -0.75])
+    assert worth("cosine:exceed=3,margin=0", countdown_row(RIGHT, n_tokens=99)) == near(1.000247)
+    assert worth("cosine:exceed=3,margin=0", countdown_row(RIGHT, n_tokens=100)) == 3
+
+
+@pytest.mark.parametrize(
+    "text, how, penalty",
+    [
+        ("a b a b a b", "2,1", 0.6),
+        ("5 5 5 5 5", "2,-1", -0.75),
+        ("5 5 5 5 5", "2", -0.75),
+        ("a b c d", "2", 0),
+        ("a", "2", 0),
+        ("", "1", 0),
+        ("a a", "1,-0.5", -0.25),
+        ("a b " * 20, "most=-2", -2 * (1 - 2 / 21)),
+    ],
+)
+def test_reward_repetition_by_hand(text, how, penalty):
+    """a b a b a b: 5 pairs, 2 different, 3/5 repeat. Shorter than n: nothing to repeat, and no
+    division by zero.
+    """
+    assert worth(f"repetition:{how}", countdown_row(text)) == near(penalty)
+
+
+def test_reward_for_wrong_answers_alone():
+    """Both repeat "go" and "+"; with !correct& only the wrong one pays, and correct is added to
+    either.
+    """
+    right, wrong = (countdown_row("go go go " + text) for text in (RIGHT, WRONG))
+    assert worth("repetition:1", right) < -0.3 and worth("repetition:1", wrong) < -0.3
+    assert worth("!correct&repetition:1", right, wrong) == [0, worth("repetition:1", wrong)]
+    assert worth("correct+!correct&repetition:1", right, wrong) == [1, worth("repetition:1", wrong)]
+
+
+@pytest.mark.parametrize(
+    "n, limit, cache, reward",
+    [
+        (16384, 20480, 4096, 0),
+        (17408, 20480, 4096, -0.25),
+        (18432, 20480, 4096, -0.5),
+        (20480, 20480, 4096, -1),
+        (20481, 20480, 4096, -1),
+        (10, 20480, 4096, 0),
+        (90, 100, 20, -0.5),
+    ],
+)
+def test_reward_overlong_by_hand(n, limit, cache, reward):
+    assert worth(f"overlong:{cache}", countdown_row("x", n_tokens=n), max_tokens=limit) == near(
+        reward
+    )
+
+
+@pytest.mark.parametrize(
+    "budget, n, right, wrong, most",
+    [
+        (1000, 1000, 1, 0, 0.5),
+        (1000, 1200, 0.94, -0.06, 0.44),
+        (1000, 500, 0.85, -0.15, 0.65),
+        (1000, 2000, 0.7, -0.3, 0.2),
+        (1000, 3000, 0.4, -0.6, 0),
+        (100, 4000, -0.17, -1.17, 0),
+        (3600, 512, 0.0736, -0.9264, 1),
+    ],
+)
+def test_reward_lcpo_by_hand(budget, n, right, wrong, most):
+    """α = .0003. Exact is symmetric around the budget and acts on wrong answers too; Max is .5 at
+    it, 0 when wrong.
+    """
+    rows = [countdown_row(text, n_tokens=n, budget=budget) for text in (RIGHT, WRONG)]
+    assert worth("lcpo", *rows) == near([right, wrong]) and worth(
+        "lcpo:alpha=0.0003", *rows
+    ) == near([right, wrong])
+    assert worth("lcpo_max", *rows) == near([most, 0])
+    assert worth("lcpo_max:alpha=0,delta=0.25", *rows) == near([0.25, 0])
+
+
+def test_reward_vote_by_hand():
+    """12 has three of five votes of [12, 12, 7, none, 12, 5]. Ties go to the first seen, no answer
+    rewards none, equal values are one class, and the gold answer is not looked at.
+    """
+    assert worth("vote", *answered(12, 12, 7, None, 12, 5, answer="7")) == [1, 1, 0, 0, 1, 0]
+    assert worth("vote", *answered(1, 1, 2, 3, 4, 5)) == [1, 1, 0, 0, 0, 0]
+    assert worth("vote", *answered(7, 3, 3, 7)) == [1, 0, 0, 1]
+    assert worth("vote", *answered(None, None)) == [0, 0]
+    assert worth("vote", *answered("0.5", 2, "1/2", 3)) == [1, 0, 1, 0]
+    rows = [
+        countdown_row("x </think> " + text) for text in ("9", "7 + 5 + 8", "9 + 1", "8 + 5 + 7")
+    ]
+    assert worth("vote", *rows) == [0, 1, 0, 1]  # the same numbers and value
+
+
+def test_reward_contains_and_language_by_hand():
+    assert (
+        worth("contains:python", countdown_row("use Python \\boxed{3}"))
+        == 1
+        == worth("contains:n", countdown_row("N"))
+    )
+    assert (
+        worth("contains:a, b=c", countdown_row("xa, b=c")) == 1
+        and worth("contains:a, b=c", countdown_row("a")) == 0
+    )
+    assert worth("correct&!contains:hm", countdown_row(RIGHT)) == 0
+    assert worth("language:latin", countdown_row("abc 1+2, дом!")) == 0.5
+    mixed = countdown_row("let us 计算 it now")  # let, us, 计, 算, it, now
+    assert worth("language:latin", mixed) == near(4 / 6) and worth("language:cjk", mixed) == near(
+        2 / 6
+    )
+    assert worth("language:latin", countdown_row("abcд don't")) == near(2 / 3)  # abcд, don, t
+    assert worth("language:latin", countdown_row("1 + 2")) == 1
+
+
+def test_parse_reward():
+    terms = rewards.parse_reward("correct+!format&random:0.5")
+    assert terms == [[("correct", False, ())], [("format", True, ()), ("random", False, (0.5,))]]
+    assert rewards.parse_reward("cosine:margin=0,exceed=-1") == [
+        [("cosine", False, (2, 1, -10, 0, -1, 0))]
+    ]
+    for text, named in (
+        ("corect", "'corect'"),
+        ("correct+", "''"),
+        ("correct,format", "'correct,format'"),
+        ("random", "probability"),
+        ("random:2", "probability"),
+        ("random:x", "probability"),
+        ("correct:1", "'correct:1' is not correct"),
+        ("overlong", "overlong:cache"),
+        ("!", "''"),
+        ("overlong:0", "1 token or more"),
+        ("repetition:0", "n = 1"),
+        ("repetition:1.5", "n = 1"),
+        ("cosine:1,2,3,4,5,6,7", "margin=16"),
+        ("cosine:what=1", "what=1' is not cosine:right_"),
+        ("lcpo:nan", "lcpo:alpha=0.0003"),
+        ("lcpo:alpha=", "alpha=0.0003"),
+        ("contains", "a text"),
+        ("lcpo:1,alpha=2", "alpha=0.0003"),
+        ("language:", "a script"),
+        ("lcpo:inf", "alpha"),
+        ("correct&&format", "''"),
+    ):
+        with pytest.raises(BadInput, match=re.escape(named)) as error:
+            rewards.parse_reward(text)
+        assert "\n" not in str(error.value) and f"--reward {text}" in str(error.value)
