@@ -1,4 +1,4 @@
-"""Settings of all tests: any directory, no network, one thread (so that sums are the same each time).
+"""Settings of all tests: any directory, no network, one thread, for the same sums each time.
 
 Tests marked slow take minutes and run when they are asked for: `-m slow`.
 """
@@ -28,7 +28,7 @@ OPTIONAL_DATA = Path(os.environ.get("REASONING_DATA") or ROOT.parent / "shared" 
 
 
 def optional_data(name):
-    """Path of a file or folder of OPTIONAL_DATA. Skips the test that asks for it if it is missing."""
+    """Path of a file or folder of OPTIONAL_DATA. If it is missing the calling test is skipped."""
     path = OPTIONAL_DATA / name
     if not path.exists():
         pytest.skip(f"no {name} in the folder of optional data (REASONING_DATA names it)")

@@ -3,7 +3,8 @@
 # Qwen2.5's chat template for messages without tools, as one line of Jinja.
 CHAT_TEMPLATE = (
     "{% if messages[0].role != 'system' %}"
-    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>system\n"
+    "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "{% endif %}"
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
@@ -34,7 +35,7 @@ def merges():
 
 
 def bpe_tokenizer():
-    """A byte-level BPE tokenizer of a few merges, with Qwen2.5's special tokens and chat template."""
+    """Byte-level BPE of a few merges, with Qwen2.5's special tokens and chat template."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

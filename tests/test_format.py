@@ -19,7 +19,8 @@ TRACE = {
     "response": "It is 3.\n",
 }
 CHAT = (
-    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>system\n"
+    "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 )
 TRACES = [
@@ -104,7 +105,10 @@ def test_s1_forced_answer_by_hand(bpe):
 
 
 def test_think_text(words):
-    """One token per word: <user> q <bot> | <think> t </think> r <eos>; trained from <think> to <eos>."""
+    """One token per word: <user> q <bot> | <think> t </think> r <eos>.
+
+    Trained from <think> to <eos>.
+    """
     row = {
         "question": "make 20 from 7 5 8",
         "thinking": " try 7 + 8 high ",
@@ -151,7 +155,7 @@ def test_plain_text(bpe):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_decoder_starts_where_training_did(bpe, name):
-    """prompt_ids are the first ids of training_ids, `open` included: same ids in training and in use."""
+    """prompt_ids are the first ids of training_ids, `open` included."""
     form = FORMATS[name]
     prompt = form.prompt_ids(bpe, TRACE["question"])
     ids, _ = form.training_ids(bpe, TRACE)

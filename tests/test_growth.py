@@ -1,7 +1,8 @@
 """Freedom to grow: a reader's function and one line beside it fit in, and every check stays green.
 
-A copy of the repository gets a reward, a curation method and a setting, as the README shows them. Then
-the formatter, the linter, the tests of the structure and a test that uses the additions run there.
+A copy of the repository gets a reward, a curation method and a setting, as the README shows them.
+Then the formatter, the linter, the tests of the structure and a test that uses the additions run
+there.
 """
 
 import shutil

@@ -33,7 +33,7 @@ def test_several_responses_of_one_question(tmp_path):
 
 
 def test_rows_from_directories_and_data_sets(tmp_path, monkeypatch):
-    """The same rows from a directory of JSONL, of parquet, or saved by `datasets`, and from the hub.
+    """The same rows from directories of JSONL, of parquet, saved by `datasets`, and from the hub.
 
     A missing column and a name that is nowhere are refused in one line.
     """
@@ -70,7 +70,7 @@ def test_rows_from_directories_and_data_sets(tmp_path, monkeypatch):
 
 
 def test_what_is_a_data_set(tmp_path, monkeypatch):
-    """owner/name, a name of data/hub.py, and a directory without JSONL; a file that is missing is none."""
+    """owner/name, a name of data/hub.py, a directory without JSONL; no missing file."""
     monkeypatch.chdir(tmp_path)
     write_rows("rows/a.jsonl", [{"question": "q"}])
     (tmp_path / "saved").mkdir()

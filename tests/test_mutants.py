@@ -1,6 +1,7 @@
-"""Every mistake listed in mutants/ is put into a copy of the project, where the test named beside it has to fail.
+"""Each mistake listed in mutants/ is put into a copy of the project, where its test has to fail.
 
-They take as long as all other tests together, so conftest.py starts them first and puts their test last.
+They take as long as all other tests together, so conftest.py starts them first and puts their test
+last.
 """
 
 import atexit
@@ -25,7 +26,10 @@ if not importlib.util.find_spec("triton"):  # those tests are then skipped
 
 
 def plant(mutant, folder):
-    """Copy the project to `folder` with a few lines replaced. ValueError if they are not there just once."""
+    """Copy the project to `folder` with a few lines replaced.
+
+    ValueError if the right lines are not there exactly once.
+    """
     file, right, wrong, _, _ = mutant
     shutil.copytree(
         ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "out", "__pycache__")
@@ -53,7 +57,8 @@ def replaced(text, right, wrong, file):
 def work(folder, worker):
     """Run this worker's share of the mutants -> pytest's exit code of each, printed as JSON.
 
-    The heavy libraries are imported once; each mutant gets a fork that has them, and imports the mutated project.
+    The heavy libraries are imported once; each mutant gets a fork that has them, and imports the
+    mutated project.
     """
     import datasets.utils  # noqa: F401
     import matplotlib.figure  # noqa: F401
@@ -70,51 +75,51 @@ def work(folder, worker):
             break
         place = folder / str(i)
         plant(MUTANTS[i], place)
-        child = os.fork()
-        if not child:
-            with open(place / "output", "w") as output:
-                os.dup2(output.fileno(), 1)
-                os.dup2(output.fileno(), 2)
-            os.chdir(place)
-            sys.path[:] = [
-                p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")
-            ]
-            os._exit(
-                pytest.main(
-                    [
-                        "-x",
-                        "-q",
-                        "--assert=plain",
-                        "-p",
-                        "no:cacheprovider",
-                        f"tests/{MUTANTS[i][4]}",
-                    ]
-                )
-            )
-        codes[i] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        codes[i] = run_in_fork(place, MUTANTS[i][4])
         shutil.rmtree(place)
     gc.unfreeze()  # some libraries complain of what is left at the end
     print(json.dumps(codes))
 
 
+def run_in_fork(place, test):
+    """Run one test of the copy in `place` -> pytest's exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with open(place / "output", "w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(place)
+    # The copy's modules are to be imported, not those of the original.
+    originals = (ROOT, ROOT / "tests")
+    sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() not in originals]
+    options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider"]
+    os._exit(pytest.main([*options, f"tests/{test}"]))
+
+
 @functools.cache
 def start():
-    """-> the processes at work."""
+    """Start the processes that try the mutants, once -> those processes."""
     folder = tempfile.mkdtemp()
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, folder, str(i)], stdout=subprocess.PIPE, text=True
-        )
-        for i in range(N_WORKERS)
-    ]
-    atexit.register(
-        lambda: ([worker.kill() for worker in workers], shutil.rmtree(folder, ignore_errors=True))
-    )
+    workers = []
+    for i in range(N_WORKERS):
+        command = [sys.executable, __file__, folder, str(i)]
+        workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+
+    def clean_up():
+        for worker in workers:
+            worker.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(clean_up)
     return workers
 
 
 def test_every_mistake_is_caught():
-    """At least 30 mistakes, each killed: pytest ends with 1, a failed test. 0 is a survivor, more is a broken run."""
+    """At least 30 mistakes, each caught: pytest ends with 1, a failed test.
+
+    0 is a mistake that survived, more is a broken run.
+    """
     assert len(MUTANTS) >= 30
     codes = {}
     for worker in start():
@@ -124,7 +129,8 @@ def test_every_mistake_is_caught():
 
 
 if __name__ == "__main__" and sys.argv[1] == "check":
-    # python tests/test_mutants.py check [grpo.py ...]: plant those of these files and run their tests
+    # python tests/test_mutants.py check [grpo.py data ...]: name the entries of these files and
+    # rooms whose right lines are no longer there
     for mutant in MUTANTS:
         if not sys.argv[2:] or mutant[0] in sys.argv[2:] or mutant[0].split("/")[0] in sys.argv[2:]:
             try:

@@ -1,4 +1,5 @@
-"""All stages one after the other, through files, in seconds: in the tiny world, and on English text."""
+"""All stages one after the other, through files, in seconds: in the tiny world, and on English
+text."""
 
 import dataclasses
 import json
@@ -24,7 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_tiny_world_end_to_end(tmp_path):
-    """curate -> sft -> generate -> evaluate -> grpo -> generate -> evaluate -> analyze with the shipped base model."""
+    """All six scripts with the shipped base model.
+
+    curate -> sft -> generate -> evaluate -> grpo -> generate -> evaluate -> analyze
+    """
     base, data = str(ROOT / "data/tiny_base"), tmp_path / "data"
     tiny.main(tiny.Config(out=str(data), n_pool=120, n_train=40, n_held_out=24))
     held_out = [row for row in read_rows(data / "held_out.jsonl")][:60]
@@ -143,7 +147,10 @@ HELD_OUT = [
 
 
 def test_english_text_end_to_end(tmp_path, bpe):
-    """The same scripts on questions in English, in s1's format, with byte-level BPE and a small Qwen2."""
+    """The same scripts on questions in English, in s1's format.
+
+    With byte-level BPE and an untrained small Qwen2.
+    """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -330,8 +337,11 @@ def test_prepare_reads_local_files(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(tmp_path, script, arguments, message, monkeypatch):
-    """What a user gets wrong ends with status 1 and one line that names it, and nothing is written. (A text given to
-    sys.exit is printed to stderr and status 1; tests/test_sft.py looks at a process of its own.)"""
+    """A user's mistake ends with status 1 and one line that names it; nothing is written.
+
+    A text given to sys.exit is printed to stderr, with status 1; tests/test_sft.py looks at a
+    process of its own.
+    """
     (tmp_path / "data.jsonl").write_text(
         '{"id": "a", "question": "compare 1 2", "answer": "low", "response": "low"}\n'
     )
@@ -376,9 +386,12 @@ def test_decoder_benchmark_runs(capsys, tmp_path):
 
 
 def test_gpu_script_runs_on_a_cpu(tmp_path, capsys, monkeypatch):
-    """tests/gpu.py is for machines with a GPU; here it only has to run: a line for each figure, on the terminal and in the
-    file. A section that fails is named at the end, and those behind it run; the flags of a section's own process are the
-    settings; where no time is left nothing begins."""
+    """tests/gpu.py is for machines with a GPU. Here it only has to run.
+
+    It prints a line for each figure and writes it to the file. A section that fails is named at the
+    end, and those behind it run. The flags of a section's own process are the settings. Where no
+    time is left nothing begins.
+    """
     import gpu
 
     cfg = gpu.Config(
@@ -435,8 +448,11 @@ def test_gpu_script_runs_on_a_cpu(tmp_path, capsys, monkeypatch):
 
 
 def test_floor_of_a_decoding_step_by_hand():
-    """All weights, and 10 tokens of cache for each of 2 sequences: keys and values, 2 layers of 2 heads of 16. Of an
-    embedding apart from the head only rows are read."""
+    """All weights, and 10 tokens of cache for each of 2 sequences.
+
+    Keys and values, 2 layers of 2 heads of 16. Of an embedding apart from the head only rows are
+    read.
+    """
     import gpu
 
     model = gpu.make("tiny", "cpu", torch.float32)
@@ -448,7 +464,10 @@ def test_floor_of_a_decoding_step_by_hand():
 
 
 def test_kernel_benchmark_runs_on_a_cpu(tmp_path, capsys):
-    """python -m kernels.bench at a tiny size: rows for both passes and three methods, the figure, no NaN."""
+    """python -m kernels.bench at a tiny size.
+
+    Rows for both passes and three methods, the figure, no NaN.
+    """
     from kernels import bench
 
     table = bench.main(

@@ -1,4 +1,4 @@
-"""data/hub.py, data/prepare.py: benchmarks from rows as they are on the hub, worded as papers word them."""
+"""data/hub.py and data/prepare.py: the hub's rows become ours, worded as in the papers."""
 
 import json
 
@@ -105,7 +105,11 @@ RAW = {  # one row of each, as it is on the hub, and its answer in ours
 
 
 def test_every_benchmark_from_a_row_of_the_hub(tmp_path, capsys):
-    """Answers by hand; the letters that GPQA's order gives the right choice; nulls dropped from IFEval's settings."""
+    """Answers by hand.
+
+    GPQA's is the letter of the right choice in its order. Nulls are dropped from IFEval's
+    arguments.
+    """
     assert set(RAW) == set(prepare.BENCHMARKS)
     for name, (raw, answer) in RAW.items():
         write_rows(tmp_path / f"{name}.jsonl", [raw])
@@ -140,7 +144,10 @@ def test_the_order_of_choices_is_drawn_from_the_question():
 
 
 def test_conversations(tmp_path):
-    """The passage, what was said, the last question; each different answer to it is a reference. One annotator is enough."""
+    """The passage, what was said, the last question.
+
+    Each different answer to it is a reference. One annotator is enough.
+    """
     row = hub.coqa(RAW["coqa"][0])
     assert row["question"] == "Cotton lived in a barn.\n\nQ: Who?\n\nA: Cotton\n\nQ: Where?\n\nA:"
     assert sorted(row["references"]) == ["a barn", "in a barn"] and row["answer"] == "in a barn"
@@ -151,7 +158,10 @@ def test_conversations(tmp_path):
 
 
 def test_what_may_be_hallucinated():
-    """Each of HaluEval's tasks shows what belongs to it, the judged text last; its own rows of the general one as well."""
+    """Each of HaluEval's tasks shows its own fields, the judged text last.
+
+    So do the rows of the general task.
+    """
     for raw, shown in (
         (
             {"document": "d", "summary": "s", "hallucination": "yes"},
@@ -186,7 +196,10 @@ def test_parts_of_a_benchmark_on_the_hub(monkeypatch):
 
 
 def test_protocols_of_the_papers(tmp_path):
-    """s1 asks greedily and adds nothing; LIMO and UniReason sample small benchmarks several times and ask for a box."""
+    """s1 asks greedily and adds nothing; the others ask for a box.
+
+    LIMO and UniReason sample small benchmarks several times.
+    """
     wanted = {
         ("s1", "aime24"): (1, 0, "s1"),
         ("limo", "aime24"): (4, 0.6, "plain"),

@@ -3,8 +3,9 @@
     bash tests/run.sh -m slow              all of them
     bash tests/run.sh -m slow -k s1
 
-Each docstring has the minutes of one core; what seeds 0, 1 and 2 gave stands in the head of the recipe. The tests ask for
-less than the worst of them, so that another seed or rounding passes, and a recipe that no longer learns does not.
+Each docstring has the minutes of one core. The head of each recipe has what seeds 0, 1 and 2 gave.
+The tests ask for less than the worst of them: another seed or rounding passes, a recipe that no
+longer learns does not.
 """
 
 import os
@@ -112,7 +113,10 @@ def test_star(tmp_path):
 
 
 def test_ttrl(tmp_path):
-    """1 minute. Ten steps, too few for a gain that shows; nine judgements of ten are those that gold answers would give."""
+    """1 minute. Ten steps, too few for a gain that shows.
+
+    Nine labels in ten judge a sample as the gold answer would.
+    """
     metrics = run(tmp_path, "ttrl.sh", STEPS="10", VOTES="16")
     assert points(metrics, "runs/after", "runs/before") > -5
     agreed = [row["reward_accuracy"] for row in read_rows(tmp_path / "model/log.jsonl")]
@@ -130,7 +134,7 @@ def test_objectives(tmp_path):
 
 
 def test_spurious(tmp_path):
-    """2 minutes. Fifteen steps with each reward: gold answers teach, a coin and wrong labels do not."""
+    """2 minutes. Fifteen steps each: gold answers teach, a coin and wrong labels do not."""
     metrics = run(tmp_path, "spurious.sh", STEPS="15")
     assert points(metrics, "runs/correct", "runs/base") > 5
     assert (
@@ -140,7 +144,10 @@ def test_spurious(tmp_path):
 
 
 def test_unireason(tmp_path):
-    """2.5 minutes. Both halves from the same prompts: both learn mathematics, and only fine-tuning forgets the rest."""
+    """2.5 minutes. Both halves from the same prompts.
+
+    Both learn mathematics, and only fine-tuning forgets the rest.
+    """
     metrics = run(tmp_path, "unireason.sh")
     sft, rl, base = (f"seed0/runs/{name}" for name in ("sft", "rl", "base"))
     assert points(metrics, sft, base) > 15 and points(metrics, rl, base) > 20

@@ -1,4 +1,4 @@
-"""engine/rows.py: rows come back as they were written; what is wrong with a file is named by line."""
+"""engine/rows.py: rows come back as they were written; mistakes are named by file and line."""
 
 import pytest
 
@@ -11,7 +11,10 @@ ROWS = [
 
 
 def test_rows_come_back_as_they_went(tmp_path):
-    """Unknown keys, nested values and non-ASCII survive; one line per row, readable by people (no \\u escapes)."""
+    """Unknown keys, nested values and non-ASCII survive.
+
+    One line per row, readable by people: no \\u escapes.
+    """
     path = tmp_path / "new" / "rows.jsonl"
     write_rows(path, iter(ROWS))
     assert read_rows(path) == read_rows(str(path)) == ROWS
@@ -21,7 +24,10 @@ def test_rows_come_back_as_they_went(tmp_path):
 
 
 def test_line_separators_inside_a_string_end_no_line(tmp_path):
-    """U+2028, U+0085 and form feed end a line for str.splitlines, not in JSONL; Windows line ends are fine too."""
+    """U+2028, U+0085 and form feed end a line for str.splitlines, not in JSONL.
+
+    Windows line ends are fine, too.
+    """
     path = tmp_path / "rows.jsonl"
     path.write_bytes('{"question": "a\u2028b\u0085c"}\r\n{"question": "d"}\r\n'.encode())
     assert [row["question"] for row in read_rows(path)] == ["a\u2028b\u0085c", "d"]

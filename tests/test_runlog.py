@@ -26,7 +26,10 @@ class Required:
 
 
 def test_identity_and_difference(tmp_path):
-    """Settings named in `without` do not count, contents of inputs do; JSON (tuples become lists) changes nothing."""
+    """Settings named in `without` do not count, contents of inputs do.
+
+    The identity survives JSON, which makes tuples lists.
+    """
     rows = tmp_path / "rows.jsonl"
     rows.write_text("1\n")
     one = runlog.identity(Flags(k=(4,)), ("rate",), data=rows, model=None)
@@ -42,7 +45,10 @@ def test_identity_and_difference(tmp_path):
 
 
 def test_fingerprint_sees_every_file(tmp_path):
-    """A changed byte, a new file and a new name each change it; reading again and a deeper directory do not."""
+    """A changed byte, a new file and a new name each change it.
+
+    Reading again and a deeper directory do not.
+    """
     (tmp_path / "a").write_text("1")
     (tmp_path / "b").write_text("2")
     seen = [runlog.fingerprint(tmp_path)]
@@ -75,7 +81,7 @@ def steps_of(path):
 
 
 def test_log_resumes_without_gap_or_repeat(tmp_path):
-    """Five lines and a sixth cut by a kill; continuing after step 3 keeps 1 2 3 and goes on with 4."""
+    """Five lines and a sixth cut by a kill: resuming after step 3 keeps 1 2 3, adds 4."""
     path = tmp_path / "run" / "log.jsonl"
     log = runlog.Log(path, every=0)
     for step in range(1, 6):
@@ -90,7 +96,10 @@ def test_log_resumes_without_gap_or_repeat(tmp_path):
 
 
 def test_log_keeps_a_whole_last_line_and_drops_a_half_one(tmp_path):
-    """Resuming after step 6 itself: a line 6 without its newline may be half of `66`, so it does not count."""
+    """A last line without its newline may be half of one, and does not count.
+
+    Resuming after step 6 itself: `{"step": 6` may be the beginning of step 66.
+    """
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 5}\n{"step": 6}')
     runlog.Log(path, last_step=6, every=0)
@@ -105,8 +114,10 @@ def test_a_new_run_begins_a_new_log(tmp_path):
 
 
 def test_log_prints_what_was_asked_for(tmp_path, capsys):
-    """Every third of 8 steps and the last, 3 6 8, and two values. The file has all, at once (another process may be
-    reading)."""
+    """Every third of 8 steps and the last, 3 6 8, and two values.
+
+    The file has all of them at once: another process may be reading.
+    """
     log = runlog.Log(tmp_path / "log.jsonl", total=8, every=3, shown=("loss", "n"))
     for step in range(1, 9):
         log(step, loss=0.123456, n=step, flops=5)
@@ -118,7 +129,7 @@ def test_log_prints_what_was_asked_for(tmp_path, capsys):
 
 
 def test_flops_are_summed_and_checked(tmp_path):
-    """3 + 4.5 = 7.5; what is no number is named by line, and a run that computed nothing is refused."""
+    """3 + 4.5 = 7.5. What is no number is named by line; a sum of 0 is refused."""
     path = tmp_path / "flops.jsonl"
     write_rows(path, [{"phase": "a", "flops": 3}, {"phase": "b", "flops": 4.5}])
     assert runlog.flops_in(path) == 7.5

@@ -30,7 +30,10 @@ class Required:
 
 
 def test_flags_become_a_config():
-    """Each annotation gives its type; a tuple flag replaces the default, takes several values and may be repeated."""
+    """Each annotation gives its type.
+
+    A tuple flag replaces the default, takes several values and may be repeated.
+    """
     assert settings.parse(Flags, []) == Flags()
     given = settings.parse(
         Flags,
@@ -74,7 +77,10 @@ def test_a_wrong_flag_costs_one_line(capsys):
 
 
 def test_help_shows_docstring_comments_and_defaults(capsys):
-    """--help of the class above: module docstring, each comment (a % in it does not break argparse), each default."""
+    """--help shows the module's docstring, each comment and each default.
+
+    A % in a comment does not break argparse.
+    """
     with pytest.raises(SystemExit) as caught:
         settings.parse(Flags, ["--help"])
     shown = " ".join(capsys.readouterr().out.split())
@@ -123,7 +129,10 @@ def test_a_pair_takes_exactly_two_values(capsys):
 
 
 def test_bad_input_ends_in_one_line(monkeypatch, capsys):
-    """cli: BadInput becomes `script: message` and a status that is not 0; other errors stay what they are."""
+    """BadInput becomes `script: message` and a status that is not 0.
+
+    Other errors stay what they are.
+    """
     monkeypatch.setattr("sys.argv", ["/some/where/script.py", "--out", "x"])
 
     def refuse(config):

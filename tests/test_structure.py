@@ -186,7 +186,7 @@ def test_scripts_with_settings_were_found():
 
 @pytest.mark.parametrize("name", WITH_CONFIG)
 def test_every_setting_is_explained_and_read(name):
-    """Each setting, inherited ones too, has a comment, which is its --help, and is used somewhere."""
+    """Each setting, inherited ones too, has a comment and is used somewhere."""
     config = importlib.import_module(name).Config
     comments = settings.comments_of(config)
     code = "\n".join(path.read_text() for path in SOURCES)
@@ -198,7 +198,7 @@ def test_every_setting_is_explained_and_read(name):
 
 @pytest.mark.parametrize("name", WITH_CONFIG)
 def test_help_and_unknown_flags(name, capsys):
-    """--help prints the docstring and each setting's comment; a misspelt flag is refused by name."""
+    """--help prints docstring and comments; a misspelt flag is refused by name."""
     module = importlib.import_module(name)
     with pytest.raises(SystemExit) as done:
         settings.parse(module.Config, ["--help"])

@@ -32,7 +32,10 @@ def left_to_right(expression):
 
 
 def equations(thinking):
-    """(left side with its running total, value written) of each `a + b = c` in a trace; chains count link by link."""
+    """Each `a + b = c` of a trace -> (value of the left side, value written).
+
+    Chains count link by link, with the running total on the left.
+    """
     found = re.findall(r"(?=\b(\d+) ([-+*]) (\d+) = (\d+))", thinking)
     return [(left_to_right(f"{a} {op} {b}"), int(c)) for a, op, b, c in found]
 
@@ -67,8 +70,11 @@ def held_out():
 
 
 def test_the_same_seed_gives_the_same_rows(pool, held_out):
-    """Python's set order and hash seed must not matter: the first problems are pinned, so that results of different
-    days and machines are about the same problems."""
+    """Python's set order and hash seed do not matter.
+
+    The first problems are pinned, so that results of different days and machines are about the same
+    problems.
+    """
     assert (
         tiny.teacher_pool(200, seed=0) == pool[:200]
         and tiny.teacher_pool(200, seed=1) != pool[:200]
@@ -80,14 +86,17 @@ def test_the_same_seed_gives_the_same_rows(pool, held_out):
 
 
 def key_of(row):
-    """What makes two problems one, read off the question: `pair sum 11 from 8 2 9` → (pair sum 11, 2, 8, 9)."""
+    """What makes two problems one: `pair sum 11 from 8 2 9` -> (pair sum 11, 2, 8, 9)."""
     task, _, numbers = row["question"].partition(" from ")
     return task, *sorted(map(int, numbers.split()))
 
 
 def test_no_problem_is_in_two_splits(pool, held_out):
-    """Keys of held-out, dev, and three sorts of training rows (pool, problems for RL, reading): pairwise disjoint, the
-    closed sets (compare, fact, repeat) aside."""
+    """Keys of held-out, dev and training rows are disjoint, except in the closed sets.
+
+    Training rows are of three sorts: pool, problems for RL, the base model's reading. The closed
+    sets are compare, fact and repeat.
+    """
     closed = ("compare", "fact", "repeat")
     splits = {
         **held_out,
@@ -118,7 +127,10 @@ def test_split_shares(held_out):
 
 
 def test_every_answer_is_right(held_out):
-    """By grading.answers.grade, and for math by hand: the target, each number used at most as often as it was given."""
+    """By grading.answers.grade, and for math by hand.
+
+    The answer gives the target and uses each number at most as often as it was given.
+    """
     for row in held_out["held_out"] + held_out["dev"]:
         assert grade(row, row["answer"]) is True, row
         if row["group"] == "math":
@@ -137,7 +149,7 @@ def test_every_answer_is_right(held_out):
 
 
 def solve(question):
-    """Answers of the tasks that are not math, written a second time from the docstring of the world."""
+    """Answers of the tasks that are not math, worked out from the world's docstring."""
     task, *words = question.split()
     if task == "sort":
         return " ".join(map(str, sorted(map(int, words))))
@@ -180,7 +192,7 @@ def test_answers_of_the_other_groups(held_out):
 
 
 def test_examples_in_the_docstring_are_true():
-    """Each `question  <think> ... </think> answer` of the module's docstring is answered as the world answers it."""
+    """Each `question  <think> ... </think> answer` of the module's docstring is true."""
     examples = re.findall(
         r"^\S* +(?:sort|close|logic|compare) +(\S.*?) +<think> .*?</think> (.*?)(?: {3,}.*)?$",
         tiny.__doc__,
@@ -194,7 +206,7 @@ def test_examples_in_the_docstring_are_true():
 
 
 def test_chains_by_hand():
-    """7 + 8 = 15, - 5 = 10; left to right, so 2 + 3 * 4 is 20; 30 + 30 leaves 0..50, as 3 - 5 does."""
+    """7 + 8 = 15, - 5 = 10. Left to right, so 2 + 3 * 4 is 20. 30 + 30 and 3 - 5 leave 0..50."""
     assert tiny.evaluate_chain([7, 8, 5], "+-") == [15, 10]
     assert tiny.evaluate_chain([2, 3, 4], "+*") == [5, 20]
     assert tiny.evaluate_chain([30, 30], "+") is None and tiny.evaluate_chain([3, 5], "-") is None
@@ -210,8 +222,10 @@ def test_chains_by_hand():
 
 
 def test_candidates_by_hand():
-    """pair from 1 2 3 takes 2: sums of 3 pairs. cd from 1 2: orders x operators = 1 + 2, 1 * 2, 2 + 1, 2 - 1, 2 * 1
-    (1 - 2 is negative)."""
+    """pair from 1 2 3 takes 2: sums of 3 pairs.
+
+    cd from 1 2: orders x operators = 1 + 2, 1 * 2, 2 + 1, 2 - 1, 2 * 1 (1 - 2 is negative).
+    """
     pairs = tiny.candidates({"task": "pair", "nums": [1, 2, 3], "n_used": 2})
     assert pairs == [((1, 2), ("+",)), ((1, 3), ("+",)), ((2, 3), ("+",))]
     chains = tiny.candidates({"task": "cd", "nums": [1, 2], "n_used": 2})
@@ -219,8 +233,11 @@ def test_candidates_by_hand():
 
 
 def test_pool_rows_hold_what_they_promise(pool):
-    """Shares of kinds and tasks within 4 standard deviations of 1,500 draws (at most 0.052), unique ids, counts of
-    words, responses graded alike by grading and the world."""
+    """Shares, ids, counts of words, grades.
+
+    Shares of kinds and tasks are within 4 standard deviations of 1,500 draws (at most 0.052).
+    Grading and the world agree on each response.
+    """
     kinds = [row["model"].removeprefix("teacher-") for row in pool]
     for kind, share in {"good": 0.5, "blurt": 0.2, "sloppy": 0.15, "loop": 0.15}.items():
         assert abs(kinds.count(kind) / 1500 - share) < 0.052
@@ -237,9 +254,12 @@ def test_pool_rows_hold_what_they_promise(pool):
 
 
 def test_kinds_of_teacher_traces(pool):
-    """good: compares each attempt with the target and says so truthfully but for one mistake, doubts and checks.
-    blurt: one guess. sloppy: false equations in about half (an attempt slips with 1/4, there are 1 to 4), no
-    comparison. loop: one calculation, 2 to 5 times."""
+    """The four kinds do what the world's docstring says.
+
+    good: compares each attempt with the target and says so truthfully but for one mistake, doubts
+    and checks. blurt: one guess. sloppy: false equations in about half (an attempt slips with
+    probability 1/4, there are 1 to 4), no comparison. loop: one calculation, 2 to 5 times.
+    """
     of = {kind: [row for row in pool if row["model"] == f"teacher-{kind}"] for kind in tiny.TEACHER}
     for row in of["good"]:
         words = row["thinking"].split()
@@ -277,8 +297,10 @@ def test_kinds_of_teacher_traces(pool):
 
 
 def test_one_word_is_one_token(pool, held_out, words):
-    """Nothing of the world is unknown to its tokenizer: pool, problems, and 500 documents of the base model's
-    reading; text → ids → text is the identity."""
+    """Nothing in the world is unknown to its tokenizer; text -> ids -> text is the identity.
+
+    The pool, the problems, and 500 documents of the base model's reading.
+    """
     texts = [
         row[key]
         for row in (*pool, *tiny.pretraining_rows(500, 0), *held_out["held_out"], *held_out["dev"])
@@ -310,8 +332,11 @@ def test_chat_template_of_the_tiny_world(words):
 
 
 def test_reading_of_the_base_model():
-    """Half math within 4 standard deviations of 1,000 draws; three fields; the plain tasks and comparisons without
-    thinking; about 70% of the math terse (it begins with `try`) as the docstring says."""
+    """Half of it is math, within 4 standard deviations of 1,000 draws.
+
+    Three fields. The plain tasks and comparisons have no thinking. About 70% of the math is terse:
+    it begins with `try`.
+    """
     rows = list(tiny.pretraining_rows(1000, 0))
     math_rows = [row for row in rows if " from " in row["question"]]
     assert abs(len(math_rows) / 1000 - 0.5) < 4 * math.sqrt(0.25 / 1000)
@@ -327,21 +352,27 @@ def test_reading_of_the_base_model():
 
 
 def test_best_so_far_by_hand():
-    """Target 5 from 1 2 3 4, pairs. The text computes 1 + 2 and 2 + 3 (right) and 3 + 4: the right one counts. Without
-    it, the last full one. A calculation cut before its result (`3 + 4 =`) is none."""
+    """Target 5 from 1 2 3 4, pairs.
+
+    The text computes 1 + 2, 2 + 3 (right) and 3 + 4: the right one counts. Without it, the last one
+    computed in full: a calculation cut before its result (`3 + 4 =`) is none.
+    """
     problem = {"task": "pair", "nums": [1, 2, 3, 4], "n_used": 2, "target": 5}
-    best = lambda text: tiny.expression(tiny.best_so_far(problem, text, random.Random(0)))  # noqa: E731
+
+    def best(text, seed=0):
+        return tiny.expression(tiny.best_so_far(problem, text, random.Random(seed)))
+
     assert best("try 1 + 2 = 3 low try 2 + 3 = 5 yes try 3 + 4 = 7") == "2 + 3"
     assert best("try 1 + 2 = 3 low try 3 + 4 = 7 high") == "3 + 4"
     assert best("try 1 + 2 = 3 low try 3 + 4 =") == "1 + 2"
-    assert (
-        len({tiny.expression(tiny.best_so_far(problem, "", random.Random(i))) for i in range(40)})
-        > 3
-    )
+    assert len({best("", seed) for seed in range(40)}) > 3
 
 
 def test_main_writes_the_world(tmp_path, capsys):
-    """Small counts end to end; problems for measuring carry no trace; another seed leaves held-out as it is."""
+    """Small counts end to end.
+
+    Problems for measuring carry no trace. Another seed leaves the held-out problems as they are.
+    """
     for seed in (0, 5):
         tiny.main(
             tiny.Config(str(tmp_path / str(seed)), seed=seed, n_pool=30, n_train=20, n_held_out=9)
@@ -371,8 +402,11 @@ def test_main_writes_the_world(tmp_path, capsys):
 
 
 def test_shipped_base_model(words):
-    """Small enough for the repository, the world's own vocabulary, and trained: new documents of
-    its reading cost below 0.5 nats a token (measured: 0.20) where an untrained model has ln 149 = 5.0."""
+    """Small enough for the repository, with the world's vocabulary, and trained.
+
+    New documents of its reading cost below 0.5 nats a token (measured: 0.20), where an untrained
+    model has ln 149 = 5.0.
+    """
     import torch
 
     from engine import loading, packing
@@ -405,7 +439,10 @@ def test_shipped_base_model(words):
 
 
 def test_untrained_model_depends_on_its_seed_only():
-    """Same seed, same weights, whatever was drawn before; making it leaves the global random state alone."""
+    """Same seed, same weights, whatever was drawn before.
+
+    Making a model leaves the global random state alone.
+    """
     import torch
 
     torch.manual_seed(1)
@@ -420,8 +457,11 @@ def test_untrained_model_depends_on_its_seed_only():
 
 
 def test_the_recipe_of_the_base_model_still_runs(tmp_path):
-    """64 documents instead of 96,000 and the flags of recipes/tiny_base.sh: 2 epochs of 2 steps, Muon for the hidden
-    matrices. The first loss is that of guessing, ln 149 = 5.00 (within 0.2); the steps lower it."""
+    """The flags of recipes/tiny_base.sh with 64 documents instead of 96,000.
+
+    2 epochs of 2 steps, Muon for the hidden matrices. The first loss is that of guessing, ln 149 =
+    5.00 (within 0.2); the steps lower it.
+    """
     import sft
 
     lines = (ROOT / "recipes" / "tiny_base.sh").read_text().replace("\\\n", " ").splitlines()
