@@ -190,7 +190,7 @@ TRAINING_PHASES = (
 class Setup(NamedTuple):
     """What the formulas below need to know."""
 
-    cfg: object
+    cfg: object  # the Config of engine/plan.py
     whole: Parameters  # of the model
     part: Parameters  # of what one of tp GPUs computes
     is_tied: bool  # head and embedding are one matrix
