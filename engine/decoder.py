@@ -381,8 +381,8 @@ def next_of_script(state, token, alive, control):
     at = state["at"].clamp(max=control.script.shape[1] - 1)
     token = torch.where(scripted, control.script[state["script"], at], token)
     state["at"] += scripted
-    is_written = scripted & (state["at"] == length)
-    state["fresh"].copy_(is_written & (state["script"] == WAIT))
+    is_complete = scripted & (state["at"] == length)
+    state["fresh"].copy_(is_complete & (state["script"] == WAIT))
     return token, scripted
 
 
@@ -448,6 +448,7 @@ class Stepper:
         self.pool = graph.pool()
 
     def run(self, n, longest):
+        """Feed the newest token of each sequence and choose the next."""
         if n not in self.live:
             self.live[n] = {name: tensor[:n] for name, tensor in self.state.items()}
         live = self.live[n]
@@ -478,7 +479,7 @@ def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=Non
     requests = list(requests)
     sampling = sampling or Sampling()
     control = Control(model, tokenizer, form, sampling, requests)
-    batch = Batch(model, requests, fit_slots(model, requests, slots), bool(form.end))
+    batch = LiveSequences(model, requests, fit_slots(model, requests, slots), bool(form.end))
     step = Stepper(model, batch.cache, batch.state, control, sampling)
     waiting = deque(enumerate(requests))
     steps_per_look = 1 if watch or control.stop_strings else POLL[batch.device.type]
@@ -525,7 +526,7 @@ def fit_slots(model, requests, slots):
     return min(slots, len(requests), room)
 
 
-class Batch:
+class LiveSequences:
     """The sequences that are being decoded. Live ones occupy the first slots without a gap."""
 
     def __init__(self, model, requests, slots, has_thinking):

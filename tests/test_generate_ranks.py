@@ -14,6 +14,7 @@ from ranks import BASE, ROOT, free_port, kill, ranks_run, start_ranks
 
 import generate
 from data import tiny
+from engine import completions
 from engine.completions import key_of
 from engine.rows import BadInput, read_rows
 
@@ -233,7 +234,7 @@ def test_killed_while_the_parts_are_put_together(problems, tmp_path, monkeypatch
 
         with monkeypatch.context() as patch:
             patch.setattr(
-                *((generate, "write_rows") if step == "write_rows" else (Path, "unlink")), die
+                *((completions, "write_rows") if step == "write_rows" else (Path, "unlink")), die
             )
             with pytest.raises(Killed):
                 generate.main(config(problems, out, **FORCED))
