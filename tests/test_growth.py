@@ -1,6 +1,6 @@
 """Freedom to grow: a reader's function and one line beside it fit in, and every check stays green.
 
-A copy of the repository gets a reward, a curation method and a setting, as the README shows them.
+A copy of the repository gets a reward, an objective, a curation method and a setting.
 Then the formatter, the linter, the tests of the structure and a test that uses the additions run
 there.
 """
@@ -26,6 +26,18 @@ def reward_shorter(row, around, alpha=0.001):
 ''',
     ),
     (
+        "grpo.py",
+        "def kl_estimate(",
+        '''@objective("soft")
+def soft(logp, tokens, cfg):
+    """A tanh(log ρ): a clip without a threshold."""
+    log_ratio = logp - tokens.old_logp
+    return tokens.advantage * log_ratio.tanh(), nowhere(logp)
+
+
+''',
+    ),
+    (
         "curate.py",
         "def main(cfg):",
         '''@method("shortest", needs=("response",))
@@ -45,7 +57,13 @@ def select_shortest(rows, k, inputs):
 ]
 
 TEST = '''
+from types import SimpleNamespace
+
+import torch
+
 import curate
+import grpo
+from engine import settings
 from engine.rows import read_rows, write_rows
 from grading import rewards
 
@@ -60,13 +78,22 @@ def test_the_reward():
     assert rewards.rewards_of(shorter, rows, None, 200) == [0.8, 0]
 
 
+def test_the_objective():
+    """log ρ = 1, A = 2: 2 tanh(1) = 1.5232; nothing is clipped."""
+    flags = ["--model", "m", "--data", "d", "--out", "o", "--loss", "soft"]
+    config = settings.parse(grpo.Config, flags)
+    tokens = SimpleNamespace(old_logp=torch.tensor([-2.0]), advantage=torch.tensor([2.0]))
+    gain, clipped = grpo.OBJECTIVES[config.loss].function(torch.tensor([-1.0]), tokens, config)
+    assert abs(gain.item() - 1.5232) < 1e-4 and not clipped.any()
+
+
 def test_the_method_and_its_setting(tmp_path):
     """Of responses of 1, 2, 3 and 4 characters the two shortest of 2 or more."""
     pool, out = str(tmp_path / "pool.jsonl"), str(tmp_path / "out.jsonl")
     responses = ["aaaa", "a", "aaa", "aa"]
     write_rows(pool, [{"id": r, "question": r, "response": r} for r in responses])
     flags = ["--data", pool, "--out", out, "--method", "shortest", "--k", "2"]
-    config = curate.settings.parse(curate.Config, [*flags, "--shortest-from", "2"])
+    config = settings.parse(curate.Config, [*flags, "--shortest-from", "2"])
     curate.main(config)
     assert [row["response"] for row in read_rows(out)] == ["aa", "aaa"]
 '''

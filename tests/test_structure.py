@@ -18,9 +18,6 @@ from engine import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["curate", "sft", "grpo", "generate", "evaluate", "analyze"]
-# What is still to be moved: empty these two, then delete them.
-PENDING_FILES = {"rollouts"}
-PENDING_IMPORTS = {("grpo", "rollouts")}
 
 ROOMS = ["engine", "kernels", "grading", "data", "curation", "report"]
 # The rooms that each room or script may import, besides itself.
@@ -39,7 +36,6 @@ ALLOWED = {
     "evaluate": {"engine", "grading"},
     # analyze.py compares runs with the statistics of evaluate.py
     "analyze": {"engine", "kernels", "report", "evaluate"},
-    "rollouts": {"engine", "kernels", "grading"},
 }
 # What these rooms may know of the engine: text and files, no tensors.
 WITHOUT_TENSORS = ["grading", "data", "curation"]
@@ -84,7 +80,7 @@ for _name, _path in MODULES.items():
 
 def test_six_scripts_at_the_top():
     """What is not a stage is in a room."""
-    assert {path.stem for path in ROOT.glob("*.py")} - PENDING_FILES == set(SCRIPTS)
+    assert {path.stem for path in ROOT.glob("*.py")} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -92,8 +88,6 @@ def test_rooms_import_one_way(name):
     """engine <- grading <- data, curation, report <- scripts; nothing imports a script."""
     room = name.split(".")[0]
     for other in IMPORTS[name] & set(MODULES):
-        if (name, other) in PENDING_IMPORTS:
-            continue
         other_room = other.split(".")[0]
         assert other_room in ALLOWED[room] | {room}, f"{name} imports {other}"
         if room in WITHOUT_TENSORS and other_room == "engine":
