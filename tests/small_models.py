@@ -1,7 +1,8 @@
 """Small random models of three families for the tests, and sequences for them.
 
-They are initialised so widely (0.25 instead of 0.02) that attention matters: log-probabilities spread over several units.
-Grouped heads (4 query, 2 key-value), head width 10, vocabulary 37; sequences of 1 to 150 tokens.
+They are initialised so widely (0.25 instead of 0.02) that attention matters: log-probabilities
+spread over several units. Grouped heads (4 query, 2 key-value), head width 10, vocabulary 37;
+sequences of 1 to 150 tokens.
 """
 
 import pytest

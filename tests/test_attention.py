@@ -1,4 +1,6 @@
-"""engine/attention.py: packed against one at a time, leaks between sequences, the call of the CUDA kernel."""
+"""engine/attention.py: packed against one at a time, leaks between sequences, the call of the CUDA
+kernel.
+"""
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from engine import model as models
 
 
 def losses_and_gradients(model, groups):
-    """Sum over all scored tokens of -logp, and its gradient, packing each group of sequences into one row."""
+    """Sum over all scored tokens of -logp, and its gradient, packing each group of sequences into
+    one row."""
     model.zero_grad(set_to_none=True)
     total = 0.0
     for group in groups:
@@ -27,9 +30,10 @@ def losses_and_gradients(model, groups):
 
 
 def test_packed_equals_one_at_a_time(model):
-    """Seven sequences in one row, in two rows, and in seven rows: hidden states to 2e-6 of the largest, loss to 1e-6 of
-    itself, all gradients to 1e-6. Each gradient has an entry above 5e-3 after division by the 264 scored tokens (the
-    largest of all is 0.2): at least 5,000 tolerances."""
+    """Seven sequences in one row, in two rows, and in seven rows: hidden states to 2e-6 of the
+    largest, loss to 1e-6 of itself, all gradients to 1e-6. Each gradient has an entry above 5e-3
+    after division by the 264 scored tokens (the largest of all is 0.2): at least 5,000 tolerances.
+    """
     seqs = sequences()
     together = forward(model, seqs)
     apart = torch.cat([forward(model, [ids]) for ids in seqs])
@@ -56,8 +60,8 @@ def test_order_of_the_sequences_changes_nothing(model):
 
 @pytest.mark.parametrize("changed", [0, 1, 3, 6])
 def test_no_document_sees_another(model, changed):
-    """Every token of one document replaced: the hidden states of the six others stay bit for bit. The reverse check:
-    those of the changed document all move, by more than 0.01."""
+    """Every token of one document replaced: the hidden states of the six others stay bit for bit.
+    The reverse check: those of the changed document all move, by more than 0.01."""
     seqs = sequences()
     before = forward(model, seqs).split(LENGTHS)
     other = [
@@ -70,7 +74,8 @@ def test_no_document_sees_another(model, changed):
 
 
 def test_no_token_sees_a_later_one(model):
-    """Token 30 of the 70-token document replaced: positions 0 to 29 stay bit for bit, 30 and all later ones move."""
+    """Token 30 of the 70-token document replaced: positions 0 to 29 stay bit for bit, 30 and all
+    later ones move."""
     seqs = sequences()
     before = forward(model, seqs).split(LENGTHS)[3]
     seqs[3] = [*seqs[3][:30], (seqs[3][30] - 1) % (V - 2) + 2, *seqs[3][31:]]
@@ -80,7 +85,8 @@ def test_no_token_sees_a_later_one(model):
 
 
 def test_a_mask_is_refused(model):
-    """Whoever calls model(ids) gets an error that names the right function, not an answer without a mask."""
+    """Whoever calls model(ids) gets an error that names the right function, not an answer without a
+    mask."""
     with pytest.raises(ValueError, match="hidden_states"):
         model(torch.tensor([[3, 4, 5]]))
 
@@ -88,9 +94,10 @@ def test_a_mask_is_refused(model):
 @pytest.mark.parametrize("window", [None, 1, 3, 4, 7])
 @pytest.mark.parametrize("told", [True, False], ids=["torch 2.12 and later", "torch 2.11"])
 def test_flash_call_is_attend_packed(monkeypatch, told, window):
-    """The call of the CUDA kernel, with a plain stand-in for it: inside each of three sequences causal, with a window
-    the last so many tokens only (flash counts those to the left of a token, itself not included), and 6 query heads
-    over 2 key-value heads by either convention of grouped heads. Equal to one sequence at a time."""
+    """The call of the CUDA kernel, with a plain stand-in for it: inside each of three sequences
+    causal, with a window the last so many tokens only (flash counts those to the left of a token,
+    itself not included), and 6 query heads over 2 key-value heads by either convention of grouped
+    heads. Equal to one sequence at a time."""
     import torch.nn.attention.varlen as library
 
     def attend(

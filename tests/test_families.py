@@ -1,9 +1,10 @@
-"""The families of the plan against transformers' own models: random small ones, whose windows, caps and rotary
-embeddings all matter within 70 tokens.
+"""The families of the plan against transformers' own models: random small ones, whose windows, caps
+and rotary embeddings all matter within 70 tokens.
 
-Everything is float32. Rounding decides no token: along all greedy texts the best logit leads the next by GAP, many
-times what the two computations differ by. For each feature of a family there is a model without it (same
-weights): other log-probabilities, other texts. So a check that passes has seen the feature.
+Everything is float32. Rounding decides no token: along all greedy texts the best logit leads the
+next by GAP, many times what the two computations differ by. For each feature of a family there is a
+model without it (same weights): other log-probabilities, other texts. So a check that passes has
+seen the feature.
 """
 
 import json
@@ -203,7 +204,8 @@ def logp_packed(model, seqs):
 
 @torch.no_grad()
 def texts_of_transformers(model, prompts, limits):
-    """Greedy texts of a left-padded batch, and the smallest lead of a chosen token over the next best."""
+    """Greedy texts of a left-padded batch, and the smallest lead of a chosen token over the next
+    best."""
     width = max(map(len, prompts))
     out = model.generate(
         input_ids=torch.tensor([[0] * (width - len(p)) + p for p in prompts]),
@@ -251,8 +253,9 @@ def family(request, tmp_path_factory):
 
 
 def test_greedy_texts(family):
-    """11 prompts of 1..38 tokens and limits of 1..30 through 4 slots: transformers' texts, token for token; a model
-    without a feature writes others (a cap or a scale of the logits keeps their order, so the texts are the same)."""
+    """11 prompts of 1..38 tokens and limits of 1..30 through 4 slots: transformers' texts, token
+    for token; a model without a feature writes others (a cap or a scale of the logits keeps their
+    order, so the texts are the same)."""
     assert family.gap > GAP
     found, finish = texts_of_slots(family.ours, sequences(LENGTHS), LIMITS)
     assert found == family.texts
@@ -270,9 +273,9 @@ def test_greedy_texts(family):
 
 
 def test_log_probabilities_and_gradients(family):
-    """Seven sequences of 1..70 tokens in one row: log-probabilities of transformers' eager forward on each alone to
-    2e-5 (they spread over more than 1), gradients of their sum to 1e-4 of a gradient's largest entry. Without a
-    feature some log-probability is more than 0.3 away."""
+    """Seven sequences of 1..70 tokens in one row: log-probabilities of transformers' eager forward
+    on each alone to 2e-5 (they spread over more than 1), gradients of their sum to 1e-4 of a
+    gradient's largest entry. Without a feature some log-probability is more than 0.3 away."""
     seqs = sequences([3, 70, 1, 40, 5, 2, 23], seed=1)
     wanted, found = logp_alone(family.theirs, seqs), logp_packed(family.ours, seqs)
     assert wanted.std() > 1 and (wanted - found).abs().max() <= 2e-5
@@ -289,7 +292,8 @@ def test_log_probabilities_and_gradients(family):
 
 
 def test_the_cache_gives_what_scoring_gives(family):
-    """The log-probability that the decoder reports of each token, from its cache, is that of scoring the text."""
+    """The log-probability that the decoder reports of each token, from its cache, is that of
+    scoring the text."""
     prompts = sequences(LENGTHS)
     found = dict(
         decode(
@@ -331,9 +335,10 @@ def mistral():
 @pytest.mark.parametrize("n", [4, 5, 6, 7])
 @torch.no_grad()
 def test_the_edge_of_a_window(mistral, n):
-    """A text of n tokens alone, window 5. Its last hidden state, and the log-probability of the token that greedy
-    decoding puts behind it (a step that feeds token n to a cache of n - 1), are transformers'. Up to 5 tokens the
-    window changes nothing; from 6 on a model without it is more than 0.01 away in both."""
+    """A text of n tokens alone, window 5. Its last hidden state, and the log-probability of the
+    token that greedy decoding puts behind it (a step that feeds token n to a cache of n - 1), are
+    transformers'. Up to 5 tokens the window changes nothing; from 6 on a model without it is more
+    than 0.01 away in both."""
     (ids,) = sequences([n])
     theirs, *pair = mistral
     out = theirs(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
@@ -358,8 +363,8 @@ def test_the_edge_of_a_window(mistral, n):
 
 
 def test_half_precision_with_caps_is_no_worse_than_transformers():
-    """Gemma 2 in bfloat16: the mean error of log-probabilities, measured by the same model in float32, is at most 1.1
-    times that of transformers' eager attention."""
+    """Gemma 2 in bfloat16: the mean error of log-probabilities, measured by the same model in
+    float32, is at most 1.1 times that of transformers' eager attention."""
     config, own, _ = FAMILIES["gemma 2"]
     exact = random_model(config(**{**SMALL, **own}), seed=SEED)
     theirs = AutoModelForCausalLM.from_config(
@@ -416,9 +421,9 @@ def stretched(request, tmp_path_factory):
 
 @torch.no_grad()
 def test_the_limit_of_a_stretched_rope(stretched):
-    """Up to the limit, that one included, what transformers computes; one token more is refused in one line, alone
-    and in company, scored and decoded. Transformers does compute something else there, by more than 0.01 already for
-    the first tokens."""
+    """Up to the limit, that one included, what transformers computes; one token more is refused in
+    one line, alone and in company, scored and decoded. Transformers does compute something else
+    there, by more than 0.01 already for the first tokens."""
     theirs, ours, _ = stretched
     assert models.context_length(ours) == LIMIT
     # 20 first: transformers forgets a longer text only below LIMIT
@@ -456,8 +461,8 @@ def test_the_limit_of_a_stretched_rope(stretched):
 
 
 def test_generate_keeps_to_the_limit(stretched, tmp_path, capsys):
-    """Completions end where the exact part ends; a prompt that leaves no room is skipped and named; --score names the
-    row."""
+    """Completions end where the exact part ends; a prompt that leaves no room is skipped and named;
+    --score names the row."""
     _, _, path = stretched
     problems = [{"id": f"p{n}", "question": " ".join(["a"] * n)} for n in (3, 40, 60)]
     data, out = tmp_path / "problems.jsonl", tmp_path / "out.jsonl"

@@ -1,4 +1,4 @@
-"""engine/loading.py: save and load, what is damaged, families that are computed rightly or refused."""
+"""engine/loading.py: save and load; damaged directories and unknown families are refused."""
 
 import json
 import shutil
@@ -46,7 +46,8 @@ def directory(tmp_path_factory):
 
 
 def test_save_and_load_bit_for_bit(directory):
-    """Every tensor equal after save and load, by us and by plain transformers, whose logits our score agrees with."""
+    """Every tensor equal after save and load, by us and by plain transformers, whose logits our
+    score agrees with."""
     torch.manual_seed(0)
     original = load_file(directory / "model.safetensors")
     model, tokenizer = loading.load(str(directory))
@@ -76,7 +77,8 @@ def test_save_and_load_bit_for_bit(directory):
 
 
 def test_save_again_leaves_no_debris(directory, tmp_path):
-    """Saving a loaded model gives the same bytes; files that lay beside stay; no temporary directory is left."""
+    """Saving a loaded model gives the same bytes; files that lay beside stay; no temporary
+    directory is left."""
     model, tokenizer = loading.load(str(directory))
     (tmp_path / "log.jsonl").write_text("mine\n")
     (tmp_path / "saving").mkdir()  # of a save that was killed
@@ -89,7 +91,8 @@ def test_save_again_leaves_no_debris(directory, tmp_path):
 
 
 def test_a_save_cut_short_is_no_model(directory, tmp_path, monkeypatch):
-    """The weights arrive, then the process dies: without config.json `load` refuses what is there in one line."""
+    """The weights arrive, then the process dies: without config.json `load` refuses what is there
+    in one line."""
     model, tokenizer = loading.load(str(directory))
     replace = loading.os.replace
 
@@ -175,7 +178,8 @@ def test_a_damaged_directory_is_refused_in_one_line(directory, tmp_path, damage)
     "name", ["out/nothing/here", "./nothing/here", "/nothing", "nothing", "someone/no-such-model"]
 )
 def test_what_is_not_there_is_refused_in_one_line(name):
-    """Paths at once, a hub-like name after transformers has looked into its cache (no network is asked)."""
+    """Paths at once, a hub-like name after transformers has looked into its cache (no network is
+    asked)."""
     with pytest.raises(BadInput) as caught:
         loading.load(name)
     assert str(caught.value).startswith(name + ": ") and "\n" not in str(caught.value)
@@ -370,9 +374,9 @@ OTHERS = {
 @pytest.mark.parametrize("feature", OTHERS)
 @torch.no_grad()
 def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, tmp_path, feature):
-    """Either `load` refuses the class by name in one line, in float32 and in bfloat16, or three packed sequences get
-    transformers' own log-probabilities to 1e-4 and each token of a greedy text has transformers' largest logit. The
-    wrong numbers that this is about were 0.002 to 6 away."""
+    """Either `load` refuses the class by name in one line, in float32 and in bfloat16, or three
+    packed sequences get transformers' own log-probabilities to 1e-4 and each token of a greedy text
+    has transformers' largest logit. The wrong numbers that this is about were 0.002 to 6 away."""
     family, settings = OTHERS[feature]
     theirs = random_model(getattr(transformers, f"{family}Config")(**settings), "eager")
     theirs.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0)

@@ -26,7 +26,8 @@ from engine import model as models
 
 
 def test_nothing_scored_gives_no_numbers():
-    """A micro-batch of one-token sequences has N = 0 scored tokens: empty statistics, sum 0, no NaN."""
+    """A micro-batch of one-token sequences has N = 0 scored tokens: empty statistics, sum 0, no
+    NaN."""
     batch = packing.pack([[5], [6]])
     assert len(batch.where) == len(batch.target) == len(batch.row) == 0
     logp = models.score(random_model(LlamaConfig(**SMALL)), batch).logp
@@ -35,8 +36,9 @@ def test_nothing_scored_gives_no_numbers():
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_equals_transformers_own_attention(model, implementation):
-    """Log-probabilities of a packed row against transformers' own model, mask and head on each sequence alone: 2e-5
-    where they spread over more than 1 (std). All layers' hidden states likewise, embeddings to final norm."""
+    """Log-probabilities of a packed row against transformers' own model, mask and head on each
+    sequence alone: 2e-5 where they spread over more than 1 (std). All layers' hidden states
+    likewise, embeddings to final norm."""
     theirs = AutoModelForCausalLM.from_config(
         copy.deepcopy(model.config), attn_implementation=implementation
     ).eval()
@@ -68,7 +70,8 @@ def test_equals_transformers_own_attention(model, implementation):
 
 
 def test_the_scored_statistics_are_those_of_the_kernel(model):
-    """score at T = 0.7 with entropy against the whole logits: the temperature and the wish reach the kernel."""
+    """score at T = 0.7 with entropy against the whole logits: the temperature and the wish reach
+    the kernel."""
     seqs = sequences([4, 9])
     batch = packing.pack(seqs, [[0, 0, 1, 1], [0] * 5 + [1] * 4])
     with torch.no_grad():
@@ -82,9 +85,10 @@ def test_the_scored_statistics_are_those_of_the_kernel(model):
 
 
 def test_positions_restart():
-    """Rotary models see only differences of positions, so this one has learned absolute ones (GPT-2). A text behind a
-    longer one, twice: both copies have the hidden states of the text alone. The reverse check, positions that run
-    on from 50, moves every one of them by more than 0.01."""
+    """Rotary models see only differences of positions, so this one has learned absolute ones
+    (GPT-2). A text behind a longer one, twice: both copies have the hidden states of the text
+    alone. The reverse check, positions that run on from 50, moves every one of them by more than
+    0.01."""
     model = random_model(
         GPT2Config(
             vocab_size=V,
@@ -108,8 +112,8 @@ def test_positions_restart():
 
 
 def test_final_logits_are_capped():
-    """A model with final_logit_softcapping: score and next_token_logits use cap · tanh(z / cap); 2 is small enough to
-    change log-probabilities by more than 0.1."""
+    """A model with final_logit_softcapping: score and next_token_logits use cap · tanh(z / cap); 2
+    is small enough to change log-probabilities by more than 0.1."""
     model = random_model(LlamaConfig(**SMALL))
     seqs = sequences([6])
     plain = models.score(model, packing.pack(seqs)).logp
