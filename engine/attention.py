@@ -97,7 +97,7 @@ def attention(
     if isinstance(sequences, Step):
         out = attend_cached(query, key, value, sequences, module.layer_idx, *options)
     else:
-        # Under autocast a norm of queries and keys (Qwen3) returns float32, but values are bfloat16.
+        # Under autocast a norm of queries and keys (Qwen3) returns float32; values are bfloat16.
         query, key = query.to(value.dtype), key.to(value.dtype)
         packed = sequences
         if isinstance(sequences, Prefill):
@@ -154,7 +154,7 @@ def flash_packed(query, key, value, packed, scale, window=None, softcap=None):
     else:
         group_size = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(group_size, dim=1) for x in (key, value))
-    # The kernel counts the tokens to the left and to the right of a token that it sees; -1 means all.
+    # How many tokens it sees to the left and to the right of a token; -1 means all of them.
     n_left = -1 if window is None else window - 1
     return varlen_attn(
         query,

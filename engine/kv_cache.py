@@ -9,9 +9,9 @@ from engine.model import head, head_width
 
 
 class Cache:
-    """Keys and values of up to `slots` sequences, allocated once: per layer (slots, H_kv, max_len, K).
+    """Keys and values of up to `slots` sequences, (slots, H_kv, max_len, K) in each layer.
 
-    Live sequences are in the first slots without a gap, so that a decoding step reads a plain slice.
+    Live sequences are in the first slots without a gap: a decoding step reads a plain slice.
     """
 
     def __init__(self, model, slots, max_len):
@@ -24,7 +24,7 @@ class Cache:
         self.values = [torch.zeros(shape, **options) for shape in shapes]
 
     def write(self, layer, slots, positions, key, value):
-        """Store key and value (T, H_kv, K) of a layer at each token's slot (T,) and position (T,)."""
+        """Store key and value (T, H_kv, K) at each token's slot (T,) and position (T,)."""
         self.keys[layer][slots, :, positions] = key
         self.values[layer][slots, :, positions] = value
 
@@ -44,7 +44,10 @@ class Cache:
 
 
 def cache_shape(model):
-    """(key-value heads, head width) of each layer; under tensor parallelism the heads of this rank."""
+    """(key-value heads, head width) of each layer.
+
+    Under tensor parallelism these are the heads of this rank.
+    """
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     heads_here = heads // getattr(model, "attention_parts", 1)

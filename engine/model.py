@@ -1,4 +1,4 @@
-"""Any Hugging Face causal language model with our attention: hidden states, log-probabilities, logits.
+"""Any Hugging Face causal language model with our attention: hidden states, scores, logits.
 
 transformers supplies the architecture and the weights. One attention function, plugged in by name,
 serves both kinds of forward pass:
@@ -26,7 +26,7 @@ def hidden_states(model, ids, positions, sequences, all_layers=False):
     """Hidden states after the final norm. ids and positions (T,) -> (T, D).
 
     sequences: attention.Packed, Prefill or Step, which says what each token attends to.
-    all_layers: instead a list of n_layers + 1 tensors (T, D), from the embeddings to the final norm.
+    all_layers: a list of n_layers + 1 tensors (T, D) instead, from embeddings to final norm.
     Raises BadInput for a sequence beyond rope_limit.
     """
     if not hasattr(model, "rope_limit"):
@@ -92,7 +92,7 @@ def softcap(model):
 
 
 def logit_scale(model):
-    """The factor of the final logits: Cohere's logit_scale, 1 / logits_scaling of Granite, else 1."""
+    """The factor of the final logits: Cohere's logit_scale, Granite's 1 / logits_scaling, or 1."""
     config = model.config.get_text_config()
     if getattr(config, "logits_scaling", None):
         return 1 / config.logits_scaling

@@ -1,4 +1,4 @@
-"""Sequences packed side by side into one row without padding, and which of their tokens are scored."""
+"""Sequences packed side by side into one row without padding, and which tokens are scored."""
 
 import math
 from bisect import bisect_left, insort

@@ -1,26 +1,38 @@
-"""Checks and benchmarks that need a GPU: real shapes with random weights, no downloads. One line for each figure, as soon
-as it is there, and with --out one line of JSON.
+"""Checks and benchmarks that need a GPU: real shapes with random weights, no downloads.
+
+Prints one line for each figure as soon as it is there, and with --out writes a line of JSON.
 
     python tests/gpu.py --out gpu.jsonl                    all sections at 0.5B
     python tests/gpu.py --only sft grpo --shape 1.5b       some of them, at other shapes
-    python tests/gpu.py --device cpu --shape tiny --dtype fp32 --context 32 --batches 2 --packed-tokens 256 --row-tokens 64
-        --prompts-per-step 2 --prompt-tokens 9 --max-tokens 8      tries the script itself, in seconds
 
-A session that has a GPU for a few minutes at a time, each call ended by --minutes 9, which names what it left out:
-    --only checks kernels decode against --shape 0.5b;  --only decode against --shape 1.5b 7b;
-    --only sft grpo --shape 0.5b 1.5b;  --only sft --shape 7b;  the same with --compile
+    # tries the script itself, in seconds
+    python tests/gpu.py --device cpu --shape tiny --dtype fp32 --context 32 --batches 2
+        --packed-tokens 256 --row-tokens 64 --prompts-per-step 2 --prompt-tokens 9 --max-tokens 8
 
-checks   bf16 on CUDA takes the variable-length flash kernel inside packed rows, everything else the padded blocks: both
-         must agree. A decoding step is replayed as a CUDA graph with the Triton kernel over the cache: its texts must be
-         those of single steps. kernels/ against float64
-kernels  time and memory of the head, as `python -m kernels.bench` has it for more sizes
-decode   tokens/s, and the share of the floor: weights and cache read once per step at the bandwidth of a copy measured here
-against  the same prompts by transformers' generate and by its continuous batching (generate_batch), prefill included
-sft      a step on packed rows, each way that engine/plan.py says fits: seconds, MFU, peak memory against the plan's
-grpo     a step by the functions of grpo.py: seconds of rollout, log-probabilities and update, share of the floor, MFU
+For a session that has a GPU for a few minutes at a time. --minutes 9 ends each call, which then
+names what it left out:
+    --only checks kernels decode against --shape 0.5b
+    --only decode against --shape 1.5b 7b
+    --only sft grpo --shape 0.5b 1.5b
+    --only sft --shape 7b, and the same with --compile
 
-MFU counts 6 FLOPs per parameter and trained token plus attention, and no recomputation, over the data sheet's rate. On a
-GPU every section of a shape has a process of its own: one that fails, hangs or takes all memory stops no other.
+checks   In bf16 on CUDA the variable-length flash kernel attends within packed rows; otherwise
+         each sequence is attended to by itself: both must agree. A decoding step is replayed as a
+         CUDA graph, with the Triton kernel over the cache: its texts must be those of single steps.
+         kernels/ against float64
+kernels  time and memory of the head; `python -m kernels.bench` has more sizes
+decode   tokens/s, and the share of the floor: weights and cache read once per step, at the
+         bandwidth of a copy measured here
+against  the same prompts by transformers' generate and by its continuous batching
+         (generate_batch), prefill included
+sft      a step on packed rows, each way that engine/plan.py says fits: seconds, MFU, peak memory
+         against the plan's
+grpo     a step by the functions of grpo.py: seconds of rollout, log-probabilities and update,
+         share of the floor, MFU
+
+MFU counts 6 FLOPs per parameter and trained token plus attention, and no recomputation, over the
+rate of the data sheet. On a GPU each section of a shape has its own process: one that fails, hangs
+or takes all memory stops no other.
 """
 
 import dataclasses
@@ -149,7 +161,8 @@ def bandwidth_of(device):
 
 
 def step_bytes(model, dtype, n, cells):
-    """What a decoding step of n sequences has to read: each weight once (of an embedding apart from the head a row for each)
+    """Bytes that a decoding step of n sequences has to read: each weight once (of an embedding
+    apart from the head a row for each)
     and the cache of `cells` tokens for each."""
     apart = models.head_is_apart(model) and model.get_input_embeddings().weight.numel()
     n_weights, size = (
@@ -160,7 +173,7 @@ def step_bytes(model, dtype, n, cells):
 
 
 def mfu_of(cfg, rate):
-    """Floating-point operations per second -> the figure in words, and as a share of the data sheet's."""
+    """Floating-point operations per second -> the figure in words, its share of the data sheet's."""
     peak = training.peak_flops(cfg.device)
     return (
         f"{rate / 1e12:.1f} TFLOP/s" + (f", MFU {rate / peak:.1%}" if peak else "")
@@ -188,7 +201,7 @@ def seconds(call, device, repeats=5):
 
 
 def check_attention(cfg):
-    """The fast path in bf16 against the padded blocks in fp32 on the same weights, and no leak between sequences."""
+    """The flash kernel in bf16 against single sequences in fp32, and no leak between sequences."""
     device = cfg.device
     exact = make("tiny", device, torch.float32)
     fast = make("tiny", device, torch.bfloat16)
@@ -212,7 +225,7 @@ def check_attention(cfg):
 
 
 def check_kernels(cfg):
-    """kernels.* against float64 of the same numbers, and beside it the error of whole logits in the same type."""
+    """kernels.* against float64, beside the error of whole logits in the same type."""
     device = cfg.device
     for dtype in (torch.bfloat16, torch.float32):
         torch.manual_seed(1)
@@ -297,7 +310,7 @@ def check_kernels(cfg):
 
 
 def check_graphs(cfg):
-    """Uneven prompts and lengths through few slots: texts of the recorded step against those of single steps."""
+    """Uneven prompts and lengths in few slots: texts of the recorded step and of single steps."""
     model, tokenizer = make("tiny", cfg.device, torch.float32), tiny.tokenizer()
     requests = [
         decoder.Request([(5 * i + j) % 140 + 7 for j in range(1 + 11 * i % 70)], i, 9 + 7 * i % 50)
@@ -327,7 +340,10 @@ def check_graphs(cfg):
 
 
 def check_optimizer(cfg):
-    """Two steps of AdamW, and the second again from a checkpoint of the first; on a GPU one kernel does them."""
+    """Two steps of AdamW, and the second again from a checkpoint of the first.
+
+    On a GPU one kernel does a step.
+    """
 
     def after_second(folder=None):
         model = make("tiny", cfg.device, torch.float32).requires_grad_(True)
@@ -574,7 +590,10 @@ def fine_tune(cfg, shape, lengths, way, figures):
 
 
 def bench_grpo(cfg, shape):
-    """Rollout, log-probabilities as --tis asks for them, and one update with random advantages; the second of two steps."""
+    """Rollout, log-probabilities as --tis asks for them, one update with random advantages.
+
+    Reports the second of two steps.
+    """
     n, size = cfg.prompts_per_step, cfg.group_size
     model = make(shape, cfg.device, torch.float32).requires_grad_(True)
     tokenizer, bandwidth = tokenizer_of(model), bandwidth_of(cfg.device)

@@ -110,7 +110,7 @@ def test_a_save_cut_short_is_no_model(directory, tmp_path, monkeypatch):
 
 
 def test_dropout_is_off_even_in_train_mode(directory):
-    """The config says 0.3; likelihoods of one text must be equal in two calls, in train mode too."""
+    """The config says 0.3; a text must have equal likelihoods in two calls, in train mode, too."""
     assert json.loads((directory / "config.json").read_text())["attention_dropout"] == 0.3
     model, _ = loading.load(str(directory))
     batch = packing.pack(sequences([9, 4]))
