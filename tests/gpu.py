@@ -161,9 +161,11 @@ def bandwidth_of(device):
 
 
 def step_bytes(model, dtype, n, cells):
-    """Bytes that a decoding step of n sequences has to read: each weight once (of an embedding
-    apart from the head a row for each)
-    and the cache of `cells` tokens for each."""
+    """Bytes that a decoding step of n sequences has to read.
+
+    Each weight once (of an embedding apart from the head only a row for each sequence), and the
+    cache of `cells` tokens for each sequence.
+    """
     apart = models.head_is_apart(model) and model.get_input_embeddings().weight.numel()
     n_weights, size = (
         sum(p.numel() for p in model.parameters()) - apart,
