@@ -58,7 +58,6 @@ import kernels
 from engine import (
     dealing,
     loading,
-    plan,
     processes,
     runlog,
     settings,
@@ -518,8 +517,8 @@ def is_mixed(group, reward):
 
     A reward for length differs in nearly every group.
     """
-    field = "right" if "answer" in needs_of(reward) else "reward"
-    return len({row[field] for row in group}) > 1
+    decides = "right" if "answer" in needs_of(reward) else "reward"
+    return len({row[decides] for row in group}) > 1
 
 
 def statistics_of(judged, sampled, votes, seconds):
@@ -1085,6 +1084,8 @@ def main(cfg):
     check(cfg)
     problems = read_problems(cfg.data)
     if cfg.plan:
+        from engine import plan
+
         tokenizer = loading.load_tokenizer(cfg.model)
         return plan.of_problems(cfg, FORMATS[cfg.format], tokenizer, problems)
     ranks = training.join_to_train(cfg)

@@ -43,7 +43,7 @@ import torch
 from tqdm import tqdm
 
 from data.load import read_traces
-from engine import dealing, loading, packing, plan, processes, runlog, settings, sharding, training
+from engine import dealing, loading, packing, processes, runlog, settings, sharding, training
 from engine import model as models
 from engine.format import FORMATS
 from engine.rows import BadInput, is_text, read_rows, write_rows
@@ -223,6 +223,8 @@ def main(cfg):
     """Fine-tune and save. Returns the log rows of the steps taken now."""
     check(cfg)
     if cfg.plan:
+        from engine import plan
+
         tokenizer = loading.load_tokenizer(cfg.model)
         examples, _ = encode(read_traces(cfg.data), tokenizer, cfg, cfg.max_length)
         return plan.of_rows(cfg, examples)

@@ -157,8 +157,8 @@ MUTANTS = [
     ),
     (
         "grpo.py",
-        'field = "right" if "answer" in needs_of(reward) else "reward"',
-        'field = "reward"',
+        'decides = "right" if "answer" in needs_of(reward) else "reward"',
+        'decides = "reward"',
         "dynamic sampling takes a difference in length for a mixed group",
         "test_grpo.py::test_dynamic_sampling_looks_at_correctness_not_at_length",
     ),
