@@ -154,7 +154,6 @@ def settings_of(material, out, model="qwen3", **more):
             "warmup": 0.0,
             "clip": 1.0,
             "print_every": 0,
-            "plot": False,
             **more,
         }
     )
