@@ -78,11 +78,12 @@ class Config(settings.Training):
 
     seed: int = 42  # order of the rows
     save_every: int = 100  # steps between checkpoints
+    compile: bool = False  # torch.compile each layer; worth its minutes on a GPU
     print_every: int = 1  # steps between lines on the terminal; log.jsonl has them all
 
 
 # May differ between a run and its continuation.
-FREE = settings.FREE | {"print_every"}
+FREE = settings.FREE | {"print_every", "compile"}
 BAD_STEPS = 3  # steps in a row without a finite loss and gradient that end the run
 
 
@@ -254,7 +255,7 @@ def train(cfg, ranks, rows):
         cfg, FREE, data=cfg.data, model=cfg.model, match_flops=cfg.match_flops
     )
     model, tokenizer = sharding.load_to_train(
-        cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute
+        cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute, cfg.compile
     )
     model.requires_grad_(True)
     optimizers = training.make_optimizers(

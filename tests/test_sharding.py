@@ -1,6 +1,7 @@
 """engine/sharding.py: 2 and 4 ranks that train a model in shards train it as one process does."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -247,3 +248,30 @@ def test_what_shards_refuse(runs):
         assert len(refused) == len(wanted)
         for line, message in zip(refused, wanted):
             assert re.search(message, line) and "\n" not in line
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_layers_are_one_program(material, monkeypatch, recompute):
+    """Both layers are traced once, not each anew (PyTorch gives up after 8), inside --recompute, too.
+
+    The traced program, run as it is, gives the same log-probability to the bit.
+    """
+    traced, rows = [], [[5, 3, 8, 6, 4], [7, 9, 2, 5]]
+
+    def program(graph, inputs):
+        traced.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=program))
+    model, again = (
+        sharding.load_to_train(
+            str(material / "qwen2"),
+            processes.join_ranks(),
+            recompute=recompute,
+            compiled=compiled,
+        )[0]
+        for compiled in (False, True)
+    )
+    wanted, found = (models.score(m.train(), packing.pack(rows)).logp for m in (model, again))
+    assert len(traced) == 1 and torch.equal(wanted, found)

@@ -439,7 +439,7 @@ MUTANTS = [
         "layer.forward = torch.compile(layer.forward, dynamic=True)",
         "layer.compile(dynamic=True)",
         "nothing is compiled inside --recompute",
-        "test_sft.py::test_compiled_layers_are_one_program[True]",
+        "test_sharding.py::test_compiled_layers_are_one_program[True]",
     ),
     (
         "engine/sharding.py",
