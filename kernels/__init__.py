@@ -46,7 +46,7 @@ __all__ = [
 
 
 def token_stats(hidden, head, target, temperature=1.0, want=("logp",), offset=None, group=None):
-    """See reference.token_stats. With an offset, head is a rank's shard: see parallel.token_stats."""
+    """See reference.token_stats; with an offset, for a shard of the head, parallel.token_stats."""
     backend = _triton("linear") if hidden.is_cuda else reference
     if offset is None:
         return reference.token_stats(hidden, head, target, temperature, want, backend)
@@ -95,6 +95,7 @@ def __getattr__(name):
         # A file of ours: python goes on to import it.
         raise AttributeError(f"module 'kernels' has no attribute {name!r}")
     raise ImportError(
-        f"no {name!r} in this project's kernels/. If transformers asked: it wants the hub's package of "
-        "that name, which cannot be beside this project; `pip uninstall kernels` in its environment"
+        f"no {name!r} in this project's kernels/. If transformers asked: it wants the hub's "
+        "package of that name, which cannot be beside this project; `pip uninstall kernels` in its "
+        "environment"
     )

@@ -1,4 +1,4 @@
-"""Compare two models token by token: log-probability, rank and entropy under both, and KL both ways.
+"""Compare two models token by token: log-probability, rank and entropy of both, KL both ways.
 
 For analysis. On a CPU the products with the two heads are most of the work. token_stats and
 token_kl one after another would make each of them three times; here each is made once.
@@ -32,7 +32,7 @@ def token_numbers(tuned, base, target):
 
 
 def _numbers_of_chunks(tuned, base, target):
-    """-> ([TokenStats of both], (KL(tuned‖base), KL(base‖tuned))), chunk by chunk of the vocabulary."""
+    """-> ([TokenStats of both], (KL(tuned‖base), KL(base‖tuned))), by chunks of the vocabulary."""
     sides = tuned, base
     n, n_vocab = len(target), len(tuned[1].weight)
     size = reference.chunk_size(2 * n, n_vocab)  # two tensors of logits at a time

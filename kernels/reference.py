@@ -106,7 +106,7 @@ class TokenStats(NamedTuple):
 
 
 class PartStats(NamedTuple):
-    """Numbers of each token over one part of the vocabulary, (N,) each, or (parts, N) of several."""
+    """Numbers of each token over a part of the vocabulary, (N,) each, or (parts, N) of several."""
 
     logit: torch.Tensor  # of the target; 0 where the target is in another part
     logsumexp: torch.Tensor
@@ -351,13 +351,14 @@ def check_inputs(hidden, head, temperature, want=()):
     weight = head.weight
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
-            f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be (N, D) and (V, D)"
+            f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} "
+            "must be (N, D) and (V, D)"
         )
     floating = hidden.is_floating_point() and weight.is_floating_point()
     if not floating or hidden.device != weight.device:
         raise ValueError(
-            f"hidden {hidden.dtype} on {hidden.device} and weight {weight.dtype} on {weight.device} "
-            "must be floating-point numbers on one device"
+            f"hidden {hidden.dtype} on {hidden.device} and weight {weight.dtype} "
+            f"on {weight.device} must be floating-point numbers on one device"
         )
     if temperature <= 0:
         raise ValueError(f"temperature {temperature}: must be positive")
@@ -372,7 +373,7 @@ def check_inputs(hidden, head, temperature, want=()):
 
 
 def check_target(target, n, n_vocab, device):
-    """-> (target with 0 where it is ignored, where that is). Raises ValueError if it does not fit."""
+    """-> (target with 0 where it is ignored, where that is). ValueError if it does not fit."""
     if target.shape != (n,) or target.dtype != torch.int64 or target.device != device:
         raise ValueError(
             f"target {tuple(target.shape)} {target.dtype} on {target.device} must be ({n},) int64 "
@@ -402,5 +403,6 @@ def check_pair(hidden_p, head_p, hidden_q, head_q, temperature):
 def check_logits(logits_p, logits_q):
     if logits_p.ndim != 2 or logits_p.shape != logits_q.shape or logits_p.device != logits_q.device:
         raise ValueError(
-            f"logits {tuple(logits_p.shape)} and {tuple(logits_q.shape)} must be (N, V) on one device"
+            f"logits {tuple(logits_p.shape)} and {tuple(logits_q.shape)} "
+            "must be (N, V) on one device"
         )

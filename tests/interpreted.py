@@ -1,9 +1,11 @@
-"""The Triton kernels on a CPU, in Triton's interpreter, against float64. Run by test_triton.py, or by itself.
+"""The Triton kernels on a CPU, in Triton's interpreter, against float64. Run by test_triton.py, or
+by itself.
 
-The interpreter is chosen when triton is imported, so this needs a process of its own. It is right for float32 and
-float16; its bfloat16 dot returns garbage (held as integers), so test_triton.py compiles it and gpu.py runs it.
-Every torch.empty of a wrapper is poisoned here (NaN, or a huge integer): what no kernel writes would show. Sizes are
-odd and blocks made small, so that there are several of each with a rest. N rows, D and E widths, V vocabulary.
+The interpreter is chosen when triton is imported, so this needs a process of its own. It is right
+for float32 and float16; its bfloat16 dot returns garbage (held as integers), so test_triton.py
+compiles it and gpu.py runs it. Every torch.empty of a wrapper is poisoned here (NaN, or a huge
+integer): what no kernel writes would show. Sizes are odd and blocks made small, so that there are
+several of each with a rest. N rows, D and E widths, V vocabulary.
 """
 
 import os
@@ -100,8 +102,9 @@ def attend(query, keys, values, lengths, scale, window=None, softcap=None):
     ],
 )  # G = 17: two tiles' worth of heads in one
 def test_attention(n_heads, kv_heads, width, max_len, lengths, window, softcap, dtype):
-    """float32 within 2e-6 of float64; float16 at most twice as far from it as the twin, which is within 4e-3. Without
-    window and cap it would be off by more than 0.05 (asserted). Dead cells are NaN, the output is poisoned."""
+    """float32 within 2e-6 of float64; float16 at most twice as far from it as the twin, which is
+    within 4e-3. Without window and cap it would be off by more than 0.05 (asserted). Dead cells are
+    NaN, the output is poisoned."""
     query, keys, values, lengths = slots(lengths, n_heads, kv_heads, width, max_len, dtype)
     out = attention.decode_attention(query, keys, values, lengths, 0.3, window, softcap)
     twin = reference_attention.decode_attention(
@@ -134,7 +137,8 @@ def test_attention_in_any_number_of_splits(monkeypatch, programs, max_splits):
 
 
 def test_attention_with_other_strides():
-    """A cache stored as (slots, L, H_kv, K) and a query cut out of a larger tensor count as their copies."""
+    """A cache stored as (slots, L, H_kv, K) and a query cut out of a larger tensor count as their
+    copies."""
     query, keys, values, lengths = slots([5, 70, 33], 4, 2, 16, 80, torch.float32)
     wide = torch.randn(3, 8, 16)
     wide[:, ::2] = query
@@ -147,7 +151,8 @@ def test_attention_with_other_strides():
 
 
 def test_attention_keeps_a_bad_number_in_its_row():
-    """NaN in a key of row 0, Inf in a value of row 1: rows 2 and 3 bit-equal to those without, 0 and 1 not finite."""
+    """NaN in a key of row 0, Inf in a value of row 1: rows 2 and 3 bit-equal to those without, 0
+    and 1 not finite."""
     query, keys, values, lengths = slots([9, 20, 3, 70], 4, 2, 16, 80, torch.float32)
     clean = attention.decode_attention(query, keys, values, lengths, 0.3)
     keys[0, :, 4], values[1, :, 20] = torch.nan, torch.inf
@@ -227,8 +232,9 @@ def small_rows(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("scale", [3.0, 1000.0])
 def test_rows(small_rows, scale, dtype):
-    """Values within 4e-6 of float64 relative to the largest, gradients within rounding; exact ranks. Logits of
-    thousands overflow every exp: entropies stay as exact, because all terms are relative to the largest logit."""
+    """Values within 4e-6 of float64 relative to the largest, gradients within rounding; exact
+    ranks. Logits of thousands overflow every exp: entropies stay as exact, because all terms are
+    relative to the largest logit."""
     logits, target = rows(scale=scale, dtype=dtype)
     target[[3, 7]] = -100
     mine, exact = logits.clone().requires_grad_(True), logits.double().requires_grad_(True)
@@ -326,8 +332,9 @@ def loss(logp, entropy, logsumexp):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_linear(small_tiles, dtype, temperature, softcap, scale):
-    """All five numbers and both gradients against float64. Float32: values 5e-6, gradients 1e-5 of numbers of order
-    1. Float16: values and gradients no further off than whole logits and autograd in float16; ranks exact in both."""
+    """All five numbers and both gradients against float64. Float32: values 5e-6, gradients 1e-5 of
+    numbers of order 1. Float16: values and gradients no further off than whole logits and autograd
+    in float16; ranks exact in both."""
     hidden, weight, target = case(dtype=dtype)
     runs = []
     for kind in (None, dtype, torch.float64):  # the kernel, plain, exact
@@ -354,7 +361,8 @@ def test_linear(small_tiles, dtype, temperature, softcap, scale):
 
 @pytest.mark.parametrize("want", ["logp", "entropy", "rank", "argmax", "logsumexp"])
 def test_linear_one_field_alone(small_tiles, want):
-    """Each field alone is bit-equal to itself among all, and a loss on it has the twin's gradient within 1e-5."""
+    """Each field alone is bit-equal to itself among all, and a loss on it has the twin's gradient
+    within 1e-5."""
     hidden, weight, target = case()
     alone = [x.clone().requires_grad_(True) for x in (hidden, weight)]
     stats = linear.token_stats(alone[0], Head(alone[1]), target, 0.7, (want,))
@@ -401,7 +409,8 @@ def test_linear_keeps_a_bad_number_in_its_row(small_tiles):
 
 
 def test_linear_ignored_strided_and_none(small_tiles):
-    """Ignored tokens are 0 and take no gradient; strided inputs count as their copies; N = 0 is empty."""
+    """Ignored tokens are 0 and take no gradient; strided inputs count as their copies; N = 0 is
+    empty."""
     hidden, weight, target = case(d=2 * D)
     target[[2, 30]] = -100
     views = [hidden[:, ::2].requires_grad_(True), weight[:, ::2].requires_grad_(True)]
@@ -423,7 +432,8 @@ def test_linear_ignored_strided_and_none(small_tiles):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_linear_kl(small_tiles, dtype):
-    """Widths 50 and 23, a scale on one side, a cap on the other: float32 within 5e-6 of float64 (relative), float16 no worse than plain."""
+    """Widths 50 and 23, a scale on one side, a cap on the other: float32 within 5e-6 of float64
+    (relative), float16 no worse than plain."""
     (p, weight_p, _), (q, weight_q, _) = case(dtype=dtype), case(d=E, seed=1, dtype=dtype)
     found = linear.token_kl(p, Head(weight_p, scale=1.2), q, Head(weight_q, 5.0), 0.7)
     low, true = (
@@ -439,7 +449,8 @@ def test_linear_kl(small_tiles, dtype):
 
 
 def test_linear_at_the_real_tiles():
-    """The tiles of a GPU, three spans of the vocabulary and a rest: float16 within 2e-5 of float64."""
+    """The tiles of a GPU, three spans of the vocabulary and a rest: float16 within 2e-5 of
+    float64."""
     hidden, weight, target = case(n=130, d=70, v=1601, dtype=torch.float16, scale=0.4)
     stats = linear.token_stats(hidden, Head(weight), target, want=EVERYTHING)
     logp, entropy, logsumexp, rank, argmax = plain(hidden.double() @ weight.double().T, target)
@@ -449,7 +460,8 @@ def test_linear_at_the_real_tiles():
 
 
 def test_linear_sharded(small_tiles, tmp_path):
-    """The kernels under parallel.token_stats, on one rank (two are tried with the twin, in test_kernels.py)."""
+    """The kernels under parallel.token_stats, on one rank (two are tried with the twin, in
+    test_kernels.py)."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
     )

@@ -1,7 +1,7 @@
 """kernels/: against float64 brute force, by hand, and chunked against whole.
 
-N, D, E, V are pairwise different in every fixture. Logits have a spread of several units, so that an error in
-any of shift, sign, temperature or cap is thousands of tolerances large.
+N, D, E, V are pairwise different in every fixture. Logits have a spread of several units, so that
+an error in any of shift, sign, temperature or cap is thousands of tolerances large.
 """
 
 import math
@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from transformers.utils import import_utils
 
 import kernels
 from kernels import Head, reference
@@ -23,7 +22,8 @@ EVERYTHING = ("logp", "entropy", "rank", "argmax", "logsumexp")
 
 
 def case(seed=0, n=N, d=D, v=V, dtype=torch.float32, scale=1.2):
-    """Hidden states, head and targets; float32 values, so that float64 copies hold exactly the same numbers."""
+    """Hidden states, head and targets; float32 values, so that float64 copies hold exactly the same
+    numbers."""
     rng = torch.Generator().manual_seed(seed)
     hidden = (scale * torch.randn(n, d, generator=rng)).to(dtype)
     weight = (scale * torch.randn(v, d, generator=rng)).to(dtype)
@@ -31,7 +31,8 @@ def case(seed=0, n=N, d=D, v=V, dtype=torch.float32, scale=1.2):
 
 
 def truth(hidden, weight, target, temperature=1.0, softcap=None, scale=1.0):
-    """All five statistics with Python loops and math, in float64: the definitions of the docstring, word by word."""
+    """All five statistics with Python loops and math, in float64: the definitions of the docstring,
+    word by word."""
     rows = []
     for h, t in zip(hidden.double().tolist(), target.tolist()):
         z = [scale * sum(a * b for a, b in zip(h, w)) for w in weight.double().tolist()]
@@ -60,8 +61,8 @@ def truth(hidden, weight, target, temperature=1.0, softcap=None, scale=1.0):
     [(1.0, None, 1.0), (0.6, None, 1.0), (1.7, 3.0, 1.0), (1.0, None, 0.5), (1.7, 3.0, 1.6)],
 )
 def test_token_stats_against_float64(monkeypatch, temperature, softcap, scale, chunk_numbers):
-    """The five numbers of each token within 1e-5 of float64 loops. The settings differ from one another by more
-    than 0.1 in logp and entropy (asserted), that is by 10,000 tolerances."""
+    """The five numbers of each token within 1e-5 of float64 loops. The settings differ from one
+    another by more than 0.1 in logp and entropy (asserted), that is by 10,000 tolerances."""
     monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
     hidden, weight, target = case()
     head = Head(weight, softcap, scale)
@@ -82,9 +83,10 @@ def test_token_stats_against_float64(monkeypatch, temperature, softcap, scale, c
 
 
 def test_token_stats_by_hand():
-    """An identity head makes the hidden state the logits. z = (ln 1, ln 2, ln 5): p = (1/8, 2/8, 5/8), L = ln 8.
-    Target 1: logp = ln 1/4 = -1.386294, rank 2, argmax 2, entropy = (1/8) ln 8 + (1/4) ln 4 + (5/8) ln 8/5 = 0.900256.
-    At T = 1/2 the z double: p = (1, 4, 25)/30, logp = ln 4/30 = -2.014903, L = ln 30 = 3.401197."""
+    """An identity head makes the hidden state the logits. z = (ln 1, ln 2, ln 5): p = (1/8, 2/8,
+    5/8), L = ln 8. Target 1: logp = ln 1/4 = -1.386294, rank 2, argmax 2, entropy = (1/8) ln 8 +
+    (1/4) ln 4 + (5/8) ln 8/5 = 0.900256. At T = 1/2 the z double: p = (1, 4, 25)/30, logp = ln 4/30
+    = -2.014903, L = ln 30 = 3.401197."""
     hidden, target = torch.tensor([[1.0, 2.0, 5.0]]).log(), torch.tensor([1])
     stats = kernels.token_stats(hidden, Head(torch.eye(3)), target, want=EVERYTHING)
     assert [x.item() for x in stats] == pytest.approx(
@@ -100,8 +102,8 @@ def test_token_stats_by_hand():
 
 
 def test_ties_do_not_push_the_target_down():
-    """Logits (3, 7, 7, 3, 1): targets 1 and 2 share rank 1, targets 0 and 3 share rank 1 + 2 = 3, target 4 has
-    rank 5. Of equal logits argmax takes the first."""
+    """Logits (3, 7, 7, 3, 1): targets 1 and 2 share rank 1, targets 0 and 3 share rank 1 + 2 = 3,
+    target 4 has rank 5. Of equal logits argmax takes the first."""
     hidden = torch.tensor([[3.0, 7.0, 7.0, 3.0, 1.0]]).expand(5, 5)
     stats = kernels.token_stats(
         hidden, Head(torch.eye(5)), torch.arange(5), want=("rank", "argmax")
@@ -110,7 +112,8 @@ def test_ties_do_not_push_the_target_down():
 
 
 def test_ignored_tokens_are_zero_and_take_no_gradient():
-    """Every field of an ignored token is 0, the others are as without it, and its hidden state has gradient 0."""
+    """Every field of an ignored token is 0, the others are as without it, and its hidden state has
+    gradient 0."""
     hidden, weight, target = case()
     ignored = torch.zeros(N, dtype=torch.bool)
     ignored[[0, 4, 10]] = True
@@ -137,7 +140,8 @@ def test_inputs_are_not_modified():
 
 
 def test_no_tokens():
-    """N = 0 gives five empty tensors of the right types, and an empty pair for the KL: no crash, no NaN."""
+    """N = 0 gives five empty tensors of the right types, and an empty pair for the KL: no crash, no
+    NaN."""
     hidden, weight, target = case()
     head = Head(weight)
     stats = kernels.token_stats(hidden[:0], head, target[:0], want=EVERYTHING)
@@ -168,8 +172,9 @@ def plain(hidden, weight, target, temperature=1.0, softcap=None, scale=1.0):
     [(1.0, None, 1.0), (0.6, 4.0, 1.0), (1.0, None, 0.5), (0.6, 4.0, 1.6)],
 )
 def test_gradients_against_autograd_of_the_formula(name, temperature, softcap, scale):
-    """d(w · value)/d hidden and /d weight with random w, against float64 autograd of whole logits: within 1e-5 where
-    the gradients are of order 1 (asserted: above 0.1, that is 10,000 tolerances)."""
+    """d(w · value)/d hidden and /d weight with random w, against float64 autograd of whole logits:
+    within 1e-5 where the gradients are of order 1 (asserted: above 0.1, that is 10,000
+    tolerances)."""
     hidden, weight, target = case()
     w = torch.randn(N, generator=torch.Generator().manual_seed(1))
     ours = [hidden.clone().requires_grad_(True), weight.clone().requires_grad_(True)]
@@ -187,7 +192,8 @@ def test_gradients_against_autograd_of_the_formula(name, temperature, softcap, s
 
 @pytest.mark.parametrize("chunk_numbers", [3 * V, 1])  # 6 entries and a rest of 5; one by one
 def test_chunks_change_no_value_and_no_gradient(monkeypatch, chunk_numbers):
-    """Several chunks of the vocabulary against one, token_stats and token_kl: values 1e-6, gradients 5e-6 of 1."""
+    """Several chunks of the vocabulary against one, token_stats and token_kl: values 1e-6,
+    gradients 5e-6 of 1."""
 
     def run():
         hidden, weight, target = case()
@@ -215,7 +221,8 @@ def test_chunks_change_no_value_and_no_gradient(monkeypatch, chunk_numbers):
 
 
 def test_no_logits_are_kept_for_the_backward_pass():
-    """Numbers saved by autograd, views of hidden and weight not counted: a few per token, not N·V."""
+    """Numbers saved by autograd, views of hidden and weight not counted: a few per token, not
+    N·V."""
     hidden, weight, target = case(n=40)
     hidden.requires_grad_(True)
     given, saved = {x.untyped_storage().data_ptr() for x in (hidden, weight)}, {}
@@ -237,7 +244,8 @@ def test_no_logits_are_kept_for_the_backward_pass():
 @pytest.mark.parametrize("chunk_numbers", [2**24, 4 * 5])
 @pytest.mark.parametrize("temperature, softcap", [(1.0, None), (0.7, 3.0)])
 def test_gradcheck(monkeypatch, temperature, softcap, chunk_numbers):
-    """torch's check by finite differences in float64, of all that is differentiable, in one chunk and in several."""
+    """torch's check by finite differences in float64, of all that is differentiable, in one chunk
+    and in several."""
     monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
     hidden, weight, target = case(n=5, d=4, v=9, dtype=torch.float64)
     other, other_weight, _ = case(seed=1, n=5, d=3, v=9, dtype=torch.float64)
@@ -262,7 +270,8 @@ def test_gradcheck(monkeypatch, temperature, softcap, chunk_numbers):
 
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_only_the_wanted_gradient_is_formed(frozen):
-    """With a frozen head (or frozen hidden states) the other gradient is what it is with neither frozen."""
+    """With a frozen head (or frozen hidden states) the other gradient is what it is with neither
+    frozen."""
     hidden, weight, target = case()
     leaves = [hidden.requires_grad_(True), weight.requires_grad_(True)]
     head = Head(weight)
@@ -273,7 +282,8 @@ def test_only_the_wanted_gradient_is_formed(frozen):
 
 
 def test_a_bad_number_stays_in_its_row(monkeypatch):
-    """NaN in hidden state 2 and Inf in 5: all other rows bit-equal to those without, in values and gradient."""
+    """NaN in hidden state 2 and Inf in 5: all other rows bit-equal to those without, in values and
+    gradient."""
     monkeypatch.setattr(reference, "CHUNK_NUMBERS", 7 * N)
     hidden, weight, target = case()
     bad = hidden.clone()
@@ -292,7 +302,8 @@ def test_a_bad_number_stays_in_its_row(monkeypatch):
 
 
 def test_strided_inputs():
-    """Hidden states and a head that are columns of something larger give what their copies give, gradients too."""
+    """Hidden states and a head that are columns of something larger give what their copies give,
+    gradients too."""
     hidden, weight, target = case(d=2 * D)
     views = hidden[:, ::2].requires_grad_(True), weight[:, ::2].requires_grad_(True)
     copies = [x.detach().contiguous().requires_grad_(True) for x in views]
@@ -306,7 +317,8 @@ def test_strided_inputs():
 
 
 def test_autocast_rounds_both_inputs():
-    """Float32 hidden states under bfloat16 autocast are scored as a linear layer there would score them."""
+    """Float32 hidden states under bfloat16 autocast are scored as a linear layer there would score
+    them."""
     hidden, weight, target = case()
     weight.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -320,8 +332,9 @@ def test_autocast_rounds_both_inputs():
 
 
 def test_bfloat16_is_no_worse_than_the_plain_computation():
-    """Errors against float64 of the same bfloat16 numbers, largest over 97 tokens and V = 211: ours may not exceed
-    those of whole logits and log-softmax in bfloat16, which are above 0.01 (the budget is not empty)."""
+    """Errors against float64 of the same bfloat16 numbers, largest over 97 tokens and V = 211: ours
+    may not exceed those of whole logits and log-softmax in bfloat16, which are above 0.01 (the
+    budget is not empty)."""
     hidden, weight, target = case(seed=3, n=97, d=32, v=211, dtype=torch.bfloat16, scale=0.7)
     exact = plain(hidden.double(), weight.double(), target)
     low = plain(hidden, weight, target)
@@ -333,8 +346,8 @@ def test_bfloat16_is_no_worse_than_the_plain_computation():
 
 
 def test_bfloat16_hidden_with_a_float32_head():
-    """Under autocast hidden states are bfloat16 while the head is a float32 master weight: the head is rounded, the
-    sums are not, and its gradient comes back in float32."""
+    """Under autocast hidden states are bfloat16 while the head is a float32 master weight: the head
+    is rounded, the sums are not, and its gradient comes back in float32."""
     hidden, weight, target = case()
     weight.requires_grad_(True)
     stats = kernels.token_stats(hidden.bfloat16(), Head(weight), target)
@@ -346,7 +359,8 @@ def test_bfloat16_hidden_with_a_float32_head():
 
 @pytest.mark.parametrize("scale", [30.0, 300.0])
 def test_extreme_logits_stay_finite(scale):
-    """Logits of a few thousand: exp overflows float32 at 88, log-sum-exp must not. Entropy stays within [0, ln V]."""
+    """Logits of a few thousand: exp overflows float32 at 88, log-sum-exp must not. Entropy stays
+    within [0, ln V]."""
     hidden, weight, target = case(scale=scale)
     stats = kernels.token_stats(hidden, Head(weight), target, want=("logp", "entropy"))
     assert stats.logp.isfinite().all() and (stats.logp <= 0).all() and stats.logp.min() < -100
@@ -361,14 +375,16 @@ def test_extreme_logits_stay_finite(scale):
 
 
 def logits_as_head(*probabilities):
-    """(N, D = V) hidden states and an identity head whose softmax gives these rows of probabilities."""
+    """(N, D = V) hidden states and an identity head whose softmax gives these rows of
+    probabilities."""
     logits = torch.tensor(probabilities).log()
     return logits, Head(torch.eye(logits.shape[1]))
 
 
 def test_token_kl_by_hand():
-    """p = (.5, .5), q = (.25, .75). KL(p‖q) = .5 ln 2 + .5 ln 2/3 = 0.143841; KL(q‖p) = .25 ln 1/2 + .75 ln 3/2
-    = 0.130812. With p and q exchanged the two exchange; of p with itself both are 0."""
+    """p = (.5, .5), q = (.25, .75). KL(p‖q) = .5 ln 2 + .5 ln 2/3 = 0.143841; KL(q‖p) = .25 ln 1/2
+    + .75 ln 3/2 = 0.130812. With p and q exchanged the two exchange; of p with itself both are
+    0."""
     p, q = (0.5, 0.5), (0.25, 0.75)
     forward, reverse = kernels.token_kl(*logits_as_head(p, q, p), *logits_as_head(q, p, p))
     assert forward.tolist() == pytest.approx([0.143841, 0.130812, 0], abs=1e-6)
@@ -389,8 +405,8 @@ def test_token_kl_by_hand():
 def test_token_kl_of_different_widths_against_float64(
     monkeypatch, temperature, p, q, chunk_numbers
 ):
-    """Widths 6 and 4 over one vocabulary of 23, both directions, each model with its own cap and scale: 1e-5 of float64.
-    The values are of order 1 and the two directions differ (asserted)."""
+    """Widths 6 and 4 over one vocabulary of 23, both directions, each model with its own cap and
+    scale: 1e-5 of float64. The values are of order 1 and the two directions differ (asserted)."""
     monkeypatch.setattr(reference, "CHUNK_NUMBERS", chunk_numbers)
     (hidden_p, weight_p, _), (hidden_q, weight_q, _) = case(), case(seed=5, d=E)
     forward, reverse = kernels.token_kl(
@@ -497,8 +513,9 @@ def on_rank(rank, store, results):
 
 
 def test_sharded_head_equals_whole_head(tmp_path):
-    """Two gloo processes with unequal shards: statistics, ranks and gradients of the unsharded head on both, within
-    1e-5 where gradients are of order 1 to 10; a target outside and shards that overlap are refused on both."""
+    """Two gloo processes with unequal shards: statistics, ranks and gradients of the unsharded head
+    on both, within 1e-5 where gradients are of order 1 to 10; a target outside and shards that
+    overlap are refused on both."""
     torch.multiprocessing.spawn(on_rank, (tmp_path / "store", tmp_path / "rank"), nprocs=2)
     hidden, weight, target = case()
     target[4] = -100
@@ -528,18 +545,22 @@ from importlib.metadata import version
 assert version("kernels") == {version!r}
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from engine import model as models, packing
-config = Qwen2Config(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
-                     num_key_value_heads=2)
+config = Qwen2Config(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                     num_attention_heads=4, num_key_value_heads=2)
 model = Qwen2ForCausalLM(config)
 model.set_attn_implementation("packed")
 print(models.score(model, packing.pack([[5, 3, 8]])).logp.shape)
 """
 
 
-@pytest.mark.parametrize("version", ["0.0.1", getattr(import_utils, "KERNELS_MIN_VERSION", None)])
-def test_with_the_hubs_package_of_the_same_name_installed(tmp_path, version):
-    """A distribution called kernels, behind the project on the path as site-packages is. In a version that
-    transformers does not use, models load and score; else it imports our folder instead, which says what to do."""
+@pytest.mark.parametrize("is_used", [False, True])
+def test_with_the_hubs_package_of_the_same_name_installed(tmp_path, is_used):
+    """A distribution called kernels, behind the project on the path as site-packages is. In a
+    version that transformers does not use, models load and score; else it imports our folder
+    instead, which says what to do."""
+    from transformers.utils import import_utils
+
+    version = getattr(import_utils, "KERNELS_MIN_VERSION", None) if is_used else "0.0.1"
     if version is None:
         pytest.skip("this transformers names no version of the hub's kernels that it uses")
     info = tmp_path / f"kernels-{version}.dist-info"
@@ -552,7 +573,7 @@ def test_with_the_hubs_package_of_the_same_name_installed(tmp_path, version):
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path.parent
     )
-    if version == "0.0.1":
+    if not is_used:
         assert done.returncode == 0 and "torch.Size([2])" in done.stdout, done.stderr[-2000:]
     else:
         assert done.returncode == 1 and "`pip uninstall kernels` in its" in done.stderr, (
@@ -561,7 +582,8 @@ def test_with_the_hubs_package_of_the_same_name_installed(tmp_path, version):
 
 
 def test_no_triton_on_a_cpu():
-    """Importing and using kernels without a GPU imports no triton: the twins serve where it is not installed."""
+    """Importing and using kernels without a GPU imports no triton: the twins serve where it is not
+    installed."""
     code = (
         "import sys; sys.modules['triton'] = None; import torch, kernels; x = torch.randn(3, 4); "
         "head = kernels.Head(x); kernels.token_stats(x, head, torch.arange(3)); "

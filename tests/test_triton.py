@@ -1,6 +1,8 @@
-"""The Triton kernels without a GPU: run in the interpreter, and compiled ahead of time for A100 and H100.
+"""The Triton kernels without a GPU: run in the interpreter, and compiled ahead of time for A100 and
+H100.
 
-What only a GPU can show (bfloat16 arithmetic, speed, graph capture) is in gpu.py and kernels/bench.py.
+What only a GPU can show (bfloat16 arithmetic, speed, graph capture) is in gpu.py and
+kernels/bench.py.
 """
 
 import os
@@ -29,7 +31,8 @@ POINTERS = {
 
 @pytest.mark.parametrize("part", ["attention", "rows", "linear"])
 def test_in_the_interpreter(part):
-    """interpreted.py, in a process of its own: the interpreter is chosen when triton is first imported."""
+    """interpreted.py, in a process of its own: the interpreter is chosen when triton is first
+    imported."""
     done = subprocess.run(
         [
             sys.executable,
@@ -64,9 +67,11 @@ def launches(monkeypatch, call):
 
 
 def build(kernel, arguments, capability):
-    """Compile as a launch with these arguments would -> (registers, bytes of stack, bytes of shared memory).
+    """Compile as a launch with these arguments would -> (registers, bytes of stack, bytes of shared
+    memory).
 
-    That is, tell the compiler which pointers and integers are multiples of 16 and which integers are 1.
+    That is, tell the compiler which pointers and integers are multiples of 16 and which integers
+    are 1.
     """
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(kernel.params):
@@ -159,8 +164,9 @@ def calls(dtype):
 @pytest.mark.parametrize("capability", SHARED)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_kernels_compile(monkeypatch, dtype, capability):
-    """For A100 and H100, at the sizes of Qwen2.5 and Gemma 2: no spilled register, shared memory within the limit.
-    Float32, which is not for speed, may spill two per thread: ptxas does so for occupancy, differently by version."""
+    """For A100 and H100, at the sizes of Qwen2.5 and Gemma 2: no spilled register, shared memory
+    within the limit. Float32, which is not for speed, may spill two per thread: ptxas does so for
+    occupancy, differently by version."""
     monkeypatch.setitem(os.environ, "TRITON_DEFAULT_FP_FUSION", "1")
     monkeypatch.setattr("kernels.linear._hopper", lambda device: capability == 90)
     done = set()
@@ -168,8 +174,8 @@ def test_kernels_compile(monkeypatch, dtype, capability):
         for kernel, arguments in launches(monkeypatch, call):
             registers, stack, shared = build(kernel, arguments, capability)
             print(
-                f"sm_{capability} {str(dtype)[6:]:8} {name:18} {kernel.__name__:15} {registers:4} registers, "
-                f"{stack} bytes of stack, {shared} of shared memory"
+                f"sm_{capability} {str(dtype)[6:]:8} {name:18} {kernel.__name__:15} "
+                f"{registers:4} registers, {stack} bytes of stack, {shared} of shared memory"
             )
             assert stack <= (8 if dtype == torch.float32 else 0), (name, kernel.__name__)
             assert shared <= SHARED[capability], (name, kernel.__name__)
