@@ -136,6 +136,7 @@ def cluster_interval(sums, counts, questions):
     and counts of 1 this is mean ± 1.96 s/√n. low and high are None for a single question.
     """
     value = sum(sums) / sum(counts)
+    # Were all responses alike, each of these residuals would be 0.
     errors = defaultdict(float)
     for total, count, question in zip(sums, counts, questions, strict=True):
         errors[question] += total - value * count
@@ -166,7 +167,7 @@ def pca_shift(base_layers, tuned_layers):
         after = tuned.mean(0) @ components.T
         shift = (after[0] - before[0]).item()
         points.append([[0.0, before[1].item()], [shift, after[1].item()]])
-    points = torch.tensor(points, dtype=torch.float64).view(-1, 2, 2)
+    points = torch.tensor(points, dtype=torch.float64).view(-1, 2, 2)  # layers, model, PC
     return (points[:, 1] - points[:, 0]).mean(0).norm().item(), points
 
 
@@ -232,7 +233,7 @@ class Tally:
 
     def add_to_curves(self, kept, places, n_tokens):
         ones = torch.ones(len(places)).double()
-        columns = torch.stack([*(kept[name] for name in CURVES), ones])
+        columns = torch.stack([*(kept[name] for name in CURVES), ones])  # (6, tokens)
         position = (places // self.width).clamp(max=N_POSITIONS - 1)
         self.by_position.index_add_(1, position, columns)
         self.by_tenth.index_add_(1, places * 10 // n_tokens, columns)
@@ -358,6 +359,7 @@ def measure(base, tuned, examples, micro_batch_tokens=16384, folder=None, top=0,
                 numbers = compare_batch(base, tuned, batch, top)
             else:
                 numbers = compare_once(base, tuned, batch, top, folder, number)
+            # A batch has its examples one behind the other: cut its columns apart again.
             lengths = [len(examples[i][1]) for i in group]
             parts = [column.split(lengths) for column in numbers.values()]
             for i, *columns in zip(group, *parts):
@@ -470,7 +472,8 @@ def pooled_layers(model, tokenizer, texts, micro_batch_tokens=16384):
     ids, mask = pad_left(tokenizer, texts, device)  # (K, T)
     size = max(1, micro_batch_tokens // ids.shape[1])
     padded, masked = [], []  # of each micro-batch
-    model.set_attn_implementation("sdpa")  # our own attention knows no pads
+    # Our own attention works without pads; here they are wanted.
+    model.set_attn_implementation("sdpa")
     try:
         for part, real in zip(ids.split(size), mask.split(size)):
             layers = model.base_model(
@@ -665,6 +668,7 @@ def compare_models(cfg, study, files):
     files: runs with the completions of the tuned models. Fills in what the Study has of both models
     on the tokens of the tuned one. Raises BadInput if no model can be loaded.
     """
+    # Everything that can be refused is refused before a model is loaded.
     n_vocab = check_vocabularies(cfg.base, cfg.tuned)
     tokenizer = loading.load_tokenizer(cfg.base)
     base_job, *jobs = make_jobs(study, files, tokenizer, open_work(cfg))
@@ -674,8 +678,8 @@ def compare_models(cfg, study, files):
     for job in jobs:
         try:
             model, _ = loading.load(study.models.tuned[job.name], cfg.device, DTYPES[cfg.dtype])
-        # weights that are not numbers, a layer that engine/model.py does not compute
         except BadInput as error:
+            # Weights that are not numbers, say, or a layer that engine/model.py does not compute.
             print(f"warning: {error}; the other models are analysed")
             study.refused[job.name] = str(error)
             continue
@@ -686,6 +690,7 @@ def compare_models(cfg, study, files):
         add_results(study, job, tallies, shifts, tokenizer)
         transcripts += measure_viewed(cfg, base, tuned, job, tokenizer)
         del model, tuned  # before the next one is loaded
+
     study.models = study.models.without(study.refused)
     if not study.models.tuned:
         raise BadInput(next(iter(study.refused.values())))

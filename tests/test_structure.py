@@ -38,7 +38,7 @@ ALLOWED = {
     "analyze": {"engine", "kernels", "report", "evaluate"},
 }
 # What these rooms may know of the engine: text and files, no tensors.
-WITHOUT_TENSORS = ["grading", "data", "curation"]
+WITHOUT_TENSORS = ["grading", "data", "curation", "report"]
 PLAIN_ENGINE = {"engine.rows", "engine.format", "engine.settings", "engine.runlog"}
 
 
