@@ -13,6 +13,10 @@ def pack_groups(sequences, masks, device):
     layers once instead of G times, and autograd adds up what the G samples ask of it. Attention
     still sees whole sequences: attention.Packed names the shared tokens G times. The CUDA kernel of
     half precision wants contiguous sequences; on a GPU nothing is shared.
+
+    Without it the passes of an update take 1.1 times as long in the tiny world (8 samples, prompts
+    of 12 tokens, completions of 31). With prompts of 200 tokens and completions of 300 the row
+    would be 1.5 times as long.
     """
     batch = packing.pack(sequences, masks, device)
     source = sources_of_cells(sequences, masks)  # (T,) of the unshared row
