@@ -89,7 +89,8 @@ class Head(NamedTuple):
         Without a softcap: z = scale · x / T = x / (T / scale). With a softcap c:
             z = c · tanh(scale · x / c) / T
               = (c / scale) · tanh(x / (c / scale)) / (T / scale)
-        because scale / c = 1 / (c / scale) and c / T = (c / scale) / (T / scale). So both are divided by the scale, and what uses them needs to know nothing of it.
+        because scale / c = 1 / (c / scale) and c / T = (c / scale) / (T / scale). So both are
+        divided by the scale, and what uses them needs to know nothing of it.
         """
         softcap = None if self.softcap is None else self.softcap / self.scale
         return temperature / self.scale, softcap
