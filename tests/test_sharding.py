@@ -252,7 +252,7 @@ def test_what_shards_refuse(runs):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_layers_are_one_program(material, monkeypatch, recompute):
-    """Both layers are traced once, not each anew (PyTorch gives up after 8), inside --recompute, too.
+    """Both layers are traced once, not each anew (PyTorch gives up after 8), also if recomputed.
 
     The traced program, run as it is, gives the same log-probability to the bit.
     """
