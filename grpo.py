@@ -359,6 +359,7 @@ def sample_groups(setup, problems, stream, places):
             key = random_key(cfg.seed, *stream, place, problems[place]["id"], number)
             requests.append(Request(prompt, key, cfg.max_tokens))
 
+    # A model decodes all its requests in one call: finished sequences make room for waiting ones.
     rows = [None] * len(requests)
     samplers = [(setup.sampler, range(n_other, n_samples))]
     if n_other:
@@ -387,7 +388,7 @@ def sample(setup, model, requests):
 
 
 def expected_work(setup, problem):
-    """Estimate the tokens of a group: its prompt once, and G times the mean length of the last visit.
+    """Estimate a group's tokens: its prompt once, and G times its mean length at the last visit.
 
     A problem that was not sampled yet counts as long as it may become. Known to all ranks and the
     same for any number of them.
@@ -459,6 +460,7 @@ def collect(setup, step):
         seconds += took
         for group, verdict in found:
             sampled += group
+            # Remembered for dealing: the next visit will take about as long.
             problem = str(group[0]["id"])
             setup.lengths[problem] = statistics.fmean(row["n_tokens"] for row in group)
             if any(row["finish"] == "nan" for row in group):
@@ -476,6 +478,7 @@ def collect(setup, step):
                 kept.append(trained)
         if len(kept) >= cfg.prompts_per_step:
             break
+    # One failed reward leaves a group out; no reward at all means that the reward is broken.
     if not judged:
         raise BadInput(
             f"--reward {cfg.reward}: no reward could be computed in step {step + 1}; "
@@ -513,7 +516,7 @@ def add_rewards(group, verdict):
 
 
 def is_mixed(group, reward):
-    """Whether the samples of a group differ in being right, or in reward if that asks for no answer.
+    """Whether the samples of a group differ in being right, or in reward where no answer counts.
 
     A reward for length differs in nearly every group.
     """
@@ -569,6 +572,7 @@ def update_policy(model, reference, optimizers, rollout, cfg, scale, measure_kl)
     """
     ranks = sharding.ranks_of(model)
     trained, measured = rows_to_train(rollout, cfg, measure_kl)
+    # Weights are of the whole step, so the gradient is the same for any size of micro-batch.
     weights = weights_of_rows(rollout.masks, cfg)
     sums = Sums()
     for rows, learns in ((trained, True), (measured, False)):
@@ -587,6 +591,7 @@ def update_policy(model, reference, optimizers, rollout, cfg, scale, measure_kl)
                 (loss * (ranks.n if counts else 0)).backward()
             if counts:
                 sums.add(numbers)
+    # Without a gradient there is no step: Adam's momentum and weight decay would move the weights.
     norm = training.update(model, optimizers, cfg.clip, scale) if trained else 0.0
     model.zero_grad(set_to_none=True)
     lengths = [len(rollout.sequences[i]) for i in trained]
@@ -600,16 +605,19 @@ def update_policy(model, reference, optimizers, rollout, cfg, scale, measure_kl)
 def loss_of(model, reference, micro_batch, cfg, measure_kl):
     """The loss of a micro-batch, and sums over its tokens for the log."""
     tokens, target = micro_batch.tokens, micro_batch.batch.target
+    # The weights sum to 1 over the step with --normalise token: a mean over its tokens.
+    # decoder took them: otherwise the first ratio would not be 1.
     hidden, head = trained_states(model, micro_batch)  # (N, D)
     stats = kernels.token_stats(
         hidden, head, target, cfg.temperature, want=("logp", "entropy")
     )  # (N,) each
     gain, clipped = OBJECTIVES[cfg.loss].function(stats.logp, tokens, cfg)
+    # Where another model sampled: the importance weight of its tokens, truncated (IMPALA's ρ̄).
     if cfg.tis:
         gain = gain * (tokens.old_logp - tokens.sampled_logp).exp().clamp(max=cfg.tis)
     loss, full_kl = -gain, None
     if has_kl_loss(cfg) or measure_kl:
-
+        # The reference has no gradient. full_kl sums over the vocabulary and is for the log only.
         def compare(reference):
             ref_hidden, ref_head = trained_states(reference, micro_batch)
             ref_logp = ref_hidden.new_zeros(())
@@ -626,6 +634,7 @@ def loss_of(model, reference, micro_batch, cfg, measure_kl):
         loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
     if cfg.entropy:
         loss = loss - cfg.entropy * stats.entropy
+    # The weights sum to 1 over the step with --normalise token: this is the mean over its tokens.
     loss = (loss * tokens.weight).sum()
     return loss, sums_of(loss, stats, clipped, full_kl, tokens)
 
@@ -667,7 +676,7 @@ def learn(setup, optimizers, batch, step):
     p| those of the last, which is the furthest from the sampler.
     """
     cfg, began = setup.cfg, time.perf_counter()
-    scale = training.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)
+    scale = training.lr_at(step, cfg.steps, 1.0, cfg.warmup, cfg.schedule)  # of the peak rate
     if not batch["groups"]:
         return nothing_learned(setup, batch, step) | {"lr": cfg.lr * scale}
     rollout = make_rollout(setup, batch["groups"])
@@ -726,6 +735,7 @@ def make_rollout(setup, groups):
         raise BadInput(f"--reward {cfg.reward}: --loss {cfg.loss} needs rewards of 0 and 1")
     sequences, masks, sampled_logps = token_columns(rows, cfg)
     n_tokens = len(setup.tokenizer)
+    # RLOO's place for the KL: in the reward, before the baseline is taken off.
     if cfg.kl_in == "reward":
         kl = kl_of_rows(setup.reference, sequences, masks, sampled_logps, cfg, n_tokens)  # (B,)
         reward -= cfg.beta * kl.view_as(reward)
@@ -742,6 +752,7 @@ def make_rollout(setup, groups):
     old_logps = sampled_logps
     if cfg.tis:  # the sampler is not taken for the old policy
         old_logps = logps_of(setup.model, sequences, masks, cfg, n_tokens)
+    # Rewards of single tokens are added to the advantage of those tokens, not to the reward.
     token_rewards = None
     if any(row["token_rewards"] for row in rows):
         token_rewards = [[0.0] * len(row["prompt"]) + (row["token_rewards"] or []) for row in rows]
@@ -1058,7 +1069,7 @@ def check_objective(cfg):
     weightings = (("group", "pop"), ("group", "none"))
     if "binary rewards" in needs and (cfg.baseline, cfg.adv_std) not in weightings:
         raise BadInput(
-            f"--loss {cfg.loss} needs --baseline group and --adv-std pop or none: its two weightings"
+            f"--loss {cfg.loss} needs --baseline group and --adv-std pop or none, its weightings"
         )
     if cfg.kl_in == "reward" and needs:
         raise BadInput(

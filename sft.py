@@ -161,7 +161,7 @@ def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed, order=None):
 
 
 def split_in_order(rows, lengths, batch_rows, batch_tokens):
-    """Cut a list of rows into steps of batch_rows rows, or of batch_tokens tokens if that is set."""
+    """Cut a list of rows into steps of batch_rows rows, or batch_tokens tokens if that is set."""
     steps, step, n_tokens = [], [], 0
     for i in rows:
         if batch_tokens:
@@ -184,6 +184,7 @@ def accumulate_gradient(model, examples, cfg, ranks):
 
     examples: (ids, trained) of every row of the step, on every rank; each rank computes its share.
     """
+    # The first token of a row is predicted by nothing.
     n_trained = sum(sum(trained[1:]) for _, trained in examples)
     lengths = [len(ids) for ids, _ in examples]
     loss = 0.0
@@ -192,8 +193,10 @@ def accumulate_gradient(model, examples, cfg, ranks):
         batch = packing.pack(ids, trained, device=ranks.device)
         with training.autocast(cfg, ranks.mesh is not None):
             logp = sharding.score(model, batch)  # (N,) of the trained tokens
+        # Divided by the count of the whole step: micro-batches add up to its gradient.
         part = -logp.sum() / n_trained
         if not counts:
+            # This rank had no rows left, but must still take part in the collective.
             part = part * 0
         (part * ranks.n).backward()  # FSDP takes the mean over ranks
         loss += part.item()

@@ -298,7 +298,7 @@ def reduced_bytes(setup, phase):
 
 
 def copy_bytes(setup, phase):
-    """AdamW with moments in bf16 makes three float32 tensors of a matrix's size, at most the head's.
+    """AdamW with bf16 moments makes three float32 tensors of a matrix's size, at most the head's.
 
     PyTorch's AdamW, with moments in float32, is one kernel on a GPU and makes none.
     """

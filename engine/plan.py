@@ -286,7 +286,7 @@ def of_problems(cfg, form, tokenizer, rows):
 
 
 def same_settings(cfg):
-    """The settings of a script's Config that a plan has by the same name, and its --plan as GPUs."""
+    """Settings that a script's Config and a plan share by name, and its --plan as GPUs."""
     names = [field.name for field in dataclasses.fields(Config)]
     found = {name: getattr(cfg, name) for name in names if hasattr(cfg, name)}
     return found | {"gpus": cfg.plan}

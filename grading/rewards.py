@@ -412,8 +412,8 @@ def find_reward(name):
 def load_reward(name):
     """Import FILE.py and take FUNCTION of it, with what its decorator declares if it has one.
 
-    A decorated function may also be called by its declared name. The file is the user's own code and
-    is run as such. Raises BadInput in one line.
+    A decorated function may also be called by its declared name. The file is the user's own code
+    and is run as such. Raises BadInput in one line.
     """
     path, _, function_name = name.rpartition(":")
     if not Path(path).is_file():
