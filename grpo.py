@@ -605,8 +605,8 @@ def update_policy(model, reference, optimizers, rollout, cfg, scale, measure_kl)
 def loss_of(model, reference, micro_batch, cfg, measure_kl):
     """The loss of a micro-batch, and sums over its tokens for the log."""
     tokens, target = micro_batch.tokens, micro_batch.batch.target
-    # The weights sum to 1 over the step with --normalise token: a mean over its tokens.
-    # decoder took them: otherwise the first ratio would not be 1.
+    # At the sampling temperature and over the tokenizer's tokens, as the decoder took them:
+    # otherwise the first ratio would not be 1.
     hidden, head = trained_states(model, micro_batch)  # (N, D)
     stats = kernels.token_stats(
         hidden, head, target, cfg.temperature, want=("logp", "entropy")
