@@ -180,7 +180,7 @@ def test_killed_with_two_ranks_continued_with_one_and_by_torchrun(tmp_path, prob
     out, other = tmp_path / "killed" / "out.jsonl", tmp_path / "other" / "out.jsonl"
     out.parent.mkdir()
     ranks = start_ranks(lambda: generate.main(config(problems, out, slots=1, **settings)))
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while (
         ranks[0][0].is_alive()
         and time.monotonic() < end
@@ -209,7 +209,7 @@ def test_killed_with_two_ranks_continued_with_one_and_by_torchrun(tmp_path, prob
         )
         generate.main(config(problems, out, **settings))
     assert asked == [40 - done] and out.read_bytes() == wanted
-    printed, errors = later.communicate(timeout=60)
+    printed, errors = later.communicate(timeout=180)
     assert later.returncode == 0, errors
     assert other.read_bytes() == wanted and "40 rows" in printed
     assert sorted(p.name for p in other.parent.iterdir()) == ["out.config.json", "out.jsonl"]

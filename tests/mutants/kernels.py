@@ -132,7 +132,7 @@ MUTANTS = [
         "is_seen &= cell > lengths[:, None] - window",
         "is_seen &= cell >= lengths[:, None] - window",
         "a window one token too wide",
-        "test_decoder.py::test_decode_attention_against_loops",
+        "test_reference_attention.py::test_decode_attention_against_loops",
     ),
     (
         "kernels/reference_attention.py",
