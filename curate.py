@@ -123,7 +123,7 @@ class Config:
     # traces of a question that give the same answer (OpenThoughts, 2506.04178)
     max_same_answer: int | None = None
     # STRONG=27e9 WEAK=9e9, by `model`: --per-question of one, the same FLOPs of the other
-    match_flops: tuple[str, ...] = ()
+    match_flops: tuple[str, str] | None = None
 
     # JSON {domain: [keywords]}, or s1's list; else a row's domain, subject or task counts
     taxonomy: str | None = None

@@ -95,7 +95,7 @@ class Config(settings.Training):
     prompts_per_step: int = 16  # N
     group_size: int = 8  # G, samples per prompt
     # for lcpo: draw budgets from this range and say them in the question; L1: 100 4000
-    budgets: tuple[int, ...] = ()
+    budgets: tuple[int, int] | None = None
     # samples per prompt that vote, the first G of them trained; TTRL: 64, G = 32
     votes: int = 0
     # DAPO: more prompts until N groups are neither all right nor all wrong
@@ -1042,8 +1042,8 @@ def check(cfg):
             raise BadInput(f"{settings.flag(name)} {getattr(cfg, name)}: 0 or more")
     check_objective(cfg)
     check_kl(cfg)
-    low_and_high = len(cfg.budgets) == 2 and 0 < cfg.budgets[0] <= cfg.budgets[1]
-    if cfg.budgets and not low_and_high:
+    has_range = cfg.budgets and len(cfg.budgets) == 2 and 0 < cfg.budgets[0] <= cfg.budgets[1]
+    if cfg.budgets and not has_range:
         raise BadInput("--budgets: two numbers of tokens, the least and the most")
     if cfg.budgets and "budget" not in needs_of(cfg.reward):
         raise BadInput(f"--budgets: no lcpo in --reward {cfg.reward}")
