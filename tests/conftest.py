@@ -24,7 +24,7 @@ os.environ.update(
 )
 
 # Real questions, traces and tokenizers, which are not part of the repository.
-OPTIONAL_DATA = Path(os.environ.get("REASONING_DATA") or ROOT.parent / "shared" / "data")
+OPTIONAL_DATA = Path(os.environ.get("REASONING_DATA", "not given"))
 
 
 def optional_data(name):

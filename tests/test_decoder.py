@@ -471,7 +471,7 @@ def test_no_token_is_fed_twice(monkeypatch):
     assert total <= len(fed) <= total + decoder.POLL["cpu"] * len(requests)
 
 
-# ---- Budget forcing by script: s1's text, vectors T13 and T14 of the specification
+# ---- Budget forcing by script: s1's text
 
 
 def s1_words():
@@ -608,8 +608,8 @@ def test_plain_decoder_of_s1_text():
     assert seen >= {"break", "own end"}
 
 
-def test_t13_budget_spent(monkeypatch, s1):
-    """T13: a b c d e f END wanted, budget 4: a b c d, line break, <|im_start|>answer, line break,
+def test_budget_spent(monkeypatch, s1):
+    """A b c d e f END wanted, budget 4: a b c d, line break, <|im_start|>answer, line break,
     Final Answer:"""
     n = len(ids_of(s1[0], "\n", CUE))
     c = play(monkeypatch, s1, [*"abcd", n, "4"], thinking_budget=4)
@@ -619,16 +619,16 @@ def test_t13_budget_spent(monkeypatch, s1):
 
 
 @pytest.mark.parametrize("last", ["\n", ".\n"])
-def test_t13_no_second_line_break(monkeypatch, s1, last):
-    """T13: if the last token of thinking is a line break, or ends in one, none is added."""
+def test_no_second_line_break(monkeypatch, s1, last):
+    """If the last token of thinking is a line break, or ends in one, none is added."""
     n = len(ids_of(s1[0], CUE))
     c = play(monkeypatch, s1, [*"abc", last, n, "4"], thinking_budget=4)
     assert c.ids == ids_of(s1[0], *"abc", last, CUE, "4", "STOP")
     assert c.injected == [False] * 4 + [True] * n + [False] * 2 and c.n_thinking == 4 and c.forced
 
 
-def test_t13_natural_end(monkeypatch, s1):
-    """T13: budget 10 is not reached: a..f, then <|im_start|>answer without line break and without
+def test_natural_end(monkeypatch, s1):
+    """Budget 10 is not reached: a..f, then <|im_start|>answer without line break and without
     Final Answer. The first token of the delimiter is the model's own, the second is written for
     it."""
     c = play(monkeypatch, s1, [*"abcdef", "END", 1, "4"], thinking_budget=10)
@@ -638,7 +638,7 @@ def test_t13_natural_end(monkeypatch, s1):
     assert c.logp[6] < 0 and c.logp[7] == 0
 
 
-def test_t13_budget_0_answers_at_once(monkeypatch, s1):
+def test_budget_0_answers_at_once(monkeypatch, s1):
     """No thinking: the delimiter follows the prompt, which ends in `think` and not in a line
     break."""
     c = play(monkeypatch, s1, [len(ids_of(s1[0], "\n", CUE)), "4"], thinking_budget=0)
@@ -646,8 +646,8 @@ def test_t13_budget_0_answers_at_once(monkeypatch, s1):
     assert (c.n_thinking, c.forced, c.finish) == (0, True, "stop")
 
 
-def test_t14_wait(monkeypatch, s1):
-    """T14: waits = 1, x y END, then z END: x y Wait z <|im_start|>answer. The dropped END is not in
+def test_wait(monkeypatch, s1):
+    """Waits = 1, x y END, then z END: x y Wait z <|im_start|>answer. The dropped END is not in
     the text."""
     c = play(monkeypatch, s1, ["x", "y", "END", "z", "END", 1, "4"], waits=1)
     assert c.ids == ids_of(s1[0], "x", "y", "Wait", "z", "<|im_start|>answer", "4", "STOP")
@@ -655,8 +655,8 @@ def test_t14_wait(monkeypatch, s1):
     assert (c.n_thinking, c.n_waits, c.forced) == (4, 1, False)  # x y Wait z
 
 
-def test_t14_second_round_runs_out(monkeypatch, s1):
-    """T14: waits = 2, round 2 ends by length: one Wait, then the forced form. Over both rounds x y
+def test_second_round_runs_out(monkeypatch, s1):
+    """Waits = 2, round 2 ends by length: one Wait, then the forced form. Over both rounds x y
     Wait z z z = 6 tokens are the budget (s1's harness would give round 2 six of its own; its README
     and we do not)."""
     c = play(
@@ -670,7 +670,7 @@ def test_t14_second_round_runs_out(monkeypatch, s1):
     assert (c.n_thinking, c.n_waits, c.forced) == (6, 1, True)
 
 
-def test_t14_no_wait_without_room_for_a_token_behind_it(monkeypatch, s1):
+def test_no_wait_without_room_for_a_token_behind_it(monkeypatch, s1):
     """Round 1 is 5 tokens and END. Budget 6: Wait would be the sixth and nothing could follow, so
     thinking ends naturally at 5. Budget 7: Wait and one more token fit, then the answer is
     forced."""
@@ -684,7 +684,7 @@ def test_t14_no_wait_without_room_for_a_token_behind_it(monkeypatch, s1):
 
 
 @pytest.mark.parametrize("stop", ["END", "STOP"])
-def test_t14_a_round_does_not_begin_with_a_stop(monkeypatch, s1, stop):
+def test_a_round_does_not_begin_with_a_stop(monkeypatch, s1, stop):
     """After Wait the model wants to end at once: its second wish is taken, for one token. Then it
     may end."""
     c = play(monkeypatch, s1, ["x", "END", (stop, "z"), stop, 1, "4"], waits=1)
@@ -748,8 +748,8 @@ def test_a_finished_text_is_not_changed_by_the_steps_behind_it(monkeypatch, s1):
 # ---- The other rules by script: harness budgets, no string, rejection, steps
 
 
-def test_t14_harness_rule_gives_each_round_the_whole_budget(monkeypatch, s1):
-    """T14: both thinking calls get the same max_tokens, here 6. Round 1 is x y, round 2 runs into
+def test_harness_rule_gives_each_round_the_whole_budget(monkeypatch, s1):
+    """Both thinking calls get the same max_tokens, here 6. Round 1 is x y, round 2 runs into
     its own six: forced after 2 + Wait + 6 = 9 tokens of thinking, with a second wait left over."""
     n = len(ids_of(s1[0], "\n", CUE))
     c = play(
@@ -769,8 +769,8 @@ def test_t14_harness_rule_gives_each_round_the_whole_budget(monkeypatch, s1):
     )
 
 
-def test_t14_harness_rule_and_its_natural_end(monkeypatch, s1):
-    """T14: budget 6, one wait, each round 5 tokens and END: nothing is forced. The text shows both
+def test_harness_rule_and_its_natural_end(monkeypatch, s1):
+    """Budget 6, one wait, each round 5 tokens and END: nothing is forced. The text shows both
     rounds; that the harness then cuts the ids to the budget we do not repeat. By the rule of the
     total the same script gets no Wait at all, for 5 + 1 leaves no room."""
     c = play(
@@ -785,8 +785,8 @@ def test_t14_harness_rule_and_its_natural_end(monkeypatch, s1):
     assert (c.n_thinking, c.n_waits, c.forced) == (11, 1, False)
 
 
-def test_t14_no_string(monkeypatch, s1):
-    """T14: with an empty string the text is x y z: where the model wants to end, its next wish is
+def test_no_string(monkeypatch, s1):
+    """With an empty string the text is x y z: where the model wants to end, its next wish is
     taken. That token is its own, drawn with END and STOP out of the way: logits 8 for z and 0 for
     the V - 3 others."""
     c = play(monkeypatch, s1, ["x", "y", ("END", "z"), "END", 1, "4"], waits=1, wait="")
@@ -834,8 +834,8 @@ def test_minimum_of_thinking(monkeypatch, s1):
     assert c.n_waits == 3 and c.n_thinking == 7
 
 
-def test_t16_rejection(monkeypatch, s1):
-    """T16: limit 4, bodies of 7, 5 and 3 tokens: accepted at try 3, since 3 and the delimiter are
+def test_rejection(monkeypatch, s1):
+    """Limit 4, bodies of 7, 5 and 3 tokens: accepted at try 3, since 3 and the delimiter are
     4. The transition is the natural one and no cue is written. The tries before took 4 tokens and a
     look each."""
     script = [*"abcd", 1, *"abcd", 1, *"xyz", "END", 1, "4"]
@@ -853,8 +853,8 @@ def test_t16_rejection(monkeypatch, s1):
     assert (c.n_tries, c.n_thinking, c.forced, c.finish) == (3, 3, False, "stop")
 
 
-def test_t16_the_delimiter_counts(monkeypatch, s1):
-    """T16: a body of 4 and its delimiter are 5 tokens, more than 4. Nothing of an answer is
+def test_the_delimiter_counts(monkeypatch, s1):
+    """A body of 4 and its delimiter are 5 tokens, more than 4. Nothing of an answer is
     written, the four tokens are kept, and no answer was forced."""
     c = play(monkeypatch, s1, [*"abcd", "END", 1, "4"], thinking_budget=4, over_budget="reject")
     assert c.ids == ids_of(s1[0], *"abcd") and not any(c.injected)
@@ -862,7 +862,7 @@ def test_t16_the_delimiter_counts(monkeypatch, s1):
     assert c.forced is False
 
 
-def test_t16_tries_run_out(monkeypatch, s1):
+def test_tries_run_out(monkeypatch, s1):
     """Three tries of 4 tokens; the third is what is reported. A second look at the same place costs
     nothing: 15 steps."""
     asked, script = [], [*"abcd", 1, *"bcda", 1, *"cdab", 1]

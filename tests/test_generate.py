@@ -425,8 +425,8 @@ SIX = Format("six", open="<think> wait", end="</think>", cue=" a b c d e")
 
 
 @pytest.mark.parametrize("context", [32768, 40960])
-def test_t15_auto_budget(config, tmp_path, monkeypatch, context):
-    """T15: max_tokens 32768, a prompt of 300 ids and 2 that start thinking, 6 ids of a forced end:
+def test_auto_budget(config, tmp_path, monkeypatch, context):
+    """Max_tokens 32768, a prompt of 300 ids and 2 that start thinking, 6 ids of a forced end:
     32768 - 300 - 2 - 6 - 100 = 32360, in a context that is no longer and in one that is."""
     model, tokenizer = loading.load(BASE)
     monkeypatch.setattr(models, "context_length", lambda model: context)
@@ -437,9 +437,9 @@ def test_t15_auto_budget(config, tmp_path, monkeypatch, context):
     assert request.budget == 32360
 
 
-def test_t15_auto_budget_of_s1(config, monkeypatch):
+def test_auto_budget_of_s1(config, monkeypatch):
     """The same for s1's own delimiters: the line break that may come before <|im_start|>answer is
-    not among the six ids of T15."""
+    not among the six ids of the plain delimiters."""
     pieces = {
         "<|im_start|>": 1,
         "think": 2,

@@ -583,7 +583,7 @@ def test_entropy_bonus_raises_entropy():
 
 @pytest.mark.parametrize("normalise", ["token", "sequence", "constant"])
 def test_gradient_is_the_same_for_any_micro_batch_and_order(monkeypatch, normalise):
-    """Pitfall 1: sums are divided once, by counts of the whole step. One row at a time, all at once, or shuffled."""
+    """Sums are divided once, by counts of the whole step. One row at a time, all at once, or shuffled."""
     sequences, masks, olds, advantage = rollout_of_six()
     cfg = {"normalise": normalise, "kl": "k2", "beta": 0.1}
     whole, values = gradient(monkeypatch, sequences, masks, olds, advantage, config(**cfg))
@@ -618,7 +618,7 @@ def test_masked_tokens_have_no_part_in_the_gradient(monkeypatch):
 
 
 def test_masked_rows_leave_numerator_and_denominator(monkeypatch):
-    """Pitfall 3. With the token normaliser, rows masked as a whole (truncated) are as if they had not been sampled."""
+    """With the token normaliser, rows masked as a whole (truncated) are as if they had not been sampled."""
     sequences, masks, olds, advantage = rollout_of_six()
     kept = [1, 2, 5]
     masks = [mask if i in kept else [False] * len(mask) for i, mask in enumerate(masks)]
@@ -634,7 +634,7 @@ def test_masked_rows_leave_numerator_and_denominator(monkeypatch):
 
 @pytest.mark.parametrize("normalise", ["token", "sequence", "constant"])
 def test_a_masked_row_counts_in_no_normaliser(monkeypatch, normalise):
-    """Pitfall 3 for every normaliser: six rows of which three are masked as a whole are as three."""
+    """Six rows of which three are masked as a whole are as three."""
     sequences, masks, olds, advantage = rollout_of_six()
     kept = [1, 2, 5]
     masks = [mask if i in kept else [False] * len(mask) for i, mask in enumerate(masks)]
@@ -724,7 +724,7 @@ def test_clip_fraction_and_ratio_by_hand(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["k2", "k3"])
 def test_kl_pulls_the_policy_to_the_reference(kind):
-    """Pitfall 8. 8 x 6 completions of the policy; rewards teach nothing (advantage 0), β is large. 8 steps of Adam
+    """8 x 6 completions of the policy; rewards teach nothing (advantage 0), β is large. 8 steps of Adam
     bring the measured KL(policy ‖ reference) from .007 nats per token below .003; with the wrong sign it would grow."""
     policy, reference = copy.deepcopy(base_models()[0]), base_models()[1]
     cfg = config(kl=kind, beta=5.0, group_size=6, max_tokens=30)
@@ -918,14 +918,14 @@ def test_without_kl_there_is_no_reference(short, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_ratio_is_one_at_any_temperature(short, temperature):
-    """Pitfalls 13 and 16: old log-probabilities are taken at the sampling temperature, from the cache; training divides
+    """Old log-probabilities are taken at the sampling temperature, from the cache; training divides
     by it too. Without that the ratio would be off by far more than 0.1 at some token."""
     history = grpo.main(short(temperature=temperature, max_tokens=64))
     assert all(h["ratio_first"] < 1e-4 for h in history) and history[1]["grad_norm"] > 0
 
 
 def test_ratio_is_one_with_a_head_larger_than_the_tokenizer(tmp_path, short):
-    """Pitfalls 14 and 30: ids that the tokenizer lacks are never sampled (157 logits, 149 words; Qwen2.5: 151,936 and
+    """Ids that the tokenizer lacks are never sampled (157 logits, 149 words; Qwen2.5: 151,936 and
     151,665), so training must leave them out of its softmax as well."""
     torch.manual_seed(0)
     size = Qwen3Config(
@@ -946,7 +946,7 @@ def test_ratio_is_one_with_a_head_larger_than_the_tokenizer(tmp_path, short):
 
 
 def test_what_is_trained(short, spied):
-    """The mask covers each completion, its end-of-sequence token included (pitfall 10), and nothing of the prompt;
+    """The mask covers each completion, its end-of-sequence token included, and nothing of the prompt;
     groups of 4 stand together; texts differ inside a group, for the sample number is in the key."""
     grpo.main(short(prompts_per_step=8))
     tokenizer, stopped = tiny.tokenizer(), 0
@@ -974,7 +974,7 @@ def test_what_is_trained(short, spied):
 
 
 def test_injected_and_truncated_tokens_are_masked(short, spied, monkeypatch):
-    """Pitfalls 12 and 29. Every third completion token is declared injected: it is not trained. With --mask-truncated a
+    """Every third completion token is declared injected: it is not trained. With --mask-truncated a
     completion that was cut is not trained at all, and stays in its group's mean."""
     original = grpo.sample_groups
 

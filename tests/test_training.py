@@ -15,7 +15,7 @@ from engine.training import lr_at, make_optimizers, update
 
 
 def test_s1_schedule():
-    """Test vector T7: 1,000 rows, 16 a step, 5 epochs = 315 steps, ceil(15.75) = 16 of warm-up, cosine over 299."""
+    """1,000 rows, 16 a step, 5 epochs = 315 steps, ceil(15.75) = 16 of warm-up, cosine over 299."""
     lr = {step: lr_at(step, 315, 1e-5, 0.05) for step in (0, 8, 16, 90, 165, 315)}
     assert lr == pytest.approx(
         {0: 0, 8: 5.0e-6, 16: 1.0e-5, 90: 8.5633e-6, 165: 5.0263e-6, 315: 0}, abs=1e-9
@@ -24,7 +24,7 @@ def test_s1_schedule():
 
 
 def test_limo_schedule():
-    """Test vector T8: 800 rows, 64 a step, 15 epochs = 195 steps, no warm-up: the first step is at the peak."""
+    """800 rows, 64 a step, 15 epochs = 195 steps, no warm-up: the first step is at the peak."""
     lr = {step: lr_at(step, 195, 5e-6, 0.0) for step in (0, 97, 98, 195)}
     assert lr == pytest.approx({0: 5e-6, 97: 2.5201e-6, 98: 2.4799e-6, 195: 0}, abs=1e-10)
 

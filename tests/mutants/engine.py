@@ -163,7 +163,7 @@ MUTANTS = [
         'counted = state["n_round"]',
         'counted = state["n_thinking"]',
         "the harness rule does not start the budget anew",
-        "test_decoder.py::test_t14_harness_rule_gives_each_round_the_whole_budget",
+        "test_decoder.py::test_harness_rule_gives_each_round_the_whole_budget",
     ),
     (
         "engine/decoder.py",
