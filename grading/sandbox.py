@@ -10,6 +10,8 @@ import the calling script, and torch with it, once more each.
 
 A worker past the limit is killed, as is one that crashed, and another one starts in its place at
 once, so that the next item does not wait for all of its start. The first item starts the first.
+A limit by the clock depends on what else the machine does. With cpu_limit the processor time of an
+item is limited, too, and the other limit may be long.
 Workers end with their parent, however it ended: when their input ends or, if they are busy, by the
 kernel's timers.
 """
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SLACK = 1.0  # seconds past the limit until the parent kills a worker whose own timers failed
-START = 60.0  # seconds to import the function
+START = 300.0  # seconds to import the function, on a busy machine, too
 READ = 1 << 20  # bytes
 
 
@@ -46,11 +48,12 @@ class Failure(NamedTuple):
 class Worker:
     """A process that runs a function on one item after the other."""
 
-    def __init__(self, function, limit, memory):
+    def __init__(self, function, limit, memory, cpu_limit):
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *map(os.path.abspath, sys.path)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "grading.sandbox", function, str(limit), str(memory)],
+            [sys.executable, "-m", "grading.sandbox", function]
+            + [str(limit), str(memory), str(cpu_limit)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -61,6 +64,7 @@ class Worker:
         os.set_blocking(self.input, False)
         self.function = function
         self.limit = limit
+        self.cpu_limit = cpu_limit
         self.ready = False  # the function is imported
         self.received = b""
 
@@ -94,8 +98,12 @@ class Worker:
         status = self.end()
         if not self.ready:
             raise RuntimeError(f"a worker could not import {self.function}")
-        if late or status in (-signal.SIGALRM, -signal.SIGPROF):
+        if late or status == -signal.SIGALRM:
             return [Failure("timeout", f"no result in {self.limit:g} seconds")]
+        if status == -signal.SIGPROF:
+            return [
+                Failure("timeout", f"no result in {self.cpu_limit:g} seconds of processor time")
+            ]
         return [Failure("crash", f"the process ended with status {status}")]
 
     def send(self):
@@ -115,12 +123,12 @@ class Worker:
 class Workers(contextlib.AbstractContextManager):
     """At most n processes that run a function, "module:name", of one argument.
 
-    limit: seconds per item. memory: bytes of a process's address space; beyond it the function
-    gets a MemoryError.
+    limit: seconds per item by the clock. cpu_limit: seconds of processor time per item (default:
+    limit). memory: bytes of a process's address space; beyond it the function gets a MemoryError.
     """
 
-    def __init__(self, function, n=2, limit=2.0, memory=4 << 30):
-        self.settings = (function, limit, memory)
+    def __init__(self, function, n=2, limit=2.0, memory=4 << 30, cpu_limit=None):
+        self.settings = (function, limit, memory, limit if cpu_limit is None else cpu_limit)
         self.n = n
         self.idle = []
         self.owner = os.getpid()
@@ -173,7 +181,7 @@ def wait_for(workers):
 # ---- The worker's side -------------------------------------------------------------------------
 
 
-def serve(name, limit, memory):
+def serve(name, limit, memory, cpu_limit):
     """The life of a worker: a line of JSON in, a line of JSON out, until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent is gone: end, and say nothing
@@ -187,22 +195,22 @@ def serve(name, limit, memory):
     answers.write(b"ready\n")
     answers.flush()
     for line in sys.stdin.buffer:
-        set_timers(limit)
+        set_timers(limit, cpu_limit)
         try:
             answer = json.dumps({"value": function(json.loads(line))})
         except BaseException as error:
             answer = json.dumps({"error": f"{type(error).__name__}: {error}"})
-        set_timers(0)
+        set_timers(0, 0)
         answers.write(answer.encode() + b"\n")
         answers.flush()
 
 
-def set_timers(seconds):
+def set_timers(seconds, cpu_seconds):
     """Have the kernel end this process after so many seconds; 0: not at all."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     # Processor time, too: math-verify resets the other one.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    serve(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

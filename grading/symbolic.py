@@ -1,11 +1,16 @@
 """Are two formulas the same? Asked only where the rules of answers.py cannot read one of them.
 
 Those are binomials, floors, logarithms to a base, sums, absolute values, factorials of a variable.
-math-verify (grading/simplify.py) turns LaTeX into sympy and simplifies the difference. Sympy
-computes 9^{9^{9}} until the memory is full and lets no signal handler in, so it runs in a process
-of its own that is ended after LIMIT seconds. The process starts with the first question (half a
-second, and again after each that was ended) and ends with this one. Without math-verify no two
-formulas are the same.
+The process of grading/simplify.py is asked twice:
+
+1. for the fingerprint of each formula, its values at two fixed points. Formulas with different
+   fingerprints are different. One question for each formula: n formulas need n questions, not n².
+2. only for equal fingerprints: does math-verify show the difference to be zero?
+
+Sympy computes 9^{9^{9}} until the memory is full and lets no signal handler in. So it runs in a
+process of its own, which the kernel ends after CPU_LIMIT seconds of processor time. That time does
+not depend on what else the machine does, so the verdict does not either. The process starts with
+the first question and ends with this one. Without math-verify no two formulas are the same.
 
 Never asked is what math-verify (0.9, latex2sympy2_extended 1.11) gets wrong: 52_8 = 52_9 and y' =
 y, because it drops what it does not know; 3!!, which it reads as (3!)!; \\overline{AB}, words and
@@ -20,9 +25,12 @@ from collections import Counter
 
 from grading.sandbox import Failure, Workers
 
-LIMIT = 1.0  # seconds for one comparison; what takes longer counts as not the same
+CPU_LIMIT = 1.0  # seconds of processor time for one question
+CLOCK_LIMIT = 120.0  # seconds by the clock; only a guard against a process that sleeps
 MEMORY = 1 << 30  # bytes; what takes more will not end in time
 LONGEST = 400  # characters
+MOST_QUESTIONS = 30  # comparisons of parts in one comparison of answers
+MOST_ATTEMPTS = 2  # at a question that ran out of time
 
 BEYOND_RULES = re.compile(
     r"\\(?:binom|log|sum|prod|[lr]floor|[lr]ceil|min|max|gcd|lcm|neq?)(?![a-zA-Z])|[|!]"
@@ -34,6 +42,20 @@ COMMANDS = set(
     Gamma Delta Theta Lambda Sigma Phi Psi Omega""".split()
 )
 FAILURES = Counter()  # why comparisons of this process gave no result: timeout, crash, import
+
+
+class Budget:
+    """Comparisons that one comparison of two answers may still ask for.
+
+    A number, not a time: a busy machine must not change a verdict.
+    """
+
+    def __init__(self, n=MOST_QUESTIONS):
+        self.n = n
+
+
+class NoResult(Exception):
+    """A question without a result; the message is the kind of a sandbox.Failure."""
 
 
 def readable(text):
@@ -51,27 +73,82 @@ def readable(text):
     return not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|[\d)}]\s*_|\d\s+[\d.]|!\s*!", text)
 
 
-@functools.lru_cache(4096)
-def equal(one, other):
-    """True if math-verify shows two formulas to be the same within LIMIT.
+def equal(one, other, budget=None):
+    """True if math-verify shows two formulas to be the same.
 
-    False if it does not, or if it is not installed.
+    False if it does not, if it is not installed, or if nothing is left of the budget. A question
+    without a result counts as False, is counted in FAILURES, is not remembered as an answer, and
+    uses up the budget: one such question is enough for two answers.
     """
     if not BEYOND_RULES.search(one + other) or not readable(one) or not readable(other):
         return False
     if not importlib.util.find_spec("math_verify"):
         return False
-    pair = [re.sub(r"_(\w)", r"_{\1}", text) for text in (one, other)]  # \log_2n is \log_{2}n
+    budget = budget or Budget()
+    if budget.n == 0:
+        return False
+    budget.n -= 1
+    # \log_2n is \log_{2}n. Sorted: a pair is one question, whichever of the two comes first.
+    first, second = sorted(re.sub(r"_(\w)", r"_{\1}", text) for text in (one, other))
     try:
-        (result,) = _workers().map([pair])
+        return _comparable(first, second) and _same(first, second)
+    except NoResult as failure:
+        FAILURES[str(failure)] += 1
+        budget.n = 0
+        return False
+
+
+def _comparable(one, other):
+    """False if the fingerprints show two formulas to be different."""
+    values, other_values = _fingerprint(one), _fingerprint(other)
+    return None in (values, other_values) or values == other_values
+
+
+# Both raise NoResult, and functools does not keep the result of a call that raises.
+
+
+@functools.lru_cache(4096)
+def _fingerprint(text):
+    """The values of a formula at the fixed points, as one text; None if it has none."""
+    return _ask(text)
+
+
+@functools.lru_cache(4096)
+def _same(one, other):
+    return _ask([one, other]) is True
+
+
+_attempts = Counter()  # questions that ran out of time: how often
+
+
+def _ask(question):
+    """The answer of the process, None if the question cannot be read. Raises NoResult."""
+    name = repr(question)
+    # A crowd of equal hostile answers would otherwise cost a second each.
+    if _attempts[name] >= MOST_ATTEMPTS:
+        raise NoResult("timeout")
+    try:
+        (result,) = _workers().map([question])
     except RuntimeError:  # it cannot be imported here
-        result = Failure("import", "")
-    # An error is no failure: it says that this is not LaTeX, so not the same.
-    if isinstance(result, Failure) and result.kind != "error":
-        FAILURES[result.kind] += 1
-    return result is True
+        raise NoResult("import") from None
+    if not isinstance(result, Failure):
+        return result
+    if result.kind == "error":  # this is not LaTeX, or has no value
+        return None
+    if result.kind == "timeout":
+        _attempts[name] += 1
+    raise NoResult(result.kind)
+
+
+def forget():
+    """Forget all answers and attempts."""
+    _fingerprint.cache_clear()
+    _same.cache_clear()
+    _attempts.clear()
 
 
 @functools.cache
 def _workers():
-    return Workers("grading.simplify:same", n=1, limit=LIMIT, memory=MEMORY)
+    return Workers(
+        "grading.simplify:ask", n=1, limit=CLOCK_LIMIT, memory=MEMORY, cpu_limit=CPU_LIMIT
+    )

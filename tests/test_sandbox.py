@@ -117,6 +117,14 @@ def test_failures_are_named_and_replaced(pool):
     assert results[7].text.startswith("MemoryError")
 
 
+def test_processor_time_is_limited_by_itself(pool):
+    """An item that sleeps uses none; one that computes is ended long before the clock's limit."""
+    with Workers("acts:act", n=1, limit=60, cpu_limit=0.2) as patient:
+        assert patient.map([["sleep", 0.5]]) == [0.5]
+        (failure,) = patient.map([["spin", 0]])
+    assert failure == ("timeout", "no result in 0.2 seconds of processor time")
+
+
 def test_another_worker_starts_at_once(tmp_path, monkeypatch):
     """While nobody asks: after a time-out its successor is there before the next item, not begun by
     it.
