@@ -16,6 +16,7 @@ symbolically (grading/symbolic.py).
 import cmath
 import re
 import string
+from bisect import bisect_left, insort
 from collections import Counter
 from fractions import Fraction
 from functools import lru_cache
@@ -802,10 +803,11 @@ def answer_classes(row, answers):
     """A number for each answer (None for None), the same for answers that the grader equates.
 
     Two answers are in one class if they have one canonical name, or if one is right where the first
-    answer of the other's class is the solution.
+    answer of the other's class is the solution. The time is near linear in the number of different
+    answers: see Leaders.
     """
     number_of = {}  # canonical name -> class
-    leaders = []  # the first answer of each class
+    leaders = Leaders()
     numbers = []
     for answer in answers:
         if answer is None:
@@ -813,17 +815,78 @@ def answer_classes(row, answers):
             continue
         name = canonical(row, answer)
         if name not in number_of:
-            number_of[name] = _class_among(leaders, row, answer)
-            if number_of[name] == len(leaders):
-                leaders.append(answer)
+            # Expressions of Countdown are the same if their names are, and only then.
+            number = leaders.find(answer) if row.get("nums") is None else None
+            number_of[name] = leaders.add(answer) if number is None else number
         numbers.append(number_of[name])
     return numbers
 
 
-def _class_among(leaders, row, answer):
-    """The class of an answer with a new name: that of an equal leader, or a new one."""
-    if row.get("nums") is None:
-        for number, leader in enumerate(leaders):
+PLAIN_NUMBER = re.compile(
+    r"-?\d{1,300}(?:\.\d{1,300}|/\d{1,300})?|-?\\frac\{\d{1,300}\}\{\d{1,300}\}"
+)
+PLAIN_WORD = re.compile(r"[a-zA-Z]{3,99}")
+NEAR = Fraction(1, 10**5)  # relative; decimals further apart are never taken for each other
+
+
+class Leaders:
+    """The first answer of each class of a vote.
+
+    Most answers are plain numbers. Two of them with different values are different answers, except
+    for decimals that are nearly equal: only those are compared. Two different words are different,
+    too. Everything else is compared with every other leader, each pair once. Where this needs
+    symbolic comparisons, grading/symbolic.py makes them for equal fingerprints only.
+    """
+
+    def __init__(self):
+        self.n = 0
+        # (class, answer), in the order of the classes
+        self.words, self.others = [], []
+        # (value, class, answer), in the order of the values
+        self.numbers = []
+
+    def add(self, answer):
+        """Make the answer the leader of a new class -> the class."""
+        value = _plain_number(answer)
+        if value is not None:
+            insort(self.numbers, (value, self.n, answer))
+        elif PLAIN_WORD.fullmatch(answer):
+            self.words.append((self.n, answer))
+        else:
+            self.others.append((self.n, answer))
+        self.n += 1
+        return self.n - 1
+
+    def find(self, answer):
+        """The first class whose leader equals an answer with a new canonical name, or None."""
+        for number, leader in sorted(self.possible(answer)):
             if is_correct(answer, leader) or is_correct(leader, answer):
                 return number
-    return len(leaders)
+        return None
+
+    def possible(self, answer):
+        """The leaders, (class, answer), that may equal the answer."""
+        value = _plain_number(answer)
+        if value is not None:
+            return [*self.nearly(value, answer), *self.words, *self.others]
+        numbers = [(number, leader) for _, number, leader in self.numbers]
+        words = [] if PLAIN_WORD.fullmatch(answer) else self.words
+        return [*numbers, *words, *self.others]
+
+    def nearly(self, value, answer):
+        """The leaders among the plain numbers that differ from a value by rounding only."""
+        reach = abs(value) * NEAR
+        begin = bisect_left(self.numbers, (value - reach,))
+        found = []
+        for other, number, leader in self.numbers[begin:]:
+            if other > value + reach:
+                break
+            if "." in answer or "." in leader:
+                found.append((number, leader))
+        return found
+
+
+def _plain_number(answer):
+    """The value of an integer, a decimal or a fraction that is written plainly; else None."""
+    value = parse(answer) if PLAIN_NUMBER.fullmatch(answer) else None
+    return value if isinstance(value, Fraction) else None

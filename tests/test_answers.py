@@ -1,5 +1,6 @@
 """grading/answers.py: by hand, judged answers, perturbed answers, hostile strings."""
 
+import random
 import re
 import statistics
 import time
@@ -13,6 +14,7 @@ from conftest import optional_data
 from engine.rows import read_rows
 from grading.answers import (
     RULES,
+    Leaders,
     answer_classes,
     answer_of,
     extract_answer,
@@ -373,6 +375,38 @@ def test_classes():
         1,
         2,
     ]
+
+
+def test_classes_of_many_answers():
+    """Comparing every answer with every leader, the slow way, gives the same classes; plain numbers
+    are not compared unless they are decimals within 1e-5 of each other.
+    """
+    rng = random.Random(4)
+    pool = ["1/3", "0.33333333", "\\frac{1}{3}", "-5", "-5.0000001", "50\\%", "0.5", "50", "1,000"]
+    pool += ["red", "Red", "blue", "x=5", "5", "(1, 2)", "1, 2", "0.3333", "2/6", "0", "0.0000001"]
+    for _ in range(20):
+        answers = rng.choices(pool, k=12)
+        leaders, slow = [], []
+        for answer in answers:
+            equal = (
+                number
+                for number, leader in enumerate(leaders)
+                if is_correct(answer, leader) or is_correct(leader, answer)
+            )
+            number = next(equal, len(leaders))
+            leaders += [answer] if number == len(leaders) else []
+            slow.append(number)
+        assert answer_classes({}, answers) == slow, answers
+    found = Leaders()
+    for answer in ["7", "1/3", "blue", "x", "0.3333"]:
+        found.add(answer)
+    assert found.possible("0.333333") == [(1, "1/3"), (2, "blue"), (3, "x")]
+    assert found.possible("7.00001") == [(0, "7"), (2, "blue"), (3, "x")]
+    assert found.possible("8") == [(2, "blue"), (3, "x")]
+    assert [number for number, _ in found.possible("green")] == [4, 1, 0, 3]
+    start = time.process_time()
+    assert answer_classes({}, [str(n) for n in range(3000)]) == list(range(3000))
+    assert time.process_time() - start < 2
 
 
 def test_rows_without_an_answer_are_skipped():

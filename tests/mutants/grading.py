@@ -171,4 +171,32 @@ MUTANTS = [
         "math-verify is asked what it gets wrong: 52_8 = 52_9",
         "test_symbolic.py::test_what_math_verify_is_not_asked",
     ),
+    (
+        "grading/answers.py",
+        "reach = abs(value) * NEAR",
+        "reach = 0",
+        "in a vote 0.333333 and 1/3 are never compared",
+        "test_answers.py::test_classes_of_many_answers",
+    ),
+    (
+        "grading/symbolic.py",
+        "return _comparable(first, second) and _same(first, second)",
+        "return _same(first, second)",
+        "every pair of formulas is compared symbolically",
+        "test_symbolic.py::test_different_fingerprints_are_different_formulas",
+    ),
+    (
+        "grading/symbolic.py",
+        "raise NoResult(result.kind)",
+        "return False",
+        "a comparison that ran out of time is remembered as different",
+        "test_symbolic.py::test_a_time_out_is_no_verdict",
+    ),
+    (
+        "grading/sandbox.py",
+        "signal.setitimer(signal.ITIMER_PROF, cpu_seconds)",
+        "signal.setitimer(signal.ITIMER_PROF, seconds)",
+        "processor time has the limit of the clock",
+        "test_sandbox.py::test_processor_time_is_limited_by_itself",
+    ),
 ]
