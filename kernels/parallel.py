@@ -64,9 +64,10 @@ class _Shared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient, group=ctx.group)
-        return gradient, None
+        exact = torch.promote_types(gradient.dtype, torch.float32)
+        total = gradient.contiguous().to(exact, copy=True)
+        dist.all_reduce(total, group=ctx.group)
+        return total.to(gradient.dtype), None
 
 
 def _gather(x, group):
