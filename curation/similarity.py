@@ -8,6 +8,9 @@
     answer:0.4     the same gold answer, and a Jaccard similarity too low to count alone
     embedding:0.9  cosine of the rows' `embedding` fields, from whatever encoder wrote them
 
+Where a script puts no spaces between words, characters are counted. Chinese and Japanese have no
+other way; in Korean the same phrase is written with more spaces or fewer.
+
 MinHash (Broder 1997): under a random permutation, two sets have the same smallest element with
 probability J, their Jaccard similarity. With b bands of r such minima each, sets of similarity s
 agree in at least one whole band with probability 1 - (1 - s^r)^b. Each candidate is confirmed with
@@ -17,6 +20,7 @@ the exact similarity, so hashing may miss a pair but never makes one up.
 import hashlib
 import random
 import re
+import unicodedata
 import zlib
 from array import array
 from collections import Counter
@@ -25,6 +29,7 @@ from operator import mul
 
 from engine.rows import BadInput
 from grading.answers import parse
+from grading.repetition import NO_SPACES
 
 # Layer: its default limit, n for ngram and the least similarity for the others.
 LAYERS = {"exact": None, "ngram": 8, "minhash": 0.6, "masked": 0.7, "answer": 0.4, "embedding": 0.9}
@@ -38,22 +43,53 @@ def normalise(text):
 
 
 def ngrams(text, n):
-    """Set of the n-word tuples of a text; empty when it has fewer than n words."""
+    """Set of the n-word tuples of a text; empty when it has fewer than n words.
+
+    In a text with Chinese, Japanese, Korean or Thai also of its runs of characters.
+    """
     words = text.lower().split()
-    return set(zip(*(words[i:] for i in range(n))))
+    return set(zip(*(words[i:] for i in range(n)))) | character_runs(text, n)
+
+
+CHARACTER = f"{NO_SPACES}\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"  # with Korean
+HAS_CHARACTERS = re.compile(f"[{CHARACTER}]")
+CHARACTER_OR_WORD = re.compile(rf"[{CHARACTER}]|[^\W{CHARACTER}]+|[-+*/^=<>|!]")
+
+
+def character_runs(text, n):
+    """Set of the runs of characters of a text that say as much as n words; empty for Latin scripts.
+
+    A word has about one and a half characters, so a run has 12 where n is 8: with 8, "which of the
+    following is right" (下列说法正确的是) would be a copy. Numbers and Latin words in between count
+    as one character each. At least half of a run are characters, so that no formula is a copy.
+    Spaces and punctuation do not count, nor the width of digits and letters.
+    """
+    if not HAS_CHARACTERS.search(text):
+        return set()
+    units = CHARACTER_OR_WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    length = max(1, 3 * n // 2)
+    runs = set(zip(*(units[i:] for i in range(length))))
+    return {run for run in runs if 2 * sum(map(is_character, run)) >= length}
+
+
+def is_character(unit):
+    return bool(HAS_CHARACTERS.match(unit))
+
+
+SHINGLE_WORD = re.compile(rf"[{NO_SPACES}]|[^\W{NO_SPACES}]+|[-+*/^=<>|!]")
 
 
 def shingles(text, masked=False, k=3):
     """Set of hashes of a text's runs of k words; a shorter text is one run.
 
-    Punctuation goes, but the signs of arithmetic count as words: without them all sums of two
-    numbers would be the same question. masked: every number (12, 3.5, 1,000) counts as 0.
+    Each character of a script without spaces is a word. Punctuation goes, but the signs of
+    arithmetic count as words: without them all sums of two numbers would be the same question.
+    masked: every number (12, 3.5, 1,000) counts as 0.
     """
     text = text.lower()
     if masked:
         text = re.sub(r"\d+(?:[.,]\d+)*", "0", text)
-    # Chinese has no spaces: each character is a word.
-    words = re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+|[-+*/^=<>|!]", text)
+    words = SHINGLE_WORD.findall(text)
     n_runs = max(1, len(words) - k + 1)
     return {zlib.crc32(" ".join(words[i : i + k]).encode()) for i in range(n_runs)}
 

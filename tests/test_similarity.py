@@ -58,6 +58,67 @@ def test_contamination_needs_eight_words_in_a_row(test_question, reason):
     assert (len(kept), dict(reasons)) == ((0, {reason: 1}) if reason else (1, {}))
 
 
+COPIES = {  # a held-out question, and copies of it in other clothes
+    "Chinese": (
+        "小明有5个苹果，吃了2个，又买了8个，现在一共有几个苹果？",
+        "请解答下面的问题。小明有5个苹果，吃了2个，又买了8个，现在一共有几个苹果？写出过程。",
+        "小明有５个苹果, 吃了２个, 又买了８个, 现在一共有几个苹果?",
+    ),
+    "Chinese with a formula": (
+        "已知函数$f(x)=x^2+3x$的图像与直线$y=a$有两个交点，求实数$a$的取值范围。",
+        "例1. 已知函数 $f(x) = x^2+3x$ 的图像与直线 $y=a$ 有两个交点，求实数 $a$ 的取值范围．",
+    ),
+    "Japanese": (
+        "太郎さんはりんごを3個、みかんを5個買いました。全部でいくつですか。",
+        "次の問題を解きなさい。太郎さんはりんごを3個、みかんを5個買いました。全部でいくつですか。",
+    ),
+    "Korean": (
+        "철수는 사과를 세 개, 배를 다섯 개 샀다. 모두 몇 개인가?",
+        "다음 문제를 풀어라: 철수는 사과를 세개, 배를 다섯개 샀다. 모두 몇개인가?",
+    ),
+    "Thai": (
+        "สมชายมีแอปเปิ้ลห้าผลและซื้อเพิ่มอีกสามผล",
+        "จงหาคำตอบ: สมชายมีแอปเปิ้ลห้าผลและซื้อเพิ่มอีกสามผล",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_in_scripts_without_spaces(name):
+    question, *copies = COPIES[name]
+    kept, reasons = decontaminate([trace(i, copy) for i, copy in enumerate(copies)], [question])
+    assert kept == [] and reasons == {"shared 8-gram": len(copies)}
+
+
+def test_phrases_of_many_questions_are_no_copies():
+    """Also in Korean, and where two questions share a formula."""
+    held_out = [
+        "下列说法正确的是（ ）A. 正方形是菱形 B. 菱形是正方形",
+        "求函数 $f(x)=x^2+3x+2-x+x^3-5x^4+1$ 的最大值",
+        "다음 식의 값을 구하시오. 3과 5의 최대공약수",
+        "次の方程式を解きなさい。3x+2=8",
+    ]
+    others = [
+        "下列说法正确的是（ ）A. 圆是多边形 B. 三角形有四条边",
+        "画出 $f(x)=x^2+3x+2-x+x^3-5x^4+1$ 的图像",
+        "다음 식의 값을 구하시오. 4와 6의 최소공배수",
+        "次の方程式を解きなさい。5x-7=13",
+    ]
+    rows = [trace(i, question) for i, question in enumerate(others)]
+    kept, reasons = decontaminate(rows, held_out)
+    assert len(kept) == len(rows) and not reasons
+
+
+def test_runs_of_characters_by_hand():
+    """12 characters for n = 8, of 13 units 2 runs; half of each run must be characters. Latin
+    scripts have none, so their n-grams are those of words.
+    """
+    assert len(similarity.character_runs("求 x 的最小值，其中 x 是正整数。", 8)) == 2
+    assert len(similarity.character_runs("求 a+b+c+d+e 的值", 8)) == 0
+    assert similarity.character_runs("ABC, 12 für α β γ δ ε ζ η θ — привет", 1) == set()
+    assert len(similarity.shingles("りんごをください")) == 6  # of 8 characters
+
+
 def test_short_questions_are_caught_when_equal_and_only_then():
     rows = [
         trace(1, "make 20 from 7 5 8"),

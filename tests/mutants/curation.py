@@ -113,4 +113,25 @@ MUTANTS = [
         "questions of one source drop each other",
         "test_similarity.py::test_ngrams_compare_sources_as_s1_does",
     ),
+    (
+        "curation/similarity.py",
+        "length = max(1, 3 * n // 2)",
+        "length = n",
+        "eight characters of Chinese are as much as eight words",
+        "test_similarity.py::test_phrases_of_many_questions_are_no_copies",
+    ),
+    (
+        "curation/similarity.py",
+        "return {run for run in runs if 2 * sum(map(is_character, run)) >= length}",
+        "return runs",
+        "two Chinese questions with one formula are copies",
+        "test_similarity.py::test_phrases_of_many_questions_are_no_copies",
+    ),
+    (
+        "curation/similarity.py",
+        "return set(zip(*(words[i:] for i in range(n)))) | character_runs(text, n)",
+        "return set(zip(*(words[i:] for i in range(n))))",
+        "copies in scripts without spaces are not seen",
+        "test_similarity.py::test_copies_in_scripts_without_spaces",
+    ),
 ]

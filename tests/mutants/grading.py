@@ -199,4 +199,11 @@ MUTANTS = [
         "processor time has the limit of the clock",
         "test_sandbox.py::test_processor_time_is_limited_by_itself",
     ),
+    (
+        "grading/repetition.py",
+        "return WORD.findall(text) if HAS_NO_SPACES.search(text) else text.split()",
+        "return text.split()",
+        "a loop in Chinese is one word",
+        "test_repetition.py::test_scripts_without_spaces",
+    ),
 ]
