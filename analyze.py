@@ -626,8 +626,9 @@ def check_vocabularies(base, tuned):
 def read_vocabulary(path):
     """A model directory or hub name -> ({token: id}, number of rows of its head)."""
     try:
-        vocabulary = AutoTokenizer.from_pretrained(path).get_vocab()
-        size = AutoConfig.from_pretrained(path).get_text_config().vocab_size
+        vocabulary = AutoTokenizer.from_pretrained(path, trust_remote_code=False).get_vocab()
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        size = config.get_text_config().vocab_size
     except Exception as error:  # of whatever kind a broken directory or a strange family raises
         why = (str(error).strip().splitlines() or [""])[0]
         raise BadInput(

@@ -61,7 +61,7 @@ def model_config(name):
     """
     if (Path(name) / "config.json").is_file():
         with loading.refusing(name):
-            return AutoConfig.from_pretrained(name)
+            return AutoConfig.from_pretrained(name, trust_remote_code=False)
     short = name.lower().rpartition("/")[2]
     short = re.sub(r"-(instruct|base|math)$", "", short)
     if short not in SHAPES:

@@ -111,7 +111,7 @@ def load_to_train(path, ranks, bf16=False, offload=False, recompute=False, compi
     }
     # Past torch's own __setattr__, which could take the root for a submodule: it holds the model.
     object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))
-    compute_in_forward(model, lambda model: loading.check_forward(model, path))
+    compute_in_forward(model, lambda model: loading.check_forward(model, tokenizer, path))
     return model.eval(), tokenizer
 
 
@@ -149,11 +149,14 @@ def _without_weights(path):
             from huggingface_hub import snapshot_download
 
             folder = Path(snapshot_download(path, allow_patterns=["*.json", "model*.safetensors"]))
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         loading.without_dropout(config)
         with _EmptyOnMeta():
             model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation="packed"
+                config,
+                dtype=torch.float32,
+                attn_implementation="packed",
+                trust_remote_code=False,
             )
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)

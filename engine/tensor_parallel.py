@@ -99,7 +99,7 @@ def load_split(path, ranks, dtype):
         if refusal is not None:
             raise BadInput(refusal)
     model = model.to(ranks.device).eval()
-    loading.check_forward(model, path)
+    loading.check_forward(model, tokenizer, path)
     return model, tokenizer
 
 

@@ -26,7 +26,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from engine import loading, packing
+from engine import attention, loading, packing
 from engine import model as models
 from engine.decoder import Request, decode
 from engine.format import FORMATS
@@ -402,3 +402,125 @@ def test_an_architecture_is_computed_as_transformers_does_or_refused(directory, 
         assert (
             z.max(1).values - z.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
         ).max() <= 1e-3
+
+
+def with_ids_that_no_training_saw(directory, path):
+    """A model whose first ten ids have embeddings 30 times as large as the others."""
+    shutil.copytree(directory, path)
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.embed_tokens.weight"][:10] *= 30
+    if "lm_head.weight" in tensors:
+        tensors["lm_head.weight"][:10] *= 30
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return str(path)
+
+
+def test_half_precision_is_checked_with_ordinary_text(directory, tmp_path):
+    """SmolLM2, Gemma and Mistral have never trained ids 2 to 9. There transformers' own bfloat16 is
+    further from its own float32 than any fixed bound; the model is sound and loads."""
+    path = with_ids_that_no_training_saw(directory, tmp_path / "model")
+    model, tokenizer = loading.load(path, dtype=torch.bfloat16)
+    low = [[5, 3, 8, 6, 4], [7, 9, 2, 5]]
+    with torch.no_grad():
+        theirs = loading._transformers_logp(model, low, "cpu")
+        with loading._float32_arithmetic(model):
+            exact = loading._transformers_logp(model, low, "cpu")
+        assert model.dtype == torch.bfloat16
+        model.float()
+        assert torch.equal(exact, loading._transformers_logp(model, low, "cpu"))
+    assert (theirs - exact).abs().mean() > 0.25
+    for ids in loading.ordinary_ids(tokenizer, len(tokenizer)):
+        assert len(ids) >= 4 and min(ids) > 9
+
+
+def test_ids_where_the_tokenizer_has_no_ordinary_text():
+    """Unknown words, or ids beyond the model's: from the middle of the vocabulary."""
+
+    def unknown(text):
+        return {"input_ids": [3] * 9}
+
+    def beyond(text):
+        return {"input_ids": list(range(90, 99))}
+
+    for tokenizer in (unknown, beyond):
+        assert loading.ordinary_ids(tokenizer, 40) == [[25, 23, 28, 26, 24], [27, 29, 22, 25]]
+    assert loading.ordinary_ids(beyond, 99) == [list(range(90, 99))] * 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wrong_attention_is_refused_with_type_and_figures(directory, monkeypatch, dtype):
+    """An attention that scales the queries by 1.6: the line says in which type, how far and what to
+    try."""
+
+    def wrong(module, query, *tensors, **options):
+        return attention.attention(module, 1.6 * query, *tensors, **options)
+
+    monkeypatch.setattr(loading, "attention", wrong)
+    with pytest.raises(BadInput) as caught:
+        loading.load(str(directory), dtype=getattr(torch, dtype))
+    message = str(caught.value)
+    assert "Qwen3ForCausalLM computes something that" in message and "\n" not in message
+    assert f"in {dtype}" in message and "away from transformers'" in message
+    assert "is allowed); try" in message
+
+
+CUSTOM = """
+from pathlib import Path
+Path(__file__).with_name("it ran").touch()
+from transformers import PretrainedConfig
+class OwnConfig(PretrainedConfig):
+    model_type = "own"
+"""
+
+
+@pytest.mark.parametrize("part", ["config", "model", "tokenizer"])
+def test_custom_code_is_neither_run_nor_asked_about(directory, tmp_path, monkeypatch, part):
+    """transformers' default asks on the terminal. Ours refuses what only the code could load."""
+
+    def asked(*_):
+        raise AssertionError("asked on the terminal")
+
+    monkeypatch.setattr("builtins.input", asked)
+    path = tmp_path / "model"
+    shutil.copytree(directory, path)
+    (path / "own.py").write_text(CUSTOM)
+    file = path / ("tokenizer_config.json" if part == "tokenizer" else "config.json")
+    settings = json.loads(file.read_text())
+    if part == "config":
+        settings |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    elif part == "model":
+        settings |= {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}}
+    else:
+        settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    file.write_text(json.dumps(settings))
+    if part == "tokenizer":  # transformers has a class for tokenizer.json alone
+        loading.load(str(path))
+    else:
+        with pytest.raises(BadInput) as caught:
+            loading.load(str(path))
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert not (path / "it ran").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        (b"", "not JSON"),
+        (b"{nope", "not JSON"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"eos_token_id": "<eos>"}', "'eos_token_id' '<eos>' is not a token id"),
+        (b'{"eos_token_id": [1, "<eos>"]}', "'eos_token_id' '<eos>' is not a token id"),
+        (b'{"eos_token_id": 1.5}', "'eos_token_id' 1.5 is not a token id"),
+    ],
+)
+def test_garbage_in_a_config_is_named(directory, tmp_path, file, content, named):
+    """transformers drops a broken generation_config.json without a word, and its stop tokens."""
+    shutil.copytree(directory, tmp_path / "model")
+    (tmp_path / "model" / file).write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        loading.load(str(tmp_path / "model"))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'model'}: {file}: ") and named in message
+    assert "\n" not in message

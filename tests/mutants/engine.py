@@ -265,6 +265,20 @@ MUTANTS = [
     ),
     (
         "engine/loading.py",
+        "if is_known:",
+        "if False:",
+        "the check at load computes ids that no training saw",
+        "test_loading.py::test_half_precision_is_checked_with_ordinary_text",
+    ),
+    (
+        "engine/loading.py",
+        "if not error.mean() <= allowed:",
+        "if False:",
+        "whatever a model computes in half precision is taken",
+        "test_loading.py::test_a_wrong_attention_is_refused_with_type_and_figures",
+    ),
+    (
+        "engine/loading.py",
         "if windows != _named_windows(config):",
         "if len(windows) != len(_named_windows(config)):",
         "a window that a layer forgets is not noticed",
