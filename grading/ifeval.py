@@ -7,7 +7,9 @@ is:" and markdown are forgiven).
 Departs from the authors' program in:
 1. Sentences are told apart by a rule of a few lines instead of NLTK's trained splitter.
 2. Languages are told apart by script, letters and frequent words instead of langdetect, which
-   answers at random for short texts.
+   answers at random for short texts. Where the words fit several languages equally well, or
+   hardly any, the text may be in any of them: a check of the language is then passed, as it is
+   where langdetect raises an error.
 3. Keywords are text, never regular expressions, and every check takes linear time.
 """
 
@@ -26,15 +28,27 @@ ABBREVIATION = re.compile(
 )
 
 
+LOWER_ABBREVIATION = re.compile(
+    r"(?:\b(?:mrs?|ms|dr|prof|st|jr|sr|vs|etc|e\.g|i\.e|inc|ltd)|^\s*\d+)$"
+)
+
+
 def n_sentences(text):
-    """Sentences end in . ! or ? before white space and no small letter, or with the text."""
+    """Sentences end in . ! or ? before white space and no small letter, or with the text.
+
+    In a text without capital letters a small letter may begin a sentence, except after an ellipsis.
+    There "no." and single letters, which may be the end of one, are no abbreviations.
+    """
     text = text.strip()
+    has_capitals = text != text.lower()
+    abbreviation = ABBREVIATION if has_capitals else LOWER_ABBREVIATION
     count, begin = 0, 0
     for stop in SENTENCE_END.finditer(text):
         space, following = stop[1], stop[2]
         before = text[max(begin, stop.start() - 12) : stop.start()]
-        goes_on = not space or following.islower()
-        abbreviated = stop[0] == "." and ABBREVIATION.search(before)
+        is_ellipsis = stop[0].startswith("..")
+        goes_on = not space or following.islower() and (has_capitals or is_ellipsis)
+        abbreviated = stop[0] == "." and abbreviation.search(before)
         if following and (goes_on or abbreviated):
             continue
         count += 1
@@ -108,20 +122,31 @@ WORDS = {
 }
 
 
-def language_of(text):
-    """ISO 639-1 code of the language that a text is written in; None for a text without letters."""
+def languages_of(text):
+    """ISO 639-1 codes of the languages that a text may be written in; [] if it has no letters.
+
+    The language whose frequent words are most in the text. Several languages of one script if they
+    have equally many, and all of the script if none has two: "Hola" has none, and the "a" of a poem
+    is a word of half of them.
+    """
     counts = {names: len(re.findall(f"[{letters}]", text)) for names, letters in SCRIPTS.items()}
     if counts["ja"]:
         counts["ja"] += counts["zh"]  # kana among Han
     names = max(counts, key=counts.get)
     if not counts[names]:
-        return None
+        return []
     found = Counter(re.findall(r"[^\s\d.,;:!?\"'()*।،؟-]+", text.lower()))
+    n_frequent = {name: sum(found[word] for word in WORDS.get(name, ())) for name in names.split()}
+    most = max(n_frequent.values())
+    if most < 2:
+        return list(n_frequent)
+    return [name for name, n in n_frequent.items() if n == most]
 
-    def n_frequent_words(name):
-        return sum(found[word] for word in WORDS.get(name, ()))
 
-    return max(names.split(), key=n_frequent_words)  # ties: the first
+def may_be(text, language):
+    """May a text be in this language, an ISO 639-1 code? Yes if it has no letters."""
+    languages = languages_of(text)
+    return not languages or language in languages
 
 
 # ---- The 25 instructions -----------------------------------------------------------------------
@@ -153,12 +178,12 @@ def capital_word_frequency(text, capital_frequency, capital_relation):
 
 @instruction("change_case:english_capital")
 def english_capital(text):
-    return text.isupper() and language_of(text) in ("en", None)
+    return text.isupper() and may_be(text, "en")
 
 
 @instruction("change_case:english_lowercase")
 def english_lowercase(text):
-    return text.islower() and language_of(text) in ("en", None)
+    return text.islower() and may_be(text, "en")
 
 
 @instruction("combination:repeat_prompt")
@@ -259,7 +284,7 @@ def letter_frequency(text, letter, let_frequency, let_relation):
 
 @instruction("language:response_language")
 def response_language(text, language):
-    return language_of(text) in (language, None)
+    return may_be(text, language)
 
 
 @instruction("length_constraints:nth_paragraph_first_word")

@@ -6,7 +6,7 @@ import pytest
 
 from engine.rows import BadInput
 from grading import answers
-from grading.ifeval import INSTRUCTIONS, follows, language_of, n_sentences
+from grading.ifeval import INSTRUCTIONS, follows, languages_of, may_be, n_sentences
 
 CASES = [  # instruction, settings, a response that follows it, one that does not
     (
@@ -203,6 +203,13 @@ def test_sentences():
         ('He said "Stop." Then he left.', 2),
         ("1. First\n2. Second", 2),
         ("Wait... what? Pi is 3.14.", 2),
+        # without capital letters
+        ("one. two! three? four", 4),
+        ('the cat sat down. it was tired. "why?" no. it just was.', 5),
+        ("wait... what? pi is 3.14, e.g. dr. no knows that.", 2),
+        ("1. first\n2. second", 2),
+        # one capital letter is enough
+        ("I like it. you do, too.", 1),
     ):
         assert n_sentences(text) == n, text
 
@@ -225,9 +232,26 @@ def test_languages_that_share_letters():
         ("zh", "中文"),
         ("ko", "한국어"),
         ("sw", "nyumba ya watu na kazi"),
-        (None, "12 + 3!"),
     ):
-        assert language_of(text) == code, text
+        assert languages_of(text) == [code], text
+    assert languages_of("12 + 3!") == []
+
+
+def test_short_texts_are_in_any_language_of_their_script():
+    """Without two frequent words, or with as many of several languages. The script still counts,
+    and two frequent words of one language decide.
+    """
+    for language in ("en", "de", "es", "fi"):
+        assert may_be("Hallo Welt", language) and may_be("HOLA!", language)
+    poem = "Yacht naviga lento,\nNel mare blu, onde danzano,\nNotti stellate."
+    assert may_be(poem, "it") and may_be(poem + " a", "it")
+    assert languages_of("la casa de la playa, la luna") == ["es", "fr"]
+    assert not may_be("Hallo Welt", "ru") and not may_be("Привет", "de") and may_be("Привет", "uk")
+    assert may_be("नमस्ते", "ne") and not may_be("नमस्ते", "ur") and may_be("12", "ur")
+    assert not may_be("Guten Tag, das ist das Haus", "en")
+    shout = row(("change_case:english_capital", {}))
+    assert follows(shout, "BRAVO!") == [True] and follows(shout, "DAS IST DAS HAUS") == [False]
+    assert follows(row(("language:response_language", {"language": "sw"})), "Asante") == [True]
 
 
 def test_bad_rows_are_refused_by_name():

@@ -206,4 +206,18 @@ MUTANTS = [
         "a loop in Chinese is one word",
         "test_repetition.py::test_scripts_without_spaces",
     ),
+    (
+        "grading/ifeval.py",
+        "goes_on = not space or following.islower() and (has_capitals or is_ellipsis)",
+        "goes_on = not space or following.islower()",
+        "a text without capital letters is one sentence",
+        "test_ifeval.py::test_sentences",
+    ),
+    (
+        "grading/ifeval.py",
+        "return [name for name, n in n_frequent.items() if n == most]",
+        "return [max(n_frequent, key=n_frequent.get)]",
+        "a text that may be in any language is English",
+        "test_ifeval.py::test_short_texts_are_in_any_language_of_their_script",
+    ),
 ]
