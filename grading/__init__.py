@@ -2,7 +2,7 @@
 
 formulas    arithmetic as values, never executed; Countdown's checker
 answers     find the answer in a text, decide whether it equals the gold one
-symbolic    the rest: symbolic equality, in a process with a time limit
+symbolic    the rest: symbolic equality, in a process whose processor time is limited
 simplify    that process
 sandbox     processes with a hard time limit in which untrusted text is judged
 repetition  how much a text repeats itself

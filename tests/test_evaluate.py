@@ -467,12 +467,12 @@ def test_advice_where_answers_are_missing():
 
 def test_comparisons_without_a_result_are_named(tmp_path, capsys, monkeypatch):
     """Four questions with a symbolic comparison that ran out of time, one of them twice."""
-    pytest.importorskip("math_verify")
 
     def ask(question):
         raise symbolic.NoResult("timeout")
 
     monkeypatch.setattr(symbolic, "_ask", ask)
+    monkeypatch.setattr(symbolic.importlib.util, "find_spec", lambda name: name)
     symbolic.forget(), symbolic.FAILURES.clear()
     rows = [completion(f"q{i}", f"|{i}-x|", answer=f"|x-{i}|") for i in range(4)]
     rows += [completion("q3", "|4-x|", answer="|x-3|", sample=1), completion("sure", "4")]
