@@ -716,8 +716,14 @@ def compare_runs(tuned, base, cfg, sigma=None):
             interval = paired_bootstrap(*zip(*pairs), cfg.resamples)
             differences[group] = [*(100 * x for x in interval), len(pairs)]
     result = {"difference": differences}
-    before, after = shared_scores(task_scores(base), task_scores(tuned))
+    before, after, in_one = shared_scores(task_scores(base), task_scores(tuned))
     if "math" in before and len(before) > 1:
+        if in_one:
+            left_out = ", ".join(in_one)
+            print(
+                f"transferability to {cfg.base}: only one run has {left_out}: left out",
+                file=sys.stderr,
+            )
         result["transferability"] = defined_transferability(before, after, cfg.base, cfg.ti, sigma)
     return result
 
@@ -761,19 +767,20 @@ def groups_by_name(result):
 
 
 def shared_scores(base, tuned):
-    """Two tables {group: {task: score}} -> the same two with the groups and tasks of both."""
-    names = {
-        group: [task for task in scores if task in tuned.get(group, ())]
-        for group, scores in base.items()
-    }
-    return tuple(
-        {
-            group: {task: table[group][task] for task in tasks}
-            for group, tasks in names.items()
-            if tasks
-        }
-        for table in (base, tuned)
-    )
+    """Two tables {group: {task: score}} -> the same two with the tasks of both, and the others.
+
+    The others are a list of "group/task", in the order of the tables.
+    """
+    in_both, in_one = ({}, {}), {}
+    for table, other in ((base, tuned), (tuned, base)):
+        for group, scores in table.items():
+            for task in scores:
+                if task not in other.get(group, ()):
+                    in_one[f"{group}/{task}"] = None
+                elif table is base:
+                    in_both[0].setdefault(group, {})[task] = base[group][task]
+                    in_both[1].setdefault(group, {})[task] = tuned[group][task]
+    return *in_both, list(in_one)
 
 
 def task_scores(result):
@@ -783,7 +790,7 @@ def task_scores(result):
     one of lm-eval's two measures that UniReason's low numbers fit.
     """
     scores = {}
-    for group, summary in result["groups"].items():
+    for group, summary in groups_by_name(result).items():
         tasks = {name: task for name, task in summary["tasks"].items() if task["n_questions"]}
         if tasks:
             scores[group] = {name: task_score(task) for name, task in tasks.items()}

@@ -505,14 +505,16 @@ def test_runs_that_share_some_questions(tmp_path, capsys):
     assert list(differences) == ["all", "math", "no group"]
     assert [(found[0], found[3]) for found in differences.values()] == [(50, 4), (50, 2), (50, 2)]
     assert "transferability" not in result["compared"]
-    printed = capsys.readouterr().out
-    rows = [line.split() for line in printed.splitlines() if line.startswith("tuned ")]
+    printed = capsys.readouterr()
+    assert "left out" not in printed.err
+    rows = [line.split() for line in printed.out.splitlines() if line.startswith("tuned ")]
     assert [line[1] for line in rows] == ["math", "no", "all"] and rows[-1][2] == "4"
     # Both have a second group now; the index needs the benchmarks of both only.
     write_rows(names[0], tuned + [completion("o", "4", group="third")])
     write_rows(names[1], base)
     compared = main(Config(runs=(names[0],), base=names[1], resamples=50))["runs"][names[0]]
     assert list(compared["compared"]["transferability"]) == ["third"]
+    assert "only one run has math/b, other/other, no group/all: left out" in capsys.readouterr().err
     write_rows(names[0], [completion("elsewhere", "4")])
     with pytest.raises(BadInput, match="no question in common"):
         main(Config(runs=(names[0],), base=names[1]))
