@@ -61,7 +61,7 @@ def character_runs(text, n):
 
     A word has about one and a half characters, so a run has 12 where n is 8: with 8, "which of the
     following is right" (下列说法正确的是) would be a copy. Numbers and Latin words in between count
-    as one character each. At least half of a run are characters, so that no formula is a copy.
+    as one character each. At least a third of a run are characters, so that no formula is a copy.
     Spaces and punctuation do not count, nor the width of digits and letters.
     """
     if not HAS_CHARACTERS.search(text):
@@ -69,7 +69,7 @@ def character_runs(text, n):
     units = CHARACTER_OR_WORD.findall(unicodedata.normalize("NFKC", text).lower())
     length = max(1, 3 * n // 2)
     runs = set(zip(*(units[i:] for i in range(length))))
-    return {run for run in runs if 2 * sum(map(is_character, run)) >= length}
+    return {run for run in runs if 3 * sum(map(is_character, run)) >= length}
 
 
 def is_character(unit):

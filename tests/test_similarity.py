@@ -110,7 +110,7 @@ def test_phrases_of_many_questions_are_no_copies():
 
 
 def test_runs_of_characters_by_hand():
-    """12 characters for n = 8, of 13 units 2 runs; half of each run must be characters. Latin
+    """12 characters for n = 8, of 13 units 2 runs; a third of each must be characters. Latin
     scripts have none, so their n-grams are those of words.
     """
     assert len(similarity.character_runs("求 x 的最小值，其中 x 是正整数。", 8)) == 2

@@ -122,7 +122,7 @@ MUTANTS = [
     ),
     (
         "curation/similarity.py",
-        "return {run for run in runs if 2 * sum(map(is_character, run)) >= length}",
+        "return {run for run in runs if 3 * sum(map(is_character, run)) >= length}",
         "return runs",
         "two Chinese questions with one formula are copies",
         "test_similarity.py::test_phrases_of_many_questions_are_no_copies",
