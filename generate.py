@@ -23,7 +23,7 @@ s1's settings:
         --out out/aime24-wait2.jsonl --waits 2 --thinking-budget -1 --max-tokens 32768
         --device cuda --dtype bf16
 s1's Figure 1: the same without --waits, with --sweep thinking_budget=500,1000,2000,4000,8000,16000
-Eight GPUs: torchrun --nproc-per-node 8 -- generate.py ... (each decodes a part of the rows),
+Eight GPUs: torchrun --standalone --nproc-per-node 8 -- generate.py ... (each decodes a part of the rows),
     with --tp 8 one model over all
 
 Reads problem rows: id, question; a row's own max_tokens, waits and thinking_budget precede the
@@ -34,7 +34,6 @@ OUT.config.json. A killed run leaves its finished rows in OUT.unfinished and con
 
 import dataclasses
 import math
-import re
 import sys
 import time
 from dataclasses import dataclass
@@ -44,7 +43,17 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from engine import attention, chat, kv_cache, processes, scoring, settings, sweep, tensor_parallel
+from engine import (
+    attention,
+    chat,
+    kv_cache,
+    processes,
+    runlog,
+    scoring,
+    settings,
+    sweep,
+    tensor_parallel,
+)
 from engine import model as models
 from engine.completions import RowFile, completion_row, key_of
 from engine.decoder import (
@@ -60,8 +69,8 @@ from engine.decoder import (
     stop_ids,
 )
 from engine.format import FORMATS, ask
-from engine.rows import BadInput, read_rows
-from engine.sampling import random_key, sample
+from engine.rows import BadInput, is_text, read_rows
+from engine.sampling import LEAST_TEMPERATURE, LEAST_TOP_P, random_key, sample
 from engine.settings import Computing, flag
 
 
@@ -112,7 +121,6 @@ ANSWER_ROOM = 100
 # The least value of a setting.
 LEAST = {
     "n": 1,
-    "temperature": 0,
     "top_k": 0,
     "max_tokens": 1,
     "waits": 0,
@@ -281,7 +289,8 @@ def decode_plainly(model, tokenizer, form, requests, sampling):
 def check_settings(cfg):
     """Raise BadInput for settings that are out of range or do not go together."""
     in_range = {name: getattr(cfg, name) >= least for name, least in LEAST.items()}
-    in_range["top_p"] = 0 < cfg.top_p <= 1
+    in_range["temperature"] = cfg.temperature == 0 or LEAST_TEMPERATURE <= cfg.temperature
+    in_range["top_p"] = LEAST_TOP_P <= cfg.top_p <= 1
     in_range["thinking_budget"] = cfg.thinking_budget is None or cfg.thinking_budget >= -1
     for name, fine in in_range.items():
         if not fine:
@@ -338,7 +347,7 @@ def load_problems(cfg):
     for problem in problems:
         check_problem(problem, cfg.data)
         # Only rows to score already have a sample number.
-        key = key_of(problem) if cfg.score else problem["id"]
+        key = key_of(problem) if cfg.score else key_of({"id": problem["id"]})
         if key in seen:
             raise BadInput(f"{cfg.data}: two rows have the id '{problem['id']}'")
         seen.add(key)
@@ -348,9 +357,7 @@ def load_problems(cfg):
 def check_problem(problem, path):
     """Raise BadInput, naming the row, for a field of another type. path: of the rows."""
     name, question = problem["id"], problem["question"]
-    # JSON can hold half a surrogate pair, which no tokenizer encodes.
-    is_text = isinstance(question, str) and not re.search("[\ud800-\udfff]", question)
-    if not isinstance(name, (str, int)) or not is_text:
+    if not isinstance(name, int) and not is_text(name) or not is_text(question):
         raise BadInput(f"{path}: row {name!r}: id or question is not a text")
     for field, least in (("max_tokens", 1), ("waits", 0), ("thinking_budget", 0)):
         value = problem.get(field, least)
@@ -492,14 +499,15 @@ def main(cfg, loaded=None):
         return [main(run, loaded) for run in runs]
     check_settings(cfg)
     problems = load_problems(cfg)
-    file = RowFile(cfg, FREE)
-    if file.complete:
-        print(f"{file.path}: this run is complete")
-        return read_rows(file.path)
-    loaded = loaded or load_model(cfg)
-    FORMATS[cfg.format].check(loaded[1])
-    work = score_given if cfg.score else answer_problems
-    return work(cfg, problems, file, *loaded)
+    with runlog.locked(cfg.out):
+        file = RowFile(cfg, FREE)
+        if file.complete:
+            print(f"{file.path}: this run is complete")
+            return read_rows(file.path)
+        loaded = loaded or load_model(cfg)
+        FORMATS[cfg.format].check(loaded[1])
+        work = score_given if cfg.score else answer_problems
+        return work(cfg, problems, file, *loaded)
 
 
 def answer_problems(cfg, problems, file, model, tokenizer, ranks):
@@ -512,7 +520,7 @@ def answer_problems(cfg, problems, file, model, tokenizer, ranks):
             print(line)
     if not requests:
         raise BadInput(f"{cfg.data}: no prompt fits into the context")
-    keys = [(problem["id"], number) for problem, number in todo]
+    keys = [key_of({"id": problem["id"], "sample": number}) for problem, number in todo]
     left = places_left(keys, problems, file.open(ranks), ranks)
     requests = [requests[i] for i in left]
     todo = [todo[i] for i in left]
@@ -545,7 +553,7 @@ def score_given(cfg, given, file, model, tokenizer, ranks):
 def places_left(keys, problems, done, ranks):
     """Return the places of the keys that this process has to serve: its problems', and not done."""
     # By id: rows to score may be several samples of one problem.
-    part = {problem["id"]: place % ranks.n for place, problem in enumerate(problems)}
+    part = {str(problem["id"]): place % ranks.n for place, problem in enumerate(problems)}
     return [
         place for place, key in enumerate(keys) if part[key[0]] == ranks.index and key not in done
     ]

@@ -73,7 +73,7 @@ from engine.format import FORMATS, Format, ask
 from engine.logprobs import logps_of, self_certainty
 from engine.rollout import Rollout, Sums, make_micro_batch, sums_of, trained_states
 from engine.rows import BadInput, read_problems, write_rows
-from engine.sampling import random_key
+from engine.sampling import LEAST_TEMPERATURE, random_key
 from grading.rewards import needs_of, reward_files, rewardable_problems
 from grading.sandbox import Failure, Workers
 
@@ -1031,15 +1031,19 @@ def ledger_of(history):
 
 def check(cfg):
     """Raise BadInput for settings out of range or that do not go together."""
+    settings.check_training(cfg)
     settings.check_positive(
         cfg,
-        *("steps", "prompts_per_step", "group_size", "max_tokens", "temperature", "lr", "clip"),
-        *("updates_per_rollout", "minibatches", "nft_eps", "micro_batch_tokens", "slots"),
-        *("save_every", "reward_seconds"),
+        *("steps", "prompts_per_step", "group_size", "max_tokens", "updates_per_rollout"),
+        *("minibatches", "nft_eps", "slots", "reward_seconds"),
     )
-    for name in ("votes", "lag", "ref_refresh", "tis", "eval_every", "kl_every"):
-        if getattr(cfg, name) < 0:
-            raise BadInput(f"{settings.flag(name)} {getattr(cfg, name)}: 0 or more")
+    settings.check_range(cfg, LEAST_TEMPERATURE, math.inf, "temperature")
+    settings.check_range(
+        cfg,
+        *(0, math.inf),
+        *("votes", "lag", "ref_refresh", "tis", "eval_every", "kl_every"),
+        *("eps_low", "eps_high", "beta"),
+    )
     check_objective(cfg)
     check_kl(cfg)
     has_range = cfg.budgets and len(cfg.budgets) == 2 and 0 < cfg.budgets[0] <= cfg.budgets[1]
@@ -1103,7 +1107,7 @@ def main(cfg):
     held_out = read_problems(cfg.eval_data, need=("answer",)) if cfg.eval_data else []
     flags = f"--micro-batch-tokens {cfg.micro_batch_tokens}, --slots {cfg.slots}"
     relief = "less of them, --offload-optimizer or more ranks under torchrun"
-    with training.failures_in_one_line(cfg, flags, relief):
+    with training.failures_in_one_line(cfg, flags, relief), runlog.locked(cfg.out):
         return train(cfg, ranks, problems, held_out)
 
 

@@ -22,7 +22,7 @@ s1 at 0.5B:
     python sft.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/s1k.jsonl --out out/s1-0.5b
         --device cuda --dtype bf16
 s1 at 32B on a node (weights in shards, the rows of a step dealt to the processes; same result):
-    torchrun --nproc-per-node 8 -- sft.py --model Qwen/Qwen2.5-32B-Instruct --data out/s1k.jsonl
+    torchrun --standalone --nproc-per-node 8 -- sft.py --model Qwen/Qwen2.5-32B-Instruct --data out/s1k.jsonl
         --out out/s1-32b --device cuda --dtype bf16 --recompute --micro-batch-tokens 16384
 
 Reads trace rows: question, thinking, response; optional history of earlier turns; lists for several
@@ -238,17 +238,16 @@ def main(cfg):
     rows = read_traces(cfg.data)
     flags = f"--micro-batch-tokens {cfg.micro_batch_tokens}"
     relief = "fewer tokens, --recompute, --adam-dtype bf16, more ranks under torchrun or --offload"
-    with training.failures_in_one_line(cfg, flags, relief):
+    with training.failures_in_one_line(cfg, flags, relief), runlog.locked(cfg.out):
         return train(cfg, ranks, rows)
 
 
 def check(cfg):
     """Raise BadInput for settings out of range."""
-    settings.check_positive(
-        cfg,
-        *("epochs", "batch_rows", "micro_batch_tokens", "max_length", "lr", "clip"),
-        *("save_every", "turns", "tp"),
-    )
+    settings.check_training(cfg)
+    settings.check_positive(cfg, "epochs", "batch_rows", "max_length", "turns")
+    settings.check_range(cfg, 0, 1, "hold", "lr_floor")
+    settings.check_range(cfg, 0, math.inf, "muon_lr", "batch_tokens", "print_every")
 
 
 def train(cfg, ranks, rows):
@@ -266,6 +265,8 @@ def train(cfg, ranks, rows):
     )
     run = training.Run(cfg, identity, model, optimizers)
     if run.is_complete:
+        if ranks.leads:  # a kill at the very end of the run left it
+            (run.out / "order.json").unlink(missing_ok=True)
         return []
     examples, counts = encode(rows, tokenizer, cfg, models.context_length(model))
     work = plan_work(run, examples, cfg, flops_budget)

@@ -9,11 +9,11 @@ ranks can continue. The files are safetensors: the usual .distcp files come with
 describes them, and a pickle can run code when it is read.
 """
 
-import errno
 import json
 import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.tensor import DTensor
 
 from engine import dtensors, sharding
-from engine.processes import barrier
+from engine.processes import barrier, gather_from_ranks
 from engine.rows import BadInput
 from engine.sharding import parts, ranks_of
 
@@ -47,19 +47,18 @@ def save_checkpoint(out, model, optimizers, step, identity, reference=None, **mo
         tensors = _tensors(model, optimizers, reference)
         writer = HuggingFaceStorageWriter(unfinished, _file_numbers(tensors), save_distributed=True)
         dcp.save(tensors, storage_writer=writer, no_dist=not _is_sharded(model))
+        barrier(ranks)
+        files = _size_and_sum_of_files(unfinished, ranks)
         if ranks.leads:
-            sizes = _sizes(unfinished)
-            state = {"step": step, "identity": identity, "files": sizes, **more}
+            state = {"step": step, "identity": identity, "files": files, **more}
+            state["sum"] = _sum_of_state(state)
             (unfinished / "state.json").write_text(json.dumps(state))
             _publish(unfinished, out, step)
         barrier(ranks)
     except (OSError, SafetensorError, dcp.api.CheckpointException) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        reason = str(error).split("\n")[0]
-        if f"os error {errno.ENOSPC}" in str(error):  # safetensors' words for a full disk
-            reason = os.strerror(errno.ENOSPC)
         raise BadInput(
-            f"{out}: the checkpoint of step {step} cannot be written ({reason}); "
+            f"{out}: the checkpoint of step {step} cannot be written ({_reason(error)}); "
             "the one before it is kept and the same command continues from it"
         ) from error
 
@@ -100,9 +99,50 @@ def saved_checkpoints(out):
     return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
-def _sizes(folder):
-    """-> {name of a safetensors file: bytes}, to notice a file that is missing or cut short."""
-    return {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+def _reason(error):
+    """Why a file could not be written, in the operating system's words where it has some."""
+    if isinstance(error, dcp.api.CheckpointException):  # {rank: (its error, where)}
+        error = next(iter(error.failures.values()))[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"os error (\d+)", str(error))  # safetensors' words
+    if number:
+        return os.strerror(int(number[1]))
+    return str(error).split("\n")[0]
+
+
+# ---------------------------------------------------------------- what it is checked by
+
+
+def _data_files(folder):
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _size_and_sum_of_files(folder, ranks):
+    """-> {name of a safetensors file: [its bytes, its checksum]}. Each rank reads some of them."""
+    mine = {
+        file.name: [file.stat().st_size, _sum_of_file(file)]
+        for file in _data_files(folder)[ranks.index :: ranks.n]
+    }
+    found = {}
+    for part in gather_from_ranks(mine, ranks):
+        found |= part
+    return dict(sorted(found.items()))
+
+
+def _sum_of_file(path):
+    """CRC-32 of a file, to notice bits that have changed on the disk."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**24):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _sum_of_state(state):
+    """CRC-32 of what state.json notes, except its own checksum."""
+    rest = {name: value for name, value in state.items() if name != "sum"}
+    return zlib.crc32(json.dumps(rest).encode())
 
 
 # ---------------------------------------------------------------- read
@@ -111,17 +151,30 @@ def _sizes(folder):
 def read_state(path):
     """-> (step, identity, all that state.json notes) of a checkpoint.
 
-    Raises BadInput if its files are not those that were written.
+    Raises BadInput if its files are not those that were written. check_sums reads them, too.
     """
     try:
-        state = json.loads((path / "state.json").read_text())
-        if state["files"] != _sizes(path):
+        state = json.loads((path / "state.json").read_bytes())
+        sizes = {file.name: file.stat().st_size for file in _data_files(path)}
+        if sizes != {name: size for name, (size, _) in state["files"].items()}:
             raise ValueError(f"its files are not the {len(state['files'])} that were written")
+        if state["sum"] != _sum_of_state(state) or path.name != f"checkpoint-{state['step']}":
+            raise ValueError("state.json is not as it was written")
         return int(state["step"]), dict(state["identity"]), state
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(
             f"{path}: unreadable checkpoint ({error}); delete it to start over"
         ) from error
+
+
+def check_sums(path, state, ranks):
+    """Raise BadInput if a bit of a checkpoint's files has changed. Each rank reads some of them."""
+    for name, found in _size_and_sum_of_files(path, ranks).items():
+        if found != state["files"][name]:
+            raise BadInput(
+                f"{path}: unreadable checkpoint ({name} is not as it was written); "
+                "delete it to start over"
+            )
 
 
 def load_checkpoint(path, model, optimizers, reference=None):

@@ -1,11 +1,10 @@
 """Completion rows: a decoded completion as a row, and the file that a run writes its rows to."""
 
-import json
 import re
 from pathlib import Path
 
 from engine import processes, runlog
-from engine.rows import BadInput, write_rows
+from engine.rows import BadInput, check_file_to_write, line_of, parse_row, write_rows
 
 # ---------------------------------------------------------------- one row
 
@@ -57,8 +56,11 @@ def completion_row(problem, sample_number, completion, tokenizer, form, with_log
 
 
 def key_of(row):
-    """Return the key of a row in its file: its problem and the number of its sample."""
-    return row["id"], row.get("sample", 0)
+    """Return the key of a row in its file: its problem and the number of its sample.
+
+    Ids 1 and "1" are one problem, in all stages.
+    """
+    return str(row["id"]), row.get("sample", 0)
 
 
 # ---------------------------------------------------------------- the file of a run
@@ -82,8 +84,9 @@ class RowFile:
         self.part = Path(cfg.out + ".unfinished")
         self.header = runlog.header_of(self.path)
         self.identity = runlog.identity(cfg, free, data=cfg.data, model=cfg.model)
+        check_file_to_write(self.path)
         if self.header.is_file():
-            earlier = json.loads(self.header.read_text()).get("identity", {})
+            earlier = runlog.earlier_identity(self.header, cfg.overwrite)
             difference = runlog.difference(self.identity, earlier)
             if difference and not cfg.overwrite:
                 raise BadInput(
@@ -141,23 +144,33 @@ class RowFile:
         rows = {}
         for part in self.parts():
             complete_lines = part.read_bytes().split(b"\n")[:-1]
-            for row in map(json.loads, complete_lines):
+            for number, line in enumerate(complete_lines, 1):
+                row = parse_row(f"{part}:{number}", line, need=("id",))
                 rows[key_of(row)] = row
         return rows
 
     def add(self, row):
         """Write a row at once, so that a kill does not lose it."""
         if self.file:
-            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self.file.write(line_of(row))
             self.file.flush()
 
     def close(self, order, **totals):
-        """Write OUT, its rows in this order of keys, and the header with the totals -> the rows."""
+        """Write OUT, its rows in this order of keys, and the header with the totals -> the rows.
+
+        Raises BadInput where a row is missing.
+        """
         if self.file:
             self.file.close()
         processes.barrier(self.ranks)
         rows = self.read_parts()
-        rows = [rows[key] for key in order if key in rows]
+        missing = [key for key in order if key not in rows]
+        if missing:
+            raise BadInput(
+                f"{self.path}: {len(missing)} of {len(order)} rows are missing, the first of id "
+                f"'{missing[0][0]}'; the same command makes them"
+            )
+        rows = [rows[key] for key in order]
         processes.barrier(self.ranks)
         if self.ranks.leads:
             write_rows(self.path, rows)

@@ -1,6 +1,6 @@
 """The processes that torchrun started: each one's part of the work, and how they talk.
 
-    torchrun --nproc-per-node 8 -- sft.py ... [--tp 2]
+    torchrun --standalone --nproc-per-node 8 -- sft.py ... [--tp 2]
 
 Every process runs the same script. With --tp t, t neighbouring ranks share one model and work on
 the same rows: 8 processes with --tp 2 deal the rows into 4 parts. One process without torchrun
@@ -48,6 +48,7 @@ def join_ranks(device="cpu", tp=1, shards=False):
     tp: number of neighbouring ranks that share one model. BadInput if it does not divide them.
     shards: train in shards over all ranks (engine/sharding.py), even over a single one.
     """
+    check_device(device)
     world = int(os.environ.get("WORLD_SIZE", 0))  # 0: not started by torchrun
     n_processes = max(world, 1)
     if n_processes % tp:
@@ -81,6 +82,23 @@ def join_ranks(device="cpu", tp=1, shards=False):
         writes=rank % tp == 0,
         mesh=mesh,
     )
+
+
+def check_device(name):
+    """Raise BadInput for a --device that torch does not know or does not find here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise BadInput(f"--device {name}: not a device (cpu, cuda, cuda:0, mps)")
+    n_found = 1
+    if device.type == "cuda":
+        n_found = torch.cuda.device_count()
+    elif device.type == "mps":
+        n_found = int(torch.backends.mps.is_available())
+    if (device.index or 0) >= n_found:
+        raise BadInput(f"--device {name}: torch finds no such device here; --device cpu is slower")
 
 
 def _start_backend(device):

@@ -85,15 +85,38 @@ def is_text(value):
     return value.isascii() or not re.search("[\ud800-\udfff]", value)
 
 
+def line_of(row):
+    """A row as a line of JSON, readable letters and all.
+
+    Half a surrogate pair, which UTF-8 cannot hold, is written as its escape: as it was read.
+    """
+    line = json.dumps(row, ensure_ascii=False)
+    return (line if is_text(line) else json.dumps(row)) + "\n"
+
+
+def check_file_to_write(path):
+    """Raise BadInput for what a file would not be written to but replaced: a device, a pipe.
+
+    Also for a directory.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"{path}: a directory, not a file to write")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path}: not a regular file; nothing is written there")
+
+
 def write_rows(path, rows):
     """Write rows to path, whole or not at all: a reader never sees half a file.
 
-    Makes the directory. The rows may come from a generator.
+    Makes the directory. The rows may come from a generator. Raises BadInput for a path that is no
+    regular file.
     """
     path = Path(path)
+    check_file_to_write(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with open(part, "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(line_of(row))
     os.replace(part, path)

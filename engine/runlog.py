@@ -1,6 +1,7 @@
 """A run on disk: its settings and identity, its log, and how it ends when it is told to."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -13,7 +14,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from engine.rows import BadInput, read_rows
+from engine.rows import BadInput, check_file_to_write, parse_row, read_rows
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there
+    fcntl = None
 
 # ---- settings and identity
 
@@ -33,9 +39,36 @@ def header_of(path):
 
 def write_whole(path, text):
     """Write a text file whole or not at all: a reader never sees half of it."""
+    check_file_to_write(path)
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def read_settings(path):
+    """What save_config wrote -> dict with an identity ({} where none was saved). BadInput."""
+    try:
+        saved = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BadInput(f"{path}: not the settings of a run ({reason})") from error
+    if not isinstance(saved, dict) or not isinstance(saved.get("identity", {}), dict):
+        raise BadInput(f"{path}: not the settings of a run")
+    return {"identity": {}} | saved
+
+
+def earlier_identity(path, overwrite):
+    """The identity of the run whose settings are in `path`.
+
+    Raises BadInput if the file holds something else; with --overwrite it then counts as another
+    run's.
+    """
+    try:
+        return read_settings(path)["identity"]
+    except BadInput as error:
+        if not overwrite:
+            raise BadInput(f"{error}; --overwrite replaces the run") from error
+        return {}
 
 
 def fingerprint(path):
@@ -82,6 +115,57 @@ def difference(ours, theirs):
     return ", ".join(f"{name}: {theirs.get(name)} there, {ours.get(name)} here" for name in names)
 
 
+# ---- one process for each --out
+
+
+@contextmanager
+def locked(out):
+    """Keep --out for this process: two would write over one another's files.
+
+    The lock is on OUT.lock. It ends with its process, however that ends: a file that is left behind
+    locks nothing. Under torchrun the leading process holds it. Raises BadInput where another
+    process has it.
+    """
+    if fcntl is None or int(os.environ.get("RANK", 0)) > 0:
+        yield
+        return
+    path = Path(f"{Path(out)}.lock")
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        file = open_locked(path)
+    except (BlockingIOError, PermissionError) as error:
+        raise BadInput(
+            f"--out {out}: another process is writing there, or {path} is not ours to write; "
+            "wait for its end or choose another --out"
+        ) from error
+    except OSError as error:
+        raise BadInput(f"--out {out}: {error}") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def open_locked(path):
+    """Open a file and lock it -> the file. Raises BlockingIOError where another process has it."""
+    while True:
+        file = open(path, "a")
+        try:
+            # Not flock: children of a fork would share that, and outlive their parent.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                file.close()
+                raise
+            return file  # a file system without locks
+        # The process before may have removed the file after it was opened here.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()
+
+
 # ---- how a run ends
 
 
@@ -126,8 +210,12 @@ class Log:
         kept = []
         if last_step and self.path.exists():
             # a line without its "\n" was cut by a kill
-            lines = self.path.read_text().split("\n")[:-1]
-            kept = [line + "\n" for line in lines if json.loads(line)["step"] <= last_step]
+            lines = self.path.read_bytes().split(b"\n")[:-1]
+            kept = [
+                line.decode() + "\n"
+                for number, line in enumerate(lines, 1)
+                if step_of(f"{self.path}:{number}", line) <= last_step
+            ]
         write_whole(self.path, "".join(kept))
         self.file = open(self.path, "a", encoding="utf-8")
 
@@ -149,6 +237,14 @@ class Log:
         sys.stdout.flush()
 
 
+def step_of(where, line):
+    """The step of a line of bytes of a log. Raises BadInput, beginning with `where`."""
+    step = parse_row(where, line, need=("step",))["step"]
+    if type(step) is not int:
+        raise BadInput(f"{where}: 'step' {step!r} is not a number of steps")
+    return step
+
+
 def flops_in(path):
     """Floating-point operations of a run, the sum of its flops.jsonl. Raises BadInput."""
     total = 0
@@ -167,7 +263,7 @@ def plot_loss(out):
     import matplotlib.figure
 
     lines = (Path(out) / "log.jsonl").read_text().splitlines()
-    log = [row for row in map(json.loads, lines) if row["loss"] is not None]
+    log = [row for row in map(json.loads, lines) if row.get("loss") is not None]
     steps = [row["step"] for row in log]
     losses = [row["loss"] for row in log]
     width = max(1, len(log) // 20)

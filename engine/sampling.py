@@ -7,6 +7,11 @@ import hashlib
 
 import torch
 
+# Below these, logits divided by the temperature are infinite in float32, and no token is among
+# those that make up top_p.
+LEAST_TEMPERATURE = 1e-6
+LEAST_TOP_P = 1e-6
+
 
 def random_key(seed, *parts):
     """Return a 63-bit key for a stream of random numbers, from a seed and the sample's names."""

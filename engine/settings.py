@@ -8,6 +8,7 @@ and its flag are in one place.
 import argparse
 import dataclasses
 import inspect
+import math
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.rows import BadInput
+from engine.rows import BadInput, is_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +150,42 @@ def add_flag(parser, field, kind, comment):
     parser.add_argument(flag(field.name), required=required, **options)
 
 
+# Whole numbers beyond this are slips, and do not fit into the integers of a GPU.
+MOST = 2**53
+
+
+def whole(text):
+    """A flag's text -> int."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number") from None
+    if abs(number) > MOST:
+        raise argparse.ArgumentTypeError(f"{text[:40]}: too large")
+    return number
+
+
+def finite(text):
+    """A flag's text -> float, neither infinite nor NaN."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number") from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text}: not a finite number")
+    return number
+
+
+def words(text):
+    """A flag's text, which a tokenizer and a file must be able to take."""
+    if not is_text(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8")
+    return text
+
+
+READERS = {int: whole, float: finite, str: words}
+
+
 def options_of(kind):
     """Arguments of argparse's add_argument for a setting's type.
 
@@ -163,10 +200,10 @@ def options_of(kind):
     if origin is Literal:
         return {"type": type(arguments[0]), "choices": arguments}
     if origin is tuple and arguments[-1] is Ellipsis:
-        return {"type": arguments[0], "nargs": "*", "action": "extend"}
+        return {"type": READERS[arguments[0]], "nargs": "*", "action": "extend"}
     if origin is tuple:
-        return {"type": arguments[0], "nargs": len(arguments)}
-    return {"type": kind}
+        return {"type": READERS[arguments[0]], "nargs": len(arguments)}
+    return {"type": READERS[kind]}
 
 
 def flag(name):
@@ -180,6 +217,25 @@ def check_positive(config, *names):
         value = getattr(config, name)
         if not value > 0:  # NaN, too, is refused
             raise BadInput(f"{flag(name)} {value}: must be positive")
+
+
+def check_range(config, least, most, *names):
+    """Raise BadInput naming the first of these settings that is not from least to most."""
+    for name in names:
+        value = getattr(config, name)
+        if not least <= value <= most:  # NaN, too, is refused
+            limits = f"from {least} to {most}" if most < math.inf else f"{least} or more"
+            raise BadInput(f"{flag(name)} {value}: must be {limits}")
+
+
+def check_training(config):
+    """Raise BadInput for settings of Training that are out of range."""
+    check_positive(config, "lr", "clip", "micro_batch_tokens", "save_every", "tp")
+    check_range(config, 0, 1, "warmup")
+    check_range(config, 0, math.inf, "weight_decay")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise BadInput(f"{flag(name)} {getattr(config, name)}: must be from 0 to below 1")
 
 
 def cli(main, config_class):

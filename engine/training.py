@@ -22,7 +22,13 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from engine import processes, runlog, sharding
-from engine.checkpoints import load_checkpoint, read_state, save_checkpoint, saved_checkpoints
+from engine.checkpoints import (
+    check_sums,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+    saved_checkpoints,
+)
 from engine.published import GPUS
 from engine.rows import BadInput
 
@@ -184,8 +190,10 @@ class Run:
         """Find where the run in --out is -> (its last saved step, what it noted)."""
         saved, done = saved_checkpoints(self.out), self.out / "training.json"
         theirs, step, noted = None, 0, {}
+        if self.out.exists() and not self.out.is_dir():
+            raise BadInput(f"--out {self.out}: not a directory, in which a model could be saved")
         if done.is_file():
-            theirs = json.loads(done.read_text())["identity"]
+            theirs = runlog.earlier_identity(done, self.cfg.overwrite)
         elif saved:
             step, theirs, noted = read_state(saved[0])
         if theirs is not None and theirs != self.identity:
@@ -195,7 +203,10 @@ class Run:
             return 0, {}
         if done.is_file():
             self.say(f"{self.out}: this run is complete")
+            if self.ranks.leads:
+                self._remove_checkpoints()  # a kill between the last two lines of finish left one
             return None, {}
+        check_sums(saved[0], noted, self.ranks)
         load_checkpoint(saved[0], self.model, self.optimizers, self.reference)
         self.say(f"{self.out}: continuing after step {step}")
         return step, noted
@@ -227,8 +238,14 @@ class Run:
 
         note: () -> what a checkpoint notes beside weights and optimizer. shown: values of the log
         that are printed. SIGTERM ends the run after the step under way: with a checkpoint and
-        status 143. A step counts as taken when the loop asks for the next one.
+        status 143. A step counts as taken when the loop asks for the next one. Raises BadInput for
+        a checkpoint of a step that this run does not have.
         """
+        if self.start > 0 and self.start >= n_steps:
+            raise BadInput(
+                f"{saved_checkpoints(self.out)[0]}: this run has {n_steps} steps; "
+                "delete it to start over"
+            )
         if self.ranks.leads:
             path = self.out / "log.jsonl"
             self.log_file = runlog.Log(path, self.start, n_steps, print_every, shown)
@@ -281,8 +298,11 @@ class Run:
         if self.ranks.leads:
             path = self.out / "training.json"
             runlog.save_config(self.cfg, path, identity=self.identity, **totals)
-            for folder in saved_checkpoints(self.out):
-                shutil.rmtree(folder)
+            self._remove_checkpoints()
+
+    def _remove_checkpoints(self):
+        for folder in saved_checkpoints(self.out):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ complete."""
 import dataclasses
 import itertools
 import json
+import os
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ from tiny_runs import command, config_in, write
 
 import generate
 from data import tiny
-from engine import completions, loading, settings
+from engine import completions, loading, runlog, settings
 from engine.decoder import decode
 from engine.rows import BadInput, read_rows
 
@@ -201,3 +202,73 @@ def test_kill_minus_nine(config, tmp_path):
     rows = generate.main(dataclasses.replace(whole, out=str(tmp_path / "out.jsonl")))
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not part.exists() and all(json.loads(line) in rows for line in before)
+
+
+def test_a_row_that_is_missing_is_an_error(config, tmp_path, monkeypatch):
+    """A row that another hand took out of the unfinished file: named, and made by the same command."""
+    whole = generate.main(config(out=str(tmp_path / "whole.jsonl")))
+    add = completions.RowFile.add
+
+    def forgetful(file, row):
+        if row["sample"] != 2:
+            add(file, row)
+
+    with monkeypatch.context() as patch, pytest.raises(BadInput) as caught:
+        patch.setattr(completions.RowFile, "add", forgetful)
+        generate.main(config())
+    first = whole[0]["id"]
+    line = f"out.jsonl: 5 of 15 rows are missing, the first of id '{first}'; the same command"
+    assert line in str(caught.value)
+    assert not (tmp_path / "out.jsonl").exists()
+    generate.main(config())
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"\0\0\0", b"\xff", b"[1]", b'{"sample": 1}'])
+def test_garbage_in_an_unfinished_file_costs_one_line(config, tmp_path, monkeypatch, line):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(3, patch)
+        generate.main(config())
+    part = tmp_path / "out.jsonl.unfinished"
+    part.write_bytes(part.read_bytes() + line + b"\n")
+    with pytest.raises(BadInput, match="out.jsonl.unfinished:4: ") as caught:
+        generate.main(config())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{nope", "[]", "\0", '{"identity": "x"}'])
+def test_garbage_in_a_header_costs_one_line(config, tmp_path, text):
+    (tmp_path / "out.config.json").write_text(text)
+    with pytest.raises(BadInput, match="out.config.json: not the settings of a run") as caught:
+        generate.main(config())
+    assert "\n" not in str(caught.value) and "--overwrite" in str(caught.value)
+    assert len(generate.main(config(overwrite=True))) == 15
+
+
+def test_an_out_that_is_no_file_is_refused(config, tmp_path):
+    """A directory, a pipe, a device (as root it would be replaced): still there afterwards."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "folder", tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(BadInput, match=f"^{path}: (a directory|not a regular file)"):
+            generate.main(config(out=str(path), overwrite=True))
+    assert (tmp_path / "pipe").is_fifo() and Path(os.devnull).is_char_device()
+
+
+def test_ids_1_and_the_text_1_are_one_problem(config, tmp_path):
+    """As evaluate.py and curate.py take them."""
+    problems = read_rows(config().data)
+    problems[0]["id"], problems[1]["id"] = 1, "1"
+    data = write(tmp_path / "same.jsonl", problems)
+    with pytest.raises(BadInput, match="two rows have the id '1'"):
+        generate.main(config(data=data))
+
+
+def test_a_second_process_is_refused(config, tmp_path):
+    """generate.py as it is typed, while another process has its --out."""
+    cfg = config()
+    flags = ("--data", cfg.data, "--out", cfg.out, "--n", 3, "--max-tokens", 26)
+    with runlog.locked(cfg.out):
+        done = subprocess.run(command(*flags), capture_output=True, text=True)
+    assert done.returncode == 1 and not Path(cfg.out).exists()
+    assert done.stderr.splitlines()[-1].startswith(f"generate.py: --out {cfg.out}: another process")

@@ -125,7 +125,10 @@ def test_main_skips_prompts_longer_than_the_context(config, tmp_path, capsys):
     [
         ("n", 0),
         ("temperature", -0.1),
+        ("temperature", 1e-40),
+        ("temperature", float("nan")),
         ("top_p", 0.0),
+        ("top_p", 1e-300),
         ("top_p", 1.01),
         ("max_tokens", 0),
         ("waits", -1),
@@ -134,6 +137,7 @@ def test_main_skips_prompts_longer_than_the_context(config, tmp_path, capsys):
     ],
 )
 def test_main_refuses_values_out_of_range(config, flag, bad):
+    """Some of them would give logits that are not finite, for which the model was blamed."""
     with pytest.raises(BadInput, match=f"--{flag.replace('_', '-')} {bad}: out of range"):
         generate.main(config(**{flag: bad}))
 

@@ -1410,6 +1410,7 @@ def test_a_killed_run_keeps_its_waiting_rollouts_and_its_reference(short, tmp_pa
     )
     state = json.loads((checkpoint / "state.json").read_text())
     del state["lengths"]  # a checkpoint of before groups were dealt by length
+    state["sum"] = checkpoints._sum_of_state(state)
     (checkpoint / "state.json").write_text(json.dumps(state))
     rest = grpo.main(short(**flags))
     assert [

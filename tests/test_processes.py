@@ -77,3 +77,24 @@ def test_tp_that_does_not_divide_the_processes_is_refused():
 def test_tp_of_one_process_is_refused():
     with pytest.raises(BadInput, match=r"^--tp 2: does not divide 1 process \(torchrun"):
         processes.join_ranks(tp=2)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "cpu:1", "xla"])
+def test_a_device_that_there_is_not(name):
+    with pytest.raises(BadInput, match=f"^--device {name}: ") as caught:
+        processes.join_ranks(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_is_not_here(monkeypatch):
+    """--device cuda without CUDA, or with fewer GPUs than its number asks for."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(BadInput, match="^--device cuda: torch finds no such device here"):
+        processes.join_ranks("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes.join_ranks("cuda:1").device == "cuda:1"
+    with pytest.raises(BadInput, match="^--device cuda:2: torch finds no such device"):
+        processes.join_ranks("cuda:2")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(BadInput, match="^--device mps: torch finds no such device"):
+        processes.join_ranks("mps")

@@ -1,5 +1,8 @@
 """engine/rows.py: rows come back as they were written; mistakes are named by file and line."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from engine.rows import BadInput, is_text, read_problems, read_rows, write_rows
@@ -95,3 +98,21 @@ def test_half_a_surrogate_pair_is_no_text(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"id": "a", "question": "x\\ud83d"}\n')
     with pytest.raises(BadInput, match="row 'a': 'question' is not a text"):
         read_problems(tmp_path / "p.jsonl")
+
+
+def test_half_a_surrogate_pair_is_written_as_it_was_read(tmp_path):
+    """JSON can hold one and UTF-8 cannot. Letters beyond ASCII stay readable."""
+    rows = [{"id": 1, "note": "\ud83d", "é": ["ü \udc00"]}, {"id": 2, "note": "é"}]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+    assert "é" in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()[1]
+
+
+def test_only_a_regular_file_is_written(tmp_path):
+    """A device would be replaced by a file, as root."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "folder", tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(BadInput, match=f"^{path}: "):
+            write_rows(path, [{"id": 1}])
+    assert (tmp_path / "pipe").is_fifo() and Path(os.devnull).is_char_device()

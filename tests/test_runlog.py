@@ -1,10 +1,12 @@
 """engine/runlog.py: what makes two runs the same, and a log without gaps or repeats."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +152,58 @@ def test_sigterm_is_noted_once_and_then_obeyed():
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def hold(out, ready, end):
+    with runlog.locked(out):
+        ready.set()
+        end.wait(60)
+
+
+def test_one_process_for_each_out(tmp_path):
+    """A second process is refused in one line while the first runs, and let in when it was killed.
+
+    No file is left behind; a lock file that a kill left locks nothing.
+    """
+    out = tmp_path / "new" / "run"
+    context = multiprocessing.get_context("fork")
+    ready, end = context.Event(), context.Event()
+    first = context.Process(target=hold, args=(out, ready, end))
+    first.start()
+    assert ready.wait(60)
+    with pytest.raises(BadInput, match=f"^--out {out}: another process") as caught:
+        with runlog.locked(out):
+            pass
+    assert "\n" not in str(caught.value)
+    with runlog.locked(tmp_path / "other"):
+        pass
+    first.kill()
+    first.join()
+    assert Path(f"{out}.lock").exists()
+    with runlog.locked(out):
+        assert Path(f"{out}.lock").exists()
+    assert not Path(f"{out}.lock").exists()
+
+
+def test_a_child_does_not_keep_the_lock(tmp_path):
+    """Reward workers are forks, and may outlive a parent that was killed."""
+    context = multiprocessing.get_context("fork")
+    end = context.Event()
+    with runlog.locked(tmp_path / "out"):
+        child = context.Process(target=end.wait, args=(60,))
+        child.start()
+    ready, second = context.Event(), context.Event()
+    second.set()
+    other = context.Process(target=hold, args=(tmp_path / "out", ready, second))
+    other.start()
+    assert ready.wait(60)
+    end.set()
+    for process in (child, other):
+        process.join()
+
+
+def test_a_lock_that_cannot_be_made_costs_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="^--out .*file/out: .*Not a directory"):
+        with runlog.locked(tmp_path / "file" / "out"):
+            pass

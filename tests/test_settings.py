@@ -53,6 +53,13 @@ def test_flags_become_a_config():
         (Flags, "--n-rows 1e3", "--n-rows"),
         (Flags, "--n-rows many", "--n-rows"),
         (Flags, "--rate x", "--rate"),
+        (Flags, "--rate nan", "--rate"),
+        (Flags, "--rate -inf", "--rate"),
+        (Flags, "--limit 1e999", "--limit"),
+        (Flags, f"--n-rows {10**30}", "--n-rows"),
+        (Flags, f"--k 1 -{10**30}", "--k"),
+        (Flags, "--n-rows " + "9" * 9999, "--n-rows"),
+        (Required, "--out \udc80", "--out"),
         (Flags, "--kind quick", "--kind"),
         (Flags, "--power 4", "--power"),
         (Flags, "--k 1 two", "--k"),
@@ -148,3 +155,24 @@ def test_bad_input_ends_in_one_line(monkeypatch, capsys):
 
     with pytest.raises(ValueError):
         settings.cli(bug, Required)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(settings.Training):
+    model: str = ""
+    out: str = ""
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[("beta1", 2.0), ("beta1", -0.1), ("beta2", 1.0), ("warmup", -1.0), ("warmup", 2.0)],
+        *[("weight_decay", -1.0), ("lr", 0.0), ("clip", float("nan")), ("warmup", float("nan"))],
+        *[("save_every", 0), ("tp", 0), ("micro_batch_tokens", 0)],
+    ],
+)
+def test_settings_of_training_have_their_ranges(name, value):
+    settings.check_training(Trained())
+    with pytest.raises(BadInput, match=f"^{settings.flag(name)} {value}: must be") as caught:
+        settings.check_training(Trained(**{name: value}))
+    assert "\n" not in str(caught.value)

@@ -1013,6 +1013,18 @@ def only_some(path):
     save_file({name: x for name, x in tensors.items() if not name.startswith("optimizer")}, path)
 
 
+def flip_a_bit(path):
+    """The last bit of the last number."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def edit_state(path, **changes):
+    file = path.parent / "state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -1024,6 +1036,11 @@ def only_some(path):
         Path.unlink,
         lambda path: (path.parent / "state.json").write_text("{"),
         lambda path: (path.parent / "state.json").write_text("[]"),
+        lambda path: (path.parent / "state.json").write_bytes(b"\xff\x00"),
+        flip_a_bit,
+        lambda path: edit_state(path, step=10**9),
+        lambda path: edit_state(path, step="2"),
+        lambda path: edit_state(path, identity={}),
     ],
     ids=[
         "cut",
@@ -1034,6 +1051,11 @@ def only_some(path):
         "gone",
         "state.json cut",
         "state.json foreign",
+        "state.json noise",
+        "a bit",
+        "an absurd step",
+        "a step that is a word",
+        "another identity",
     ],
 )
 def test_a_corrupt_checkpoint_costs_one_line(base, tmp_path, monkeypatch, damage):
@@ -1073,6 +1095,70 @@ def test_an_out_that_cannot_be_written_costs_one_line(base, tmp_path, monkeypatc
     assert [row["step"] for row in main(cfg)] == [9]
 
 
+def test_a_checkpoint_of_a_step_that_the_run_does_not_have(base, tmp_path, monkeypatch):
+    """All checksums right, but a run of 9 steps has no checkpoint of step 500."""
+    cfg = config(base, tmp_path / "out", save_every=2)
+    interrupted(cfg, monkeypatch, 3)
+    (checkpoint,) = saved_checkpoints(cfg.out)
+    state = json.loads((checkpoint / "state.json").read_text()) | {"step": 500}
+    state["sum"] = checkpoints._sum_of_state(state)
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    checkpoint.rename(tmp_path / "out" / "checkpoint-500")
+    with pytest.raises(BadInput, match="checkpoint-500: this run has 9 steps; delete it"):
+        main(cfg)
+
+
+def test_a_checkpoint_beside_a_complete_run_is_removed(base, tmp_path, monkeypatch):
+    """A kill between the last two lines of a run leaves one: the next start removes it."""
+    cfg = config(base, tmp_path / "out", save_every=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Run, "_remove_checkpoints", lambda run: None)
+        main(cfg)
+    assert saved_checkpoints(cfg.out)
+    assert main(cfg) == [] and not saved_checkpoints(cfg.out)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"identity": 3}', "\0"])
+def test_garbage_in_training_json_costs_one_line(base, tmp_path, text):
+    cfg = config(base, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "training.json").write_text(text)
+    with pytest.raises(BadInput, match="training.json: not the settings of a run") as caught:
+        main(cfg)
+    assert "\n" not in str(caught.value) and "--overwrite" in str(caught.value)
+    assert len(main(dataclasses.replace(cfg, overwrite=True))) == 9
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"\0\0", b"\xff", b'{"loss": 1}', b'{"step": "x"}'])
+def test_garbage_in_the_log_costs_one_line(base, tmp_path, monkeypatch, line):
+    cfg = config(base, tmp_path / "out", save_every=2)
+    interrupted(cfg, monkeypatch, 3)
+    log = tmp_path / "out" / "log.jsonl"
+    log.write_bytes(line + b"\n" + log.read_bytes())
+    with pytest.raises(BadInput, match="log.jsonl:1: ") as caught:
+        main(cfg)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_out_that_is_no_directory_is_refused(base, tmp_path):
+    """A file, a device (as root it would be replaced): refused, and still what it was."""
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path / "file", Path(os.devnull)):
+        with pytest.raises(BadInput, match=f"^--out {path}: not a directory"):
+            main(config(base, path, overwrite=True))
+    assert (tmp_path / "file").read_text() == "kept" and Path(os.devnull).is_char_device()
+
+
+def test_the_reason_of_a_failed_checkpoint_is_the_systems():
+    """PyTorch wraps what a rank raised into CheckpointException, whose text has no reason."""
+    full = OSError(28, "No space left on device")
+    wrapped = torch.distributed.checkpoint.api.CheckpointException("save", {0: (full, None)})
+    assert str(wrapped).startswith("CheckpointException ranks")
+    rust = SafetensorError("Error while serializing: I/O error: No space (os error 28)")
+    for error in (full, wrapped, rust):
+        assert checkpoints._reason(error) == "No space left on device"
+
+
 def fill_the_disk(cfg, answer):
     """In a process of its own: from the checkpoint of step 4 on a file may have 100 kB."""
     save = training.save_checkpoint
@@ -1099,7 +1185,9 @@ def test_a_full_disk_keeps_the_checkpoint_before(base, tmp_path):
     kind, message = ours.recv()
     child.join()
     assert kind == "BadInput" and "\n" not in message
-    assert message.startswith(f"{tmp_path}/out: the checkpoint of step 4 cannot be written (")
+    assert message.startswith(
+        f"{tmp_path}/out: the checkpoint of step 4 cannot be written (File too large);"
+    )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["checkpoint-2", "log.jsonl"]
     assert [row["step"] for row in main(cfg)] == list(range(3, 10))
 

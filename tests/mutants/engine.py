@@ -51,9 +51,16 @@ MUTANTS = [
     ),
     (
         "engine/checkpoints.py",
-        'if state["files"] != _sizes(path):',
+        'if sizes != {name: size for name, (size, _) in state["files"].items()}:',
         "if False:",
         "a checkpoint that lost the optimizer is taken",
+        "test_sft.py::test_a_corrupt_checkpoint_costs_one_line",
+    ),
+    (
+        "engine/checkpoints.py",
+        'if found != state["files"][name]:',
+        "if False:",
+        "a bit that has changed on the disk is not noticed",
         "test_sft.py::test_a_corrupt_checkpoint_costs_one_line",
     ),
     (
@@ -76,6 +83,13 @@ MUTANTS = [
         "text = text.rpartition(completion.stop)[0]",
         "text is cut at the last of two stop strings in one token",
         "test_decoder.py::test_stop_strings",
+    ),
+    (
+        "engine/completions.py",
+        "missing = [key for key in order if key not in rows]",
+        "missing, order = [], [key for key in order if key in rows]",
+        "a file with fewer rows than were asked for is written without a word",
+        "test_completions.py::test_a_row_that_is_missing_is_an_error",
     ),
     (
         "engine/completions.py",
@@ -405,11 +419,18 @@ MUTANTS = [
     ),
     (
         "engine/runlog.py",
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "pass",
+        "two processes write one --out",
+        "test_runlog.py::test_one_process_for_each_out",
+    ),
+    (
+        "engine/runlog.py",
         (
             '# a line without its "\\n" was cut by a kill\n'
-            'lines = self.path.read_text().split("\\n")[:-1]'
+            'lines = self.path.read_bytes().split(b"\\n")[:-1]'
         ),
-        "lines = self.path.read_text().splitlines()",
+        "lines = self.path.read_bytes().splitlines()",
         "a line that a kill cut in half stays in the log",
         "test_runlog.py::test_log_resumes_without_gap_or_repeat",
     ),
