@@ -50,7 +50,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 import evaluate
 import kernels
-from engine import attention, loading, packing, runlog, settings
+from engine import attention, loading, packing, processes, runlog, settings
 from engine.model import hidden_states, output_head
 from engine.rows import BadInput
 from kernels.pair import token_numbers
@@ -898,7 +898,10 @@ def main(cfg):
     """Analyse, write everything into --out, print the tables -> what metrics.json holds."""
     if not cfg.tuned or not cfg.data:
         raise BadInput("--tuned and --data are needed: which models, and what they wrote")
+    processes.check_device(cfg.device)
     out = Path(cfg.out)
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out}: not a directory, in which the analysis could be written")
 
     # What the runs say. A file that cannot be used is found before a model is loaded.
     files = read_runs(cfg.data)

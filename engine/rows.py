@@ -56,6 +56,8 @@ def read_problems(path, need=()):
     """Problem rows of a .jsonl file or a directory of them. Raises BadInput."""
     rows = read_rows(path, ("id", "question", *need))
     for row in rows:
+        if isinstance(row["id"], str) and not is_text(row["id"]):
+            raise BadInput(f"{path}: row {row['id']!r}: 'id' is not a text")
         if not is_text(row["question"]):
             raise BadInput(f"{path}: row '{row['id']}': 'question' is not a text")
     return rows

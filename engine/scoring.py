@@ -4,7 +4,7 @@ import torch
 
 from engine import model as models
 from engine import packing
-from engine.rows import BadInput
+from engine.rows import BadInput, is_text
 
 PREFILL = 16384  # tokens scored at once
 
@@ -41,13 +41,16 @@ def pairs_of_row(row, question, tokenizer, form, where):
     prompt = form.prompt_ids(tokenizer, question)
     if "choices" in row:
         choices = row["choices"]
-        are_texts = isinstance(choices, list) and all(isinstance(text, str) for text in choices)
+        are_texts = isinstance(choices, list) and all(map(is_text, choices))
         if not are_texts or not choices:
             raise BadInput(f"{where}: choices is not a list of texts")
         return [(prompt, tokenizer.encode(text, add_special_tokens=False)) for text in choices]
     if "ids" in row:
         return [(prompt, row["ids"])]
     if row.get("response") is not None:
+        for field in ("thinking", "response"):
+            if not is_text(row.get(field) or ""):
+                raise BadInput(f"{where}: '{field}' is not a text")
         ids, trained = form.training_ids(tokenizer, row)
         start = trained.index(True)
         return [(ids[:start], ids[start:])]

@@ -1,10 +1,11 @@
 """A sweep: one run for each value of a flag, as for s1's Figure 1."""
 
+import argparse
 import dataclasses
 from pathlib import Path
 
 from engine.rows import BadInput
-from engine.settings import flag
+from engine.settings import READERS, flag
 
 # settings that can be swept, and the type of their values
 KINDS = {
@@ -34,7 +35,7 @@ def runs_of_sweep(cfg):
             raise BadInput(f"--sweep {cfg.sweep}: '{text}' cannot be part of a file's name")
         try:
             value = value_of(name, text)
-        except ValueError:
+        except argparse.ArgumentTypeError:
             raise BadInput(
                 f"--sweep {cfg.sweep}: '{text}' is not a value of {flag(name)}"
             ) from None
@@ -44,10 +45,10 @@ def runs_of_sweep(cfg):
 
 
 def value_of(name, text):
-    """Return a setting's value from its text. Raises ValueError."""
+    """Return a setting's value from its text. Raises ArgumentTypeError, as a flag does."""
     if name == "thinking_budget" and text == "none":
         return None
-    return KINDS[name](text)
+    return READERS[KINDS[name]](text)
 
 
 def path_of_run(out, name, value):

@@ -17,7 +17,11 @@ export TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=
 
 # run SCRIPT FLAGS: in one process, or with NPROC=8 in one process for each of 8 GPUs.
 run() {
-  if [ -n "${NPROC:-}" ]; then torchrun --nproc-per-node "$NPROC" -- "$@"; else python "$@"; fi
+  if [ -n "${NPROC:-}" ]; then
+    torchrun --standalone --nproc-per-node "$NPROC" -- "$@"
+  else
+    python "$@"
+  fi
 }
 
 # default NAME=VALUE ...: set and export the variables that are not set yet.

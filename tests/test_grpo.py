@@ -33,6 +33,7 @@ from engine import (
     loading,
     packing,
     processes,
+    runlog,
     training,
     watch,
 )
@@ -1702,6 +1703,13 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
         ({"prompts_per_step": 0}, "--prompts-per-step 0"),
         ({"max_tokens": 0}, "--max-tokens 0"),
         ({"temperature": 0.0}, "--temperature 0.0"),
+        ({"temperature": 1e-40}, "--temperature 1e-40"),
+        ({"eps_low": math.nan}, "--eps-low nan"),
+        ({"eps_high": -0.1}, "--eps-high -0.1"),
+        ({"beta": math.nan}, "--beta nan"),
+        ({"warmup": -1.0}, "--warmup -1.0"),
+        ({"beta1": 2.0}, "--beta1 2.0"),
+        ({"device": "gpu"}, "--device gpu: not a device"),
         ({"updates_per_rollout": 0}, "--updates-per-rollout 0"),
         ({"slots": 0}, "--slots 0"),
         ({"save_every": 0}, "--save-every 0"),
@@ -1762,3 +1770,14 @@ def test_empty_data_is_one_line(tmp_path, short):
 def test_offload_without_shards_is_refused(short):
     with pytest.raises(BadInput, match="--offload is for shards: start with torchrun"):
         grpo.main(short(offload=True))
+
+
+def test_a_second_process_on_one_out_is_refused(short, monkeypatch):
+    """tests/test_runlog.py has two real processes."""
+
+    def taken(path):
+        raise BlockingIOError
+
+    monkeypatch.setattr(runlog, "open_locked", taken)
+    with pytest.raises(BadInput, match="^--out .*: another process is writing there"):
+        grpo.main(short())

@@ -84,7 +84,8 @@ def parsed(words):
     program, *words = words
     ranks = 1
     if program.endswith("torchrun"):
-        ranks, words = int(words[1]), words[words.index("--") + 1 :]
+        ranks = int(words[words.index("--nproc-per-node") + 1])
+        words = words[words.index("--") + 1 :]
     if words[0] == "-m":
         words = words[1:]
     name, *arguments = words

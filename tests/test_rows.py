@@ -116,3 +116,9 @@ def test_only_a_regular_file_is_written(tmp_path):
         with pytest.raises(BadInput, match=f"^{path}: "):
             write_rows(path, [{"id": 1}])
     assert (tmp_path / "pipe").is_fifo() and Path(os.devnull).is_char_device()
+
+
+def test_an_id_that_no_file_can_hold_is_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"id": "\\ud800", "question": "q"}\n')
+    with pytest.raises(BadInput, match=r"rows.jsonl: row '\\ud800': 'id' is not a text"):
+        read_problems(tmp_path / "rows.jsonl")

@@ -245,3 +245,20 @@ def test_score_refuses_before_a_file_is_touched(config, tmp_path):
         generate.main(cfg)
     write(tmp_path / "rows.jsonl", [good])
     assert len(generate.main(cfg)) == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"response": 5},
+        {"response": ["a"]},
+        {"response": "half \ud800"},
+        {"response": "a", "thinking": {"x": 1}},
+        {"choices": ["a", "half \ud800"]},
+    ],
+)
+def test_score_of_what_is_no_text_is_refused(config, tmp_path, more):
+    row = {"id": "r", "question": "a ?", **more}
+    with pytest.raises(BadInput, match="row 'r'.* not a ") as caught:
+        generate.main(config(data=write(tmp_path / "bad.jsonl", [row]), score=True))
+    assert "\n" not in str(caught.value)

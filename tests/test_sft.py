@@ -1380,3 +1380,24 @@ def test_bad_input_on_the_command_line(base, tmp_path):
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"sft.py: {tmp_path}/rows.jsonl:2: no field 'response'\n"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("warmup", -1.0), ("hold", 2.0), ("lr_floor", math.nan), ("muon_lr", -1.0), ("beta2", 1.0)],
+)
+def test_settings_out_of_range_are_refused(base, tmp_path, name, value):
+    with pytest.raises(BadInput, match=f"^--{name.replace('_', '-')} {value}: must be"):
+        main(config(base, tmp_path / "out", **{name: value}))
+
+
+def test_a_second_process_on_one_out_is_refused(base, tmp_path, monkeypatch):
+    """Before anything of the first one's is touched; tests/test_runlog.py has two real processes."""
+
+    def taken(path):
+        assert path == tmp_path / "out.lock"
+        raise BlockingIOError
+
+    monkeypatch.setattr(runlog, "open_locked", taken)
+    with pytest.raises(BadInput, match="^--out .*: another process is writing there"):
+        main(config(base, tmp_path / "out", overwrite=True))
