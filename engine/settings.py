@@ -150,7 +150,7 @@ def add_flag(parser, field, kind, comment):
     parser.add_argument(flag(field.name), required=required, **options)
 
 
-# Whole numbers beyond this are slips, and do not fit into the integers of a GPU.
+# Whole numbers beyond this are slips: a float cannot count so far.
 MOST = 2**53
 
 
