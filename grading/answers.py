@@ -1,19 +1,23 @@
-"""What is a right answer? Extraction and equality; curation, reward and test all grade here.
+r"""What is a right answer? Curation, reward and test all grade here.
 
-    extract_answer, answer_of     the answer in a text, in a completion row
+    extract_answer, answer_of     the answer in a text, in a completion row (grading/extraction.py)
     parse                         an answer as a value, the same for every equivalent spelling
     is_correct, grade             are two answers the same? is an answer right for a row?
     overlap                       words shared with reference answers
     canonical, answer_classes     which answers count as one in a vote
 
+An answer is brought to one spelling (grading/spelling.py), taken apart into lists, tuples and
+intervals (grading/structures.py), and its parts become values: a Fraction, a formula's value at two
+points, or words. Two answers are equal if their values are. `is_correct` then asks which other
+spellings may stand for the gold answer, and last grading/symbolic.py.
+
 Nothing that a model wrote is ever executed, and every string is graded in bounded time: texts are
-cut to a length, regular expressions are linear, nesting and powers are limited. An answer is
-parsed into a value (a Fraction, a formula's value at two points, a tuple with its brackets, ...),
-and two answers are equal if their values are. What these rules cannot read is compared
-symbolically (grading/symbolic.py).
+cut to a length, regular expressions are linear, nesting and powers are limited.
 """
 
 import cmath
+import json
+import math
 import re
 import string
 from bisect import bisect_left, insort
@@ -22,473 +26,81 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from engine.format import FORMATS
+from engine.rows import BadInput
+from grading.choices import chosen, letter_of, letters_of
+from grading.extraction import answer_of, extract_answer
 from grading.formulas import (
-    LETTERS,
     LONGEST_FORMULA,
-    LOOKALIKES,
-    SUBSCRIPT,
     Expression,
     check_expression,
     expression_value,
+    is_countdown_problem,
 )
+from grading.reals import same_reals
+from grading.spelling import LONGEST_ANSWER, normal_form
+from grading.structures import UNORDERED, VARIABLE, names_differ, structure
 from grading.symbolic import Budget, equal
+from grading.units import split_letter_unit, split_unit, units_differ
 
-# ---- Which part of a text is the answer? -------------------------------------------------------
-
-LONGEST_TEXT, LONGEST_ANSWER = 200_000, 2_000  # characters; beyond it nothing is right
-
-BOX = re.compile(r"\\(?:boxed|fbox)(?=\s*\{| )")
-BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are characters, not groups
-# Between two boxes that are one list: "\boxed{1}, \boxed{2}" or "\boxed{1} \text{ and } \boxed{2}".
-BETWEEN_BOXES = re.compile(
-    r"(?=.{1,40}$)(?=.*(?:[,;]|\b(?:and|or)\b))(?:[ $,;}]|\\q?quad|\\text\{|and|or)+"
-)
-# "Answer: 12", "**The answer is** 12": the rest of the line, and the line after it.
-ANSWER_LINE = re.compile(
-    r"\b(?:answer|correct (?:option|choice))\b[*_ \t]{0,9}(?::|is\b:?)[*_ \t]{0,9}([^\n]*)"
-    r"(?=(\n\s{0,9}[^\n]*)?)",
-    re.IGNORECASE,
-)
-# "B", "**(B)**", "C) 45 degrees"
-LETTER_LINE = re.compile(r"[\s*_]{0,9}\(?([A-J])(?:[).:][^\n]*)?[\s*_]{0,9}")
-
-
-def extract_answer(text, format=""):
-    """The answer that a text gives, or None. With a format's name, only its response part is read.
-
-    The first of these that occurs: the last \\boxed (None if its closing brace is missing, because
-    the text was cut); the last <answer>; the last "Answer:" or "the answer is" line (if nothing
-    follows on it, the line after); "#### 42"; the whole text if it is a short line. Of several
-    boxes the last counts; with only a comma or "and" between them on one line they are one list.
-    """
-    if format:
-        text = FORMATS[format].split(text)[1]
-    text = text[-LONGEST_TEXT:].strip()
-    boxes = list(BOX.finditer(text))[-9:]
-    if boxes:
-        return _answer_in_boxes(text, boxes)
-    closed = text.rfind("</answer>")
-    opened = text.rfind("<answer>", 0, max(closed, 0))
-    if opened >= 0:
-        return _clean(text[opened + len("<answer>") : closed])
-    lines = list(ANSWER_LINE.finditer(text))
-    if lines:
-        return _answer_on_line(text, lines[-1])
-    marked = text.rpartition("####")[2].partition("\n")[0].strip()
-    if "####" in text and re.fullmatch(r"(?=\D*\d)\S{1,40}", marked):
-        return _clean(marked)
-    return _clean(text) if len(text) <= 100 and "\n" not in text else None
-
-
-def _answer_in_boxes(text, boxes):
-    """The content of the last box, with those before it that belong to the same list."""
-    answer, _ = _read_box(text, boxes[-1].end())
-    if not answer:
-        return answer
-    for box, following in zip(boxes[-2::-1], boxes[:0:-1]):  # from the back
-        before, end = _read_box(text, box.end())
-        if not before or not BETWEEN_BOXES.fullmatch(text[end : following.start()]):
-            break
-        answer = f"{before}, {answer}"
-    return answer
-
-
-def _read_box(text, begin):
-    """(content of the box at text[begin:], where it ends). None if a box {...} has no end.
-
-    Without braces, as in \\boxed 42$, the box ends with the line or the formula.
-    """
-    begin += len(text[begin:]) - len(text[begin:].lstrip())
-    if not text.startswith("{", begin):
-        end = re.compile(r"[^$\n]*").match(text, begin).end()
-        return _clean(text[begin:end]), end
-    depth = 0
-    for brace in BRACE.finditer(text, begin):
-        if brace[0] == "{":
-            depth += 1
-        elif brace[0] == "}":
-            depth -= 1
-            if depth == 0:
-                return _clean(text[begin + 1 : brace.start()]), brace.end()
-    return None, len(text)
-
-
-def _answer_on_line(text, found):
-    """The answer at a match of ANSWER_LINE: the rest of the line, else the line after."""
-    rest, next_line = found[1], found[2] or ""
-    line_start = text.rfind("\n", 0, found.start()) + 1
-    inside_bold = text[line_start : found.start(1)].count("**") % 2
-    if inside_bold:  # **Answer: B** because ...
-        bold = _clean(rest.partition("**")[0])
-        if bold:
-            return bold
-    return _clean(rest) or _clean(next_line)
-
-
-def _clean(answer):
-    return answer.strip().strip("*`").strip() or None
-
-
-def answer_of(row):
-    """Extracted answer of a completion row; None if it has none or was cut while thinking."""
-    text = _response_of(row)
-    if row.get("instruction_id_list") is not None:  # IFEval looks at the whole response
-        return text or None
-    answer = extract_answer(text)
-    if answer is not None:
-        return answer
-    first_line = text.strip().partition("\n")[0]
-    if isinstance(row.get("references"), list):  # CoQA: the first line, as lm-eval takes it
-        return first_line or None
-    if row.get("choices") == ["no", "yes"]:  # HaluEval: the first line, with one of the two in it
-        said = set(re.findall(r"\b(?:yes|no)\b", first_line[:LONGEST_ANSWER].lower()))
-        return said.pop() if len(said) == 1 else None
-    if row.get("choices"):
-        letter = LETTER_LINE.fullmatch(text.rstrip().rpartition("\n")[2][:200])
-        return letter[1] if letter else None
-    return None
-
-
-def _response_of(row):
-    """The response of a row; where an engine wrote `text` alone, what follows the thinking."""
-    if "response" in row:
-        return row["response"] or ""
-    text = row.get("text") or ""
-    for form in (FORMATS["s1"], FORMATS["think"]):
-        if form.open in text or form.end in text:
-            text = text.rpartition(form.end)[2] if form.end in text else ""
-    return text
-
-
-# ---- Spelling: from an answer to its normal form -----------------------------------------------
-
-# these words are not units to be dropped
-SCALES = r"million|billion|trillion|thousand|hundred|dozen|[ap]\.?m\b"
-# m alone may be a name
-UNITS = r"[cmkn]m|kg|mg|ml|ft|mi|lb|oz|[mn]s|hr|yr|[kM]?Hz|[kM]?eV|k?Pa|k[JNWV]|m[VW]|AU|pc"
-POWER = r"\s*(?:\^\s*\{?\s*[23]\s*\}?)?\s*$"
-TEXT_COMMANDS = (
-    r"\\(?:text|mbox|mathrm|mathbf|mathit|operatorname|"
-    r"(?:text|math)(?:bf|it|rm|sf|tt|normal))\s*\{"
-)
-UNIT_AFTER_NUMBER = (
-    rf"(?<=[\d}})])\s*(?:(?:degrees?|inch(?:es)?|feet|cm|mm|km|ft|kg|mg|ml|units?){POWER}"
-    rf"|(?:\s(?!\s*(?:{SCALES}))(?:[a-zA-Z]{{3,20}}|of|in|{UNITS})\.?)+{POWER}"
-    rf"|\s(?:{UNITS}|[mgJ])\s*/\s*(?:{UNITS}|[smhgLK]){POWER})"
-)
-
-
-class Rule(NamedTuple):
-    """A rewriting rule with an example of what it does alone."""
-
-    name: str
-    before: str
-    after: str
-    pattern: str
-    new: object  # replacement, or a function of the match
-
-
-# Applied one after the other, in this order.
-RULES = [
-    Rule(
-        "thousands separated in LaTeX",
-        r"1{,}000 and 10,\!080",
-        "1000 and 10080",
-        r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3})",
-        "",
-    ),
-    Rule(
-        "sizes of brackets",
-        r"\left( 1, 2 \right)",
-        "( 1, 2 )",
-        r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])",
-        "",
-    ),
-    Rule("math delimiters", r"\(9\) or $9$", "9 or 9", r"(?<!\\)\\[()\[\]]|\\?\$", ""),
-    Rule("spaces", r"7\,m", "7 m", r"(?<!\\)\\[!,;:> ]|~|\\q?quad(?![a-zA-Z])", " "),
-    Rule(
-        "kinds of fractions", r"\dfrac{1}{2}", r"\frac{1}{2}", r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"
-    ),
-    Rule("kinds of text", r"\mathrm{kg}", r"\text{kg}", TEXT_COMMANDS, r"\\text{"),
-    Rule(
-        "units as text after a number",
-        r"15\text{ cm}^2",
-        "15",
-        rf"(?:(?<=[\d}})])|(?<=\\pi))\s*\\text\{{(?!\s*(?:{SCALES}))[^{{}}]*\}}{POWER}",
-        "",
-    ),
-    Rule("other text", r"\text{east}", " east ", r"\\text\{([^{}]*)\}", r" \1 "),
-    Rule(
-        "degrees and percent",
-        r"90^\circ, 5\%",
-        "90 , 5 ",
-        r"\^?\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\?%",
-        " ",
-    ),
-    Rule("units after a number", "3 m/s^2", "3", UNIT_AFTER_NUMBER, ""),
-    Rule(
-        "functions without a backslash",
-        "sqrt(2) + 2pi",
-        r"\sqrt(2) + 2\pi",
-        r"(?<![\\a-zA-Z])(sqrt|sin|cos|tan|ln|log|pi|infty)(?![a-zA-Z])",
-        r"\\\1",
-    ),
-    Rule("roots with brackets", r"\sqrt(2)", r"\sqrt{2}", r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-    Rule(
-        "signs of products and powers",
-        r"3 \times 10**4",
-        "3 * 10^4",
-        r"\\(?:cdot|times|ast)(?![a-zA-Z])|\*\*",
-        lambda found: "^" if found[0] == "**" else "*",
-    ),
-    Rule("signs of quotients", r"6 \div 2", "6 / 2", r"\\div(?![a-zA-Z])", "/"),
-    Rule(
-        "one-letter arguments",
-        r"\frac12, \sqrt2",
-        r"\frac{1}2, \sqrt{2}",
-        r"\\(frac|sqrt)\s*(\w)",
-        r"\\\1{\2}",
-    ),
-    Rule(
-        "one-letter denominators",
-        r"\frac{1}2",
-        r"\frac{1}{2}",
-        r"\\frac\s*(\{[^{}]*\})\s*(\w)",
-        r"\\frac\1{\2}",
-    ),
-    Rule(
-        "mixed numbers in LaTeX",
-        r"1\frac{4}{5}",
-        r"(1+\frac{4}{5})",
-        r"(?<![\w}.^])(\d+)\s*\\frac\s*\{(\d+)\}\s*\{(\d+)\}",
-        r"(\1+\\frac{\2}{\3})",
-    ),
-    Rule(
-        "mixed numbers",
-        "1 4/5",
-        r"(1+\frac{4}{5})",
-        r"(?<![\w}.^/])(\d+)\s+(\d+)\s*/\s*(\d+)",
-        r"(\1+\\frac{\2}{\3})",
-    ),
-    Rule(
-        "exponents of ten",
-        "3e8",
-        "(3*10^{8})",
-        r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,4})(?![\w.])",
-        r"(\1*10^{\2})",
-    ),
-    Rule("braces around one letter", "x_{0}^{2}", "x_0^2", r"([_^])\{(\w)\}", r"\1\2"),
-    Rule(
-        "primes",
-        r"y^{\prime\prime}",
-        "y''",
-        r"\^\s*\{?\s*(\\prime\s*)+\}?",
-        lambda found: "'" * found[0].count("p"),
-    ),
-    Rule(
-        "halves of the day",
-        "5 p.m., 1:58 AM",
-        "5pm, 1:58am",
-        r"(?<=\d)\s*([apAP])\.?\s?[mM](?![a-zA-Z])\.?",
-        lambda found: found[1].lower() + "m",
-    ),
-    Rule("hours with a zero", "05:00", "5:00", r"(?<![\d:.])0(?=\d\s*:\s*\d\d)", ""),
-    Rule("about", r"\approx 3", " 3", r"^\\approx(?![a-zA-Z])", ""),
-    Rule(
-        "the empty set",
-        r"\{\} or ∅",
-        r"\emptyset or \emptyset",
-        r"\\\{\s*\\\}|\\varnothing(?![a-zA-Z])|∅",
-        r"\\emptyset",
-    ),
-    Rule(
-        "lists in words",
-        "1, 2 and 3",
-        "1, 2, 3",
-        r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*",
-        ", ",
-    ),
+__all__ = [
+    "answer_classes",
+    "answer_of",
+    "canonical",
+    "extract_answer",
+    "grade",
+    "is_correct",
+    "is_gradable",
+    "overlap",
+    "parse",
 ]
-COMPILED_RULES = [(re.compile(rule.pattern), rule.new) for rule in RULES]
 
-NAMES_OF_LETTERS = sorted(LETTERS | {"pi"}, key=len, reverse=True)
-GLUED = re.compile(r"\\(" + "|".join(NAMES_OF_LETTERS) + r")([a-zA-Z]+)")  # \lambdakT
-THOUSANDS = re.compile(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d|,\d)")  # 1,234,567
-
-
-def _normal_form(text, thousands=True):
-    """An answer in one spelling. thousands=False reads 1,234 as two numbers."""
-    text = " ".join(text[:LONGEST_ANSWER].translate(LOOKALIKES).split()).rstrip(" .$")
-    for pattern, new in COMPILED_RULES:
-        text = pattern.sub(new, text)
-    text = GLUED.sub(r"\\\1 \2", text)
-    in_brackets = re.search(r"[(\[]|\\\{", text)  # there a comma separates
-    if thousands and not in_brackets:
-        text = THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
-    return text
-
-
-# ---- Structure: lists, tuples, intervals, matrices ---------------------------------------------
-
-# "x =", "f(x) =", "x \in", where something follows
-NAME = re.compile(
-    r"\s*([a-zA-Z\\](?:[a-zA-Z\\_]|\{\w*\}){0,20}(?:\([a-z, ]{1,9}\))?)\s*"
-    r"(?:=|\\(?:in|approx)(?![a-zA-Z]))(?=.)"
-)
-# "(x, y) =" before a bracket
-NAMED_TUPLE = re.compile(
-    r"^\(\s*[a-zA-Z](?:_\w)?(?:\s*,\s*[a-zA-Z](?:_\w)?){1,9}\s*\)\s*=\s*(?=\()"
-)
-WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\d [\d.]")  # or numbers side by side: no product
-RELATION = re.compile(r"[<>]=?|\\[lg](?:t|eq?(?:slant)?)(?![a-zA-Z])")
-VARIABLE = re.compile(rf"\s*(?![ei]\b)[a-zA-Z]{SUBSCRIPT}(?:\([a-zA-Z]\))?\s*")
-
-DEEPEST = 4  # levels of structure inside each other
 MOST_PARTS = 50  # that are compared one by one
-UNORDERED = ("set", "union")
-
-
-def _structure(text, depth):
-    """(kind, texts of the parts) of an answer in normal form.
-
-    The kind says what holds the parts together: "set" and "union", where order does not count;
-    "()", "[)" and so on; "matrix" with the lengths of its rows; "named" with the names; "<", "<="
-    and chains of them; "" for a single formula or some words.
-    """
-    if depth > DEEPEST:
-        return "", [text]
-    text = text.strip().rstrip(".,;: ")
-    named = _named_values(text)
-    if named:
-        return named
-    text = _without_name(text)
-    bracketed = _matrix(text) or _union(text) or _tuple(text)
-    if bracketed:
-        return bracketed
-    text = _without_braces(text)
-    parts = _list_parts(text)
-    if len(parts) > 1:
-        conditions = all(RELATION.search(part) for part in parts)
-        return "union" if conditions else "set", parts
-    return _interval(text)
-
-
-def _named_values(text):
-    """y = 2, x = 1 -> ("named x y", ["1", "2"]); None if not all parts have different names."""
-    parts = _split(text, ",")
-    values = {}
-    for part in parts:
-        if name := NAME.match(part):
-            values[name[1]] = part[name.end() :]
-    if len(values) == len(parts) > 1:
-        names = sorted(values)
-        return "named " + " ".join(names), [values[name] for name in names]
-    return None
-
-
-def _without_name(text):
-    r"""x = 5, f(x) = 2x, x \in [0, 1] and (x, y) = (1, 2) -> 5, 2x, [0, 1] and (1, 2)."""
-    if name := NAME.match(text):
-        text = text[name.end() :].strip()
-    return NAMED_TUPLE.sub("", text)
-
-
-def _matrix(text):
-    matrix = re.fullmatch(r"\\begin\{([pbv]?matrix)\}(.*)\\end\{\1\}", text, re.DOTALL)
-    if not matrix:
-        return None
-    rows = [row.split("&") for row in matrix[2].split("\\\\") if row.strip()]
-    return f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row]
-
-
-def _union(text):
-    parts = _split(text, "\\cup")
-    return ("union", parts) if len(parts) > 1 else None
-
-
-def _tuple(text):
-    """(1, 2] -> ("(]", ["1", "2"]): order and kind of bracket count."""
-    if text[:1] not in ("(", "[") or text[-1:] not in (")", "]"):
-        return None
-    parts = _split(text[1:-1], ",")
-    return (text[0] + text[-1], parts) if len(parts) > 1 else None
-
-
-def _without_braces(text):
-    r"""\{1, 2\} -> 1, 2 and \{x \mid x > 2\} -> x > 2."""
-    braces = re.fullmatch(r"\\?\{(.*?)\\?\}", text, re.DOTALL)
-    # The comma makes _split look at the brackets inside: they match if one pair is around all.
-    if not braces or len(_split(braces[1] + ",", ",")) == 1:
-        return text
-    return re.sub(r"^\s*[a-zA-Z]\s*(?:\\mid(?![a-zA-Z])|[|:])", "", braces[1])
-
-
-def _list_parts(text):
-    r"""1 \pm 2; 3 -> 1 + 2, 1 - 2, 3."""
-    parts = []
-    for part in _split(text.replace(";", ","), ","):
-        signs = ("+", "-") if "\\pm" in part else ("+",)
-        parts += [part.replace("\\pm", sign) for sign in signs]
-    return parts
-
-
-def _interval(text):
-    r"""_structure of chains: x > 2 is (2, \infty), 0 \le x < 1 is [0, 1).
-
-    Chains without a single variable become "<" and "<=", with the smaller side first.
-    """
-    signs, sides = RELATION.findall(text), RELATION.split(text)
-    upwards = {sign.lstrip("\\")[0] in "<l" for sign in signs}
-    if len(upwards) != 1 or not all(side.strip() for side in sides):
-        return "", [text]
-    loose = ["=" in sign or "e" in sign for sign in signs]
-    if upwards == {False}:
-        loose, sides = loose[::-1], sides[::-1]
-    variable = [bool(VARIABLE.fullmatch(side)) for side in sides]
-    if variable == [False, True]:
-        return "[)" if loose[0] else "()", [sides[0], "\\infty"]
-    if variable == [True, False]:
-        return "(]" if loose[0] else "()", ["-\\infty", sides[1]]
-    if variable == [False, True, False]:
-        return ("[" if loose[0] else "(") + ("]" if loose[1] else ")"), sides[::2]
-    return " ".join("<=" if same else "<" for same in loose), sides
-
-
-def _split(text, separator):
-    """Parts of text between separators outside all brackets; [text] if brackets do not match."""
-    if separator not in text:
-        return [text]
-    parts, depth, begin = [], 0, 0
-    for found in re.finditer(r"[(\[{]|[)\]}]|" + re.escape(separator), text):
-        if found[0] in "([{":
-            depth += 1
-        elif found[0] in ")]}":
-            depth -= 1
-        if depth < 0:
-            return [text]
-        if found[0] == separator and depth == 0:
-            parts.append(text[begin : found.start()])
-            begin = found.end()
-    return [*parts, text[begin:]] if depth == 0 else [text]
-
+MOST_SIDES = 8  # of a chain of equations
 
 # ---- Values ------------------------------------------------------------------------------------
 
+WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}|\d [\d.]")  # or numbers side by side: no product
+ARTICLE = re.compile(r"^\s?(?:the|an?) (?=[a-zA-Z]{2})", re.IGNORECASE)
+# Letters side by side are a product, but No is the word. He, Jo and Na are words, too.
+TWO_LETTER_WORD = re.compile(
+    r"\s?([A-Z][a-z]|(?i:no|on|in|up|at|it|of|or|to|us|we|do|go|if|is|am|an|as|ok|ox))\s?"
+)
+RATIO = re.compile(r"\s?([^:,=<>]{1,40}?)\s?(?::| to )\s?([^:,=<>]{1,40})")
+TIME = re.compile(r"\s?\d{1,2}:[0-5]\d(?:[ap]m)?\s?")
+EQUALITY = re.compile(r"=|\\(?:approx|equiv)(?![a-zA-Z])")
+
+
+WHOLE_NUMBER = re.compile(r"\s*([+-]?[0-9]{1,18})\s*")
+
+
+class Reading(NamedTuple):
+    """An answer in normal form, its unit, and its value."""
+
+    text: str
+    unit: str
+    value: object
+
 
 @lru_cache(4096)
+def read(text, thousands=True):
+    """Text of an answer -> Reading. thousands=False reads 1,234 as two numbers."""
+    if WHOLE_NUMBER.fullmatch(text):
+        return Reading(text, "", Fraction(int(text)))
+    text = normal_form(text, thousands)
+    return Reading(text, split_unit(text)[1], _value(text, 0))
+
+
 def parse(text, thousands=True):
     """An answer as a value, the same for every equivalent spelling; "" if there is nothing.
 
     Fraction for a number, str for words, ("at", ...) for a formula, ("equation", ...), or a kind
-    and its parts: ("set", ...), ("matrix", ...), ("(]", ...). thousands=False reads 1,234 as two
-    numbers.
+    and its parts: ("set", ...), ("matrix", ...), ("(]", ...).
     """
-    return _value(_normal_form(text, thousands), 0)
+    return read(text, thousands).value
 
 
 def _value(text, depth):
-    kind, parts = _structure(text, depth)
+    kind, parts = structure(text, depth)
     if not kind:
         return _value_of_part(parts[0])
     values = [_value(part, depth + 1) for part in parts]
@@ -499,9 +111,13 @@ def _value(text, depth):
 
 def _value_of_part(text):
     """Value of what has no structure: a formula, else words."""
+    if TWO_LETTER_WORD.fullmatch(text):
+        return text.strip().casefold()
+    text, _ = split_unit(text)
     try:
         return _value_of_formula(text)
     except (ValueError, ArithmeticError):
+        text = ARTICLE.sub("", text).strip("\"' ")
         text = re.sub(r"\s+|\\(?=\{|\})", "", text)
         return text.casefold() if WORD.search(text) else text
 
@@ -511,16 +127,18 @@ def _value_of_formula(text):
 
     Raises ValueError or ArithmeticError for what is no formula.
     """
+    if text.count(":") > 1:
+        return _value_of_ratio(text.split(":"))
+    ratio = RATIO.fullmatch(text) if ":" in text or " to " in text else None
+    if ratio and not TIME.fullmatch(text):
+        text = f"({ratio[1]})/({ratio[2]})"
+    text = text.replace(" degrees", "")
     if len(text) > LONGEST_FORMULA or WORD.search(text):
         raise ValueError("words, not a formula")
-    has_letters = re.search("[a-zA-Z]", text)
-    left, equals, right = text.partition("=")
-    if equals:
-        if not has_letters:
-            raise ValueError("0.5 = 50 says nothing")
-        first, second = (Expression(f"({left})-({right})", point).sum() for point in (0, 1))
-        return "equation", _rounded(first / second)
-    n_points = 2 if has_letters else 1
+    sides = EQUALITY.split(text)
+    if len(sides) > 1:
+        return _value_of_chain(sides, text)
+    n_points = 2 if re.search("[a-zA-Z]", text) else 1
     values = [_rounded(Expression(text, point).sum()) for point in range(n_points)]
     different = list(dict.fromkeys(values))
     if isinstance(values[0], Fraction) and len(different) == 1:
@@ -528,12 +146,73 @@ def _value_of_formula(text):
     return ("at", *different)
 
 
-def _rounded(value):
-    """A Fraction, also for a float that is one but for rounding; else a string of 9 digits."""
+def _value_of_ratio(parts):
+    """1:2:3 -> its parts divided by the first, so that 2:4:6 is the same."""
+    if len(parts) > MOST_SIDES:
+        raise ValueError("too many parts")
+    first = parts[0]
+    return ("ratio", *(_value_of_formula(f"({part})/({first})") for part in parts[1:]))
+
+
+def _value_of_chain(sides, text):
+    r"""m + n = 256 + 37 = 293 -> 293, \frac{22}{7} \approx 3.14 -> 22/7, x + y = 3 -> an equation.
+
+    Raises ValueError for a chain that is false or says nothing: 5 + 6 = 12.
+    """
+    if len(sides) > MOST_SIDES:
+        raise ValueError("too long a chain")
+    values = [_value_of_formula(side) for side in sides]
+    if len(sides) == 2 and not (_is_constant(values[0]) and _is_constant(values[1])):
+        if values[0] == values[1]:
+            return values[0]
+        return "equation", _equation(*sides)
+    n_names = next((i for i, value in enumerate(values) if _is_constant(value)), 0)
+    values = values[n_names:]  # m + n is not known
+    may_be_rounded = "\\approx" in text
+    for value in values[1:]:
+        if value != values[0] and not (may_be_rounded and _is_close(value, values[0])):
+            raise ValueError("the sides of a chain differ")
+    return values[0]
+
+
+def _is_constant(value):
+    return isinstance(value, Fraction) or (value[0] == "at" and len(value) == 2)
+
+
+def _is_close(one, other):
+    """Within one in a hundred, as a rounded number may be?"""
+    numbers = [_real(value) for value in (one, other)]
+    if None in numbers:
+        return False
+    return abs(numbers[0] - numbers[1]) <= Fraction(1, 100) * abs(numbers[1])
+
+
+def _real(value):
+    """A constant as a Fraction; None if it is not real or too large to be read back."""
     if isinstance(value, Fraction):
-        if max(abs(value.numerator), value.denominator).bit_length() > 10_000:
-            raise ValueError("too long a number")
         return value
+    if isinstance(value, tuple) and value[0] == "at" and len(value) == 2 and "i" not in value[1]:
+        return Fraction(value[1])
+    return None
+
+
+def _equation(left, right):
+    """left - right at one point as a multiple of that at another, the same for 2x = 4 and x = 2."""
+    first, second = (Expression(f"({left})-({right})", point).sum() for point in (0, 1))
+    return _rounded(first / second)
+
+
+def _rounded(value):
+    """A Fraction, also for a float that is one but for rounding; else a string of 9 digits.
+
+    Raises ValueError for what is not finite or has more than LONGEST_NUMBER bits.
+    """
+    if isinstance(value, Fraction):
+        n_bits = max(abs(value.numerator), value.denominator).bit_length()
+        if n_bits > LONGEST_NUMBER:
+            raise ValueError("too long a number")
+        # Python refuses to write more than 4,300 decimal digits.
+        return value if n_bits <= LONGEST_FRACTION else f"{value.numerator:x}i{value.denominator:x}"
     value = complex(value)
     if not cmath.isfinite(value):
         raise ValueError("not finite")
@@ -546,19 +225,30 @@ def _rounded(value):
     return f"{real:.9g}" + (f"{imag:+.9g}i" if imag else "")
 
 
+LONGEST_NUMBER, LONGEST_FRACTION = 100_000, 10_000  # bits
+
 # ---- Are two answers the same? -----------------------------------------------------------------
 
-POWER_OF_UNIT = re.compile(r"(?:\}|[a-z]{2})\s*\^\s*\{?([23])\}?\W*$")
+DECIMAL = re.compile(r"\s?[+-]?(\d*\.\d+)\s?")
+CHOICE = re.compile(r"\(?([A-J])\)?")
+CHOICE_WITH_TEXT = re.compile(r"\(?([A-J])\)?\s*[.:)、．]\s*(\S.*)", re.DOTALL)
+NAME_OF_CHOICE = re.compile(r"^\s*[a-zA-Z]\s*=")
+BASED = re.compile(r"\s?([0-9A-F]+)_(?:\w|\{\w+\})\s?")
+MIXED = re.compile(r"(?<![\w}.^/])(\d+) and (\d+\s?/\s?\d+|\\[dt]?frac)")
+YES_OR_NO = re.compile(
+    r"[\s*_\"'$]*(yes|no|true|false)\b[*_\"'$]*(?:[,.;:!–—\n]|\s+(?:because|since|-)|\s*$)", re.I
+)
+PERCENT = re.compile("[%％]|percent")
 
 
 def is_correct(prediction, answer):
     """Are two answers the same? Never raises, never executes anything, ends in bounded time.
 
     The time of symbolic comparisons is processor time, so the verdict does not depend on how busy
-    the machine is. Exact,
-    with these exceptions: a decimal may stand for a number without finite decimals if it is within
+    the machine is. Exact, with these exceptions: a decimal may stand for a number without finite decimals if it is within
     1e-6 of it; 50% is 50 as well as 1/2; 1,234 may be a list where the answer is one; a choice may
-    be followed by its text; c may be written C; names (x = 1) and a.m. may be left out or added.
+    be followed by its text; c may be written C; names (x = 1), units and a.m. may be left out or
+    added; a base may be left out.
     """
     prediction, answer = str(prediction), str(answer)
     if max(len(prediction), len(answer)) > LONGEST_ANSWER:
@@ -567,45 +257,88 @@ def is_correct(prediction, answer):
         return False
     if prediction.strip() == answer.strip():
         return True
-    if _units_differ(prediction, answer):
-        return False
-    said, gold = parse(prediction), parse(answer)
-    if said == gold:
-        return True
-    if isinstance(gold, tuple) and parse(prediction, thousands=False) == gold:
-        return True
-    choice = re.fullmatch(r"\(?([A-J])\)?", answer.replace("\\text", "").strip("{}$. "))
+    numbers = WHOLE_NUMBER.fullmatch(prediction), WHOLE_NUMBER.fullmatch(answer)
+    if all(numbers):
+        return int(numbers[0][1]) == int(numbers[1][1])
+    choice = CHOICE.fullmatch(answer.replace("\\text", "").strip("{}$. "))
     if choice:
-        return _chosen_letter(prediction) == choice[1]
+        return letter_of(NAME_OF_CHOICE.sub("", prediction)) == choice[1]
+    said, gold = read(prediction), read(answer)
+    if units_differ(said.unit, gold.unit):
+        return False
+    if "=" in said.text and "=" in gold.text:
+        if _same_equation(said.text, gold.text):
+            return True
+        if names_differ(said.text, gold.text):
+            return False
+    if said.value == gold.value:
+        return True
+    if any(same(said, gold, prediction, answer) for same in ALLOWANCES):
+        return True
+    if not _unread(said.value, gold.value):
+        return False
+    return _equal(said.text, gold.text, Budget())
+
+
+# ---- Other spellings that may stand for an answer ----------------------------------------------
+# Each takes the readings of the prediction and of the gold answer, and both as they were written.
+
+
+def _is_choice_with_text(said, gold, prediction, answer):
+    r"""C, or 1 - i, for "C. 1 - i"; A, D for AD."""
+    with_text = CHOICE_WITH_TEXT.fullmatch(answer.strip("$ "))
+    if with_text:
+        return letter_of(prediction) == with_text[1] or is_correct(prediction, with_text[2])
+    letters = letters_of(answer)
+    return bool(letters) and len(letters) > 1 and letters_of(prediction) == letters
+
+
+def _is_other_reading(said, gold, prediction, answer):
+    """1,234 for a list; "1 and 4/5" for 9/5; 3.14 where the prediction says 22/7, about 3.14."""
+    if "," in prediction and isinstance(gold.value, tuple):
+        if parse(prediction, thousands=False) == gold.value:
+            return True
+    if " and " in prediction and (mixed := MIXED.sub(r"\1 \2", prediction)) != prediction:
+        return parse(mixed) == gold.value
+    exact, about, rounded = prediction.rpartition("\\approx")
+    return bool(about and exact.strip()) and parse(rounded) == gold.value
+
+
+def _is_number_in_another_way(said, gold, prediction, answer):
+    """50% for 1/2, 0.3333333 for 1/3, 0.30000000000000004 for 0.3, 52 for 52_8, 5 N for 5."""
     if _stands_for(said, gold, prediction, answer) or _stands_for(gold, said, answer, prediction):
         return True
-    if re.fullmatch(r"\d{1,2}:\d\d", str(gold)):  # 1:58 a.m. for 1:58
-        return str(said) in (f"{gold}am", f"{gold}pm")
-    if not _unread(said, gold):
+    if _same_decimal(said.text, gold.text):
+        return True
+    based = BASED.fullmatch(gold.text)
+    if based and said.text.strip() == based[1]:
+        return True
+    return _same_with_letter_unit(gold, said) or _same_with_letter_unit(said, gold)
+
+
+def _same_with_letter_unit(number, other):
+    """Is the other 5 N or 5 m^2 where this is 5, 5 newtons or 5 square meters?"""
+    if not isinstance(number.value, Fraction):
         return False
-    return _equal(_normal_form(prediction), _normal_form(answer), Budget())
+    amount, unit = split_letter_unit(other.text)
+    if not unit or units_differ(number.unit, unit):
+        return False
+    return _value(amount, 0) == number.value
 
 
-def _units_differ(prediction, answer):
-    """5 cm^2 is not 5 cm^3, although units are dropped; both may be just 5."""
-    said, gold = POWER_OF_UNIT.findall(prediction), POWER_OF_UNIT.findall(answer)
-    return bool(said and gold) and said != gold
-
-
-def _chosen_letter(prediction):
-    """The letter that a choice begins with: "(C) 45 degrees", "\\text{C}", "c"; or None."""
-    said = re.match(r"(?:\\text\s*\{)?\(?([A-Ja-j])(?:[).:}]|$)", prediction.strip("$* "))
-    return said[1].upper() if said else None
-
-
-def _stands_for(value, other, written, other_written):
+def _stands_for(reading, other, written, other_written):
     """May a number be another value, written differently: 50% for 1/2, 0.3333333 for 1/3?"""
+    value = reading.value
     if not isinstance(value, Fraction):
         return False
-    if "%" in written and "%" not in other_written and value / 100 == other:
-        return True
-    endless = _endless(other)
+    if PERCENT.search(written) and not PERCENT.search(other_written):
+        if value / 100 == other.value:
+            return True
+    endless = _endless(other.value)
     if "." not in written or endless is None:
+        return False
+    # 0.\overline{3} and 0.333... are exact
+    if not DECIMAL.fullmatch(split_unit(reading.text)[0]) and "10^" not in reading.text:
         return False
     return abs(value - endless) * 10**6 <= abs(endless)
 
@@ -615,8 +348,106 @@ def _endless(value):
     if isinstance(value, Fraction):
         finite = pow(10, value.denominator.bit_length(), value.denominator) == 0
         return None if finite else value
-    is_constant = isinstance(value, tuple) and value[0] == "at" and len(value) == 2
-    return Fraction(value[1]) if is_constant and "i" not in value[1] else None
+    return _real(value)
+
+
+def _same_decimal(one, other):
+    """Two decimals of which both are long and one is the other rounded, or differs by float noise.
+
+    Long are 9 digits; noise is 1e-14 of a number with 15 digits or more.
+    """
+    texts = [split_unit(text)[0] for text in (one, other)]
+    found = [DECIMAL.fullmatch(text) or WHOLE_NUMBER.fullmatch(text) for text in texts]
+    if not all(found) or not any(DECIMAL.fullmatch(text) for text in texts):
+        return False
+    values = [Fraction(text.strip()) for text in texts]
+    difference = abs(values[0] - values[1])
+    n_digits = [len(match[1].lstrip("+-0.").replace(".", "")) for match in found]
+    if max(n_digits) >= 15 and difference * 10**14 <= abs(values[1]):
+        return True
+    if min(n_digits) < 9:
+        return False
+    shorter = min(len(text.strip().partition(".")[2]) for text in texts)
+    return difference < Fraction(1, 10**shorter)
+
+
+def _is_same_word(said, gold, prediction, answer):
+    """No, because ... for no; 1:58 a.m. for 1:58; jo for Jo."""
+    if isinstance(gold.value, str) and gold.value in ("yes", "no", "true", "false"):
+        word = YES_OR_NO.match(prediction)
+        return bool(word) and word[1].lower() == gold.value
+    if TIME.fullmatch(gold.text):
+        time_of_day = gold.text.strip()
+        return str(said.value) in (f"{time_of_day}am", f"{time_of_day}pm")
+    texts = [reading.text.strip() for reading in (said, gold)]
+    is_word = any(TWO_LETTER_WORD.fullmatch(text) for text in texts)
+    return is_word and texts[0].casefold() == texts[1].casefold()
+
+
+def _is_same_structure(said, gold, prediction, answer):
+    r"""(1, 2, 3) for 1, 2, 3; a column for (1, 2); (0,9) \cup (9,36) for (0,36) \setminus \{9\}."""
+    if same_reals(said.text, gold.text):
+        return True
+    kind, parts = structure(said.text, 0)
+    gold_kind, gold_parts = structure(gold.text, 0)
+    is_list_in_brackets = kind in ("()", "[]") and gold_kind == "set" and "{" not in gold.text
+    kinds = {kind[:6], gold_kind[:6]}
+    is_vector = kinds == {"matrix", "()"} and len(set(_row_lengths(kind + gold_kind))) == 1
+    if not (is_list_in_brackets or is_vector) or len(parts) != len(gold_parts):
+        return False
+    if len(parts) > MOST_PARTS:
+        return False
+    return all(is_correct(part, gold_part) for part, gold_part in zip(parts, gold_parts))
+
+
+def _row_lengths(kind):
+    """[1, 1, 1] of a column; a row has one length."""
+    lengths = re.findall(r"\d+", kind)
+    return lengths if len(lengths) == 1 or set(lengths) == {"1"} else ["1", "2"]
+
+
+def _is_solved(said, gold, prediction, answer):
+    """m + n = 293 or 293 = m for 293. 2x = 10 is no answer to 10: it is still to be solved."""
+    if not isinstance(said.value, tuple) or said.value[0] != "equation":
+        return False
+    left, _, right = said.text.partition("=")
+    if VARIABLE.fullmatch(right):
+        left, right = right, left
+    without_powers = re.sub(r"\^\s?\{?\d+\}?|_\w|_\{\w*\}", "", left)
+    names = set(re.findall(r"(?<![\\a-zA-Z])[a-zA-Z]", without_powers))
+    if len(names) < 2 and re.search(r"\d", without_powers):
+        return False
+    if re.fullmatch(r"\s?-[^+-]*", left):  # -x = 5
+        return False
+    return not isinstance(gold.value, str) and _value(right, 0) == gold.value
+
+
+ALLOWANCES = [
+    _is_number_in_another_way,
+    _is_other_reading,
+    _is_same_word,
+    _is_choice_with_text,
+    _is_solved,
+    _is_same_structure,
+]
+
+
+def _same_equation(one, other):
+    """x = y and y = x; y = -x/2 + 3/4 and 2x + 4y - 3 = 0."""
+    sides = [text.rstrip(". ").split("=") for text in (one, other)]
+    if not all(len(pair) == 2 for pair in sides):
+        return False
+    if any(len(text) > LONGEST_FORMULA or WORD.search(text) for text in (one, other)):
+        return False
+    try:
+        equations = [_equation(left, right) for left, right in sides]
+    except (ValueError, ArithmeticError):
+        return False
+    # Twice a constant is 0 = 0.
+    return equations[0] == equations[1] and equations[0] != 1
+
+
+# ---- Symbolically, part by part ----------------------------------------------------------------
 
 
 def _unread(*values):
@@ -638,8 +469,8 @@ def _equal(one, other, budget, depth=0):
 
     budget: the symbolic questions that may still be asked.
     """
-    kind, parts = _structure(one, depth)
-    other_kind, other_parts = _structure(other, depth)
+    kind, parts = structure(one, depth)
+    other_kind, other_parts = structure(other, depth)
     if kind != other_kind and "named" in (kind[:5], other_kind[:5]):
         # x = 1, y = 2 for 1, 2 or (1, 2)
         unnamed = [known for known in ("set", "()") if known in (kind, other_kind)]
@@ -694,13 +525,15 @@ BROKEN = re.compile(
 
 
 def is_gradable(answer):
-    """Can an answer be compared with anything? Not if it is empty, too long, or broken LaTeX."""
-    if answer is None:
+    """Can an answer be compared with anything? Not empty, NaN, too long or broken LaTeX."""
+    if answer is None or (isinstance(answer, float) and not math.isfinite(answer)):
         return False
     answer = str(answer)
+    if WHOLE_NUMBER.fullmatch(answer):
+        return True
     if len(answer) > LONGEST_ANSWER or parse(answer) == "":
         return False
-    text = _normal_form(answer)
+    text = read(answer).text
     # Braces without a command may be the answer: ) } ]
     is_latex = re.search(r"\\[a-zA-Z]|[\^_]", text)
     braces = re.findall(r"(?<!\\)[{}]", text)
@@ -713,10 +546,13 @@ def grade(row, prediction):
     """Is the prediction right for this row? None if it has no answer: such a row is skipped.
 
     Looks at `nums` and `target` (Countdown), `instruction_id_list` (IFEval), `references` (CoQA:
-    the same words as one of them), else at `answer` and, beside it, `choices` (whose text may
-    stand for the letter) and `accept` (further right answers).
+    the same words as one of them), else at `answer` (of a list any is right) and, beside it,
+    `choices` (whose text may stand for the letter) and `accept` (further right answers).
+    Raises BadInput for an answer that is an object.
     """
     if row.get("nums") is not None and row.get("target") is not None:
+        if not is_countdown_problem(row["nums"], row["target"]):
+            return None
         return check_expression(
             prediction, row["nums"], row["target"], row.get("n_used"), row.get("left_to_right")
         )
@@ -730,24 +566,42 @@ def grade(row, prediction):
             return None
         said = plain_words(prediction or "")
         return any(said == plain_words(answer) for answer in row["references"])
-    gold = row.get("answer")
-    if not is_gradable(gold):
+    golds = gold_answers(row)
+    if not golds:
         return None
     if prediction is None:
         return False
     if row.get("choices"):
-        prediction = _as_letter(prediction, row["choices"], gold)
+        letter = chosen(prediction, row["choices"])
+        if letter and letter in [chosen(gold, row["choices"]) for gold in golds]:
+            return True
+        prediction = letter or prediction
+    return any(is_correct(prediction, gold) for gold in golds)
+
+
+def gold_answers(row):
+    """The texts that are right for a row: its answer, or each of a list of them, and `accept`.
+
+    Without an answer that can be graded there are none. Raises BadInput for an object.
+    """
+    answer = row.get("answer")
+    if isinstance(answer, str) and answer.startswith('["') and answer.endswith('"]'):
+        answer = _json_list(answer)
+    answers = answer if isinstance(answer, list) else [answer]
+    if any(isinstance(gold, (dict, list)) for gold in answers):
+        raise BadInput(f"row '{row.get('id')}': `answer` holds an object, not a text")
+    golds = [str(gold) for gold in answers if is_gradable(gold)]
     others = row["accept"] if isinstance(row.get("accept"), list) else []
-    return any(is_correct(prediction, right) for right in [gold, *others])
+    return golds and [*golds, *map(str, others)]
 
 
-def _as_letter(prediction, choices, gold):
-    """The letter of a choice that was given by its text, unless the gold answer is a text, too."""
-    texts = [str(choice).strip().casefold() for choice in choices]
-    said = prediction.strip().casefold()
-    if len(said) <= 1 or said not in texts or str(gold).strip().casefold() in texts:
-        return prediction
-    return chr(ord("A") + texts.index(said))
+def _json_list(text):
+    """The list of texts that is written as JSON, else the text."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if all(isinstance(item, str) for item in found) else text
 
 
 # ---- Words shared with references --------------------------------------------------------------
@@ -796,7 +650,10 @@ def canonical(row, answer):
     if row.get("nums") is not None and isinstance(answer, str):
         found = expression_value(answer, row.get("left_to_right", False))
         return (tuple(found[0]), found[1]) if found else answer.strip()
-    return parse(answer) if isinstance(answer, str) else None
+    if not isinstance(answer, str):
+        return None
+    letter = chosen(answer, row["choices"]) if row.get("choices") else None
+    return letter or parse(answer)
 
 
 def answer_classes(row, answers):

@@ -29,7 +29,7 @@ from grading.answers import (  # noqa: E402
     grade,
     is_correct,
     overlap,
-    parse,
+    read,
 )
 from grading.formulas import check_expression  # noqa: E402
 
@@ -103,7 +103,7 @@ def measure_speed():
             grade({"answer": gold}, said)
         start, n_right = time.process_time(), 0
         for said, gold in pairs:
-            parse.cache_clear()
+            read.cache_clear()
             n_right += grade({"answer": gold}, said)
         per_second = len(pairs) / (time.process_time() - start)
         print(f"{name}: {per_second:,.0f} gradings/s, {n_right} of {len(pairs)} right")

@@ -33,7 +33,6 @@ NOT_EQUAL = [
     ("y'!", "y!"),
     ("52_8!", "52_9!"),
     ("1 + 1 = \\binom{5}{1}", "5"),
-    ("(4, \\log_2 8)", "4, 3"),
     ("\\overline{AB}!", "AB!"),
     ("\\log_2 8 +", "3"),
 ]
@@ -208,4 +207,4 @@ def test_votes_over_many_answers_are_cheap():
 def test_without_math_verify_the_rules_are_left(monkeypatch):
     monkeypatch.setattr(symbolic.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(symbolic, "_workers", None)
-    assert not is_correct("\\binom{7}{2}", "21") and is_correct("\\frac{42}{2}", "21")
+    assert not is_correct("\\binom{n}{2}", "n(n-1)/2") and is_correct("\\frac{42}{2}", "21")

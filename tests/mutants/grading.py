@@ -2,14 +2,14 @@
 
 MUTANTS = [
     (
-        "grading/answers.py",
+        "grading/structures.py",
         'loose = ["=" in sign or "e" in sign for sign in signs]',
         'loose = ["=" in sign for sign in signs]',
         "x \\\\le 2 is x < 2",
         "test_answers.py::test_wrong",
     ),
     (
-        "grading/answers.py",
+        "grading/structures.py",
         "if len(values) == len(parts) > 1:",
         "if False:",
         "x = 1, y = 2 is x = 2, y = 1",
@@ -23,16 +23,16 @@ MUTANTS = [
         "test_answers.py::test_wrong",
     ),
     (
-        "grading/answers.py",
-        'answer = f"{before}, {answer}"',
-        "answer = before",
+        "grading/extraction.py",
+        "answers.insert(0, before)",
+        "answers = [before]",
         "of two boxes that are one list only the first counts",
         "test_answers.py::test_extract_answer",
     ),
     (
         "grading/answers.py",
-        "return any(is_correct(prediction, right) for right in [gold, *others])",
-        "return is_correct(prediction, gold)",
+        "return golds and [*golds, *map(str, others)]",
+        "return golds",
         "other accepted answers are not looked at",
         "test_answers.py::test_a_choice_may_be_given_by_its_text",
     ),
