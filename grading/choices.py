@@ -7,11 +7,12 @@ chosen       the same, and a choice that is given by its text
 
 import re
 
-from grading.spelling import normal_form, plain_characters
+from grading.spelling import LONGEST_ANSWER, normal_form, plain_characters
 
 WRAPPER = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|mbox|boxed|bf|rm)\s?\{([^{}]*)\}"
 )
+WHOLE_WRAPPER = re.compile(r"\\(?:text|textbf|mbox)\s?\{(.*)\}", re.DOTALL)
 # what may stand in front of a letter: "Option B", "the correct choice is (B)"
 LEAD = (
     r"(?:(?:the )?(?:correct |right |best |final )?(?:answer|option|choice|letter)s?"
@@ -35,7 +36,10 @@ LETTERS = re.compile(r"\(?[A-J]\)?(?:\s?(?:,|and|&|\s)?\s?\(?[A-J]\)?){0,9}")
 
 def _bare(text):
     r"""Text without the marks around it: $\textbf{(B)}\ 12$ -> (B) 12."""
-    text = plain_characters(text[:500])
+    text = plain_characters(text[:LONGEST_ANSWER])
+    # One around the whole text may hold formulas with braces.
+    if around := WHOLE_WRAPPER.fullmatch(text.strip("$ ")):
+        text = around[1]
     while (unwrapped := WRAPPER.sub(r" \1 ", text)) != text:
         text = unwrapped
     text = re.sub(r"\\[ ,;:!()\[\]]|\\q?quad|~|\$|\*\*|__|`|[{}]", " ", text)

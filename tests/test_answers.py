@@ -142,6 +142,13 @@ def test_each_extraction_rule_does_what_its_example_says(rule):
 # ---- grading
 
 
+def test_number_words_are_no_units():
+    """Words that change the number before them: only then is what is dropped a unit."""
+    for said in ("7 factorial", "7 plus", "7\\text{ if }n>1", "7 modulo"):
+        assert not is_correct(said, "7"), said
+    assert is_correct("7 boxes", "7") and is_correct("7\\text{ square feet}", "7")
+
+
 @pytest.mark.parametrize(
     "prediction, answer",
     [
