@@ -51,9 +51,14 @@ MUTANTS = [
     ),
     (
         "engine/checkpoints.py",
-        'if sizes != {name: size for name, (size, _) in state["files"].items()}:',
-        "if False:",
-        "a checkpoint that lost the optimizer is taken",
+        'state = json.loads((path / "state.json").read_bytes())',
+        (
+            'state = json.loads((path / "state.json").read_bytes())\n'
+            "files = _data_files(path)\n"
+            'state["files"] = {f.name: [f.stat().st_size, _sum_of_file(f)] for f in files}\n'
+            'state["sum"] = _sum_of_state(state)'
+        ),
+        "a checkpoint that lost the optimizer is taken: its files are compared with themselves",
         "test_sft.py::test_a_corrupt_checkpoint_costs_one_line",
     ),
     (
@@ -279,8 +284,8 @@ MUTANTS = [
     ),
     (
         "engine/loading.py",
-        "if is_known:",
-        "if False:",
+        "return sequences",
+        "return MIDDLE",
         "the check at load computes ids that no training saw",
         "test_loading.py::test_half_precision_is_checked_with_ordinary_text",
     ),
