@@ -284,8 +284,8 @@ MUTANTS = [
     ),
     (
         "engine/loading.py",
-        "return sequences",
-        "return MIDDLE",
+        "middle = n_vocab // 2",
+        "middle = 0",
         "the check at load computes ids that no training saw",
         "test_loading.py::test_half_precision_is_checked_with_ordinary_text",
     ),
