@@ -581,16 +581,17 @@ def make_jobs(study, files, tokenizer, work):
         job = Job(name, first_of_each_task(found.rows), viewed[name], work / str(number))
         job.n_skipped = found.n_skipped
         job.texts = problem_texts(found.rows)
-        job.examples = examples_of(job.rows, found.format, tokenizer)
+        form = found.format.fit(tokenizer, found.date, found.special_in_text)
+        job.examples = examples_of(job.rows, form, tokenizer)
         viewed_rows = [chosen.row for chosen in job.viewed]
-        job.viewed_examples = examples_of(viewed_rows, found.format, tokenizer, VIEWED_TOKENS)
+        job.viewed_examples = examples_of(viewed_rows, form, tokenizer, VIEWED_TOKENS)
         jobs.append(job)
     return jobs
 
 
 def examples_of(rows, form, tokenizer, longest=None):
     """Completion rows -> (prompt ids, completion ids) each, the completion's first `longest`."""
-    return [(form.prompt_ids(tokenizer, row["question"]), row["ids"][:longest]) for row in rows]
+    return [(form.row_prompt_ids(tokenizer, row), row["ids"][:longest]) for row in rows]
 
 
 def first_of_each_task(rows):

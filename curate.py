@@ -268,7 +268,7 @@ def rate_difficulty(rate, low, high):
 
 
 def filters_difficulty(cfg):
-    # For variance the attempts are a history.
+    # For variance the attempts are the accuracies over time.
     return cfg.attempts and cfg.difficulty != "none" and cfg.method != "variance"
 
 
@@ -532,23 +532,30 @@ def select_variance(rows, k, inputs):
 def historical_variance(row, inputs):
     """Population standard deviation of a question's accuracy over epochs.
 
-    The accuracies are the row's `history`, or one per file of --attempts. Raises BadInput.
+    The accuracies are the row's `accuracies` (once called `history`, which now holds messages), or
+    one per file of --attempts. Raises BadInput.
     """
     name = str(row["id"])
-    history = row.get("history")
-    if not history:
+    accuracies = row.get("accuracies")
+    if not accuracies and are_numbers(row.get("history")):
+        accuracies = row["history"]
+    if not accuracies:
         if len(inputs.attempts) == 1:
             raise BadInput(
                 "--method variance: one file of --attempts has no variance; it needs two or more, "
                 "one per epoch"
             )
-        history = [right[name] / n[name] for right, n in inputs.attempts if n[name]]
-    is_numbers = isinstance(history, list) and all(isinstance(x, (int, float)) for x in history)
-    if not is_numbers or not history:
-        raise BadInput(
-            f"--method variance: row {name} has neither a `history` of accuracies nor --attempts"
-        )
-    return statistics.pstdev(history)
+        accuracies = [right[name] / n[name] for right, n in inputs.attempts if n[name]]
+    if not are_numbers(accuracies):
+        raise BadInput(f"--method variance: row {name} has neither `accuracies` nor --attempts")
+    return statistics.pstdev(accuracies)
+
+
+def are_numbers(values):
+    """Whether this is a list of numbers, at least one."""
+    if not isinstance(values, list) or not values:
+        return False
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def select(rows, inputs):

@@ -46,6 +46,7 @@ from tqdm import tqdm
 from engine import (
     attention,
     chat,
+    ending,
     kv_cache,
     processes,
     runlog,
@@ -55,6 +56,7 @@ from engine import (
     tensor_parallel,
 )
 from engine import model as models
+from engine.columns import read_any
 from engine.completions import RowFile, completion_row, key_of
 from engine.decoder import (
     FORCE,
@@ -68,7 +70,7 @@ from engine.decoder import (
     next_try,
     stop_ids,
 )
-from engine.format import FORMATS, ask
+from engine.format import DATE, FORMATS, ask, with_system
 from engine.rows import BadInput, is_text, read_rows
 from engine.sampling import LEAST_TEMPERATURE, LEAST_TOP_P, random_key, sample
 from engine.settings import Computing, flag
@@ -80,6 +82,10 @@ class Config(Computing):
     out: str = ""  # completion rows to write
     # text of the thinking, see engine/format.py
     format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"
+
+    system: str = ""  # system prompt of rows without one
+    date: str = DATE  # what a chat template that writes a date takes for today
+    special_in_text: bool = False  # special tokens that a row's texts name are special, not text
 
     n: int = 1  # samples per problem
     temperature: float = 0.0  # 0 = greedy
@@ -222,6 +228,7 @@ def decode_one(model, tokenizer, form, request, sampling):
         return token.item(), logp.item()
 
     key = torch.tensor([request.key], device=models.head(model).device)
+    form = form.fit(tokenizer)
     scripts = {
         "": [],
         "wait": encode(sampling.wait),
@@ -229,36 +236,55 @@ def decode_one(model, tokenizer, form, request, sampling):
         "answer": encode(form.after + form.end + form.cue),
     }
     n_wait, end_id = len(scripts["wait"]), form.end_id(tokenizer)
+    # An end of several tokens is followed as text (engine/ending.py).
+    watch = ending.watch_end(tokenizer, form, len(tokenizer))
+    partial = ending.Follower(watch)
     stops = stop_ids(model, tokenizer)
     # A stop token inside thinking is an end of thinking, too.
     ends = stops if end_id is None else stops | {end_id}
     barred = torch.tensor(sorted(ends), device=key.device)
+    at_once = ends if watch is None else ends | {watch.first_id}
+    barred_at_once = torch.tensor(sorted(at_once), device=key.device)
     thought = Thought(bool(form.end), is_fresh=request.waits + request.min_thinking > 0)
     tokens, script, injected, logps, finish = list(request.prompt), [], [], [], "length"
 
     cache = prefill(model, tokens, request.max_tokens)
-    for n in range(request.max_tokens):
-        last = tokens[-1]
-        logits = next_logits(model, cache, last, len(tokens) - 1)[:, : len(tokenizer)]  # (1, V)
-        no_end = logits.index_fill(1, barred, -torch.inf)
-        token, logp = draw(no_end if thought.is_fresh and not script else logits, n)
+    while (n := len(tokens) - len(request.prompt)) < request.max_tokens:
+        logits = next_logits(model, cache, tokens[-1], len(tokens) - 1)[:, : len(tokenizer)]
+        if thought.is_fresh and not script:
+            token, logp = draw(logits.index_fill(1, barred_at_once, -torch.inf), n)  # (1, V)
+        else:
+            token, logp = draw(logits, n)
         if not math.isfinite(logp):
             finish = "nan"
             break
         own_end = False
         if not script:
-            decision = force_budget(thought, token in ends, request, sampling, n_wait)
+            is_end = token == end_id or (thought.is_open and partial.is_completed_by(token))
+            wants_end = is_end or token in ends
+            decision = force_budget(thought, wants_end, request, sampling, n_wait)
+            is_replaced = decision and not (decision == "end" and is_end)
+            if partial.n_tokens and (is_replaced or is_end):
+                # The first tokens of the end are no thinking; they go if the last is replaced.
+                thought.n_tokens -= partial.n_tokens
+                thought.n_round -= partial.n_tokens
+                if is_replaced:
+                    for written in (tokens, injected, logps):
+                        del written[-partial.n_tokens :]
+                partial.forget()
             if decision == "answer" and sampling.over_budget == "reject":
                 finish = "rejected"
                 break
             if decision == "wait" and n_wait == 0:
                 # No wait string: the next likely token, drawn with another random number.
-                token, logp = draw(no_end, n + 2**32)
+                token, logp = draw(logits.index_fill(1, barred, -torch.inf), n + 2**32)
             script = list(scripts[decision])
-            if decision == "answer" and tokenizer.decode([last]).endswith(form.after):
+            if decision == "end" and is_end and watch is not None:
+                script = []  # the model has written all of it
+            if decision == "answer" and tokenizer.decode(tokens[-1:]).endswith(form.after):
                 script = encode(form.end + form.cue)  # no second line break
-            own_end = decision == "end" and token == end_id  # the script's first token is its own
-            thought.note(decision, token == end_id, n_wait)
+            own_end = decision == "end" and is_end  # the script's first token is its own
+            thought.note(decision, is_end, n_wait)
         is_injected = bool(script) and not own_end
         token = script.pop(0) if script else token
         tokens.append(token)
@@ -268,6 +294,10 @@ def decode_one(model, tokenizer, form, request, sampling):
             finish = "stop"
             break
         thought.count(is_injected)
+        if thought.is_open and not is_injected:
+            partial.note(token)
+        else:
+            partial.forget()
     ids = tokens[len(request.prompt) :]
     counts = (thought.n_tokens, thought.n_waits, thought.is_forced)
     return Completion(ids, injected, logps, finish, *counts, n_tries=request.n_tries)
@@ -336,7 +366,7 @@ def check_plain(cfg):
 
 def load_problems(cfg):
     """Return the problem rows that cfg asks for. Raises BadInput for a row that is no problem."""
-    problems = read_rows(cfg.data, need=("id", "question"))
+    problems = read_any(cfg.data, ("id", "question"))
     if cfg.only is not None:
         problems = [problem for problem in problems if problem.get("group") == cfg.only]
     if not problems:
@@ -351,7 +381,7 @@ def load_problems(cfg):
         if key in seen:
             raise BadInput(f"{cfg.data}: two rows have the id '{problem['id']}'")
         seen.add(key)
-    return problems
+    return with_system(problems, cfg.system)
 
 
 def check_problem(problem, path):
@@ -384,14 +414,29 @@ def sampling_of(cfg):
     )
 
 
-def make_requests(cfg, problems, model, tokenizer, form, history=()):
+def format_of(cfg, tokenizer):
+    """Return the format, fitted to the tokenizer's template. Raises BadInput if it cannot be."""
+    form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
+    form.check(tokenizer)
+    return form
+
+
+def prompt_of(cfg, problem, tokenizer, form):
+    """Return the ids of a problem's prompt, with its own history. Raises BadInput."""
+    try:
+        return form.row_prompt_ids(tokenizer, problem, question_of(cfg, problem))
+    except BadInput as error:
+        raise BadInput(f"{cfg.data}: {error}") from error
+
+
+def make_requests(cfg, problems, model, tokenizer, form):
     """Return (requests, the (problem, sample number) of each, messages on the prompts left out).
 
     Raises BadInput for what model, tokenizer and format cannot serve.
     """
     asked = [
         Request(
-            prompt=form.prompt_ids(tokenizer, question_of(cfg, problem), history),
+            prompt=prompt_of(cfg, problem, tokenizer, form),
             key=0,
             max_tokens=problem.get("max_tokens", cfg.max_tokens),
             waits=problem.get("waits", cfg.waits),
@@ -505,19 +550,20 @@ def main(cfg, loaded=None):
             print(f"{file.path}: this run is complete")
             return read_rows(file.path)
         loaded = loaded or load_model(cfg)
-        FORMATS[cfg.format].check(loaded[1])
+        format_of(cfg, loaded[1])
         work = score_given if cfg.score else answer_problems
         return work(cfg, problems, file, *loaded)
 
 
 def answer_problems(cfg, problems, file, model, tokenizer, ranks):
     """Decode completions of the problems that are not in the file yet. Return all rows."""
-    form = FORMATS[cfg.format]
+    form = format_of(cfg, tokenizer)
     # What cannot be served is refused before a file is touched.
     requests, todo, skipped = make_requests(cfg, problems, model, tokenizer, form)
     if ranks.leads:
-        for line in skipped:
-            print(line)
+        for line in [form.fitted.describe(), *skipped]:
+            if line:
+                print(line)
     if not requests:
         raise BadInput(f"{cfg.data}: no prompt fits into the context")
     keys = [key_of({"id": problem["id"], "sample": number}) for problem, number in todo]
@@ -535,9 +581,8 @@ def answer_problems(cfg, problems, file, model, tokenizer, ranks):
 def score_given(cfg, given, file, model, tokenizer, ranks):
     """Score the completions of the given rows that are not in the file yet. Return all rows."""
     questions = [question_of(cfg, row) for row in given]
-    pairs = scoring.pairs_to_score(
-        given, questions, model, tokenizer, FORMATS[cfg.format], cfg.data
-    )
+    form = format_of(cfg, tokenizer)
+    pairs = scoring.pairs_to_score(given, questions, model, tokenizer, form, cfg.data)
     keys = [key_of(row) for row in given]
     left = places_left(keys, given, file.open(ranks), ranks)
     rows = scoring.score_rows(
@@ -604,11 +649,11 @@ def chat_with(cfg):
     model, tokenizer, ranks = load_model(cfg)
     if ranks.n > 1 or ranks.group is not None:
         raise BadInput("--interactive: one process only, not under torchrun")
-    form = FORMATS[cfg.format]
-    form.check(tokenizer)
+    form = format_of(cfg, tokenizer)
 
     def answer(cfg, problem, history, watch):
-        requests, _, skipped = make_requests(cfg, [problem], model, tokenizer, form, history)
+        (problem,) = with_system([problem | {"history": history}], cfg.system)
+        requests, _, skipped = make_requests(cfg, [problem], model, tokenizer, form)
         if skipped:
             raise BadInput("the conversation has outgrown the context; /new begins anew")
         sampling = sampling_of(cfg)

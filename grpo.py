@@ -67,12 +67,13 @@ from engine import (
     watch,
 )
 from engine import model as models
+from engine.columns import read_problems
 from engine.completions import completion_row
 from engine.decoder import Request, Sampling, decode
-from engine.format import FORMATS, Format, ask
+from engine.format import DATE, FORMATS, Format, ask, with_system
 from engine.logprobs import logps_of, self_certainty
 from engine.rollout import Rollout, Sums, make_micro_batch, sums_of, trained_states
-from engine.rows import BadInput, read_problems, write_rows
+from engine.rows import BadInput, write_rows
 from engine.sampling import LEAST_TEMPERATURE, random_key
 from grading.rewards import needs_of, reward_files, rewardable_problems
 from grading.sandbox import Failure, Workers
@@ -85,6 +86,9 @@ class Config(settings.Training):
     data: str  # problem rows
     # text of a completion, see engine/format.py
     format: Literal["s1", "think", "r1", "plain"] = "think"
+    system: str = ""  # system prompt of rows without one
+    date: str = DATE  # what a chat template that writes a date takes for today
+    special_in_text: bool = False  # special tokens that a row's texts name are special, not text
     # correct, vote, cosine, lcpo ...: sum (+) of products (&), see grading/rewards.py;
     # FILE.py:FUNCTION
     reward: str = "correct"
@@ -353,7 +357,7 @@ def sample_groups(setup, problems, stream, places):
     n_other = round(cfg.offpolicy_frac * cfg.group_size)
     requests = []
     for place in places:
-        prompt = form.prompt_ids(setup.tokenizer, problems[place]["question"])
+        prompt = form.row_prompt_ids(setup.tokenizer, problems[place])
         for number in range(n_samples):
             # The place is in the key, too: a small data set can repeat within a step.
             key = random_key(cfg.seed, *stream, place, problems[place]["id"], number)
@@ -397,7 +401,7 @@ def expected_work(setup, problem):
     longest = cfg.max_tokens
     if "budget" in needs_of(cfg.reward):
         longest = min(cfg.max_tokens, problem["budget"])
-    n_prompt = len(setup.form.prompt_ids(setup.tokenizer, problem["question"]))
+    n_prompt = len(setup.form.row_prompt_ids(setup.tokenizer, problem))
     n_completion = setup.lengths.get(str(problem["id"]), longest)
     return n_prompt + max(cfg.votes, cfg.group_size) * n_completion
 
@@ -820,7 +824,8 @@ def train(cfg, ranks, problems, held_out):
     model, tokenizer = sharding.load_to_train(
         cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute
     )
-    FORMATS[cfg.format].check(tokenizer)
+    form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
+    form.check(tokenizer)
     if "self_certainty" in needs_of(cfg.reward) and models.softcap(model):
         raise BadInput(
             f"--reward {cfg.reward}: no self_certainty of a model that caps its logits: {cfg.model}"
@@ -839,7 +844,7 @@ def train(cfg, ranks, problems, held_out):
     if run.is_complete:
         return []
     lengths = run.noted.get("lengths", {})
-    setup = set_up(cfg, model, reference, tokenizer, lengths)
+    setup = set_up(cfg, model, reference, tokenizer, form, lengths)
     setup.problems = usable_problems(setup, problems, run.say)
     held_out = fitting_problems(setup, held_out, run.say)
     queue = deque(run.noted.get("queue", ()))  # rollouts that wait for their update
@@ -888,7 +893,7 @@ def identity_of(cfg):
     )
 
 
-def set_up(cfg, model, reference, tokenizer, lengths):
+def set_up(cfg, model, reference, tokenizer, form, lengths):
     """Load what samples -> Setup, without problems and reward workers."""
     ranks = processes.join_ranks(cfg.device, cfg.tp)
     other, sampler = None, model
@@ -907,7 +912,7 @@ def set_up(cfg, model, reference, tokenizer, lengths):
         reference=reference,
         other=other,
         tokenizer=tokenizer,
-        form=FORMATS[cfg.format],
+        form=form,
         pool=None,
         problems=[],
         lengths=lengths,
@@ -974,7 +979,7 @@ def fitting_problems(setup, problems, say=None):
     kept = [
         problem
         for problem in problems
-        if len(setup.form.prompt_ids(setup.tokenizer, problem["question"])) <= longest
+        if len(setup.form.row_prompt_ids(setup.tokenizer, problem)) <= longest
     ]
     n_out = len(problems) - len(kept)
     if say and n_out:
@@ -993,7 +998,7 @@ def held_out_accuracy(setup, problems):
     mine = [problems[place] for place in shares[setup.ranks.index]]
     requests = []
     for problem in mine:
-        prompt = setup.form.prompt_ids(setup.tokenizer, problem["question"])
+        prompt = setup.form.row_prompt_ids(setup.tokenizer, problem)
         key = random_key(cfg.seed, "evaluation", problem["id"])
         requests.append(Request(prompt, key, cfg.max_tokens))
     groups = [None] * len(mine)
@@ -1097,14 +1102,16 @@ def check_kl(cfg):
 def main(cfg):
     """Train and save. Returns the log rows of the steps taken now."""
     check(cfg)
-    problems = read_problems(cfg.data)
+    problems = with_system(read_problems(cfg.data), cfg.system)
     if cfg.plan:
         from engine import plan
 
         tokenizer = loading.load_tokenizer(cfg.model)
-        return plan.of_problems(cfg, FORMATS[cfg.format], tokenizer, problems)
+        form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
+        return plan.of_problems(cfg, form, tokenizer, problems)
     ranks = training.join_to_train(cfg)
     held_out = read_problems(cfg.eval_data, need=("answer",)) if cfg.eval_data else []
+    held_out = with_system(held_out, cfg.system)
     flags = f"--micro-batch-tokens {cfg.micro_batch_tokens}, --slots {cfg.slots}"
     relief = "less of them, --offload-optimizer or more ranks under torchrun"
     with training.failures_in_one_line(cfg, flags, relief), runlog.locked(cfg.out):

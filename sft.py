@@ -45,7 +45,7 @@ from tqdm import tqdm
 from data.load import read_traces
 from engine import dealing, loading, packing, processes, runlog, settings, sharding, training
 from engine import model as models
-from engine.format import FORMATS
+from engine.format import DATE, FORMATS, check_history, with_system
 from engine.rows import BadInput, is_text, read_rows, write_rows
 from engine.training import lr_at
 
@@ -55,6 +55,9 @@ class Config(settings.Training):
     data: str  # trace rows: .jsonl, a directory, or a data set by its name (data/load.py)
     # text of a trace, see engine/format.py
     format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"
+    system: str = ""  # system prompt of rows without one
+    date: str = DATE  # what a chat template that writes a date takes for today
+    special_in_text: bool = False  # special tokens that a row's texts name are special, not text
     train_on: Literal["completion", "all"] = "completion"  # "all" trains on the prompt too
     turns: int = 1  # assistant turns that are trained: the last ones, earlier ones in `history`
 
@@ -97,13 +100,18 @@ def encode(rows, tokenizer, cfg, context):
     takes 36 bytes a token. A row whose completion would be cut away is dropped: it would train
     nothing. Raises BadInput naming the row.
     """
-    form = FORMATS[cfg.format]
+    form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
     form.check(tokenizer)
+    rows = with_system(rows, cfg.system)
     longest = min(cfg.max_length, context)
     examples, counts = [], {"rows": len(rows), "cut": 0, "dropped": 0}
     for number, row in enumerate(tqdm(rows, desc="tokenizing", disable=len(rows) < 20000), 1):
-        check_row(row, f"{cfg.data}: row {number}")
-        ids, trained = form.training_ids(tokenizer, row, cfg.turns)
+        where = f"{cfg.data}: row {number}"
+        check_row(row, where)
+        try:
+            ids, trained = form.training_ids(tokenizer, row, cfg.turns)
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from error
         if cfg.train_on == "all":
             trained = [True] * len(ids)
         if len(ids) > longest:
@@ -125,18 +133,10 @@ def check_row(row, where):
             raise BadInput(f"{where}: '{field}' is not a text")
     if not ((row.get("thinking") or "") + row["response"]).strip():
         raise BadInput(f"{where}: empty completion")
-    history = row.get("history") or []
-    if not isinstance(history, list) or not all(is_message(message) for message in history):
-        raise BadInput(f"{where}: 'history' is not a list of messages with role and content")
-
-
-def is_message(message):
-    """Whether it is {"role": text, "content": text}."""
-    return (
-        isinstance(message, dict)
-        and isinstance(message.get("role"), str)
-        and is_text(message.get("content"))
-    )
+    try:
+        check_history(row.get("history") or [])
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
 
 
 def plan_steps(lengths, epochs, batch_rows, batch_tokens, seed, order=None):

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-from engine.rows import BadInput, read_rows
+from engine.columns import as_row, read_any, read_with_datasets
+from engine.rows import BadInput
+
+# Files by which one knows what `save_to_disk` wrote.
+SAVED = ("state.json", "dataset_dict.json")
 
 # data/hub.py is imported where it is needed: reading JSONL needs no checkers of answers.
 
@@ -10,14 +14,15 @@ from engine.rows import BadInput, read_rows
 def read_traces(path):
     """Trace rows, which have `question` and `response`.
 
-    path: a .jsonl file, or a directory of them; a data set of data/hub.py by its name (s1k, limo
-    ...); or any data set on the hub (owner/name) or in a directory whose columns have our names.
+    path: a .jsonl, .json, .csv, .parquet or .arrow file, or a directory of .jsonl; a data set of
+    data/hub.py by its name (s1k, limo ...); or any data set on the hub (owner/name) or in a
+    directory. The columns have our names or others (engine/columns.py).
 
     A row whose `response` is a list becomes one row for each response. Its `thinking` is a list,
     too, or common to all. Raises BadInput naming file and line, or row.
     """
     need = ("question", "response")
-    rows = read_data_set(path, need) if is_data_set(path) else read_rows(path, need)
+    rows = read_data_set(path, need) if is_data_set(path) else read_any(path, need)
     one_each = []
     for number, row in enumerate(rows, 1):
         one_each += one_row_per_response(row, where=f"{path}: row {number}")
@@ -63,10 +68,8 @@ def read_data_set(path, need):
             data_set = hub.DATASETS[path]
             raw_rows = hub.fetch(data_set.hub, data_set.parts[0], data_set.split)
             rows = [data_set.convert(row) for row in raw_rows]
-        elif (Path(path) / "state.json").is_file():  # saved by save_to_disk
-            import datasets
-
-            rows = datasets.load_from_disk(path)
+        elif any((Path(path) / name).is_file() for name in SAVED):
+            rows = read_with_datasets(path)
         else:
             rows = hub.fetch(path, None, "train")
         rows = [dict(row) for row in rows]
@@ -74,8 +77,14 @@ def read_data_set(path, need):
         raise
     except Exception as error:
         raise hub.unreadable(path, error) from error
-    for number, row in enumerate(rows, 1):
+    found = []
+    for number, raw in enumerate(rows, 1):
+        try:
+            row = as_row(raw)
+        except BadInput as error:
+            raise BadInput(f"{path}: row {number}: {error}") from error
         for field in need:
             if row.get(field) is None:
                 raise BadInput(f"{path}: row {number}: no column '{field}'")
-    return rows
+        found.append(row)
+    return found

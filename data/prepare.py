@@ -214,7 +214,10 @@ def main(cfg):
     if cfg.name not in DATASETS:
         raise BadInput(f"--name {cfg.name}: not among {', '.join(DATASETS)}")
     data_set = DATASETS[cfg.name]
-    rows = rows_of(cfg, cfg.name, raw_rows_of(cfg, data_set), data_set.convert)
+    raw_rows = raw_rows_of(cfg, data_set)
+    first = next(iter(raw_rows), {})
+    convert = hub.already_ours if cfg.source and looks_ours(first) else data_set.convert
+    rows = rows_of(cfg, cfg.name, raw_rows, convert)
     write_rows(cfg.out, rows)
     print(f"{cfg.out}: {len(rows)} rows of {cfg.name}")
     return rows

@@ -1,6 +1,8 @@
 """Machinery that the six scripts call and a first reading skips. In reading order:
 
 rows             JSONL rows, the contract between all stages
+columns          rows of other people's columns and files become ours
+template         what a tokenizer's chat template writes by itself
 format           the text of a reasoning model: prompt, thinking, response
 settings         flags from a dataclass, and the settings that scripts share
 runlog           a run on disk: identity, log, how it ends when told to
@@ -10,6 +12,7 @@ model            forward passes of any causal language model
 kv_cache         keys and values of the sequences that are being decoded
 loading          model directories in and out: load, check, save
 sampling         the next token: random numbers, top-k, top-p
+ending           the end of thinking where no single token has it
 decoder          the batched decoder: continuous batching, forced budgets
 completions      completion rows, and the file that a run writes them to
 scoring          likelihoods of given completions

@@ -27,10 +27,11 @@ def completion_row(problem, sample_number, completion, tokenizer, form, with_log
     The row has the fields of its problem, the text and its parts, and the exact token ids.
     """
     text = completion_text(tokenizer, completion)
+    form = form.fit(tokenizer)
     thinking, response = form.split(text)
     n_thinking = completion.n_thinking
-    if form.end and form.end_id(tokenizer) is None:
-        # Without a single end token the decoder could not count up to it.
+    if form.end and form.end_id(tokenizer) is None and not form.is_spelled(tokenizer):
+        # The decoder could not see the end, so it counted everything.
         n_thinking = len(tokenizer.encode(thinking, add_special_tokens=False))
     stop = completion.stop
     if completion.finish == "stop" and stop is None:

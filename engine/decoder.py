@@ -36,7 +36,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from engine import attention, kv_cache, packing
+from engine import attention, ending, kv_cache, packing
 from engine import model as models
 from engine.rows import BadInput
 from engine.sampling import random_key, sample
@@ -124,7 +124,14 @@ class Control:
         self.has_waits = any(r.waits or r.min_thinking for r in requests)
         self.has_budget = any(r.budget is not None for r in requests)
         self.active = any(r.is_guided for r in requests)
+        form = form.fit(tokenizer)
+        self.has_thinking = bool(form.end)
         self.has_steps = form.has_steps
+        # The end of thinking takes several tokens: its text is followed instead.
+        self.watch = ending.watch_end(tokenizer, form, self.n_tokens)
+        if self.watch is not None:
+            following, begins = self.watch.following, self.watch.begins
+            self.following, self.begins = following.to(self.device), begins.to(self.device)
         self.make_scripts(tokenizer, form, sampling)
         self.make_tables(model, tokenizer, form)
 
@@ -142,10 +149,15 @@ class Control:
             encode(form.end + form.cue),
         ]
         end_id = form.end_id(tokenizer)
-        if self.active and end_id is None:
+        if self.active and end_id is None and self.watch is None:
             raise BadInput(
                 f"--format {form.name}: this tokenizer has no single token that ends thinking, "
-                "which forcing (--waits, --thinking-budget, --steps) needs"
+                "nor a text for it, which forcing (--waits, --thinking-budget, --steps) needs"
+            )
+        if self.watch is not None and self.has_waits and not sampling.wait:
+            raise BadInput(
+                f"--wait '': this tokenizer has no single token for '{form.end}', "
+                "so a word has to replace it"
             )
         if self.has_waits and form.has_steps:
             raise BadInput(
@@ -175,6 +187,9 @@ class Control:
         stops = stop_ids(model, tokenizer)
         self.is_stop = table(stops)
         self.is_end = table(stops if form.has_steps else stops | {self.end_id})
+        self.bars_round = self.is_end  # tokens that do not begin a round of thinking
+        if self.watch is not None:
+            self.bars_round = self.is_end | table([self.watch.first_id])
         # s1 writes a line break before the forced end of thinking unless the text just had one.
         self.breaks = table([])
         if self.has_budget and form.after:
@@ -223,6 +238,7 @@ def new_state(slots, width, device):
         # what is fed next, and how many tokens the cache has
         "token": column(),
         "length": column(),
+        "prompt_end": column(),  # the last token of the prompt
         # counts
         "n": column(),  # tokens of the completion
         "n_thinking": column(),
@@ -239,6 +255,9 @@ def new_state(slots, width, device):
         "forced": column(torch.bool),
         "done": ~column(torch.bool),
         "finish": column(),
+        # an end of thinking of several tokens: its characters and tokens written so far
+        "match": column(),
+        "n_match": column(),
         # the completion; the one extra cell is where the steps of a finished sequence write
         "ids": column(torch.int64, width + 1),
         "injected": column(torch.bool, width + 1),
@@ -259,7 +278,7 @@ def advance(state, logits, control, sampling, group=None):
     logits = logits[:, : control.n_tokens]
     if control.has_waits:
         # A round of thinking does not begin with its own end.
-        logits = logits.masked_fill(state["fresh"][:, None] & control.is_end, -torch.inf)
+        logits = logits.masked_fill(state["fresh"][:, None] & control.bars_round, -torch.inf)
 
     # 1. Draw a token. Its logp is not finite if a logit is NaN or infinite.
     token, logp = draw(state, logits, state["n"], sampling, group)
@@ -280,7 +299,7 @@ def advance(state, logits, control, sampling, group=None):
             other, other_logp = draw(state, barred, state["n"] + 2**32, sampling, group)
             token = torch.where(decision.waits, other, token)
             logp = torch.where(decision.waits, other_logp, logp)
-        begin_scripts(state, decision, control)
+        begin_scripts(state, decision, own_end, control)
         token, scripted = next_of_script(state, token, alive, control)
         # The model's own end token stays its own where a script writes the same token.
         own_end = own_end & (decision.ends | ~state["guided"])
@@ -288,6 +307,10 @@ def advance(state, logits, control, sampling, group=None):
 
     # 4. Write it down.
     state["thinking"] &= ~own_end
+    if control.watch is not None:
+        # Its first tokens were counted as thinking before it was complete.
+        state["n_thinking"] -= torch.where(own_end, state["n_match"], 0)
+        follow_end(state, token, injected, control)
     record(state, token, logp.masked_fill(injected, 0), injected, sound, control)
 
 
@@ -330,7 +353,40 @@ def read_wish(state, token, sound, control):
         state["thinking"] &= ~answers
         # The header before `answer` was counted as thinking.
         state["n_thinking"].sub_(answers.long()).clamp_(min=0)
-    return Wish(thinking, end, end & (token == control.end_id))
+    own_end = end & (token == control.end_id)
+    if control.watch is not None:
+        own_end = thinking & (control.following[state["match"], token] == control.watch.full)
+        end = end | own_end
+        # The token may hold the whole end itself: then no earlier one is part of it.
+        state["n_match"].masked_fill_(own_end & control.begins[state["match"], token], 0)
+    return Wish(thinking, end, own_end)
+
+
+def follow_end(state, token, injected, control):
+    """Note how much of an end of several tokens is written. What is injected begins anew."""
+    before = state["match"]
+    after = control.following[before, token]
+    over = injected | ~state["thinking"] | (after == control.watch.full)
+    after = after.masked_fill(over, 0)
+    n_match = torch.where(control.begins[before, token], 1, state["n_match"] + 1)
+    state["n_match"].copy_(n_match.masked_fill(after == 0, 0))
+    state["match"].copy_(after)
+
+
+def take_back(state, rows, control):
+    """Remove the beginning of an end of thinking from the completions in `rows`, (B,) bool.
+
+    Its tokens are in the cache, too, behind the new length, where they are overwritten.
+    """
+    n = torch.where(rows, state["n_match"], 0)
+    for name in ("length", "n", "n_thinking", "n_round"):
+        state[name] -= n
+    state["n_match"] -= n
+    state["match"].masked_fill_(rows, 0)
+    # The newest token is the one before, which tells whether a line break precedes the script.
+    last = state["ids"].gather(1, (state["n"] - 1).clamp(min=0)[:, None])[:, 0]
+    last = torch.where(state["n"] > 0, last, state["prompt_end"])
+    state["token"].copy_(torch.where(n > 0, last, state["token"]))
 
 
 class Decision(NamedTuple):
@@ -357,9 +413,13 @@ def force_budget(state, wish, control):
     return Decision(spent, waits, ends)
 
 
-def begin_scripts(state, decision, control):
+def begin_scripts(state, decision, own_end, control):
     """Start the script that each decision asks for, and note what it changes."""
     spent, waits, ends = decision
+    if control.watch is not None:
+        # The model's own end stays as it is: only a stop token in its place needs the script.
+        ends = ends & ~own_end
+        take_back(state, spent | waits | ends, control)
     force = torch.where(control.breaks[state["token"]], FORCE_AFTER_BREAK, FORCE)
     script = torch.where(spent, force, torch.where(waits, WAIT, END))
     begins = spent | waits | ends
@@ -479,7 +539,7 @@ def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=Non
     requests = list(requests)
     sampling = sampling or Sampling()
     control = Control(model, tokenizer, form, sampling, requests)
-    batch = LiveSequences(model, requests, fit_slots(model, requests, slots), bool(form.end))
+    batch = LiveSequences(model, requests, fit_slots(model, requests, slots), control.has_thinking)
     step = Stepper(model, batch.cache, batch.state, control, sampling)
     waiting = deque(enumerate(requests))
     steps_per_look = 1 if watch or control.stop_strings else POLL[batch.device.type]
@@ -620,6 +680,7 @@ def fill_state(batch, new):
         "guided": [r.is_guided for r in requests],
         "length": [len(r.prompt) - 1 for r in requests],
         "token": [r.prompt[-1] for r in requests],
+        "prompt_end": [r.prompt[-1] for r in requests],
         "thinking": [batch.has_thinking] * len(new),
         "fresh": [r.waits + r.min_thinking > 0 for r in requests],
     }

@@ -14,11 +14,16 @@ think     <think> ... </think> ...: R1 distillations, Qwen3, and the tiny world
 r1        <think> ... </think> <answer> ... </answer> in a template instead of a chat
           (DeepSeek-R1-Zero, Table 1)
 plain     the chat template alone; any reasoning is part of the response
+
+A chat template may write a part of this by itself: engine/template.py finds out which.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
-from engine.rows import BadInput
+from engine import template
+from engine.rows import BadInput, is_message
+from engine.template import DATE
 
 R1_TEMPLATE = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves "
@@ -42,26 +47,91 @@ class Format:
     prompt: str | None = None  # a template with {question}; None: the tokenizer's chat template
     has_steps: bool = False  # each step of the thinking begins with the first token of `end`
 
+    fitted: template.Template | None = None  # what the tokenizer writes itself, see `fit`
+
     # The pieces of a text are encoded one by one, in training as in use. Encoding the joined text
     # can give other ids at the borders: ">" + "\n" is one token of Qwen's. The model would then be
     # trained on ids that it never meets.
 
-    def prompt_text(self, tokenizer, question, history=()):
-        """Everything before `open`. history: the messages before this question."""
-        if self.prompt is not None:
-            return self.prompt.replace("{question}", question)
-        if not tokenizer.chat_template:
+    def fit(self, tokenizer, date=DATE, special_in_text=False):
+        """The format as it is written with this tokenizer's template -> Format.
+
+        A template that opens the thinking keeps its own opening, which the prompt then ends with;
+        `plain` on such a template is split at the end of thinking. A template that closes an empty
+        thinking loses it in formats that think. A format that was fitted comes back as it is.
+
+        date: what the template takes for today. special_in_text: special tokens in a row's texts
+        stay special. Raises BadInput for a template that cannot be used.
+        """
+        if self.fitted is not None:
+            return self
+        if self.prompt is None and not tokenizer.chat_template:
             raise BadInput(
                 f"the tokenizer has no chat template, which format '{self.name}' needs; "
                 "--format r1 needs none"
             )
+        found = template.look_at(tokenizer, self.prompt is None, date, special_in_text)
+        form = self
+        if found.opening and not self.end:
+            form = dataclasses.replace(FORMATS["think"], name=self.name)
+        if found.opening and form.end == THINK_END:
+            form = dataclasses.replace(form, open="", before="")
+        else:
+            found = dataclasses.replace(found, opening="")
+        return dataclasses.replace(form, fitted=found)
+
+    def prompt_text(self, tokenizer, question, history=()):
+        """Everything before `open`. history: the messages before this question."""
+        form = self.fit(tokenizer)
+        if form.prompt is not None:
+            if any(message["role"] != "system" for message in history):
+                raise BadInput(f"format '{form.name}' has no place for earlier turns")
+            parts = [message["content"] for message in history] + [question]
+            return form.fitted.bos + form.prompt.replace("{question}", "\n\n".join(parts))
         messages = [*history, {"role": "user", "content": question}]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return form.chat_text(tokenizer, messages)
+
+    def chat_text(self, tokenizer, messages):
+        """The messages in the chat template, up to where `open` follows. For a fitted format."""
+        text = template.render(tokenizer, messages, self.fitted.date)
+        if self.end:
+            text = template.without_thinking(text) + self.fitted.opening
+        bos = self.fitted.bos
+        return text if text.startswith(bos) else bos + text
 
     def prompt_ids(self, tokenizer, question, history=()):
         """Token ids that the decoder starts from: the prompt and `open`."""
-        text = self.prompt_text(tokenizer, question, history)
-        return encode(tokenizer, text) + encode(tokenizer, self.open)
+        form = self.fit(tokenizer)
+        return form.text_ids(tokenizer, question, history) + encode(tokenizer, form.open)
+
+    def row_prompt_ids(self, tokenizer, row, question=None):
+        """prompt_ids of a row, with its own history. Raises BadInput naming the row.
+
+        question: as the model is asked, if that is not the row's.
+        """
+        question = row["question"] if question is None else question
+        history = row.get("history") or []
+        try:
+            check_history(history)
+            return self.prompt_ids(tokenizer, question, history)
+        except BadInput as error:
+            raise BadInput(f"row '{row.get('id')}': {error}") from error
+
+    def text_ids(self, tokenizer, question, history):
+        """Token ids of prompt_text. Special tokens that a message names are encoded as text."""
+        special = self.special_texts(tokenizer)
+        marked = template.mark([question, *(m["content"] for m in history)], special)
+        if marked is None:
+            return encode(tokenizer, self.prompt_text(tokenizer, question, history))
+        messages = [m | {"content": text} for m, text in zip(history, marked[1:])]
+        text = self.prompt_text(tokenizer, marked[0], messages)
+        return template.encode_marked(tokenizer, text, special)
+
+    def special_texts(self, tokenizer):
+        """Strings that are no special tokens when they are found inside a row's text."""
+        if self.fitted is None or self.fitted.special_in_text:
+            return ()
+        return template.special_texts(tokenizer)
 
     def training_ids(self, tokenizer, row, turns=1):
         """A trace row -> (ids, trained): token ids and, for each, whether the loss counts it.
@@ -73,23 +143,33 @@ class Format:
         turns: how many of the assistant's turns are trained. The completion is the last of them,
         the others are in row["history"].
         """
+        form = self.fit(tokenizer)
         history = row.get("history") or []
-        text = self.prompt_text(tokenizer, row["question"], history)
-        prompt = encode(tokenizer, text)
+        prompt = form.text_ids(tokenizer, row["question"], history)
         prompt_trained = [False] * len(prompt)
         if turns > 1:
-            prompt_trained = self.trained_in_history(tokenizer, text, history, turns - 1)
+            text = form.prompt_text(tokenizer, row["question"], history)
+            prompt_trained = form.trained_in_history(tokenizer, text, history, turns - 1)
+            if len(prompt_trained) != len(prompt):
+                raise BadInput("--turns: a message holds a special token of the tokenizer")
 
         completion = []
-        for piece in self.completion_pieces(row):
-            completion += encode(tokenizer, piece)
+        # In formats that think no tag is left here; in the others it is the row's own.
+        tags = (THINK_OPEN, THINK_END)
+        own = [text for text in form.special_texts(tokenizer) if text not in tags]
+        if form.has_steps:
+            own = []
+        for piece in form.completion_pieces(form.tidy(row, tokenizer)):
+            # The format's own delimiters are special tokens; those of the row's texts are not.
+            is_own = piece in (form.open, form.end)
+            completion += encode(tokenizer, piece) if is_own else encode_text(tokenizer, piece, own)
         completion.append(tokenizer.eos_token_id)
         return prompt + completion, prompt_trained + [True] * len(completion)
 
     def trained_in_history(self, tokenizer, text, history, turns):
         """For each token of the prompt `text`: is it part of one of the last `turns` answers?"""
         answers = [k for k, message in enumerate(history) if message["role"] == "assistant"]
-        spans = [answer_span(tokenizer, text, history, k) for k in answers[-turns:]]
+        spans = [answer_span(self, tokenizer, text, history, k) for k in answers[-turns:]]
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         trained = []
         for first, last in encoded["offset_mapping"]:
@@ -97,6 +177,22 @@ class Format:
             inside = any(start <= first < last <= end for start, end in spans)
             trained.append(inside)
         return trained
+
+    def tidy(self, row, tokenizer):
+        """The row with thinking and response free of the format's own tags -> dict.
+
+        A thinking inside the response is split off; an end-of-sequence token behind the response
+        and tags around the thinking are dropped, because the format writes them itself.
+        Raises BadInput for tags elsewhere: they would be trained twice.
+        """
+        thinking = (row.get("thinking") or "").strip()
+        response = row["response"].strip()
+        if tokenizer.eos_token:
+            while response.endswith(tokenizer.eos_token):
+                response = response.removesuffix(tokenizer.eos_token).rstrip()
+        if self.end:
+            thinking, response = split_thinking(thinking, response, self)
+        return row | {"thinking": thinking, "response": response}
 
     def completion_pieces(self, row):
         """The completion of a trace row as the strings that are encoded one after the other."""
@@ -134,11 +230,24 @@ class Format:
 
         The delimiters of a template (r1) are ordinary text and need no tokens of their own.
         """
-        if self.end and self.prompt is None and self.end_id(tokenizer) is None:
+        form = self.fit(tokenizer)
+        if not form.end or form.prompt is not None or form.end_id(tokenizer) is not None:
+            return
+        if form.has_steps:
             raise BadInput(
-                f"--format {self.name}: this tokenizer has no single token for the beginning of "
-                f"'{self.end}', so the end of thinking cannot be recognised"
+                f"--format {form.name}: this tokenizer has no single token for the beginning of "
+                f"'{form.end}', so the steps of thinking cannot be recognised"
             )
+        if not form.is_spelled(tokenizer):
+            raise BadInput(
+                f"--format {form.name}: this tokenizer has no single token for the beginning of "
+                f"'{form.end}' and cannot spell it, so the end of thinking cannot be recognised"
+            )
+
+    def is_spelled(self, tokenizer):
+        """Whether the tokenizer can write the end of thinking, in however many tokens."""
+        ids = encode(tokenizer, self.end)
+        return bool(ids) and tokenizer.unk_token_id not in ids
 
     def end_id(self, tokenizer):
         """Id of the token that announces the end of thinking; None if there is no such token."""
@@ -153,17 +262,78 @@ def encode(tokenizer, text):
     return tokenizer.encode(text, add_special_tokens=False) if text else []
 
 
-def answer_span(tokenizer, text, history, k):
+def encode_text(tokenizer, text, special):
+    """Token ids of a text in which the strings `special` are text, not special tokens."""
+    marked = template.mark([text], special)
+    if marked is None:
+        return encode(tokenizer, text)
+    return template.encode_marked(tokenizer, marked[0], special)
+
+
+THINK_OPEN, THINK_END = template.THINK_OPEN, template.THINK_END
+
+
+def split_thinking(thinking, response, form):
+    """Take a format's tags off the texts of a row -> (thinking, response). Raises BadInput."""
+    opens, ends = {form.open.strip()} - {""}, {form.end.strip()}
+    if form.has_steps:  # the thinking holds this tag before each step
+        opens = set()
+    if THINK_END in ends or response.startswith(THINK_OPEN):
+        opens, ends = opens | {THINK_OPEN}, ends | {THINK_END}
+    for end in ends:
+        before, found, after = response.partition(end)
+        if found:
+            if thinking and before.strip():
+                raise BadInput(f"'{end}' in the response of a row that has its thinking apart")
+            thinking, response = thinking or before, after
+    for tag in opens:
+        thinking = thinking.strip().removeprefix(tag)
+        response = response.strip().removeprefix(tag)
+    for tag in ends:
+        thinking = thinking.strip().removesuffix(tag)
+    if form.close:
+        response = response.strip().removesuffix(form.close.strip())
+        response = response.removeprefix(form.between.strip())
+    thinking, response = thinking.strip(), response.strip()
+    for tag in opens | ends:
+        for name, text in (("thinking", thinking), ("response", response)):
+            if tag in text:
+                raise BadInput(f"'{tag}' inside the {name}: it would be trained twice")
+    return thinking, response
+
+
+def check_history(history):
+    """Raise BadInput unless it is a list of messages, {"role": text, "content": text}."""
+    if not isinstance(history, list) or not all(is_message(message) for message in history):
+        raise BadInput("'history' is not a list of messages with role and content")
+
+
+def with_system(rows, system):
+    """Rows with the system prompt in their history; a row that has its own keeps it."""
+    if not system:
+        return rows
+    message = {"role": "system", "content": system}
+    found = []
+    for row in rows:
+        history = row.get("history") or []
+        first = history[0] if isinstance(history, list) and history else {}
+        has_own = isinstance(first, dict) and first.get("role") == "system"
+        found.append(row if has_own else row | {"history": [message, *history]})
+    return found
+
+
+def answer_span(form, tokenizer, text, history, k):
     """Where in the prompt `text` message k, an answer, is -> (start, end), in characters.
 
     The answer begins after the chat template's generation prompt and ends with the end-of-sequence
     token, that token included. Raises BadInput if the template writes an earlier turn differently
     once later ones follow.
     """
-    opened = tokenizer.apply_chat_template(history[:k], tokenize=False, add_generation_prompt=True)
-    closed = tokenizer.apply_chat_template(
-        history[: k + 1], tokenize=False, add_generation_prompt=False
-    )
+    opened = template.render(tokenizer, history[:k], form.fitted.date)
+    opened = template.without_thinking(opened)
+    closed = template.render(tokenizer, history[: k + 1], form.fitted.date, prompts=False)
+    if not opened.startswith(form.fitted.bos):
+        opened, closed = form.fitted.bos + opened, form.fitted.bos + closed
     in_prompt = text.startswith(opened) and text.startswith(closed.rstrip())
     if not (in_prompt and closed.startswith(opened)):
         raise BadInput("--turns: the chat template changes earlier turns when later ones follow")

@@ -274,7 +274,7 @@ def of_problems(cfg, form, tokenizer, rows):
 
     Completions are taken to be half as long as they can be.
     """
-    lengths = [len(form.prompt_ids(tokenizer, row["question"])) for row in rows]
+    lengths = [len(form.row_prompt_ids(tokenizer, row)) for row in rows]
     known = {
         "stage": "grpo",
         "prompt_tokens": math.ceil(sum(lengths) / len(lengths)),

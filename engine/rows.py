@@ -30,10 +30,10 @@ class BadInput(ValueError):
     """The user gave something unusable. The message is one line naming file, line or flag."""
 
 
-def read_rows(path, need=()):
+def read_rows(path, need=(), convert=None):
     """Rows of a .jsonl file, or of a directory's .jsonl files in name order -> list of dicts.
 
-    need: fields that each row must hold.
+    need: fields that each row must hold. convert: from other columns to ours (engine/columns.py).
     Raises BadInput naming file and line for a missing file or field, a broken or empty line, an
     empty file.
     """
@@ -42,28 +42,18 @@ def read_rows(path, need=()):
         files = sorted(path.glob("*.jsonl"))
         if not files:
             raise BadInput(f"{path}: no .jsonl file in this directory")
-        return [row for file in files for row in read_rows(file, need)]
+        return [row for file in files for row in read_rows(file, need, convert)]
     try:
         content = path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
     # Only "\n" ends a line: str.splitlines would also cut at U+2028, which real questions contain.
     lines = content.removesuffix(b"\n").split(b"\n")
-    return [parse_row(f"{path}:{number}", line, need) for number, line in enumerate(lines, 1)]
+    places = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
+    return [parse_row(where, line, need, convert) for where, line in places]
 
 
-def read_problems(path, need=()):
-    """Problem rows of a .jsonl file or a directory of them. Raises BadInput."""
-    rows = read_rows(path, ("id", "question", *need))
-    for row in rows:
-        if isinstance(row["id"], str) and not is_text(row["id"]):
-            raise BadInput(f"{path}: row {row['id']!r}: 'id' is not a text")
-        if not is_text(row["question"]):
-            raise BadInput(f"{path}: row '{row['id']}': 'question' is not a text")
-    return rows
-
-
-def parse_row(where, line, need=()):
+def parse_row(where, line, need=(), convert=None):
     """One line of bytes -> dict with the fields `need`. Raises BadInput beginning with `where`."""
     if not line.strip():
         raise BadInput(f"{where}: empty line")
@@ -74,6 +64,11 @@ def parse_row(where, line, need=()):
         raise BadInput(f"{where}: {reason[:300]}") from error
     if not isinstance(row, dict):
         raise BadInput(f"{where}: not a JSON object but {type(row).__name__}")
+    if convert is not None:
+        try:
+            row = convert(row)
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from error
     for field in need:
         if row.get(field) is None:
             raise BadInput(f"{where}: no field '{field}'")
@@ -106,6 +101,15 @@ def check_file_to_write(path):
         raise BadInput(f"{path}: a directory, not a file to write")
     if path.exists() and not path.is_file():
         raise BadInput(f"{path}: not a regular file; nothing is written there")
+
+
+def is_message(message):
+    """Whether it is {"role": text, "content": text}."""
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and is_text(message.get("content"))
+    )
 
 
 def write_rows(path, rows):

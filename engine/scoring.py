@@ -38,7 +38,10 @@ def pairs_of_row(row, question, tokenizer, form, where):
     The completion is each of `choices`, else `ids`, else `thinking` and `response` in the text of
     the format.
     """
-    prompt = form.prompt_ids(tokenizer, question)
+    try:
+        prompt = form.row_prompt_ids(tokenizer, row, question)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
     if "choices" in row:
         choices = row["choices"]
         are_texts = isinstance(choices, list) and all(map(is_text, choices))
@@ -51,7 +54,10 @@ def pairs_of_row(row, question, tokenizer, form, where):
         for field in ("thinking", "response"):
             if not is_text(row.get(field) or ""):
                 raise BadInput(f"{where}: '{field}' is not a text")
-        ids, trained = form.training_ids(tokenizer, row)
+        try:
+            ids, trained = form.training_ids(tokenizer, row)
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from error
         start = trained.index(True)
         return [(ids[:start], ids[start:])]
     raise BadInput(f"{where} has neither ids, nor response, nor choices to score")

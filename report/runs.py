@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine import runlog
-from engine.format import FORMATS
+from engine.format import DATE, FORMATS
 from engine.rows import BadInput, read_rows
 from grading.answers import answer_of, grade
 
@@ -136,6 +136,8 @@ class Completions(NamedTuple):
     rows: list  # with a question and token ids
     n_skipped: int  # rows without
     format: object  # of the reasoning texts, see engine/format.py
+    date: str = DATE  # with which their prompts were written
+    special_in_text: bool = False
 
 
 def find_completions(files, model):
@@ -163,7 +165,9 @@ def find_completions(files, model):
         raise BadInput(
             f"--tuned {model}: none of its completions has a question and token ids (field 'ids')"
         )
-    return Completions(kept, n_skipped, form)
+    settings = mine[0].settings
+    date, special = settings.get("date", DATE), bool(settings.get("special_in_text"))
+    return Completions(kept, n_skipped, form, date, special)
 
 
 def find_format(files, model):

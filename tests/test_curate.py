@@ -494,7 +494,7 @@ def test_one_shot_by_historical_variance(tmp_path, capsys):
         ("p0", 0.25),
         ("p1", 0),
     ]
-    with pytest.raises(BadInput, match="row p0 has neither a `history`"):
+    with pytest.raises(BadInput, match="row p0 has neither `accuracies`"):
         curate.main(dataclasses.replace(bare, attempts=()))
     with pytest.raises(BadInput, match="one file of --attempts has no variance.* two or more"):
         curate.main(dataclasses.replace(bare, attempts=epochs[:1]))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.rows import BadInput, is_text, read_problems, read_rows, write_rows
+from engine.columns import read_problems
+from engine.rows import BadInput, is_text, read_rows, write_rows
 
 ROWS = [
     {"id": "a", "question": "1 + 1 ?", "answer": "2"},

@@ -272,10 +272,16 @@ def test_a_tokenizer_without_the_delimiter_is_refused(base, name, delimiter):
     assert delimiter in str(caught.value)
 
 
-def test_a_tokenizer_that_splits_the_delimiter_is_refused(base, bpe):
-    """As Qwen2.5's does, the tokenizer writes </think> as three ordinary tokens."""
-    with pytest.raises(BadInput, match="--format think: .*</think>"):
-        encode(rows_of(base), bpe, config(base, "x"), 128)
+def test_a_tokenizer_that_splits_the_delimiter(base, bpe):
+    """As Qwen2.5's does, the tokenizer writes </think> as ordinary tokens: they are trained."""
+    rows = rows_of(base)
+    examples, _ = encode(rows, bpe, config(base, "x"), 10**6)
+    for row, (ids, trained) in zip(rows, examples):
+        text = bpe.decode(ids[list(trained).index(1) :])
+        assert text == f"<think>\n{row['thinking']}\n</think>\n\n{row['response']}<|im_end|>"
+    with pytest.raises(BadInput, match="--format s1: .* cannot spell it"):
+        tokenizer = AutoTokenizer.from_pretrained(base / "model")
+        encode(rows, tokenizer, config(base, "x", format="s1"), 128)
 
 
 # ---- loss

@@ -17,8 +17,8 @@ MUTANTS = [
     ),
     (
         "curate.py",
-        "return statistics.pstdev(history)",
-        "return statistics.stdev(history)",
+        "return statistics.pstdev(accuracies)",
+        "return statistics.stdev(accuracies)",
         "historical variance with n - 1",
         "test_curate.py::test_one_shot_by_historical_variance",
     ),

@@ -112,7 +112,7 @@ MUTANTS = [
     ),
     (
         "engine/decoder.py",
-        'logits = logits.masked_fill(state["fresh"][:, None] & control.is_end, -torch.inf)',
+        'logits = logits.masked_fill(state["fresh"][:, None] & control.bars_round, -torch.inf)',
         (
             "logits[:, control.end_id] = logits[:, control.end_id].masked_fill(\n"
             '    state["fresh"], -torch.inf\n'
@@ -249,8 +249,13 @@ MUTANTS = [
     ),
     (
         "engine/format.py",
-        ("for piece in self.completion_pieces(row):\n    completion += encode(tokenizer, piece)"),
-        'completion += encode(tokenizer, "".join(self.completion_pieces(row)))',
+        (
+            "for piece in form.completion_pieces(form.tidy(row, tokenizer)):\n"
+            "    # The format's own delimiters are special tokens; those of the row's texts are not.\n"
+            "    is_own = piece in (form.open, form.end)\n"
+            "    completion += encode(tokenizer, piece) if is_own else encode_text(tokenizer, piece, own)"
+        ),
+        'completion += encode(tokenizer, "".join(form.completion_pieces(row)))',
         "the joined text is encoded: other ids than in use",
         "test_format.py::test_the_decoder_starts_where_training_did",
     ),
@@ -270,8 +275,8 @@ MUTANTS = [
     ),
     (
         "engine/format.py",
-        "spans = [answer_span(tokenizer, text, history, k) for k in answers[-turns:]]",
-        "spans = [answer_span(tokenizer, text, history, k) for k in answers]",
+        "spans = [answer_span(self, tokenizer, text, history, k) for k in answers[-turns:]]",
+        "spans = [answer_span(self, tokenizer, text, history, k) for k in answers]",
         "every earlier turn is trained",
         "test_sft.py::test_turns_by_hand",
     ),
@@ -560,5 +565,33 @@ MUTANTS = [
         'if any(row["equal_groups"] == row["n_groups"] for row in last):',
         "one step without a lesson is called the end of learning",
         "test_watch.py::test_warnings_in_words",
+    ),
+    (
+        "engine/decoder.py",
+        'state["n_thinking"] -= torch.where(own_end, state["n_match"], 0)',
+        "pass",
+        "the first tokens of an end of several count as thinking",
+        "test_template.py::test_an_end_of_several_tokens_by_hand",
+    ),
+    (
+        "engine/decoder.py",
+        "take_back(state, spent | waits | ends, control)",
+        "take_back(state, spent | ends, control)",
+        "half an end of thinking is left before Wait",
+        "test_template.py::test_an_end_of_several_tokens_by_hand",
+    ),
+    (
+        "engine/format.py",
+        'form = dataclasses.replace(form, open="", before="")',
+        "pass",
+        "a template that opens the thinking gets a second <think>",
+        "test_template.py::test_templates_and_formats",
+    ),
+    (
+        "engine/format.py",
+        "return text if text.startswith(bos) else bos + text",
+        "return bos + text",
+        "two beginnings of sequence",
+        "test_template.py::test_templates_and_formats",
     ),
 ]
