@@ -50,7 +50,8 @@ from typing import Literal
 from engine import runlog, settings
 from engine.rows import BadInput, read_rows, write_rows
 from grading import symbolic
-from grading.answers import LONGEST_TEXT, answer_classes, answer_of, grade, overlap
+from grading.answers import answer_classes, answer_of, grade, overlap
+from grading.extraction import LONGEST_TEXT
 from grading.ifeval import follows
 
 
