@@ -222,9 +222,9 @@ def _first_statement(rest):
 
 
 def letter_a(text):
-    """The last line "A: 18". Refuses a list of choices, with a line "B:" in the text."""
+    """The last line "A: 18". Refuses a list of choices and a dialogue: lines "B:" or "Q:"."""
     line = text.rpartition("\n")[2].strip()
-    if not line.startswith("A:") or re.search(r"^\s*B:", text, re.MULTILINE):
+    if not line.startswith("A:") or re.search(r"^\s*[BQ]:", text, re.MULTILINE):
         return None
     return _first_statement(line[2:])
 

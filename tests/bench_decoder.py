@@ -70,7 +70,9 @@ def pair():
     ).eval()
     ours.load_state_dict(theirs.state_dict())
     words = Tokenizer(WordLevel({str(i): i for i in range(V)}, unk_token="1"))
-    return theirs, ours, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="0")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="0")
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    return theirs, ours, tokenizer
 
 
 def workload(n, kind, longest, seed=0):

@@ -798,10 +798,6 @@ def test_a_folder_of_runs(tmp_path, capsys):
         ),
         (b'{"id": "q", "response": 4, "answer": "4"}\n', "line 1: cannot be graded"),
         (
-            b'{"id": "q", "response": "4", "nums": ["a"], "target": "b"}\n',
-            "line 1: cannot be graded",
-        ),
-        (
             b'{"id": "q", "response": "4", "instruction_id_list": ["x:y"], "kwargs": [{}]}\n',
             "line 1: .* .'x:y' is not an",
         ),

@@ -458,6 +458,10 @@ def test_auto_budget_of_s1(config, monkeypatch):
     tokenizer = SimpleNamespace(
         encode=lambda text, **_: [pieces[p] for p in pattern.findall(text)],
         chat_template="x",
+        get_chat_template=lambda: "x",
+        bos_token=None,
+        bos_token_id=None,
+        eos_token="",
         eos_token_id=0,
         unk_token_id=None,
         all_special_ids=[1],
@@ -466,7 +470,9 @@ def test_auto_budget_of_s1(config, monkeypatch):
         apply_chat_template=lambda messages, **_: messages[0]["content"],
         batch_decode=lambda ids: [{i: p for p, i in pieces.items()}.get(i, "") for (i,) in ids],
     )
-    tokenizer = type("Stub", (SimpleNamespace,), {"__len__": lambda self: 9})(**vars(tokenizer))
+    tokenizer = type(
+        "Stub", (SimpleNamespace,), {"__len__": lambda self: 9, "__hash__": object.__hash__}
+    )(**vars(tokenizer))
     monkeypatch.setattr(models, "context_length", lambda model: 32768)
     cfg = config(thinking_budget=-1, max_tokens=32768, format="s1", n=1)
     (request,), _, _ = generate.make_requests(
@@ -483,9 +489,9 @@ def test_auto_budget_leaves_a_hundred_tokens_for_the_answer(config, tmp_path, mo
     monkeypatch.setattr(
         generate, "decode", lambda m, t, f, requests, *more: asked.extend(requests) or iter(())
     )
-    generate.main(
-        config(data=write(tmp_path / "p.jsonl", problems), thinking_budget=-1, max_tokens=600, n=1)
-    )
+    data = write(tmp_path / "p.jsonl", problems)
+    with pytest.raises(BadInput, match="2 of 2 rows are missing"):
+        generate.main(config(data=data, thinking_budget=-1, max_tokens=600, n=1))
     lengths = [len(r.prompt) for r in asked]
     assert (
         lengths == [5, 304]
