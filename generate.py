@@ -23,8 +23,8 @@ s1's settings:
         --out out/aime24-wait2.jsonl --waits 2 --thinking-budget -1 --max-tokens 32768
         --device cuda --dtype bf16
 s1's Figure 1: the same without --waits, with --sweep thinking_budget=500,1000,2000,4000,8000,16000
-Eight GPUs: torchrun --standalone --nproc-per-node 8 -- generate.py ... (each decodes a part of the rows),
-    with --tp 8 one model over all
+Eight GPUs, each decodes a part of the rows; with --tp 8 one model over all:
+    torchrun --standalone --nproc-per-node 8 -- generate.py ...
 
 Reads problem rows: id, question; a row's own max_tokens, waits and thinking_budget precede the
 flags. Writes completion rows in the order of the problems, and the settings beside them in

@@ -22,7 +22,8 @@ s1 at 0.5B:
     python sft.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/s1k.jsonl --out out/s1-0.5b
         --device cuda --dtype bf16
 s1 at 32B on a node (weights in shards, the rows of a step dealt to the processes; same result):
-    torchrun --standalone --nproc-per-node 8 -- sft.py --model Qwen/Qwen2.5-32B-Instruct --data out/s1k.jsonl
+    torchrun --standalone --nproc-per-node 8 -- sft.py --model Qwen/Qwen2.5-32B-Instruct
+        --data out/s1k.jsonl
         --out out/s1-32b --device cuda --dtype bf16 --recompute --micro-batch-tokens 16384
 
 Reads trace rows: question, thinking, response; optional history of earlier turns; lists for several

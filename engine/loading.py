@@ -127,7 +127,8 @@ def without_dropout(config):
 
 # ---------------------------------------------------------------- check
 
-# What check_forward computes. Some real models have never trained the first ids of their vocabulary.
+# What check_forward computes. Some real models have never trained the first ids of their
+# vocabulary.
 TEXTS = ("The sum of two and three is five.", "She walked to the river and sat down.")
 MOST_TOKENS = 12  # of a text
 

@@ -245,10 +245,10 @@ def is_correct(prediction, answer):
     """Are two answers the same? Never raises, never executes anything, ends in bounded time.
 
     The time of symbolic comparisons is processor time, so the verdict does not depend on how busy
-    the machine is. Exact, with these exceptions: a decimal may stand for a number without finite decimals if it is within
-    1e-6 of it; 50% is 50 as well as 1/2; 1,234 may be a list where the answer is one; a choice may
-    be followed by its text; c may be written C; names (x = 1), units and a.m. may be left out or
-    added; a base may be left out.
+    the machine is. Exact, with these exceptions: a decimal may stand for a number without finite
+    decimals if it is within 1e-6 of it; 50% is 50 as well as 1/2; 1,234 may be a list where the
+    answer is one; a choice may be followed by its text; c may be written C; names (x = 1), units
+    and a.m. may be left out or added; a base may be left out.
     """
     prediction, answer = str(prediction), str(answer)
     if max(len(prediction), len(answer)) > LONGEST_ANSWER:

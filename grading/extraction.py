@@ -36,7 +36,8 @@ NAME_BEFORE_BOX = re.compile(r"([a-zA-Z](?:_\{?\w\}?)?)\s?=\s?(?:\\[(\[]|\$)?\s?
 def boxes(text):
     r"""The content of the last \boxed or \fbox, with those before it that are one list with it.
 
-    Takes "x = \boxed{1} and y = \boxed{2}" as x = 1, y = 2. Refuses a box without its closing brace.
+    Takes "x = \boxed{1} and y = \boxed{2}" as x = 1, y = 2. Refuses a box without its closing
+    brace.
     """
     found = list(BOX.finditer(text))[-MOST_BOXES:]
     if not found:
