@@ -185,6 +185,11 @@ class Thought:
         elif decision or is_end:
             self.is_open = False
 
+    def take_back(self, n):
+        """Uncount the last n tokens, which were no thinking."""
+        self.n_tokens -= n
+        self.n_round -= n
+
     def count(self, is_injected):
         """Count one more token, if it is one of thinking."""
         if self.is_open:
@@ -211,6 +216,41 @@ def force_budget(thought, wants_end, request, sampling, n_wait):
     return "wait" if more else "end"
 
 
+class Scripts:
+    """Token strings that can be forced on a sequence, and the tokens that end its thinking."""
+
+    def __init__(self, model, tokenizer, form, sampling):
+        def encode(text):
+            return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+        self.wait = encode(sampling.wait)
+        self.end = encode(form.end)
+        self.answer = encode(form.after + form.end + form.cue)
+        self.answer_after_break = encode(form.end + form.cue)
+        self.ends_in_break = lambda token: tokenizer.decode([token]).endswith(form.after)
+        self.end_id = form.end_id(tokenizer)
+        # An end of several tokens is followed as text (engine/ending.py).
+        self.watch = ending.watch_end(tokenizer, form, len(tokenizer))
+        self.stops = stop_ids(model, tokenizer)
+        # A stop token inside thinking is an end of thinking, too.
+        self.ends = self.stops if self.end_id is None else self.stops | {self.end_id}
+        first = set() if self.watch is None else {self.watch.first_id}
+        device = models.head(model).device
+        self.barred = torch.tensor(sorted(self.ends), device=device)
+        self.barred_at_once = torch.tensor(sorted(self.ends | first), device=device)
+
+    def of(self, decision, is_end, last):
+        """The tokens to write for a decision of force_budget.
+
+        is_end: the model has just ended its thinking; last: the token before.
+        """
+        if decision == "answer":  # without a second line break
+            return list(self.answer_after_break if self.ends_in_break(last) else self.answer)
+        if decision == "end" and is_end and self.watch is not None:
+            return []  # the model has written all of it
+        return list({"": [], "wait": self.wait, "end": self.end}[decision])
+
+
 @torch.inference_mode()
 def decode_one(model, tokenizer, form, request, sampling):
     """Decode one sequence and force its budget of thinking. Return a Completion.
@@ -219,40 +259,23 @@ def decode_one(model, tokenizer, form, request, sampling):
     the cue of an answer) is being written: then the next token of the script replaces it.
     """
 
-    def encode(text):
-        return tokenizer.encode(text, add_special_tokens=False) if text else []
-
     def draw(logits, counter):
         how = (sampling.temperature, sampling.top_k, sampling.top_p)
         token, logp = sample(logits, key, torch.full_like(key, counter), *how)
         return token.item(), logp.item()
 
-    key = torch.tensor([request.key], device=models.head(model).device)
     form = form.fit(tokenizer)
-    scripts = {
-        "": [],
-        "wait": encode(sampling.wait),
-        "end": encode(form.end),
-        "answer": encode(form.after + form.end + form.cue),
-    }
-    n_wait, end_id = len(scripts["wait"]), form.end_id(tokenizer)
-    # An end of several tokens is followed as text (engine/ending.py).
-    watch = ending.watch_end(tokenizer, form, len(tokenizer))
-    partial = ending.Follower(watch)
-    stops = stop_ids(model, tokenizer)
-    # A stop token inside thinking is an end of thinking, too.
-    ends = stops if end_id is None else stops | {end_id}
-    barred = torch.tensor(sorted(ends), device=key.device)
-    at_once = ends if watch is None else ends | {watch.first_id}
-    barred_at_once = torch.tensor(sorted(at_once), device=key.device)
+    scripts = Scripts(model, tokenizer, form, sampling)
+    key = torch.tensor([request.key], device=models.head(model).device)
     thought = Thought(bool(form.end), is_fresh=request.waits + request.min_thinking > 0)
+    partial = ending.Follower(scripts.watch)  # the first tokens of an end of several
     tokens, script, injected, logps, finish = list(request.prompt), [], [], [], "length"
 
     cache = prefill(model, tokens, request.max_tokens)
     while (n := len(tokens) - len(request.prompt)) < request.max_tokens:
         logits = next_logits(model, cache, tokens[-1], len(tokens) - 1)[:, : len(tokenizer)]
-        if thought.is_fresh and not script:
-            token, logp = draw(logits.index_fill(1, barred_at_once, -torch.inf), n)  # (1, V)
+        if thought.is_fresh and not script:  # a round does not begin with its end
+            token, logp = draw(logits.index_fill(1, scripts.barred_at_once, -torch.inf), n)
         else:
             token, logp = draw(logits, n)
         if not math.isfinite(logp):
@@ -260,14 +283,15 @@ def decode_one(model, tokenizer, form, request, sampling):
             break
         own_end = False
         if not script:
-            is_end = token == end_id or (thought.is_open and partial.is_completed_by(token))
-            wants_end = is_end or token in ends
-            decision = force_budget(thought, wants_end, request, sampling, n_wait)
-            is_replaced = decision and not (decision == "end" and is_end)
+            is_end = token == scripts.end_id
+            is_end = is_end or (thought.is_open and partial.is_completed_by(token))
+            wants_end = is_end or token in scripts.ends
+            decision = force_budget(thought, wants_end, request, sampling, len(scripts.wait))
+            own_end = decision == "end" and is_end  # the script's first token is its own
+            is_replaced = decision and not own_end
             if partial.n_tokens and (is_replaced or is_end):
                 # The first tokens of the end are no thinking; they go if the last is replaced.
-                thought.n_tokens -= partial.n_tokens
-                thought.n_round -= partial.n_tokens
+                thought.take_back(partial.n_tokens)
                 if is_replaced:
                     for written in (tokens, injected, logps):
                         del written[-partial.n_tokens :]
@@ -275,29 +299,21 @@ def decode_one(model, tokenizer, form, request, sampling):
             if decision == "answer" and sampling.over_budget == "reject":
                 finish = "rejected"
                 break
-            if decision == "wait" and n_wait == 0:
+            if decision == "wait" and not scripts.wait:
                 # No wait string: the next likely token, drawn with another random number.
-                token, logp = draw(logits.index_fill(1, barred, -torch.inf), n + 2**32)
-            script = list(scripts[decision])
-            if decision == "end" and is_end and watch is not None:
-                script = []  # the model has written all of it
-            if decision == "answer" and tokenizer.decode(tokens[-1:]).endswith(form.after):
-                script = encode(form.end + form.cue)  # no second line break
-            own_end = decision == "end" and is_end  # the script's first token is its own
-            thought.note(decision, is_end, n_wait)
+                token, logp = draw(logits.index_fill(1, scripts.barred, -torch.inf), n + 2**32)
+            script = scripts.of(decision, is_end, tokens[-1])
+            thought.note(decision, is_end, len(scripts.wait))
         is_injected = bool(script) and not own_end
         token = script.pop(0) if script else token
         tokens.append(token)
         injected.append(is_injected)
         logps.append(0.0 if is_injected else logp)
-        if token in stops and not is_injected:
+        if token in scripts.stops and not is_injected:
             finish = "stop"
             break
         thought.count(is_injected)
-        if thought.is_open and not is_injected:
-            partial.note(token)
-        else:
-            partial.forget()
+        partial.follow(token, is_own=thought.is_open and not is_injected)
     ids = tokens[len(request.prompt) :]
     counts = (thought.n_tokens, thought.n_waits, thought.is_forced)
     return Completion(ids, injected, logps, finish, *counts, n_tries=request.n_tries)

@@ -107,9 +107,12 @@ class Follower:
             self.n_tokens = 0
         return True
 
-    def note(self, token):
-        """Follow a token of thinking that was written."""
+    def follow(self, token, is_own):
+        """Follow a written token. is_own: it is thinking that the model wrote; else begin anew."""
         if self.watch is None:
+            return
+        if not is_own:
+            self.forget()
             return
         begins = self.watch.begins[self.state, token]
         self.state = int(self.watch.following[self.state, token])
