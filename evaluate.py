@@ -167,7 +167,7 @@ def t_quantile(df):
 
 
 def probability_within(t, df):
-    """P(|T| < t) of Student's distribution. Abramowitz and Stegun, 26.7.3 (odd df), 26.7.4 (even)."""
+    """P(|T| < t), Student's distribution. Abramowitz and Stegun, 26.7.3 (odd df), 26.7.4 (even)."""
     angle = math.atan(t / math.sqrt(df))
     sine, cosine = math.sin(angle), math.cos(angle)
     is_odd = df % 2
