@@ -236,7 +236,9 @@ NAME_OF_CHOICE = re.compile(r"^\s*[a-zA-Z]\s*=")
 BASED = re.compile(r"\s?([0-9A-F]+)_(?:\w|\{\w+\})\s?")
 MIXED = re.compile(r"(?<![\w}.^/])(\d+) and (\d+\s?/\s?\d+|\\[dt]?frac)")
 YES_OR_NO = re.compile(
-    r"[\s*_\"'$]*(yes|no|true|false)\b[*_\"'$]*(?:[,.;:!–—\n]|\s+(?:because|since|-)|\s*$)", re.I
+    r"[\s*_\"'$]*(yes|no|true|false)\b[*_\"'$]*"
+    r"(?:[,.;:!–—\n]|\s+(?:because|since|-|(?:it|this|that|he|she|they|there|we|you)\b)|\s*$)",
+    re.I,
 )
 PERCENT = re.compile("[%％]|percent")
 

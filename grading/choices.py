@@ -16,10 +16,10 @@ WHOLE_WRAPPER = re.compile(r"\\(?:text|textbf|mbox)\s?\{(.*)\}", re.DOTALL)
 # what may stand in front of a letter: "Option B", "the correct choice is (B)"
 LEAD = (
     r"(?:(?:the )?(?:correct |right |best |final )?(?:answer|option|choice|letter)s?"
-    r"(?: is| are)?|选项?|选择|是)\s?:?\s?"
+    r"(?: is| are)?|I (?:would )?(?:choose|pick|select)|it(?: i|')s|选项?|选择|是)\s?:?\s?"
 )
 LETTER = re.compile(
-    rf"(?:{LEAD})?\(?\s?([A-Z])(?![a-zA-Z0-9_^*/+=])\s?(.*)", re.IGNORECASE | re.DOTALL
+    rf"(?:{LEAD})?[(\[]?\s?([A-Z])(?![a-zA-Z0-9_^*/+=])\s?(.*)", re.IGNORECASE | re.DOTALL
 )
 # What may follow it: a bracket or a stop, a reason in words, or a text.
 REASON = re.compile(
@@ -50,7 +50,7 @@ def letter_of(text, texts=()):
     r"""The letter that an answer begins with, or None.
 
     Takes "B", "b", "(B)", "B.", "B) 12", "Option B", "\textbf{(B)}\ 12", "B because ...".
-    Refuses "B or C", "A dog", "BC" and "not B". texts: of the choices; the own text of a letter may
+    Refuses "B or C", "A dog", "it is a dog", "BC" and "not B". texts: of the choices; the own text of a letter may
     follow it.
     """
     bare = _bare(text)
@@ -58,7 +58,9 @@ def letter_of(text, texts=()):
     if not found:
         return None
     letter, rest = found[1], found[2].strip()
-    is_marked = re.match(r"[)\].:]", rest) or found.start(1) > 0
+    # "the answer is a dog", but "option a is right"
+    is_word = letter in "aAiI" and rest[:1].isalpha() and not REASON.match(rest)
+    is_marked = re.match(r"[)\].:]", rest) or (found.start(1) > 0 and not is_word)
     if letter.islower() and not (is_marked or not rest):
         return None
     letter = letter.upper()

@@ -131,33 +131,47 @@ def hash_number(text):
 
 # ---- Lines that say that they hold the answer --------------------------------------------------
 
-# "Answer: 12", "**The answer is** 12", "### Final Answer", "答案是12", "故选：B"
-CUE = re.compile(
-    r"(?P<unsure>\b(?:if|whether|hope|check|verify|sure) (?:that )?(?:the |this |my )?(?:final )?)?"
-    r"(?:(?P<heading>^[ \t]{0,3}[#*_ \t]{0,8}(?:the )?(?:final |correct )?answer[*_: \t]{0,9}$)"
-    r"|\b(?:answers?|correct (?:option|choice))\b[*_ \t]{0,9}"
-    r"(?::|=|(?:is|was|are|would be|should be|must be|will be)\b:?)(?!=)"
-    r"|(?:答案|答)(?:应该|应|就)?(?:[是为]|[：:])|(?:故|应|因此|所以)?选择?(?:[：:]|项|(?=\s?[A-J])))",
-    re.IGNORECASE | re.MULTILINE,
+CUES = (
+    # "### Final Answer" alone on its line
+    r"(?P<heading>^[ \t]{0,3}[#*_ \t]{0,8}(?:the )?(?:final |correct )?answer[*_: \t]{0,9}$)",
+    # "Answer: 12", "**The answer is** 12", "the correct option is"
+    r"\b(?:answers?|correct (?:option|choice))\b[*_ \t]{0,9}"
+    r"(?::|=|(?:is|was|are|would be|should be|must be|will be)\b:?)(?!=)",
+    # "答案是12", "答：12"
+    r"(?:答案|答)(?:应该|应|就)?(?:[是为]|[：:])",
+    # "故选：B", "因此选择 B"
+    r"(?:故|应|因此|所以)?选择?(?:[：:]|项|(?=\s?[A-J]))",
 )
+# "if the answer is 12" and "I hope the answer is 12" give none.
+UNSURE = (
+    r"(?P<unsure>\b(?:if|whether|hope|check|verify|sure) (?:that )?(?:the |this |my )?(?:final )?)?"
+)
+CUE = re.compile(f"{UNSURE}(?:{'|'.join(CUES)})", re.IGNORECASE | re.MULTILINE)
+# Between the cue and the answer: "the answer is therefore about 12".
 FILLER = re.compile(
     r"(?:[\s_:：=]|(?:therefore|thus|then|hence|simply|equal to|given by|approximately|about|exactly"
-    r"|clearly|just|indeed|now|also|probably|option|choice)\b[,:]?)+",
+    r"|clearly|just|indeed|now|also|probably|option|choice)\b[,:]?|一共|总共|共有?|大约|约)+",
     re.IGNORECASE,
 )
 FORMULAS = re.compile(
     r"\$\$(?P<a>(?:[^$\\]|\\.)+)\$\$|\$(?P<b>(?:[^$\\]|\\.)+)\$|\\\((?P<c>.+?)\\\)|\\\[(?P<d>.+?)\\\]",
     re.DOTALL,
 )
-# Where the answer ends on its line: a full stop before another sentence, or a clause.
-END = re.compile(
-    r"[.!?](?=\s+[^\s\d])|;(?=\s[a-zA-Z]{3})|[。！？；]|[.!?]?\s*####"
-    r"|,\s+(?=(?:which|because|since|so|as|where|that|but|when|if|with|giving|making|meaning|not"
-    r"|(?:and |or )?(?:we|the|this|it|there|I|they|he|she)|therefore|thus|hence)\b)"
-    r"|\s(?=(?:because|since|which|where|as (?:it|the|there|we|this)|when|if)\b)"
-    r"|[，,](?=因为|所以|即|其中|因此|也就是)|因为",
-    re.IGNORECASE,
+# Where the answer ends on its line:
+ENDS = (
+    # a stop, or a semicolon, before another sentence
+    r"[.!?](?=\s+[^\s\d])|;(?=\s[a-zA-Z]{3})|[。！？；]",
+    # GSM8K's mark
+    r"[.!?]?\s*####",
+    # a clause: "12, which is", "12 because", "12 — as shown"
+    r",\s+(?=(?:which|because|since|so|as|where|that|but|when|if|with|giving|making|meaning|not"
+    r"|(?:and |or )?(?:we|the|this|it|there|I|they|he|she)|therefore|thus|hence)\b)",
+    r"\s(?=(?:because|since|which|where|as (?:it|the|there|we|this)|when|if)\b)",
+    r"\s[–—]\s?(?=[a-zA-Z]{2})",
+    r"[，,](?=因为|所以|即|其中|因此|也就是)|因为",
 )
+END = re.compile("|".join(ENDS), re.IGNORECASE)
+# Stops that end no sentence: "Mr.", "3 p.m.", "J."
 ABBREVIATION = re.compile(
     r"(?:\b(?:mr|mrs|ms|dr|st|rs|no|vs|prof|jr|sr|[ap]\.m)|(?<![a-z])[a-z])$", re.I
 )
@@ -211,8 +225,7 @@ def _first_statement(rest):
         rest = rest[filler.end() :]
     if bold := re.match(r"\*\*([^*\n]+)\*\*", rest):
         return _clean(bold[1])
-    # Formulas are hidden, so that no stop inside them ends the answer.
-    hidden = FORMULAS.sub(lambda found: "\x01" * len(found[0]), rest)
+    hidden = FORMULAS.sub(_hidden, rest)
     for end in END.finditer(hidden):
         before = hidden[: end.start()]
         if end[0] == "." and ABBREVIATION.search(before):
@@ -220,6 +233,15 @@ def _first_statement(rest):
         if before.strip():
             return _clean(rest[: end.start()])
     return _clean(rest)
+
+
+def _hidden(formula):
+    r"""As many other characters as the formula has, so that no stop inside it ends the answer.
+
+    One at its end does, as in "$18.$ I hope it is correct."
+    """
+    has_stop = re.search(r"\.\s*(?:\$|\\[)\]])", formula[0])
+    return "\x01" * (len(formula[0]) - 1) + ("." if has_stop else "\x01")
 
 
 def letter_a(text):
@@ -298,14 +320,17 @@ def answer_of(row):
     first_line = text.strip().partition("\n")[0]
     if isinstance(row.get("references"), list):  # CoQA: the first line, as lm-eval takes it
         return first_line or None
-    if choices:  # HaluEval: the first line, with one of the two in it
-        said = set(re.findall(r"\b(?:yes|no)\b", first_line[:LONGEST_ANSWER].lower()))
-        return said.pop() if len(said) == 1 else None
-    return None
+    return _yes_or_no(text.strip()) if choices else None
 
 
-# "B", "**(B)**", "C) 45 degrees"
-LETTER_LINE = re.compile(r"[\s*_]{0,9}\(?([A-Z])(?:[).:][^\n]*)?[\s*_]{0,9}")
+def _yes_or_no(text):
+    """Which of the two is on the first line, as HaluEval's grader asks; else begins the last."""
+    first_line = text.partition("\n")[0][:LONGEST_ANSWER].lower()
+    said = set(re.findall(r"\b(?:yes|no)\b", first_line))
+    if len(said) == 1:
+        return said.pop()
+    last = re.match(r"[\s*_]{0,9}(yes|no)\b", text.rpartition("\n")[2].lower())
+    return last[1] if last and not said else None
 
 
 def _answer_among(choices, text):
@@ -320,9 +345,8 @@ def _answer_among(choices, text):
         for answer in answers:
             if answer and names(answer):
                 return answer
-    letter = LETTER_LINE.fullmatch(text.rpartition("\n")[2][:200])
-    if letter:
-        return letter[1]
+    if letter := letter_of(text.rpartition("\n")[2][:200]):
+        return letter
     return (answers[0] or None) if answers else None
 
 

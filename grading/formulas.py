@@ -321,12 +321,12 @@ def expression_value(text, left_to_right=False):
 
 def _arithmetic(text):
     r"""An expression in signs of arithmetic alone: **\(6 \times 4\)**. -> 6 * 4."""
-    text = plain_characters(text).strip(" \n`.$")
+    text = plain_characters(text).strip(" \n`.$✓✔✅")
     # Asterisks around the whole are bold type; inside they are a product.
     if text.startswith("**") and text.endswith("**"):
         text = text.strip("*").strip()
     text = text.removeprefix("\\(").removesuffix("\\)").removeprefix("\\[").removesuffix("\\]")
-    text = text.strip(" \n`.$")
+    text = text.strip(" \n`.$✓✔✅")
     text = re.sub(r"\\(?:left|right)(?![a-zA-Z])|\\[,;!]", "", text)
     text = re.sub(r"\\(?:times|cdot)(?![a-zA-Z])", "*", text).replace("\\div", "/")
     text = re.sub(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", text)

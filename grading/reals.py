@@ -87,6 +87,8 @@ def _read_part(text, depth):
         return RealSet(frozenset(), lambda point: False)
     if builder := re.fullmatch(r"\\\{\s?[a-zA-Z]\s?(?:\\in \\mathbb\{R\}\s?)?[|:](.*)\\\}", text):
         return read_set(builder[1], depth + 1)
+    if builder := re.fullmatch(r"\\?\{\s?[a-zA-Z]\s?\\in\s?([^|:]*?)\\?\}", text):
+        return read_set(builder[1], depth + 1)
     if braces := re.fullmatch(r"\\\{([^{}]*)\\\}", text):
         points = frozenset(_number(part) for part in split(braces[1], ","))
         return RealSet(points, lambda point: point in points)

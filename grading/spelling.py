@@ -373,6 +373,14 @@ RULES = [
         (*FUNCTION_NAMES.split("|"), "sec", "csc", "cot"),
     ),
     Rule(
+        "infinity in words",
+        "(0, oo), -infinity",
+        r"(0, \infty), -\infty",
+        r"(?<![\\a-zA-Z])(?:oo|inf|infinity)(?![a-zA-Z])",
+        r"\\infty",
+        ("oo", "inf"),
+    ),
+    Rule(
         "roots with brackets",
         r"\sqrt(2)",
         r"\sqrt{2}",
@@ -521,11 +529,12 @@ RULES = [
     Rule("hours with a zero", "05:00", "5:00", r"(?<![\d:.])0(?=\d\s?:\s?\d\d)", "", (":",)),
     Rule(
         "about",
-        r"\approx 3",
+        r"\approx 3 (rounded)",
         " 3",
-        r"^\s?(?:\\approx(?![a-zA-Z])|(?:about|approximately) )",
+        r"^\s?(?:\\approx(?![a-zA-Z])|(?:about|approximately) )"
+        r"|\s?\((?:about|approx\.?|approximately|exact|exactly|rounded[^()]{0,60})\)$",
         "",
-        (r"\approx", "about", "approx"),
+        (r"\approx", "about", "approx", "(exact", "(rounded"),
     ),
     Rule(
         "a sentence before the answer",

@@ -151,10 +151,18 @@ def _union(text):
 
 
 def _tuple(text):
-    """(1, 2] -> ("(]", ["1", "2"]): order and kind of bracket count. [2; 3] is [2, 3]."""
+    """(1, 2] -> ("(]", ["1", "2"]): order and kind of bracket count. [2; 3] is [2, 3].
+
+    [[1, 2], [3, 4]] is a matrix.
+    """
     if text[:1] not in ("(", "[") or text[-1:] not in (")", "]"):
         return None
     parts = split(text[1:-1], ";" if ";" in text else ",")
+    if text[:2] == "[[" and len(parts) > 1:
+        rows = [re.fullmatch(r"\s?\[([^\[\]]*)\]\s?", part) for part in parts]
+        if all(rows):
+            cells = [split(row[1], ",") for row in rows]
+            return f"matrix {[len(row) for row in cells]}", [x for row in cells for x in row]
     return (text[0] + text[-1], parts) if len(parts) > 1 else None
 
 

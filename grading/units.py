@@ -74,20 +74,20 @@ SYMBOLS = "|".join(
     sorted((re.escape(name) for name in CANONICAL if name.isascii()), key=len, reverse=True)
 )
 POWER = r"\s?\^\s?\{?\s?-?[123]\s?\}?"
+# "cm^2", "apples", "of"
 WORD = rf"(?:(?:{SYMBOLS})s?(?![a-zA-Z])|[a-zA-Z]{{3,20}}|of|in|per|sq|cu|a|an)\.?(?:{POWER})?"
-CJK = r"[\u4e00-\u9fff]{1,6}"
-# "3 m/s", where the letters alone could be names
-QUOTIENT = (
-    rf"(?:{SYMBOLS}|[mgJNWk])(?:{POWER})?\s?/\s?(?:{SYMBOLS}|[smhgLKN])(?![a-zA-Z])(?:{POWER})?"
+UNITS_BEHIND = (
+    # known units, glued or not: "5cm^2", "5 km/h"
+    rf"\s?(?:{SYMBOLS})s?(?![a-zA-Z])(?:{POWER})?(?:\s?/\s?{WORD})?",
+    # "3 m/s", where the letters alone could be names
+    rf"\s(?:{SYMBOLS}|[mgJNWk])(?:{POWER})?\s?/\s?(?:{SYMBOLS}|[smhgLKN])(?![a-zA-Z])(?:{POWER})?",
+    # any words: "5 apples of each kind"
+    rf"(?:\s{WORD}(?:\s?[/*]\s?{WORD})?)+",
+    # a glued word, "5apples", and Chinese
+    r"[a-zA-Z]{4,20}",
+    "\\s?[\u4e00-\u9fff]{1,6}",
 )
-UNIT = re.compile(
-    rf"(?:(?<=[\d)}}])|(?<=pi))"
-    rf"(?P<unit>\s?(?:{SYMBOLS})s?(?![a-zA-Z])(?:{POWER})?(?:\s?/\s?{WORD})?"
-    rf"|\s{QUOTIENT}"
-    rf"|(?:\s{WORD}(?:\s?[/*]\s?{WORD})?)+"
-    rf"|[a-zA-Z]{{4,20}}"
-    rf"|\s?{CJK})\.?\s?$"
-)
+UNIT = re.compile(rf"(?:(?<=[\d)}}])|(?<=pi))(?P<unit>{'|'.join(UNITS_BEHIND)})\.?\s?$")
 NUMBER = re.compile(r"[-+]?[\d.,(*{^})]+")
 LETTER_UNIT = re.compile(rf"(.*[\d}})])\s((?:[mgsNJWVAKLChF]|\\Omega)(?:{POWER})?)\s?$")
 MODULO = re.compile(r"\s?(?:\\pmod\s?\{?\s?([\w^]+)\s?\}?|\(\s?\\?mod\s([\w^]+)\s?\))\s?$")

@@ -141,4 +141,6 @@ if __name__ == "__main__":
     parser.add_argument("--fuzz", type=int, default=0, help="hostile strings instead of speed")
     parser.add_argument("--seed", type=int, default=0, help="of the strings")
     options = parser.parse_args()
+    if not options.fuzz and not OPTIONAL_DATA.is_dir():
+        sys.exit("REASONING_DATA must name the folder of optional data")
     sys.exit(fuzz(options.fuzz, options.seed) if options.fuzz else measure_speed())

@@ -61,6 +61,29 @@ def test_a_choice_is_found_in_every_form(name, form):
     assert right >= 0.99 * len(rows) and wrong <= 0.01 * len(rows), (right, wrong, len(rows))
 
 
+YES_FORMS = (
+    "{word}",
+    "**{word}**",
+    "{word}.",
+    "\\boxed{{{word}}}",
+    "\\boxed{{\\text{{{word}}}}}",
+    "The answer is {word}.",
+    "{word}, because the ferry is there.",
+    "{word} it is.",
+)
+
+
+@pytest.mark.parametrize("form", YES_FORMS)
+def test_yes_and_no_are_found_in_every_form(form):
+    """ACPBench's questions; the other word is never right."""
+    for row in read_rows(optional_data("mc/acpbench_bool_140.jsonl")):
+        row["choices"] = ["no", "yes"]
+        for word in ("Yes", "No", "yes", "no"):
+            response = "We look.\n\n" + form.format(word=word)
+            verdict = grade(row, answer_of(row | {"response": response}))
+            assert verdict is (word.lower() == row["answer"]), (response, row["answer"])
+
+
 def test_the_faults_that_were_found():
     """Rows {call, prediction, gold, choices, right} from public sets and bug reports."""
     different = []

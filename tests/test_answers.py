@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from bench_grader import attack, hostile
+from bench_grader import PIECES, attack, hostile
 from conftest import optional_data
 
 from engine.rows import read_rows
@@ -24,7 +24,7 @@ from grading.answers import (
     parse,
 )
 from grading.extraction import RULES as EXTRACTION_RULES
-from grading.spelling import RULES
+from grading.spelling import LONGEST_ANSWER, RULES
 
 GOLDS = [
     "7",
@@ -353,7 +353,8 @@ def test_a_letter_on_the_last_line_answers_a_choice():
         ("Because.\nD) 45 degrees", "D"),
         ("Because.\nA dog", None),
         ("Because.\nI am sure", None),
-        ("Because.\nb", None),
+        ("Because.\nb", "B"),
+        ("Because.\nB or C", None),
     ):
         assert answer_of({"response": said, "choices": ["w", "x", "y", "z"]}) == letter, said
         assert answer_of({"response": said}) is None
@@ -640,6 +641,38 @@ def test_each_hostile_string_is_answered_within_two_seconds():
         assert time.perf_counter() - start < 2, text[:50]
 
 
+def test_the_time_of_a_repeated_motif_is_near_linear():
+    """As degenerate samples write them: a few signs, over and over, up to the longest answer.
+
+    All that is asked about one text takes a tenth of a second; a rule that is quadratic in blanks
+    or brackets takes minutes.
+    """
+    rng = random.Random(1)
+    signs = [
+        *PIECES,
+        "~",
+        "\\quad",
+        "\\%",
+        " ",
+        "\n",
+        "5",
+        "a ",
+        "1,",
+        "and ",
+        "\\text{a}",
+        "=",
+        "约",
+    ]
+    for _ in range(100):
+        motif = "".join(rng.choices(signs, k=rng.randint(1, 3)))
+        text = (rng.choice(("", "5", "\\boxed{", "Answer: ")) + motif * LONGEST_ANSWER)[
+            :LONGEST_ANSWER
+        ]
+        start = time.process_time()
+        attack(text)
+        assert time.process_time() - start < 1, text[:50]
+
+
 def test_words_shared_with_references():
     """SQuAD's words: "The barn, in Ohio!" is barn in ohio. With "a big barn" 1 of 3 and 1 of 2
     words: F1 2 · 1 / 5 = 0.4; with "in a barn" 2 of 3 and 2 of 2: 0.8. Both as references, each
@@ -662,13 +695,17 @@ def test_words_shared_with_references():
 
 
 def test_yes_or_no():
-    """HaluEval's rule: the first line says one of the two; a marked answer comes first."""
+    """HaluEval's rule: the first line says one of the two; a marked answer comes first.
+
+    Where the first line says neither, the last may begin with one.
+    """
     row = {"choices": ["no", "yes"], "answer": "yes"}
     for said, answer in (
         ("Yes, because\nnothing", "yes"),
         ("**No**\nYes", "no"),
         ("yes or no?\nyes", None),
-        ("Nothing\nyes", None),
+        ("Nothing\nyes", "yes"),
+        ("Nothing\nbut yes", None),
         ("Hm.\nNo, \\boxed{Yes}", "Yes"),
         ("Yes.", "Yes."),
     ):

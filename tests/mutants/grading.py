@@ -2,6 +2,20 @@
 
 MUTANTS = [
     (
+        "grading/choices.py",
+        'is_word = letter in "aAiI" and rest[:1].isalpha() and not REASON.match(rest)',
+        "is_word = False",
+        '"the answer is a dog" is the letter A',
+        "test_answers.py::test_agreement_with_own_judged_answers",
+    ),
+    (
+        "grading/extraction.py",
+        "return last[1] if last and not said else None",
+        "return None",
+        "No on the last line is no answer",
+        "test_answers.py::test_yes_or_no",
+    ),
+    (
         "grading/structures.py",
         'loose = ["=" in sign or "e" in sign for sign in signs]',
         'loose = ["=" in sign for sign in signs]',
