@@ -22,7 +22,7 @@ A laptop, 1 minute:  python analyze.py --base data/tiny_base --out out/tiny \\
                          --runs out/tiny/seed0/runs
 A 7B model:          python analyze.py --base Qwen/Qwen2.5-7B-Instruct \\
                          --tuned simplescaling/s1.1-7B --data out/s1.jsonl --runs out/runs \\
-                         --out out/analysis --device cuda --dtype bf16
+                         --out out/analysis --dtype bf16
 Too large for two:   the same with --stream: one model at a time, the base's states in files
 
 Reads model directories, completion rows (engine/rows.py) with the headers beside them, and
@@ -50,7 +50,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 import evaluate
 import kernels
-from engine import attention, loading, packing, processes, runlog, settings
+from engine import attention, loading, machine, packing, runlog, settings
 from engine.model import hidden_states, output_head
 from engine.rows import BadInput
 from kernels.pair import token_numbers
@@ -85,7 +85,7 @@ class Config:
     published: bool = False
 
     stream: bool = False  # one model in memory at a time; the base's states wait in --out/work
-    device: str = "cpu"  # or cuda
+    device: str = "auto"  # cuda, else mps, else cpu
     # of weights and computation; fp64 to check the others against
     dtype: Literal["fp32", "bf16", "fp64"] = "fp32"
     # tokens per forward pass; changes memory and speed, not the result
@@ -377,7 +377,7 @@ def compare_batch(base, tuned, batch, top=0, states=None):
     numbers = token_numbers((tuned_hidden, tuned.head), (base_hidden, base.head), batch.target)
     if top:
         numbers |= likely_tokens(base.head, base_hidden, top)
-    return {name: column.double().cpu() for name, column in numbers.items()}
+    return {name: column.cpu().double() for name, column in numbers.items()}
 
 
 def scored_states(side, batch, states=None):
@@ -654,7 +654,7 @@ def open_work(cfg):
     """
     folder = Path(cfg.out) / "work"
     paths = (cfg.base, *cfg.tuned, *cfg.data, *cfg.runs)
-    identity = runlog.identity(cfg, without=("claims", "judged", "published"))
+    identity = runlog.identity(cfg, without=("claims", "judged", "published", "device"))
     identity |= {path: runlog.fingerprint(path) for path in paths}
     header = folder / "identity.json"
     if header.is_file() and read_json(header) != identity:
@@ -899,7 +899,11 @@ def main(cfg):
     """Analyse, write everything into --out, print the tables -> what metrics.json holds."""
     if not cfg.tuned or not cfg.data:
         raise BadInput("--tuned and --data are needed: which models, and what they wrote")
-    processes.check_device(cfg.device)
+    asked = cfg
+    cfg = machine.on_device(cfg)
+    exact = machine.exact_device(cfg.device)
+    if cfg.dtype == "fp64" and exact != torch.device(cfg.device):
+        raise BadInput(f"--device {cfg.device}: has no fp64; --device cpu has")
     out = Path(cfg.out)
     if out.exists() and not out.is_dir():
         raise BadInput(f"--out {out}: not a directory, in which the analysis could be written")
@@ -922,7 +926,7 @@ def main(cfg):
     transcripts = compare_models(cfg, study, files)
 
     # Weights, paired differences, traces, and what the trainings cost.
-    study.weights, study.overlaps = weight_changes(cfg.base, study.models.tuned, cfg.device)
+    study.weights, study.overlaps = weight_changes(cfg.base, study.models.tuned, exact)
     study.behaviours = summarise_runs(runs or files, judged, evaluate.mean_interval)
     compare_answers(study)
     study.matched = match_pair(study.models, study.compute)
@@ -933,7 +937,7 @@ def main(cfg):
     (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
     tables.print_tables(study)
 
-    page = make_page(study, transcripts, draw_figures(study, out), command_line(cfg))
+    page = make_page(study, transcripts, draw_figures(study, out), command_line(asked))
     (out / "report.html").write_text(page, encoding="utf-8")
     shutil.rmtree(out / "work")
     print(f"\n{out / 'report.html'}: {len(page) / 1e6:.1f} MB")

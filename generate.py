@@ -21,7 +21,7 @@ A laptop, 7 seconds (after recipes/tiny.sh; 56% of the math problems are right, 
 s1's settings:
     python generate.py --model simplescaling/s1.1-32B --data out/aime24.jsonl
         --out out/aime24-wait2.jsonl --waits 2 --thinking-budget -1 --max-tokens 32768
-        --device cuda --dtype bf16
+        --dtype bf16
 s1's Figure 1: the same without --waits, with --sweep thinking_budget=500,1000,2000,4000,8000,16000
 Eight GPUs, each decodes a part of the rows; with --tp 8 one model over all:
     torchrun --standalone --nproc-per-node 8 -- generate.py ...
@@ -48,6 +48,7 @@ from engine import (
     chat,
     ending,
     kv_cache,
+    machine,
     processes,
     runlog,
     scoring,
@@ -119,7 +120,7 @@ class Config(Computing):
 
 
 # Settings that may differ between a run and its continuation.
-FREE = ("out", "slots", "plain", "overwrite", "tp")
+FREE = ("out", "slots", "plain", "overwrite", "tp", "device")
 
 # Tokens that --thinking-budget -1 leaves for the answer, as s1's harness does.
 ANSWER_ROOM = 100
@@ -553,12 +554,14 @@ def main(cfg, loaded=None):
     if cfg.interactive:
         return chat_with(cfg)
     if cfg.sweep:
+        cfg = machine.on_device(cfg)
         runs = sweep.runs_of_sweep(cfg)
         for run in runs:
             check_settings(run)
         loaded = loaded or load_model(cfg)
         return [main(run, loaded) for run in runs]
     check_settings(cfg)
+    cfg = machine.on_device(cfg)
     problems = load_problems(cfg)
     with runlog.locked(cfg.out):
         file = RowFile(cfg, FREE)
@@ -662,6 +665,7 @@ def chat_with(cfg):
     """Answer what is typed in the terminal (engine/chat.py)."""
     cfg = dataclasses.replace(cfg, data="typed", out="shown")
     check_settings(cfg)
+    cfg = machine.on_device(cfg)
     model, tokenizer, ranks = load_model(cfg)
     if ranks.n > 1 or ranks.group is not None:
         raise BadInput("--interactive: one process only, not under torchrun")

@@ -30,7 +30,7 @@ A laptop, 80 seconds (after recipes/tiny.sh; the reward rises from 0.27, mean of
         --format think --steps 100 --max-tokens 128 --lr 5e-4
 GSM8K at 0.5B:
     python grpo.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/gsm8k.jsonl --out out/grpo-0.5b
-        --format plain --max-tokens 512 --prompts-per-step 64 --device cuda
+        --format plain --max-tokens 512 --prompts-per-step 64
 
 Off-policy on purpose: --updates-per-rollout, --minibatches, --lag, --offpolicy-frac. The log has
 ess, the effective sample size (Σw)² / (n Σw²) of the ratios w to the sampler, and dlogp, the mean
@@ -58,6 +58,7 @@ import kernels
 from engine import (
     dealing,
     loading,
+    machine,
     processes,
     runlog,
     settings,
@@ -588,7 +589,7 @@ def update_policy(model, reference, optimizers, rollout, cfg, scale, measure_kl)
             def compute_loss(model):
                 return loss_of(model, reference, micro_batch, cfg, measure_kl)
 
-            with torch.set_grad_enabled(learns), training.autocast(cfg, ranks.mesh is not None):
+            with torch.set_grad_enabled(learns), training.autocast(cfg, ranks):
                 loss, numbers = sharding.compute_in_forward(model, compute_loss)
             if learns:
                 # FSDP takes the mean over ranks; what a rank repeats to take part does not count.
@@ -1109,6 +1110,7 @@ def main(cfg):
         tokenizer = loading.load_tokenizer(cfg.model)
         form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
         return plan.of_problems(cfg, form, tokenizer, problems)
+    cfg = machine.on_device(cfg)
     ranks = training.join_to_train(cfg)
     held_out = read_problems(cfg.eval_data, need=("answer",)) if cfg.eval_data else []
     held_out = with_system(held_out, cfg.system)

@@ -20,11 +20,11 @@ A laptop, 20 seconds (after recipes/tiny.sh; the loss falls to 0.16):
         --format think --epochs 12 --batch-rows 32 --lr 2e-3
 s1 at 0.5B:
     python sft.py --model Qwen/Qwen2.5-0.5B-Instruct --data out/s1k.jsonl --out out/s1-0.5b
-        --device cuda --dtype bf16
+        --dtype bf16
 s1 at 32B on a node (weights in shards, the rows of a step dealt to the processes; same result):
     torchrun --standalone --nproc-per-node 8 -- sft.py --model Qwen/Qwen2.5-32B-Instruct
         --data out/s1k.jsonl
-        --out out/s1-32b --device cuda --dtype bf16 --recompute --micro-batch-tokens 16384
+        --out out/s1-32b --dtype bf16 --recompute --micro-batch-tokens 16384
 
 Reads trace rows: question, thinking, response; optional history of earlier turns; lists for several
 responses of one question. Writes a Hugging Face model directory with log.jsonl (a line per step),
@@ -44,7 +44,17 @@ import torch
 from tqdm import tqdm
 
 from data.load import read_traces
-from engine import dealing, loading, packing, processes, runlog, settings, sharding, training
+from engine import (
+    dealing,
+    loading,
+    machine,
+    packing,
+    processes,
+    runlog,
+    settings,
+    sharding,
+    training,
+)
 from engine import model as models
 from engine.format import DATE, FORMATS, check_history, with_system
 from engine.rows import BadInput, is_text, read_rows, write_rows
@@ -81,7 +91,7 @@ class Config(settings.Training):
     muon_lr: float = 0.0  # if set, Muon at this rate for the hidden matrices; AdamW for the rest
 
     seed: int = 42  # order of the rows
-    save_every: int = 100  # steps between checkpoints
+    save_every: int = 100  # steps between checkpoints; see also --save-minutes
     compile: bool = False  # torch.compile each layer; worth its minutes on a GPU
     print_every: int = 1  # steps between lines on the terminal; log.jsonl has them all
 
@@ -192,7 +202,7 @@ def accumulate_gradient(model, examples, cfg, ranks):
     for rows, counts in dealing.micro_batches(lengths, cfg.micro_batch_tokens, ranks):
         ids, trained = zip(*(examples[i] for i in rows))
         batch = packing.pack(ids, trained, device=ranks.device)
-        with training.autocast(cfg, ranks.mesh is not None):
+        with training.autocast(cfg, ranks):
             logp = sharding.score(model, batch)  # (N,) of the trained tokens
         # Divided by the count of the whole step: micro-batches add up to its gradient.
         part = -logp.sum() / n_trained
@@ -210,7 +220,7 @@ def order_easy_first(model, examples, cfg, ranks):
     lengths = [len(ids) for ids, _ in examples]
     for rows, counts in dealing.micro_batches(lengths, cfg.micro_batch_tokens, ranks):
         batch = packing.pack(*zip(*(examples[i] for i in rows)), device=ranks.device)
-        with torch.no_grad(), training.autocast(cfg, ranks.mesh is not None):
+        with torch.no_grad(), training.autocast(cfg, ranks):
             logp = sharding.score(model, batch)
         of_row = torch.zeros(len(rows), device=logp.device).index_add(0, batch.row, logp)
         if counts:
@@ -233,6 +243,7 @@ def main(cfg):
         tokenizer = loading.load_tokenizer(cfg.model)
         examples, _ = encode(read_traces(cfg.data), tokenizer, cfg, cfg.max_length)
         return plan.of_rows(cfg, examples)
+    cfg = machine.on_device(cfg)
     ranks = training.join_to_train(cfg, cfg.tp)
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")

@@ -6,6 +6,7 @@ template         what a tokenizer's chat template writes by itself
 format           the text of a reasoning model: prompt, thinking, response
 settings         flags from a dataclass, and the settings that scripts share
 runlog           a run on disk: identity, log, how it ends when told to
+machine          device, free memory, the most memory used
 packing          sequences side by side in one row, and which tokens are scored
 attention        one attention function for packed rows and decoding steps
 model            forward passes of any causal language model

@@ -36,13 +36,13 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from engine import attention, ending, kv_cache, packing
+from engine import attention, ending, kv_cache, machine, packing
 from engine import model as models
 from engine.rows import BadInput
 from engine.sampling import random_key, sample
 
 # Steps between two looks at which sequences are done. A look waits for the GPU.
-POLL = {"cuda": 8, "cpu": 2}
+POLL = {"cuda": 8, "mps": 8, "cpu": 2}
 
 PREFILL = 16384  # prompt tokens encoded at once
 
@@ -571,7 +571,7 @@ def fit_slots(model, requests, slots):
     longest = max(len(r.prompt) + r.max_tokens for r in requests)
     bytes_per_slot = longest * kv_cache.bytes_per_token(model)
     # One slot more is needed for the prompts that are kept.
-    room = int(0.8 * kv_cache.free_memory(device) / bytes_per_slot) - 1
+    room = int(0.8 * machine.free_memory(device) / bytes_per_slot) - 1
     group = getattr(model, "group", None)
     if group is not None:
         # The ranks that share a model decode in step: the one with the least memory decides.

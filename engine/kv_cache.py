@@ -1,8 +1,5 @@
 """Keys and values of the sequences that are being decoded."""
 
-import re
-from pathlib import Path
-
 import torch
 
 from engine.model import head, head_width
@@ -58,15 +55,3 @@ def bytes_per_token(model):
     """Memory of the cache for one token of one sequence."""
     n_numbers = 2 * sum(heads * width for heads, width in cache_shape(model))  # keys and values
     return n_numbers * head(model).element_size()
-
-
-def free_memory(device):
-    """Bytes that can still be allocated on a device."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        return 1024 * int(available[1])
-    except (OSError, TypeError):  # not Linux: the free memory is unknown, so set no limit
-        return 2**60

@@ -28,7 +28,7 @@ def token_values(model, sequences, masks, cfg, measure):
             hidden = models.hidden_states(model, batch.ids, batch.positions, packed)
             return measure(model, hidden[batch.where], batch.target)
 
-        with training.autocast(cfg, ranks.mesh is not None):
+        with training.autocast(cfg, ranks):
             values = sharding.compute_in_forward(model, measure_batch).float().cpu()
         if counts:
             of_rows = values.split([sum(masks[i]) for i in rows])

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from engine import machine
 from engine.rows import BadInput
 
 # Expected where one process runs alone.
@@ -48,7 +49,7 @@ def join_ranks(device="cpu", tp=1, shards=False):
     tp: number of neighbouring ranks that share one model. BadInput if it does not divide them.
     shards: train in shards over all ranks (engine/sharding.py), even over a single one.
     """
-    check_device(device)
+    machine.check_device(device)
     world = int(os.environ.get("WORLD_SIZE", 0))  # 0: not started by torchrun
     n_processes = max(world, 1)
     if n_processes % tp:
@@ -59,6 +60,8 @@ def join_ranks(device="cpu", tp=1, shards=False):
     if world == 0 or (world == 1 and not shards):
         return Ranks(device)
 
+    if torch.device(device).type == "mps":
+        raise BadInput(f"--device {device}: one process only, not under torchrun")
     device = _start_backend(device)
     rank = dist.get_rank()
     mesh = None
@@ -82,23 +85,6 @@ def join_ranks(device="cpu", tp=1, shards=False):
         writes=rank % tp == 0,
         mesh=mesh,
     )
-
-
-def check_device(name):
-    """Raise BadInput for a --device that torch does not know or does not find here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise BadInput(f"--device {name}: not a device (cpu, cuda, cuda:0, mps)")
-    n_found = 1
-    if device.type == "cuda":
-        n_found = torch.cuda.device_count()
-    elif device.type == "mps":
-        n_found = int(torch.backends.mps.is_available())
-    if (device.index or 0) >= n_found:
-        raise BadInput(f"--device {name}: torch finds no such device here; --device cpu is slower")
 
 
 def _start_backend(device):

@@ -7,6 +7,8 @@ import hashlib
 
 import torch
 
+from engine.machine import exact_device
+
 # Below these, logits divided by the temperature are infinite in float32, and no token is among
 # those that make up top_p.
 LEAST_TEMPERATURE = 1e-6
@@ -20,7 +22,7 @@ def random_key(seed, *parts):
 
 
 def uniform(key, counter):
-    """key (B,), counter (B,) int64 -> (B,) float64 in [0, 1).
+    """key (B,), counter (B,) int64 -> (B,) float64 in [0, 1), on a device that has float64.
 
     A counter-based generator keeps no state (Salmon et al. 2011, "Parallel random numbers: as easy
     as 1, 2, 3"). The number depends on the key and the position of the token alone, hence not on
@@ -38,7 +40,8 @@ def uniform(key, counter):
 
     golden_gamma = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15
     bits = mix(mix(key) + (counter + 1) * golden_gamma)
-    return shift(bits, 11).double() / 2**53
+    bits = shift(bits, 11).to(exact_device(key.device))
+    return bits.double() / 2**53
 
 
 def keep_likely(logits, top_k, top_p):
@@ -84,7 +87,7 @@ def choose(probability, u):
     # In float32 a token of probability below 6e-8 would vanish in the sums. One sum over the whole
     # vocabulary is up to 12% of a step (135M model, V = 49,152, 64 sequences on a CPU); in a tiny
     # vocabulary nothing is faster.
-    cumulative = probability.double().cumsum(1)
+    cumulative = probability.to(u.device).double().cumsum(1)
     # Rounding leaves the last sum beside 1.
     token = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)
-    return token.clamp(max=probability.shape[1] - 1)
+    return token.clamp(max=probability.shape[1] - 1).to(probability.device)

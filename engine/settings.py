@@ -26,7 +26,7 @@ class Computing:
     """Settings of every script that loads a model."""
 
     model: str  # directory or hub name
-    device: str = "cpu"  # or cuda
+    device: str = "auto"  # cuda, else mps, else cpu; cuda:1 is the second GPU
     dtype: Literal["fp32", "bf16"] = "fp32"  # of the computation; trained weights stay float32
     tp: int = 1  # torchrun: neighbouring ranks that share one copy of the model
     seed: int = 0  # of everything that is drawn
@@ -55,6 +55,7 @@ class Training(Computing):
     # of Adam's moments; bf16 saves 4 bytes a parameter
     adam_dtype: Literal["fp32", "bf16"] = "fp32"
     save_every: int = 25  # steps between checkpoints
+    save_minutes: float = 10.0  # minutes between checkpoints, if that comes first
     # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
     plan: str = ""
 
@@ -62,6 +63,7 @@ class Training(Computing):
 # These may differ between a run and its continuation: where it is computed, with how much memory.
 FREE = {
     "out",
+    "device",
     "overwrite",
     "tp",
     "micro_batch_tokens",
@@ -69,6 +71,7 @@ FREE = {
     "offload",
     "plan",
     "save_every",
+    "save_minutes",
 }
 
 
@@ -230,7 +233,7 @@ def check_range(config, least, most, *names):
 
 def check_training(config):
     """Raise BadInput for settings of Training that are out of range."""
-    check_positive(config, "lr", "clip", "micro_batch_tokens", "save_every", "tp")
+    check_positive(config, "lr", "clip", "micro_batch_tokens", "save_every", "save_minutes", "tp")
     check_range(config, 0, 1, "warmup")
     check_range(config, 0, math.inf, "weight_decay")
     for name in ("beta1", "beta2"):

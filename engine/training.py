@@ -12,8 +12,8 @@ is due, and ends cleanly on SIGTERM:
 
 import json
 import math
-import resource
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from engine import processes, runlog, sharding
+from engine import machine, processes, runlog, sharding
 from engine.checkpoints import (
     check_sums,
     load_checkpoint,
@@ -41,8 +41,9 @@ def lr_at(step, n_steps, peak, warmup, schedule="cosine", hold=0.0, floor=0.0):
     Linear warm-up from 0 over ceil(warmup · n_steps) steps, then hold until a share `hold` of the
     steps is over, then decay to floor · peak. As in transformers' schedules, step s of a decay over
     m steps has progress s / m: the final value belongs to step n_steps, which is never taken.
+    A run of a single step has no warm-up: its only step would train at rate 0.
     """
-    n_warm = math.ceil(warmup * n_steps)
+    n_warm = math.ceil(warmup * n_steps) if n_steps > 1 else 0
     if step < n_warm:
         return peak * step / n_warm
     n_held = max(n_warm, round(hold * n_steps))
@@ -157,10 +158,11 @@ def move_state(optimizers, device):
                 state[slot] = value.to(device) if value.ndim else value
 
 
-def autocast(cfg, sharded=False):
+def autocast(cfg, ranks):
     """Matrix products in bfloat16 with --dtype bf16; shards are gathered in bfloat16 anyway."""
-    kind = torch.device(cfg.device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=cfg.dtype == "bf16" and not sharded)
+    kind = torch.device(ranks.device).type
+    is_half = cfg.dtype == "bf16" and ranks.mesh is None
+    return torch.autocast(kind, torch.bfloat16, enabled=is_half)
 
 
 # ---------------------------------------------------------------- the run loop
@@ -252,16 +254,21 @@ class Run:
             self.history = [json.loads(line) for line in path.read_text().splitlines()]
         # A progress bar on a terminal, on the leading rank.
         bar = tqdm(total=n_steps, initial=self.start, disable=None if self.ranks.leads else True)
+        saved_at = time.monotonic()
         with runlog.sigterm() as asked_to_end, bar:
             for step in range(self.start, n_steps):
                 yield step
                 bar.update()
-                # The sum over ranks, so that all of them end after the same step.
-                ends = processes.sum_over_ranks(float(len(asked_to_end)), self.ranks) > 0
+                minutes = (time.monotonic() - saved_at) / 60
+                # The sum over ranks, so that all of them save and end after the same step.
+                ends, is_late = processes.sum_over_ranks(
+                    [float(len(asked_to_end)), float(minutes >= self.cfg.save_minutes)], self.ranks
+                )
                 if step + 1 == n_steps:
                     return
-                if ends or (step + 1) % self.cfg.save_every == 0:
+                if ends or is_late or (step + 1) % self.cfg.save_every == 0:
                     self.save(step + 1, note())
+                    saved_at = time.monotonic()
                 if ends:
                     self.say(f"SIGTERM: stopped after step {step + 1}; the same command continues")
                     raise SystemExit(143)
@@ -362,12 +369,12 @@ def join_to_train(cfg, tp=1):
 
 
 def memory_gb(device):
-    """The most memory that this process has held so far, in 10^9 bytes; on a GPU, there."""
-    if torch.device(device).type == "cuda":
-        n_bytes = torch.cuda.max_memory_allocated(device)
-    else:
-        n_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
-    return round(n_bytes / 1e9, 2)
+    """The most memory that this process has held so far, in 10^9 bytes; on a GPU, there.
+
+    None where the system does not say.
+    """
+    n_bytes = machine.peak_memory(device)
+    return None if n_bytes is None else round(n_bytes / 1e9, 2)
 
 
 def peak_flops(device):

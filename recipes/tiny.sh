@@ -36,20 +36,22 @@ if [ -f "$out/started" ] &&
 fi
 [ -f "$out/started" ] || touch "$out/started"
 began=$(date +%s)
+# The figures in README.md and RESULTS.md were made on a CPU.
+device="--device cpu"
 
 answer() {                                   # answer MODEL RUN [flags]: the held-out problems
   local model=$1 run=$2
   shift 2
   python generate.py --model "$model" --data "$dir/data/held_out.jsonl" \
     --out "$dir/runs/$run.jsonl" --format think --temperature 0.7 --seed "$seed" \
-    --max-tokens 320 "$@"
+    --max-tokens 320 $device "$@"
 }
 
 # Curation, fine-tuning and budget forcing: one core.
 likelihood() {
   # Which traces are too easy for the base model?
   python generate.py --model "$base" --data "$dir/data/pool.jsonl" --out "$dir/attempts.jsonl" \
-    --format think --temperature 0.7 --n 2 --seed "$seed" --max-tokens 128
+    --format think --temperature 0.7 --n 2 --seed "$seed" --max-tokens 128 $device
   choose() {                                 # choose SET [flags]
     local set=$1
     shift
@@ -62,7 +64,7 @@ likelihood() {
   choose random --method random --no-quality
   for set in s1 limo random low; do
     python sft.py --model "$base" --data "$dir/traces-$set.jsonl" --out "$dir/sft-$set" \
-      --format think --seed "$seed" --epochs 12 --batch-rows 32 --lr 2e-3 --print-every 25
+      --format think --seed "$seed" --epochs 12 --batch-rows 32 --lr 2e-3 --print-every 25 $device
     answer "$dir/sft-$set" "sft-$set"
   done
   for budget in 0 20 40 80; do
@@ -77,7 +79,7 @@ likelihood() {
 reinforcement() {
   answer "$base" base
   python grpo.py --model "$base" --data "$dir/data/train.jsonl" --out "$dir/grpo" --format think \
-    --seed "$seed" --steps 100 --prompts-per-step 16 --group-size 8 --max-tokens 128 --lr 5e-4
+    --seed "$seed" --steps 100 --prompts-per-step 16 --group-size 8 --max-tokens 128 --lr 5e-4 $device
   answer "$dir/grpo" grpo
 }
 
@@ -116,5 +118,5 @@ for ((seed = 0; seed < seeds; seed++)); do
   data+=("$dir/runs/sft-s1.jsonl" "$dir/runs/grpo.jsonl")
 done
 python analyze.py --base data/tiny_base --tuned "${tuned[@]}" --data "${data[@]}" \
-  --runs "${runs[@]}" --claims recipes/tiny_claims.json --out "$out"
+  --runs "${runs[@]}" --claims recipes/tiny_claims.json --out "$out" $device
 echo "$(( $(date +%s) - began )) seconds; now open $out/report.html"

@@ -63,7 +63,7 @@ from engine import (
     checkpoints,  # noqa: E402
     costs,  # noqa: E402
     decoder,  # noqa: E402
-    kv_cache,  # noqa: E402
+    machine,
     packing,  # noqa: E402
     plan,  # noqa: E402
     processes,  # noqa: E402
@@ -523,7 +523,7 @@ def bench_sft(cfg, shape):
             "compile": cfg.compile,
             "planned_gib": planned / costs.GIB,
         }
-        free = kv_cache.free_memory(torch.device(cfg.device))
+        free = machine.free_memory(torch.device(cfg.device))
         if planned * (1 + costs.FRAGMENTS) > free:
             report(
                 cfg,
@@ -563,7 +563,7 @@ def fine_tune(cfg, shape, lengths, way, figures):
     for _ in range(4):
         wait(cfg.device)
         began = time.perf_counter()
-        with training.autocast(cfg):
+        with training.autocast(cfg, processes.Ranks(cfg.device)):
             loss = -models.score(model, batch).logp.mean()
         loss.backward()
         wait(cfg.device)

@@ -23,7 +23,7 @@ from transformers import (
 
 import generate
 from data import tiny
-from engine import attention, decoder, kv_cache, loading, packing
+from engine import attention, decoder, kv_cache, loading, machine, packing
 from engine import model as models
 from engine.completions import completion_text
 from engine.decoder import Request, Sampling, decode
@@ -1303,7 +1303,7 @@ def test_slots_fit_into_memory(monkeypatch):
     assert kv_cache.bytes_per_token(ours) == 768
     monkeypatch.setattr(kv_cache, "Cache", lambda *size: caches.append(size[1:]) or original(*size))
     for free, slots in ((250_000, 4), (96_000, 1), (10**9, 9)):
-        monkeypatch.setattr(kv_cache, "free_memory", lambda device: free)
+        monkeypatch.setattr(machine, "free_memory", lambda device: free)
         assert decoder.fit_slots(ours, requests, 99) == slots and decoder.fit_slots(
             ours, requests, 3
         ) == min(3, slots)
@@ -1321,7 +1321,7 @@ def test_slots_fit_into_memory(monkeypatch):
         assert [found[i] for i in range(9)] == reference and max(sizes) == slots
         assert caches.pop() == (slots + 1, 50)
         sizes.clear()
-    monkeypatch.setattr(kv_cache, "free_memory", lambda device: 95_999)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 95_999)
     with pytest.raises(
         BadInput, match="--max-tokens: the memory left does not hold .* 50 tokens"
     ) as error:

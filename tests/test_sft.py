@@ -37,6 +37,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import sft
 from data import tiny
 from engine import checkpoints, loading, packing, runlog, sharding, training
 from engine import model as models
@@ -847,6 +848,36 @@ def interrupted(cfg, monkeypatch, at):
         patch.setattr(training, "update", failing)
         with pytest.raises(KeyboardInterrupt):
             main(cfg)
+
+
+def test_checkpoints_by_time(base, tmp_path, monkeypatch):
+    """9 steps of 4 minutes each. By --save-minutes 10: after step 3 (12 minutes), then 12 minutes later
+    after step 6; --save-every, which comes at 5, moves the second one to 5 + 3 = 8."""
+    minutes, saved = [0.0], []
+
+    def slow_update(*args):
+        minutes[0] += 4
+        return update(*args)
+
+    monkeypatch.setattr(training, "update", slow_update)
+    monkeypatch.setattr(training.time, "monotonic", lambda: 60 * minutes[0])
+    monkeypatch.setattr(training.Run, "save", lambda run, n_taken, noted: saved.append(n_taken))
+    assert main(config(base, tmp_path / "a", save_minutes=10))[-1]["step"] == 9
+    assert saved == [3, 6]
+    saved.clear()
+    main(config(base, tmp_path / "b", save_minutes=10, save_every=5))
+    assert saved == [3, 5, 8]
+    saved.clear()
+    main(config(base, tmp_path / "c"))
+    assert sft.Config.save_minutes == 10 and saved == [3, 6]
+
+
+def test_a_run_of_one_step_trains(base, tmp_path):
+    """With the default warm-up its only step had rate 0."""
+    (row,) = main(config(base, tmp_path / "out", epochs=1, batch_rows=100))
+    assert row["lr"] == 1e-2
+    before, after = weights(base / "model"), weights(tmp_path / "out")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.fixture(scope="module", params=[0.0, 0.02], ids=["adamw", "muon"])

@@ -37,11 +37,18 @@ def test_hold_floor_and_linear_by_hand():
     assert lr_at(10, 10, 2.0, 0.15, "linear", 0.5, 0.1) == pytest.approx(0.2)
     assert lr_at(7, 10, 1.0, 0.0, "cosine", 0.5) == pytest.approx(0.6545085)  # (1 + cos 72°) / 2
     assert [lr_at(step, 4, 3.0, 0.5, "constant") for step in range(4)] == [0, 1.5, 3, 3]
-    assert lr_at(0, 1, 3.0, 0.0) == 3.0 and lr_at(0, 1, 3.0, 1.0) == 0.0
     assert (
         lr_at(3, 10, 1.0, 0.4, "linear", 0.1) == 0.75
         and lr_at(4, 10, 1.0, 0.4, "linear", 0.1) == 1.0
     )
+
+
+def test_a_single_step_is_taken_at_the_peak():
+    """It would be the warm-up, at rate 0, and change nothing. Two steps: 0, then the peak."""
+    for warmup in (0.0, 0.05, 1.0):
+        assert lr_at(0, 1, 3.0, warmup) == 3.0
+    assert [lr_at(step, 2, 3.0, 0.05) for step in range(2)] == [0.0, 3.0]
+    assert [lr_at(step, 2, 3.0, 1.0) for step in range(2)] == [0.0, 1.5]
 
 
 @pytest.mark.parametrize("n, warmup", [(315, 0.05), (7, 0.3), (20, 0.0)])

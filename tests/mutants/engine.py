@@ -2,6 +2,41 @@
 
 MUTANTS = [
     (
+        "engine/machine.py",
+        'return torch.device("cpu") if device.type in NO_FLOAT64 else device',
+        "return device",
+        "float64 on Apple's GPU, which has none",
+        "test_machine.py::test_a_token_is_drawn_without_float64",
+    ),
+    (
+        "engine/machine.py",
+        "return min(available_memory(), *cgroup_rooms())",
+        "return available_memory()",
+        "a container's limit is not seen",
+        "test_machine.py::test_free_memory_is_that_of_the_smallest_of_them",
+    ),
+    (
+        "engine/machine.py",
+        'return most if sys.platform == "darwin" else 1024 * most',
+        "return 1024 * most",
+        "memory is shown 1,024 times too large on a Mac",
+        "test_machine.py::test_peak_memory_in_bytes",
+    ),
+    (
+        "engine/training.py",
+        "n_warm = math.ceil(warmup * n_steps) if n_steps > 1 else 0",
+        "n_warm = math.ceil(warmup * n_steps)",
+        "a run of one step trains at rate 0",
+        "test_training.py::test_a_single_step_is_taken_at_the_peak",
+    ),
+    (
+        "engine/training.py",
+        "if ends or is_late or (step + 1) % self.cfg.save_every == 0:",
+        "if ends or (step + 1) % self.cfg.save_every == 0:",
+        "hours between checkpoints",
+        "test_sft.py::test_checkpoints_by_time",
+    ),
+    (
         "engine/attention.py",
         "packed = sequences",
         "packed = Packed([len(query)], query.device)",
@@ -453,7 +488,7 @@ MUTANTS = [
     ),
     (
         "engine/sampling.py",
-        "cumulative = probability.double().cumsum(1)",
+        "cumulative = probability.to(u.device).double().cumsum(1)",
         "cumulative = probability.cumsum(1).double()",
         "probabilities are summed in float32, where small ones vanish",
         "test_sampling.py::test_choose_finds_a_token_of_small_probability",
@@ -519,7 +554,7 @@ MUTANTS = [
     ),
     (
         "engine/training.py",
-        "n_warm = math.ceil(warmup * n_steps)",
+        "n_warm = math.ceil(warmup * n_steps) if n_steps > 1 else 0",
         "n_warm = math.floor(warmup * n_steps)",
         "warm-up rounded down",
         "test_training.py::test_s1_schedule",

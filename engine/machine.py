@@ -1,0 +1,160 @@
+"""The machine that computes: which device it has, how much memory is free, how much was used.
+
+Tested on Linux. Apple's GPUs (mps) have no float64: what needs it is computed on the CPU there.
+"""
+
+import dataclasses
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from engine.rows import BadInput
+
+UNKNOWN = 2**60  # bytes of free memory, where a system does not say
+NO_FLOAT64 = {"mps"}
+
+# ---------------------------------------------------------------- the device
+
+
+def on_device(cfg):
+    """cfg with --device auto replaced by the device that is found. Raises BadInput.
+
+    Prints one line if that is a GPU, or if there may be one that PyTorch cannot use.
+    """
+    if cfg.device != "auto":
+        check_device(cfg.device)
+        return cfg
+    device, line = find_device()
+    if line and int(os.environ.get("RANK", 0)) == 0:
+        print(line, flush=True)
+    return dataclasses.replace(cfg, device=device)
+
+
+def find_device():
+    """cuda, else mps, else cpu -> (device, a line that says what was found, or '')."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        return "cuda", f"--device auto: cuda, {name}"
+    # Processes cannot talk about tensors of Apple's GPU.
+    if torch.backends.mps.is_available() and "WORLD_SIZE" not in os.environ:
+        return "mps", "--device auto: mps, Apple's GPU"
+    if shutil.which("nvidia-smi"):
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+        return "cpu", (
+            f"--device auto: cpu. nvidia-smi is here, but PyTorch {torch.__version__}, built with "
+            f"{built}, finds no GPU"
+        )
+    return "cpu", ""
+
+
+def check_device(name):
+    """Raise BadInput for a --device that torch does not know or does not find here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise BadInput(f"--device {name}: not a device (auto, cpu, cuda, cuda:0, mps)")
+    n_found = 1
+    if device.type == "cuda":
+        n_found = torch.cuda.device_count()
+    elif device.type == "mps":
+        n_found = int(torch.backends.mps.is_available())
+    if (device.index or 0) >= n_found:
+        raise BadInput(f"--device {name}: torch finds no such device here; --device cpu is slower")
+
+
+def exact_device(device):
+    """The device on which to compute in float64 with tensors of this one: itself, or the CPU."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type in NO_FLOAT64 else device
+
+
+# ---------------------------------------------------------------- memory
+
+
+def free_memory(device):
+    """Bytes that can still be allocated on a device; on a CPU within the limit of its cgroup."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    if kind == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return min(available_memory(), *cgroup_rooms())
+
+
+def available_memory():
+    """Bytes of host memory that the system can still give, without swapping."""
+    try:
+        available = re.search(r"MemAvailable:\s+(\d+) kB", read("/proc/meminfo"))
+        return 1024 * int(available[1])
+    except (OSError, TypeError):  # not Linux
+        pass
+    try:
+        # macOS does not say what is free. Half of the memory is a guess for a laptop in use.
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # Windows
+        return UNKNOWN
+
+
+def cgroup_rooms(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
+    """Bytes left within the limit of each memory cgroup that this process is in.
+
+    A container, or a job of a cluster, is ended beyond its limit, however much the machine has.
+    Pages of files that can be dropped do not count. [UNKNOWN] where there is no limit.
+    """
+    rooms = [UNKNOWN]
+    try:
+        lines = read(own).splitlines()
+    except OSError:
+        return rooms
+    for line in lines:
+        _, kind, path = line.split(":", 2)
+        if kind == "":  # version 2
+            base, names = Path(root), ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in kind.split(","):  # version 1
+            base = Path(root) / "memory"
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        # In a container the path may be the host's: then only the root of what is seen exists.
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(base):
+                rooms += room_of(place, *names)
+    return rooms
+
+
+def room_of(folder, limit, used, droppable):
+    """[bytes left in a cgroup], or [] if it has no limit."""
+    try:
+        most, now = int(read(folder / limit)), int(read(folder / used))
+        match = re.search(rf"^{droppable} (\d+)", read(folder / "memory.stat"), re.MULTILINE)
+    except (OSError, ValueError):  # no such file; "max"
+        return []
+    return [max(0, most - now + int(match[1] if match else 0))]
+
+
+def read(path):
+    return Path(path).read_text(encoding="utf-8")
+
+
+def peak_memory(device):
+    """The most bytes that this process has held so far; on a GPU, there. None if unknown."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if kind == "mps":
+        return torch.mps.driver_allocated_memory()  # now: it keeps no record of the most
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts in bytes, Linux in KiB.
+    return most if sys.platform == "darwin" else 1024 * most
