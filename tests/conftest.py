@@ -13,9 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+# A GPU is hidden: the tests compare to the bit, on a CPU. tests/gpu.py is for GPUs.
 # torch reads OMP_NUM_THREADS when it is first imported, which is after this file.
 # It is not imported here: a test of plain Python then starts in a second.
 os.environ.update(
+    CUDA_VISIBLE_DEVICES="",
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
     OMP_NUM_THREADS="1",
