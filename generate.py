@@ -19,7 +19,7 @@ A laptop, 7 seconds (after recipes/tiny.sh; 56% of the math problems are right, 
         --out out/wait.jsonl --format think --only math --max-tokens 448 --temperature 0.7
         --waits 1 --wait wait
 s1's settings:
-    python generate.py --model simplescaling/s1.1-32B --data out/aime24.jsonl
+    python generate.py --model simplescaling/s1.1-32B --data out/aime24.jsonl --format s1
         --out out/aime24-wait2.jsonl --waits 2 --thinking-budget -1 --max-tokens 32768
         --dtype bf16
 s1's Figure 1: the same without --waits, with --sweep thinking_budget=500,1000,2000,4000,8000,16000
@@ -57,7 +57,7 @@ from engine import (
     tensor_parallel,
 )
 from engine import model as models
-from engine.columns import read_any
+from engine.columns import check_ids, read_any
 from engine.completions import RowFile, completion_row, key_of
 from engine.decoder import (
     FORCE,
@@ -81,10 +81,12 @@ from engine.settings import Computing, flag
 class Config(Computing):
     data: str = ""  # problem rows
     out: str = ""  # completion rows to write
-    # text of the thinking, see engine/format.py
-    format: Literal["s1", "s1-steps", "think", "r1", "plain"] = "s1"
+    # text of the thinking, see engine/format.py; auto: as the model was trained here (its
+    # training.json), plain for other models
+    format: Literal["auto", "s1", "s1-steps", "think", "r1", "plain"] = "auto"
 
-    system: str = ""  # system prompt of rows without one
+    # system prompt of rows without one; with --format auto by default that of the training
+    system: str = ""
     date: str = DATE  # what a chat template that writes a date takes for today
     special_in_text: bool = False  # special tokens that a row's texts name are special, not text
 
@@ -390,14 +392,11 @@ def load_problems(cfg):
         raise BadInput(f"{cfg.data}: no row of --only {cfg.only}")
     if cfg.limit:
         problems = problems[: cfg.limit]
-    seen = set()
     for problem in problems:
         check_problem(problem, cfg.data)
-        # Only rows to score already have a sample number.
-        key = key_of(problem) if cfg.score else key_of({"id": problem["id"]})
-        if key in seen:
-            raise BadInput(f"{cfg.data}: two rows have the id '{problem['id']}'")
-        seen.add(key)
+    # Only rows to score already have a sample number.
+    keys = [key_of(p if cfg.score else {"id": p["id"]}) for p in problems]
+    check_ids(cfg.data, keys)
     return with_system(problems, cfg.system)
 
 
@@ -428,6 +427,23 @@ def sampling_of(cfg):
         over_budget=cfg.over_budget,
         max_tries=cfg.max_tries,
         stop=cfg.stop,
+    )
+
+
+def as_trained(cfg):
+    """Settings with --format auto replaced: by the format and system prompt of a training here.
+
+    Raises BadInput for a training.json that cannot be read.
+    """
+    if cfg.format != "auto":
+        return cfg
+    file = Path(cfg.model) / "training.json"
+    trained = runlog.read_settings(file) if file.is_file() else {}
+    name, system = trained.get("format"), trained.get("system")
+    return dataclasses.replace(
+        cfg,
+        format=name if name in FORMATS else "plain",
+        system=cfg.system or (system if isinstance(system, str) else ""),
     )
 
 
@@ -551,6 +567,7 @@ def main(cfg, loaded=None):
 
     loaded: of load_model, to load a model only once.
     """
+    cfg = as_trained(cfg)
     if cfg.interactive:
         return chat_with(cfg)
     if cfg.sweep:
@@ -666,21 +683,34 @@ def chat_with(cfg):
     cfg = dataclasses.replace(cfg, data="typed", out="shown")
     check_settings(cfg)
     cfg = machine.on_device(cfg)
+    print(f"loading {cfg.model} ...", flush=True)
     model, tokenizer, ranks = load_model(cfg)
     if ranks.n > 1 or ranks.group is not None:
         raise BadInput("--interactive: one process only, not under torchrun")
-    form = format_of(cfg, tokenizer)
+    stops = stop_ids(model, tokenizer)
 
-    def answer(cfg, problem, history, watch):
+    def check(cfg):
+        check_settings(cfg)
+        problem = {"id": "typed", "question": "?"}
+        make_requests(cfg, [problem], model, tokenizer, format_of(cfg, tokenizer))
+
+    def answer(cfg, problem, history):
+        form = format_of(cfg, tokenizer)
         (problem,) = with_system([problem | {"history": history}], cfg.system)
         requests, _, skipped = make_requests(cfg, [problem], model, tokenizer, form)
         if skipped:
             raise BadInput("the conversation has outgrown the context; /new begins anew")
+        watch = chat.Display(tokenizer, form, stops)
         sampling = sampling_of(cfg)
         ((_, completion),) = decode(model, tokenizer, form, requests[:1], sampling, 1, watch)
         return completion_row(problem, 0, completion, tokenizer, form)
 
-    chat.chat(cfg, check_settings, answer, tokenizer, form, stop_ids(model, tokenizer))
+    check(cfg)
+    given = f", system prompt {cfg.system!r}" if cfg.system else ""
+    print(f"--format {cfg.format}{given}")
+    if line := format_of(cfg, tokenizer).fitted.describe():
+        print(line)
+    chat.chat(cfg, check, answer)
 
 
 if __name__ == "__main__":

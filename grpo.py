@@ -846,6 +846,7 @@ def train(cfg, ranks, problems, held_out):
         return []
     lengths = run.noted.get("lengths", {})
     setup = set_up(cfg, model, reference, tokenizer, form, lengths)
+    run.say(form.fitted.describe())
     setup.problems = usable_problems(setup, problems, run.say)
     held_out = fitting_problems(setup, held_out, run.say)
     queue = deque(run.noted.get("queue", ()))  # rollouts that wait for their update

@@ -281,6 +281,8 @@ def train(cfg, ranks, rows):
             (run.out / "order.json").unlink(missing_ok=True)
         return []
     examples, counts = encode(rows, tokenizer, cfg, models.context_length(model))
+    form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
+    run.say(form.fitted.describe())
     work = plan_work(run, examples, cfg, flops_budget)
     run.say(describe(work, examples, counts, cfg))
 

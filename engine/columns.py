@@ -7,7 +7,7 @@
     problem, solution, answer      open-r1 and others
 
 Earlier turns and the system prompt become `history`; a <think>...</think> before a response becomes
-`thinking`. Rows that have a `question` are ours already and stay as they are.
+`thinking`. Rows that have a `question` are ours already and keep their columns.
 Rows without an id get one from their question.
 """
 
@@ -15,6 +15,7 @@ import csv
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 from engine.rows import BadInput, is_text, read_rows
@@ -36,14 +37,17 @@ TAKEN += ("problem", "system")
 
 def as_row(raw):
     """A row of other columns -> a row of ours. Raises BadInput with the reason alone."""
-    if not isinstance(raw, dict) or raw.get("question") is not None:
+    if not isinstance(raw, dict):
         return raw
-    found = fields_of(raw)
-    if found is None:
-        return raw
-    rest = {name: value for name, value in raw.items() if name not in TAKEN}
-    row = {**rest, **found}
+    row = raw
+    if raw.get("question") is None:
+        found = fields_of(raw)
+        if found is None:
+            return raw
+        rest = {name: value for name, value in raw.items() if name not in TAKEN}
+        row = {**rest, **found}
     if row.get("id") is None:
+        row = dict(row)
         text = json.dumps([row["question"], row.get("history")])
         row["id"] = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
     return row
@@ -236,11 +240,21 @@ READERS = {".json": read_json, ".csv": read_csv, ".parquet": read_parquet, ".arr
 
 
 def read_problems(path, need=()):
-    """Problem rows, with an id and a question that is a text. Raises BadInput."""
+    """Problem rows, each with an id of its own and a question that is a text. Raises BadInput."""
     rows = read_any(path, ("id", "question", *need))
+    check_ids(path, [(str(row["id"]), 0) for row in rows])
     for row in rows:
         if isinstance(row["id"], str) and not is_text(row["id"]):
             raise BadInput(f"{path}: row {row['id']!r}: 'id' is not a text")
         if not is_text(row["question"]):
             raise BadInput(f"{path}: row '{row['id']}': 'question' is not a text")
     return rows
+
+
+def check_ids(path, keys):
+    """Raise BadInput for a key that comes twice. keys: (id as text, number of the sample)."""
+    repeated = next((key for key, n in Counter(keys).items() if n > 1), None)
+    if repeated is not None:
+        raise BadInput(
+            f"{path}: two rows have the id '{repeated[0]}' (rows without ids: the same question)"
+        )

@@ -149,6 +149,11 @@ class Control:
             encode(form.end + form.cue),
         ]
         end_id = form.end_id(tokenizer)
+        if self.active and not form.end:
+            raise BadInput(
+                f"--format {form.name}: it has no thinking of its own, which --waits, "
+                "--thinking-budget and --steps cut or prolong (think, s1 and r1 have)"
+            )
         if self.active and end_id is None and self.watch is None:
             raise BadInput(
                 f"--format {form.name}: this tokenizer has no single token that ends thinking, "

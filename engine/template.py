@@ -42,6 +42,8 @@ class Template:
     def describe(self):
         """One line on what the template writes by itself; empty if that is nothing unusual."""
         parts = []
+        if self.has_default_system:
+            parts.append("writes a system prompt where none is given (--system replaces it)")
         if self.opening:
             parts.append(f"opens the thinking with {self.opening!r}")
         if self.closes_empty:

@@ -231,8 +231,8 @@ class Run:
         processes.barrier(self.ranks)
 
     def say(self, line):
-        """Print a line, once for all ranks."""
-        if self.ranks.leads:
+        """Print a line, once for all ranks; nothing for an empty one."""
+        if line and self.ranks.leads:
             print(line, flush=True)
 
     def steps(self, n_steps, print_every=1, shown=None, note=dict):

@@ -115,3 +115,24 @@ def test_files_of_all_kinds(tmp_path):
         read_traces(str(tmp_path / "a.parquet"))
     with pytest.raises(BadInput, match=r"none\.jsonl: cannot be read"):
         read_any(tmp_path / "none.jsonl")
+
+
+def test_rows_without_ids_get_one_from_their_question(tmp_path):
+    """GSM8K's own columns, say. The same question twice would be one problem with two answers."""
+    path = tmp_path / "rows.jsonl"
+    raw = [{"question": "q", "answer": "1"}, {"question": "r", "answer": "2"}]
+    write_rows(path, raw)
+    rows = read_problems(path)
+    assert [{k: v for k, v in row.items() if k != "id"} for row in rows] == raw
+    assert rows[0]["id"] != rows[1]["id"] and len(rows[0]["id"]) == 16
+    write_rows(path, [*raw, raw[0]])
+    with pytest.raises(BadInput, match=f"two rows have the id '{rows[0]['id']}' .rows without ids"):
+        read_problems(path)
+
+
+def test_an_id_that_comes_twice_is_refused(tmp_path):
+    """By number or as text: both are one problem."""
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [{"id": 1, "question": "q"}, {"id": "1", "question": "r"}])
+    with pytest.raises(BadInput, match="rows.jsonl: two rows have the id '1'"):
+        read_problems(path)

@@ -147,8 +147,11 @@ def test_main_refuses_values_out_of_range(config, flag, bad):
     [
         ({"thinking_budget": 25}, "--thinking-budget 25 leaves no room"),
         ({"waits": 1, "wait": "Wait"}, "--wait 'Wait' is not in this tokenizer's vocabulary"),
-        ({"waits": 1, "format": "plain"}, "no single token that ends thinking"),
-        ({"thinking_budget": 3, "format": "plain"}, "no single token that ends thinking"),
+        ({"waits": 1, "format": "plain"}, "--format plain: it has no thinking of its own"),
+        (
+            {"thinking_budget": 3, "format": "plain"},
+            "--format plain: it has no thinking of its own",
+        ),
         ({"data": "missing.jsonl"}, "cannot be read"),
     ],
 )
@@ -389,7 +392,7 @@ def test_a_rows_setting_that_cannot_be_served_is_refused_before_a_file_is_touche
     The right command with the same --out then finds nothing to stumble over."""
     rows = read_rows(config().data)
     cfg = config(data=write(tmp_path / "own.jsonl", [rows[0], rows[1] | own]), **more)
-    with pytest.raises(BadInput, match="--wait 'Wait'|no single token that ends thinking"):
+    with pytest.raises(BadInput, match="--wait 'Wait'|no thinking of its own"):
         generate.main(cfg)
     assert {f.name for f in tmp_path.iterdir()} == {"problems.jsonl", "own.jsonl"}
 

@@ -34,6 +34,7 @@ from engine import (
     packing,
     processes,
     runlog,
+    template,
     training,
     watch,
 )
@@ -1165,6 +1166,12 @@ def test_held_out_prompts_past_the_context_are_left_out(tmp_path, short, capsys)
         in capsys.readouterr().out
     )
     assert history[0]["held_out"] * 4 % 1 == pytest.approx(0, abs=1e-9)
+
+
+def test_what_the_chat_template_adds_is_said(short, monkeypatch, capsys):
+    monkeypatch.setattr(template.Template, "describe", lambda self: "chat template: adds X")
+    grpo.main(short(steps=1))
+    assert capsys.readouterr().out.count("chat template: adds X\n") == 1
 
 
 def test_an_out_that_cannot_be_written_costs_one_line(tmp_path, short):

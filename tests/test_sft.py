@@ -39,7 +39,7 @@ from transformers import (
 
 import sft
 from data import tiny
-from engine import checkpoints, loading, packing, runlog, sharding, training
+from engine import checkpoints, loading, packing, runlog, sharding, template, training
 from engine import model as models
 from engine.checkpoints import saved_checkpoints
 from engine.format import FORMATS
@@ -1153,6 +1153,12 @@ def test_a_checkpoint_beside_a_complete_run_is_removed(base, tmp_path, monkeypat
         main(cfg)
     assert saved_checkpoints(cfg.out)
     assert main(cfg) == [] and not saved_checkpoints(cfg.out)
+
+
+def test_what_the_chat_template_adds_is_said(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(template.Template, "describe", lambda self: "chat template: adds X")
+    main(config(base, tmp_path / "out", epochs=1))
+    assert capsys.readouterr().out.count("chat template: adds X\n") == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"identity": 3}', "\0"])

@@ -212,6 +212,20 @@ def test_what_templates_do_is_seen():
         FORMATS["plain"].fit(tokenizer, date="tomorrow")
 
 
+def test_what_a_template_adds_is_said_in_one_line():
+    """A word for each thing that it writes by itself, and nothing where it writes nothing."""
+
+    def line(name):
+        return FORMATS["plain"].fit(tokenizer_of(name)).fitted.describe()
+
+    system = "writes a system prompt where none is given (--system replaces it)"
+    assert line("Qwen2.5") == "chat template: " + system
+    assert "closes an empty thinking" in line("Qwen3, no thinking")
+    assert "opens the thinking with '<think>" in line("DeepSeek-R1-Distill")
+    assert "writes a date, which is 2025-01-01" in line("Llama 3.2")
+    assert line("OLMo 2") == ""
+
+
 def test_an_empty_thinking_that_a_row_asks_for():
     """SmolLM3 closes an empty thinking where the system prompt says /no_think."""
     tokenizer = tokenizer_of("SmolLM3")

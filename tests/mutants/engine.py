@@ -629,4 +629,18 @@ MUTANTS = [
         "two beginnings of sequence",
         "test_template.py::test_templates_and_formats",
     ),
+    (
+        "engine/chat.py",
+        'n_ids = int(state["n"][0]) - int(state["n_match"][0])',
+        'n_ids = int(state["n"][0])',
+        "the terminal shows half an end of thinking that becomes Wait",
+        "test_chat.py::test_what_may_become_a_wait_is_not_shown",
+    ),
+    (
+        "engine/columns.py",
+        'check_ids(path, [(str(row["id"]), 0) for row in rows])',
+        'check_ids(path, [(row["id"], 0) for row in rows])',
+        "ids 1 and '1' are two problems",
+        "test_columns.py::test_an_id_that_comes_twice_is_refused",
+    ),
 ]

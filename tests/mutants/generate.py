@@ -22,4 +22,11 @@ MUTANTS = [
         "plain decoder: a token overwrites the one before it in the cache",
         "test_generate.py::test_plain_gives_the_same_tokens",
     ),
+    (
+        "generate.py",
+        'system=cfg.system or (system if isinstance(system, str) else ""),',
+        "system=cfg.system,",
+        "--format auto forgets the system prompt of the training",
+        "test_chat.py::test_a_model_is_used_as_it_was_trained",
+    ),
 ]
