@@ -58,6 +58,7 @@ import kernels
 from engine import (
     dealing,
     loading,
+    lora,
     machine,
     processes,
     runlog,
@@ -603,7 +604,7 @@ def update_policy(model, reference, optimizers, rollout, cfg, scale, measure_kl)
     return sums.means(ranks, measure_kl) | {
         "grad_norm": None if math.isnan(norm) else norm,
         "tokens": sum(lengths),
-        "flops": 3 * models.forward_flops(model, lengths),
+        "flops": models.training_flops(model, lengths),
     }
 
 
@@ -634,7 +635,8 @@ def loss_of(model, reference, micro_batch, cfg, measure_kl):
                 kl, *_ = kernels.token_kl(hidden, head, ref_hidden, ref_head, cfg.temperature)
             return ref_logp, kl
 
-        ref_logp, full_kl = sharding.compute_in_forward(reference, compare)
+        with lora.off(reference):
+            ref_logp, full_kl = sharding.compute_in_forward(reference, compare)
     if has_kl_loss(cfg):
         loss = loss + cfg.beta * kl_estimate(stats.logp, ref_logp, cfg.kl)
     if cfg.entropy:
@@ -798,7 +800,8 @@ def kl_of_rows(reference, sequences, masks, old_logps, cfg, n_tokens=None):
     2402.14740). Through the advantage k1 has the gradient of KL(policy ‖ reference), which in the
     loss only k2 has.
     """
-    ref_logps = logps_of(reference, sequences, masks, cfg, n_tokens)
+    with lora.off(reference):
+        ref_logps = logps_of(reference, sequences, masks, cfg, n_tokens)
     sums = []
     for old, ref, mask in zip(old_logps, ref_logps, masks):
         trained = torch.tensor(mask)
@@ -823,7 +826,12 @@ def split_groups(n_groups, cfg):
 def train(cfg, ranks, problems, held_out):
     """Load, loop over the steps, save; see main. Returns the log rows of the steps taken now."""
     model, tokenizer = sharding.load_to_train(
-        cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute
+        cfg.model,
+        ranks,
+        cfg.dtype == "bf16",
+        cfg.offload,
+        cfg.recompute,
+        adapters=lora.shape_of(cfg),
     )
     form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
     form.check(tokenizer)
@@ -835,7 +843,9 @@ def train(cfg, ranks, problems, held_out):
         model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, adam_dtype=cfg.adam_dtype
     )
     reference = None
-    if cfg.beta or cfg.kl_every:
+    if cfg.lora and not cfg.reference:
+        reference = model  # without its adapters, see lora.off
+    elif cfg.beta or cfg.kl_every:
         path = cfg.reference or cfg.model
         reference = load_beside(cfg, path, tokenizer, ranks, "--reference")
     # A reference that changes is saved with the run.
@@ -903,8 +913,10 @@ def set_up(cfg, model, reference, tokenizer, form, lengths):
         path = cfg.offpolicy_model or cfg.model
         other = load_beside(cfg, path, tokenizer, ranks, "--offpolicy-model")
     if sharding.ranks_of(model).mesh is not None:  # in shards, from which one cannot decode
-        dtype = torch.bfloat16 if cfg.dtype == "bf16" else torch.float32
+        dtype = loading.DTYPES[cfg.dtype]
         sampler, _ = tensor_parallel.load_split(cfg.model, ranks, dtype)
+        if cfg.lora:
+            lora.attach(sampler, lora.shape_of(cfg), dtype)
         tensor_parallel.copy_weights(model, sampler)
     return Setup(
         cfg=cfg,
@@ -1096,6 +1108,8 @@ def check_kl(cfg):
             "--kl-in reward needs --kl, --beta, and --adv-std none: in a group of equal rewards "
             "the KL's noise would be all that the deviation measures"
         )
+    if cfg.lora and cfg.ref_refresh:
+        raise BadInput("--ref-refresh: with --lora the reference is --model, without adapters")
     if (cfg.reference or cfg.ref_refresh) and not (cfg.kl_every or cfg.beta):
         flag = "--reference" if cfg.reference else "--ref-refresh"
         raise BadInput(f"{flag}: no KL is measured (--kl-every) or trained (--beta)")

@@ -47,6 +47,7 @@ from data.load import read_traces
 from engine import (
     dealing,
     loading,
+    lora,
     machine,
     packing,
     processes,
@@ -257,6 +258,10 @@ def main(cfg):
 def check(cfg):
     """Raise BadInput for settings out of range."""
     settings.check_training(cfg)
+    if cfg.lora and cfg.tp > 1:
+        raise BadInput("--tp: with --lora every rank needs whole matrices; take --tp 1")
+    if cfg.lora and cfg.muon_lr:
+        raise BadInput("--muon-lr: not with --lora, whose matrices are factors of another matrix")
     settings.check_positive(cfg, "epochs", "batch_rows", "max_length", "turns")
     settings.check_range(cfg, 0, 1, "hold", "lr_floor")
     settings.check_range(cfg, 0, math.inf, "muon_lr", "batch_tokens", "print_every")
@@ -269,9 +274,14 @@ def train(cfg, ranks, rows):
         cfg, FREE, data=cfg.data, model=cfg.model, match_flops=cfg.match_flops
     )
     model, tokenizer = sharding.load_to_train(
-        cfg.model, ranks, cfg.dtype == "bf16", cfg.offload, cfg.recompute, cfg.compile
+        cfg.model,
+        ranks,
+        cfg.dtype == "bf16",
+        cfg.offload,
+        cfg.recompute,
+        cfg.compile,
+        lora.shape_of(cfg),
     )
-    model.requires_grad_(True)
     optimizers = training.make_optimizers(
         model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, cfg.muon_lr, cfg.adam_dtype
     )
@@ -337,8 +347,7 @@ class Work:
 def plan_work(run, examples, cfg, flops_budget):
     """Plan every step of the run -> Work. With --match-flops it ends when the budget is used up."""
     lengths = [len(ids) for ids, _ in examples]
-    # A backward pass takes twice the operations of a forward pass.
-    row_flops = [3 * models.forward_flops(run.model, [length]) for length in lengths]
+    row_flops = [models.training_flops(run.model, [length]) for length in lengths]
     epochs = cfg.epochs
     if flops_budget < math.inf:
         epochs = math.ceil(flops_budget / sum(row_flops))
@@ -351,7 +360,8 @@ def plan_work(run, examples, cfg, flops_budget):
     n_tokens = sum(lengths[i] for step in steps for i in step)
     ledger = [{"phase": "train", "tokens": n_tokens, "flops": spent[len(steps) - 1]}]
     if order:
-        forward = {"phase": "order", "tokens": sum(lengths), "flops": sum(row_flops) // 3}
+        flops_of_order = models.forward_flops(run.model, lengths)
+        forward = {"phase": "order", "tokens": sum(lengths), "flops": flops_of_order}
         ledger.insert(0, forward)
     return Work(steps, flops, n_tokens, ledger)
 

@@ -21,6 +21,7 @@ sweep            one run for each value of a flag
 chat             questions and answers in the terminal
 processes        the processes of torchrun: who does what
 dealing          work dealt to them, evenly
+lora             adapters: two thin matrices beside each frozen one
 dtensors         a weight that is cut over ranks
 tensor_parallel  a model cut over several GPUs, to sample
 sharding         a model in shards (FSDP2), to train

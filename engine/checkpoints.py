@@ -238,7 +238,8 @@ def _tensors(model, optimizers, reference=None):
     Tensors of a sharded model are DTensors, which know their place in the whole.
     """
     weights = dict(model.named_parameters())
-    tensors = {f"weight/{name}": p.detach() for name, p in weights.items()}
+    # A frozen weight is --model's own.
+    tensors = {f"weight/{name}": p.detach() for name, p in weights.items() if p.requires_grad}
     if reference is not None:
         for name, p in reference.named_parameters():
             tensors[f"reference/{name}"] = p.detach()

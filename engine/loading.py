@@ -18,6 +18,8 @@ from engine.model import head, hidden_states, next_token_logits, score
 from engine.packing import pack
 from engine.rows import BadInput
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 transformers_logging.disable_progress_bar()  # one bar per loaded tensor tells nobody anything
 
 
@@ -304,15 +306,29 @@ def _transformers_logp(model, sequences, device):
 # ---------------------------------------------------------------- save
 
 
-def save(model, tokenizer, path):
+def save(model, tokenizer, path, dtype=None):
     """Write a Hugging Face directory (safetensors, config, tokenizer) into `path`.
 
-    Other files there stay. config.json comes last and `load` asks for it first, so that a save that
+    dtype: of the weights, if they are to be rounded. Other files there stay. config.json comes last and `load` asks for it first, so that a save that
     was cut short is not taken for a model.
     """
     part = saving(path)
-    model.save_pretrained(part)
+    with rounded(model, dtype):
+        model.save_pretrained(part)
     publish(part, tokenizer, path)
+
+
+@contextmanager
+def rounded(model, dtype):
+    """Hold the weights in another type. Afterwards the ones from before are back."""
+    weights = [(p, p.data) for p in model.parameters()] if dtype else []
+    for p, data in weights:
+        p.data = data.to(dtype)
+    try:
+        yield
+    finally:
+        for p, data in weights:
+            p.data = data
 
 
 def saving(path):

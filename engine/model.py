@@ -149,7 +149,7 @@ def rope_limit(model):
 def forward_flops(model, lengths):
     """Floating-point operations of one forward pass over sequences of these lengths.
 
-    A backward pass takes twice as many. Per token 2 · N for N parameters in matrix products: the
+    Per token 2 · N for N parameters in matrix products: the
     head counts, an embedding apart from it does not. Causal attention adds per sequence
     2 · layers · heads · head width · length² (Kaplan et al. 2020, §2.1; windows are ignored).
     """
@@ -160,3 +160,17 @@ def forward_flops(model, lengths):
     attention_width = config.num_attention_heads * head_width(config)
     per_square = 2 * config.num_hidden_layers * attention_width
     return sum(2 * n_parameters * length + per_square * length**2 for length in lengths)
+
+
+def training_flops(model, lengths):
+    """Floating-point operations of a forward and a backward pass over sequences of these lengths.
+
+    A backward pass takes as many as a forward pass for the gradients of what goes into a product,
+    and as many for those of its weights. Frozen weights have none: 2 for each and each token less.
+    """
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    n_frozen = sum(p.numel() for p in frozen)
+    embedding = model.get_input_embeddings().weight
+    if head_is_apart(model) and not embedding.requires_grad:
+        n_frozen -= embedding.numel()
+    return 3 * forward_flops(model, lengths) - 2 * n_frozen * sum(lengths)

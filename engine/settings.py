@@ -54,6 +54,14 @@ class Training(Computing):
     offload: bool = False  # torchrun: shards and optimizer in host memory
     # of Adam's moments; bf16 saves 4 bytes a parameter
     adam_dtype: Literal["fp32", "bf16"] = "fp32"
+    # train adapters of this rank (engine/lora.py), the model stays as it is; 0 = train all weights.
+    # They want about 10 times the learning rate
+    lora: int = 0
+    # the adapters' output is multiplied by this over the rank: the best learning rate then depends
+    # little on the rank
+    lora_alpha: float = 32.0
+    # of the weights in the model directory at the end; checkpoints have what is trained
+    save_dtype: Literal["fp32", "bf16"] = "fp32"
     save_every: int = 25  # steps between checkpoints
     save_minutes: float = 10.0  # minutes between checkpoints, if that comes first
     # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
@@ -233,7 +241,9 @@ def check_range(config, least, most, *names):
 
 def check_training(config):
     """Raise BadInput for settings of Training that are out of range."""
-    check_positive(config, "lr", "clip", "micro_batch_tokens", "save_every", "save_minutes", "tp")
+    names = ("lr", "clip", "micro_batch_tokens", "save_every", "save_minutes", "tp", "lora_alpha")
+    check_positive(config, *names)
+    check_range(config, 0, 2**16, "lora")
     check_range(config, 0, 1, "warmup")
     check_range(config, 0, math.inf, "weight_decay")
     for name in ("beta1", "beta2"):

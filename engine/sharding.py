@@ -46,7 +46,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 import kernels
-from engine import attention, dtensors, loading
+from engine import attention, dtensors, loading, lora
 from engine import model as models
 from engine.processes import Ranks, barrier
 from engine.rows import BadInput
@@ -65,9 +65,14 @@ class Root(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
+        self.is_running = False
 
     def forward(self, work):
-        return work(self.model)
+        self.is_running = True
+        try:
+            return work(self.model)
+        finally:
+            self.is_running = False
 
 
 class Shards(NamedTuple):
@@ -82,7 +87,9 @@ class Shards(NamedTuple):
 # ---------------------------------------------------------------- step 1: shard
 
 
-def load_to_train(path, ranks, bf16=False, offload=False, recompute=False, compiled=False):
+def load_to_train(
+    path, ranks, bf16=False, offload=False, recompute=False, compiled=False, adapters=None
+):
     """Load a model directory or hub name -> (model in float32, tokenizer). Raises BadInput.
 
     The model is in shards under torchrun (where ranks.mesh is set), else plain.
@@ -91,23 +98,34 @@ def load_to_train(path, ranks, bf16=False, offload=False, recompute=False, compi
     offload: keep shards and Adam's state in host memory.
     recompute: keep only the input of each layer for the backward pass.
     compiled: torch.compile each layer.
+    adapters: lora.Shape of the adapters to train. The model itself is then frozen, and in bfloat16
+    if bf16 is set.
     """
+    dtype = torch.bfloat16 if bf16 and adapters else torch.float32
     if ranks.mesh is None:
-        model, tokenizer = loading.load(path, ranks.device)
+        model, tokenizer = loading.load(path, ranks.device, dtype)
+        if adapters:
+            lora.attach(model, adapters)
+            lora.draw(model)
         _wrap_layers(model, recompute, compiled)
         return model, tokenizer
 
     tokenizer = loading.load_tokenizer(path)
-    model, folder = _without_weights(path)
+    model, folder = _without_weights(path, dtype)
+    if adapters:
+        lora.attach(model, adapters)
     _wrap_layers(model, recompute, compiled)
     halves = set()
     if ranks.mesh["tp"].size() > 1:
         halves = _split_layers(model, ranks.mesh["tp"], path)
     root = _shard(model, ranks, bf16, offload)
     _read_shards(model, folder, path)
+    if adapters:
+        lora.draw(model, lambda p, values: p.to_local().copy_(values[dtensors.region(p)]))
 
     parts = {
-        name: torch.nn.Parameter(p.detach().to_local()) for name, p in model.named_parameters()
+        name: torch.nn.Parameter(p.detach().to_local(), p.requires_grad)
+        for name, p in model.named_parameters()
     }
     # Past torch's own __setattr__, which could take the root for a submodule: it holds the model.
     object.__setattr__(model, "shards", Shards(root, parts, halves, ranks))
@@ -141,7 +159,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         return function(*arguments, **options)
 
 
-def _without_weights(path):
+def _without_weights(path, dtype=torch.float32):
     """-> (model whose matrices take no memory, the folder that holds its weights)."""
     with loading.refusing(path):
         folder = Path(path)
@@ -154,7 +172,7 @@ def _without_weights(path):
         with _EmptyOnMeta():
             model = AutoModelForCausalLM.from_config(
                 config,
-                dtype=torch.float32,
+                dtype=dtype,
                 attn_implementation="packed",
                 trust_remote_code=False,
             )
@@ -225,6 +243,8 @@ def _read_shards(model, folder, path):
     try:
         file_of = _weight_map(folder)
         for name, p in model.named_parameters():
+            if lora.is_part(name):
+                continue
             if name not in file_of:
                 raise BadInput(
                     f"{path}: the weights lack {name}; if a file has it by another name (experts "
@@ -262,7 +282,7 @@ def compute_in_forward(model, work):
     first entry is one.
     """
     shards = getattr(model, "shards", None)
-    if shards is None:
+    if shards is None or shards.root.is_running:
         return work(model)
     result = shards.root(work)
     first = result[0] if isinstance(result, tuple) else result
@@ -359,29 +379,49 @@ def _gradient_norm(model):
 # ---------------------------------------------------------------- save
 
 
-def save(model, tokenizer, path):
-    """Write a Hugging Face directory, as loading.save does.
+def save(model, tokenizer, path, dtype=torch.float32):
+    """Write a Hugging Face directory, as loading.save does, with weights of this dtype.
 
     The weights of a sharded model are put together one at a time, and the leading rank writes them.
+    Adapters are merged into the weights they belong to, in float32.
     """
-    shards = getattr(model, "shards", None)
-    if shards is None:
-        return loading.save(model, tokenizer, path)
-    leads = shards.ranks.leads
-    folder = loading.saving(path) if leads else None
+    ranks = ranks_of(model)
+    whole = partial(_whole, ranks.device)
+    has_adapters = hasattr(model, "lora")
+    if ranks.mesh is None and not has_adapters:
+        return loading.save(model, tokenizer, path, dtype)
+    folder = loading.saving(path) if ranks.leads else None
     files = _WeightFiles(folder)
     for name, p in model.named_parameters():
-        weight = dtensors.whole(p, shards.ranks.device)  # all ranks take part
-        if leads:
-            files.add(name, weight)
-    if leads:
+        if lora.is_part(name):
+            continue
+        weight = whole(p)  # all ranks take part
+        if has_adapters:
+            weight = lora.merged(model, name, weight, whole)
+        if ranks.leads:
+            files.add(name, weight.to(dtype))
+    if ranks.leads:
         files.finish()
         model.config.architectures = [type(model).__name__]
-        model.config.dtype = torch.float32
+        model.config.dtype = dtype
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
         loading.publish(folder, tokenizer, path)
-    barrier(shards.ranks)
+    barrier(ranks)
+
+
+def save_adapters(model, base, folder):
+    """Write a model's adapters as PEFT's files into a folder. base: --model, which they are for."""
+    ranks = ranks_of(model)
+    tensors = lora.tensors_of(model, partial(_whole, ranks.device))  # all ranks take part
+    if ranks.leads:
+        lora.save(tensors, model.lora.shape, base, folder)
+    barrier(ranks)
+
+
+def _whole(device, p):
+    """A parameter, put together on this device if it is cut over ranks."""
+    return dtensors.whole(p, device) if isinstance(p, DTensor) else p.detach()
 
 
 class _WeightFiles:

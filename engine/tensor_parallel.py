@@ -57,14 +57,22 @@ def cut_dimension(how):
     return {"colwise": 0, "rowwise": 1}[how]
 
 
+def cut_of(how, kind):
+    """How a parameter of a layer is cut. Of an adapter B A only the matrix at the cut is."""
+    is_away = (how, kind) in {("colwise", "lora_A"), ("rowwise", "lora_B")}
+    return None if is_away else how
+
+
 def part_of(whole, how, kind, rank, size):
     """Cut a rank's part out of a layer's weight or bias.
 
-    how: "colwise", "rowwise", or None if the layer is not cut. kind: "weight" or "bias".
+    how: "colwise", "rowwise", or None if the layer is not cut. kind: "weight", "bias", or "lora_A"
+    and "lora_B" of an adapter.
     """
+    how = cut_of(how, kind)
     if how is None:
         return whole
-    if kind == "weight":
+    if kind != "bias":
         return whole.chunk(size, cut_dimension(how))[rank]
     if how == "colwise":
         return whole.chunk(size)[rank]
@@ -148,12 +156,14 @@ def copy_weights(model, sampler):
     # ranks' checksums is `world` times the checksum of the whole, however the weight is cut.
     sums = torch.zeros(2, dtype=torch.int64, device=device)
     for name, p in model.named_parameters():
+        if not p.requires_grad:  # beside adapters; both models have read it from the same files
+            continue
         target = targets[name]
         shard = p.to_local().to(device, target.dtype)
         sums[0] += dtensors.n_parts(p) * _checksum(shard)
 
         layer, _, kind = name.removeprefix(f"{sampler.base_model_prefix}.").rpartition(".")
-        how = cuts.get(layer)
+        how = cut_of(cuts.get(layer), kind)
         target.copy_(part_of(dtensors.whole(p, device), how, kind, rank, size))
         sums[1] += (1 if how is None else size) * _checksum(target)
     dist.all_reduce(sums)

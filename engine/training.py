@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from engine import machine, processes, runlog, sharding
+from engine import loading, machine, processes, runlog, sharding
 from engine.checkpoints import (
     check_sums,
     load_checkpoint,
@@ -86,7 +86,7 @@ def make_optimizers(model, lr, betas, weight_decay, muon_lr=0.0, adam_dtype="fp3
     else:
         # On a GPU a single kernel takes the step; the unfused step there makes a copy of all
         # weights.
-        fused = others[0].is_cuda or None
+        fused = (matrices + others)[0].is_cuda or None
         optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -301,7 +301,10 @@ class Run:
 
         training.json is written last: it marks the run as complete.
         """
-        sharding.save(self.model, tokenizer, self.out)
+        if hasattr(self.model, "lora"):
+            # Not in --out itself: transformers would take the adapters for all that is there.
+            sharding.save_adapters(self.model, self.cfg.model, self.out / "adapter")
+        sharding.save(self.model, tokenizer, self.out, loading.DTYPES[self.cfg.save_dtype])
         if self.ranks.leads:
             path = self.out / "training.json"
             runlog.save_config(self.cfg, path, identity=self.identity, **totals)
@@ -328,14 +331,8 @@ def rounded_weights(model, dtype):
 
     Afterwards the float32 weights are back.
     """
-    weights = [(p, p.data) for p in model.parameters()] if dtype == "bf16" else []
-    for p, data in weights:
-        p.data = data.bfloat16()
-    try:
+    with loading.rounded(model, torch.bfloat16 if dtype == "bf16" else None):
         yield
-    finally:
-        for p, data in weights:
-            p.data = data
 
 
 @contextmanager
