@@ -26,6 +26,9 @@ s1 at 32B on a node (weights in shards, the rows of a step dealt to the processe
         --data out/s1k.jsonl
         --out out/s1-32b --dtype bf16 --recompute --micro-batch-tokens 16384
 
+--eval-data has held-out rows; their loss is `eval_loss` in the log. Evaluation leaves the training
+as it is, to the bit.
+
 Reads trace rows: question, thinking, response; optional history of earlier turns; lists for several
 responses of one question. Writes a Hugging Face model directory with log.jsonl (a line per step),
 loss.png, flops.jsonl (what was computed) and training.json (the settings). A run that was killed
@@ -33,6 +36,7 @@ continues from its last checkpoint with the same command, with any number of pro
 """
 
 import bisect
+import dataclasses
 import itertools
 import math
 import time
@@ -83,6 +87,10 @@ class Config(settings.Training):
     # flops.jsonl of another run: stop where as much is computed, whatever --epochs
     match_flops: str | None = None
 
+    eval_data: str | None = None  # held-out trace rows: their mean loss per trained token is logged
+    # steps between evaluations; 0: after every epoch. The last step is followed by one, too
+    eval_every: int = 0
+
     lr: float = 1e-5  # peak; s1: 1e-5, LIMO: 5e-6, UniReason: 5e-5
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # from the peak to --lr-floor
     warmup: float = 0.05  # share of the steps, linear from 0
@@ -98,7 +106,7 @@ class Config(settings.Training):
 
 
 # May differ between a run and its continuation.
-FREE = settings.FREE | {"print_every", "compile"}
+FREE = settings.FREE | {"print_every", "compile", "eval_data", "eval_every"}
 BAD_STEPS = 3  # steps in a row without a finite loss and gradient that end the run
 
 
@@ -217,6 +225,19 @@ def accumulate_gradient(model, examples, cfg, ranks):
 
 def order_easy_first(model, examples, cfg, ranks):
     """Rows by the mean log-probability of their trained tokens under the model, highest first."""
+    sums = logp_of_rows(model, examples, cfg, ranks)
+    means = [value / max(1, sum(trained[1:])) for value, (_, trained) in zip(sums, examples)]
+    return sorted(range(len(examples)), key=lambda i: -means[i])
+
+
+def held_out_loss(model, examples, cfg, ranks):
+    """The loss of rows that are not trained on: the mean over all their trained tokens."""
+    counts = [sum(trained[1:]) for _, trained in examples]
+    return -sum(logp_of_rows(model, examples, cfg, ranks)) / sum(counts)
+
+
+def logp_of_rows(model, examples, cfg, ranks):
+    """The log-probability of each row's trained tokens -> a list, the same on every rank."""
     sums = [0.0] * len(examples)
     lengths = [len(ids) for ids, _ in examples]
     for rows, counts in dealing.micro_batches(lengths, cfg.micro_batch_tokens, ranks):
@@ -227,9 +248,21 @@ def order_easy_first(model, examples, cfg, ranks):
         if counts:
             for i, value in zip(rows, of_row.tolist()):
                 sums[i] = value
-    sums = processes.sum_over_ranks(sums, ranks)
-    means = [value / max(1, sum(trained[1:])) for value, (_, trained) in zip(sums, examples)]
-    return sorted(range(len(examples)), key=lambda i: -means[i])
+    return processes.sum_over_ranks(sums, ranks)
+
+
+def evaluation_steps(steps, n_rows, every):
+    """Steps (0, 1, ...) after which held-out rows are scored -> set; see --eval-every.
+
+    steps: row indices of every step. A step does not reach into the next epoch, so an epoch of
+    n_rows is over where the rows so far are a multiple of that.
+    """
+    seen = itertools.accumulate(map(len, steps))
+    if every:
+        due = set(range(every - 1, len(steps), every))
+    else:
+        due = {step for step, n in enumerate(seen) if n % n_rows == 0}
+    return due | {len(steps) - 1}
 
 
 # ---------------------------------------------------------------- the run
@@ -249,10 +282,11 @@ def main(cfg):
     if ranks.mesh is not None and cfg.muon_lr:
         raise BadInput("--muon-lr needs whole matrices: not under torchrun")
     rows = read_traces(cfg.data)
+    held_out = read_traces(cfg.eval_data) if cfg.eval_data else []
     flags = f"--micro-batch-tokens {cfg.micro_batch_tokens}"
     relief = "fewer tokens, --recompute, --adam-dtype bf16, more ranks under torchrun or --offload"
     with training.failures_in_one_line(cfg, flags, relief), runlog.locked(cfg.out):
-        return train(cfg, ranks, rows)
+        return train(cfg, ranks, rows, held_out)
 
 
 def check(cfg):
@@ -264,10 +298,12 @@ def check(cfg):
         raise BadInput("--muon-lr: not with --lora, whose matrices are factors of another matrix")
     settings.check_positive(cfg, "epochs", "batch_rows", "max_length", "turns")
     settings.check_range(cfg, 0, 1, "hold", "lr_floor")
-    settings.check_range(cfg, 0, math.inf, "muon_lr", "batch_tokens", "print_every")
+    settings.check_range(cfg, 0, math.inf, "muon_lr", "batch_tokens", "print_every", "eval_every")
+    if cfg.eval_every and not cfg.eval_data:
+        raise BadInput("--eval-every: needs --eval-data, the rows to evaluate")
 
 
-def train(cfg, ranks, rows):
+def train(cfg, ranks, rows, held_out):
     """Load, loop over the steps, save; see main."""
     flops_budget = runlog.flops_in(cfg.match_flops) if cfg.match_flops else math.inf
     identity = runlog.identity(
@@ -295,6 +331,8 @@ def train(cfg, ranks, rows):
     run.say(form.fitted.describe())
     work = plan_work(run, examples, cfg, flops_budget)
     run.say(describe(work, examples, counts, cfg))
+    held_out = encode_held_out(run, held_out, tokenizer)
+    due = evaluation_steps(work.steps, len(examples), cfg.eval_every) if held_out else ()
 
     n_bad, peak = 0, training.peak_flops(ranks.device)
     for step in run.steps(len(work.steps), cfg.print_every):
@@ -319,6 +357,8 @@ def train(cfg, ranks, rows):
         }
         if peak:
             values["mfu"] = work.flops[step] / seconds / (peak * ranks.n * cfg.tp)
+        if step in due:
+            values["eval_loss"] = held_out_loss(model, held_out, cfg, ranks)
         run.log(step, **values)
         n_bad = n_bad + 1 if is_bad else 0
         if n_bad == BAD_STEPS:
@@ -394,6 +434,19 @@ def describe(work, examples, counts, cfg):
     if cfg.batch_tokens:
         line += f", {work.n_tokens / len(work.steps) / cfg.batch_tokens:.1%} full"
     return line
+
+
+def encode_held_out(run, rows, tokenizer):
+    """Rows of --eval-data -> examples, as `encode` makes them of --data."""
+    if not rows:
+        return []
+    cfg = dataclasses.replace(run.cfg, data=run.cfg.eval_data)
+    examples, counts = encode(rows, tokenizer, cfg, models.context_length(run.model))
+    run.say(
+        f"{cfg.eval_data}: {len(examples)} held-out rows, {counts['cut']} cut, "
+        f"{counts['dropped']} dropped"
+    )
+    return examples
 
 
 def refuse_bad_step(run, step, batch, tokenizer):

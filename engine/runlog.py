@@ -259,11 +259,16 @@ def flops_in(path):
 
 
 def plot_loss(out):
-    """Draw OUT/loss.png from OUT/log.jsonl: each step's loss, and its mean over 1/20 of the run."""
+    """Draw OUT/loss.png from OUT/log.jsonl: each step's loss, and its mean over 1/20 of the run.
+
+    Held-out losses are points on a line of their own.
+    """
     import matplotlib.figure
 
     lines = (Path(out) / "log.jsonl").read_text().splitlines()
-    log = [row for row in map(json.loads, lines) if row.get("loss") is not None]
+    rows = [json.loads(line) for line in lines]
+    log = [row for row in rows if row.get("loss") is not None]
+    held_out = [row for row in rows if row.get("eval_loss") is not None]
     steps = [row["step"] for row in log]
     losses = [row["loss"] for row in log]
     width = max(1, len(log) // 20)
@@ -274,5 +279,9 @@ def plot_loss(out):
     figure = matplotlib.figure.Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss, nats per trained token")
     axes.plot(steps, losses, color="0.7", linewidth=1)
-    axes.plot(steps[width - 1 :], means, color="C0")
+    axes.plot(steps[width - 1 :], means, color="C0", label="trained rows, mean of some steps")
+    if held_out:
+        points = [row["step"] for row in held_out], [row["eval_loss"] for row in held_out]
+        axes.plot(*points, color="C1", marker="o", markersize=4, label="held-out rows")
+        axes.legend(fontsize=8)
     figure.savefig(Path(out) / "loss.png", dpi=120)

@@ -45,7 +45,7 @@ from engine.checkpoints import saved_checkpoints
 from engine.format import FORMATS
 from engine.rows import BadInput, write_rows
 from engine.training import make_optimizers, update
-from sft import Config, encode, main, plan_steps
+from sft import Config, encode, evaluation_steps, main, plan_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 N_ROWS, BATCH = 13, 5  # 3 steps an epoch: 5, 5 and 3 rows
@@ -1444,3 +1444,62 @@ def test_a_second_process_on_one_out_is_refused(base, tmp_path, monkeypatch):
     monkeypatch.setattr(runlog, "open_locked", taken)
     with pytest.raises(BadInput, match="^--out .*: another process is writing there"):
         main(config(base, tmp_path / "out", overwrite=True))
+
+
+# ---- held-out rows
+
+
+def test_when_held_out_rows_are_scored():
+    """Three epochs of 13 rows in steps of 5, 5, 3: after steps 2, 5, 8 (from 0), or every 4 and the last."""
+    steps = plan_steps([1] * 13, 3, 5, 0, 0)
+    assert evaluation_steps(steps, 13, 0) == {2, 5, 8}
+    assert evaluation_steps(steps, 13, 4) == {3, 7, 8}
+    assert evaluation_steps(steps[:7], 13, 0) == {2, 5, 6}  # a run that ends within an epoch
+
+
+def test_held_out_loss_is_that_of_transformers(base, tmp_path):
+    """Of the model as it is saved: -log p per trained token of the held-out rows, over all of them at once."""
+    rows = rows_of(base)[:4]
+    write_rows(tmp_path / "held out.jsonl", rows)
+    more = dict(eval_data=str(tmp_path / "held out.jsonl"), micro_batch_tokens=70)
+    history = main(config(base, tmp_path / "out", **more))
+    found = [row.get("eval_loss") for row in history]
+    assert [step for step, loss in enumerate(found) if loss is not None] == [2, 5, 8]
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval(),
+        tiny.tokenizer(),
+    )
+    total = n = 0
+    for row in rows:
+        ids, trained = FORMATS["think"].training_ids(tokenizer, row)
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0, :-1].log_softmax(1)
+        logp = logp[range(len(ids) - 1), ids[1:]][torch.tensor(trained[1:])]
+        total, n = total - logp.sum().item(), n + len(logp)
+    assert found[-1] == pytest.approx(total / n, rel=1e-5)
+    assert found[2] > 1.05 * found[-1]
+    assert (tmp_path / "out" / "loss.png").stat().st_size > 5000
+
+
+def test_evaluation_changes_no_bit(base, tmp_path):
+    """Weights and losses with --eval-data, at another interval, and without; each continues the others."""
+    rows = str(base / "rows.jsonl")
+    main(config(base, tmp_path / "without"))
+    main(config(base, tmp_path / "with", eval_data=rows, eval_every=2))
+    ours, theirs = weights(tmp_path / "with"), weights(tmp_path / "without")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    logs = [
+        [{k: v for k, v in row.items() if k != "eval_loss"} for row in log_of(tmp_path / out)]
+        for out in ("with", "without")
+    ]
+    assert logs[0] == logs[1]
+    assert main(config(base, tmp_path / "without", eval_data=rows)) == []  # it is the same run
+
+
+def test_held_out_rows_are_checked(base, tmp_path):
+    """By file and row, and before any step; --eval-every alone is a slip."""
+    write_rows(tmp_path / "bad.jsonl", [*rows_of(base)[:1], {"question": "a", "response": " "}])
+    with pytest.raises(BadInput, match=r"bad\.jsonl: row 2: empty completion"):
+        main(config(base, tmp_path / "out", eval_data=str(tmp_path / "bad.jsonl")))
+    with pytest.raises(BadInput, match="^--eval-every: needs --eval-data"):
+        main(config(base, tmp_path / "out", eval_every=3))

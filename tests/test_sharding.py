@@ -275,3 +275,15 @@ def test_compiled_layers_are_one_program(material, monkeypatch, recompute):
     )
     wanted, found = (models.score(m.train(), packing.pack(rows)).logp for m in (model, again))
     assert len(traced) == 1 and torch.equal(wanted, found)
+
+
+def test_held_out_loss_of_two_ranks(material, tmp_path):
+    """The same number on both as in one process, whoever has which of the 13 rows."""
+    more = dict(eval_data=str(material / "rows.jsonl"), micro_batch_tokens=70, eval_every=2)
+    (alone,) = by_sgd([settings_of(material, tmp_path / "one", **more)])
+    wanted = [row["eval_loss"] for row in alone if "eval_loss" in row]
+    assert len(wanted) == 2 and wanted[0] > 1.01 * wanted[1]
+    for (found,) in ranks_run(by_sgd, [settings_of(material, tmp_path / "two", **more)]):
+        assert [row["eval_loss"] for row in found if "eval_loss" in row] == pytest.approx(
+            wanted, rel=1e-5
+        )

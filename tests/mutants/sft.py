@@ -64,4 +64,18 @@ MUTANTS = [
         "--plan says what it says and trains all the same",
         "test_plan.py::test_plan_flag_of_the_scripts",
     ),
+    (
+        "sft.py",
+        "return -sum(logp_of_rows(model, examples, cfg, ranks)) / sum(counts)",
+        "return -sum(logp_of_rows(model, examples, cfg, ranks)) / len(examples)",
+        "the held-out loss is a mean over rows",
+        "test_sft.py::test_held_out_loss_is_that_of_transformers",
+    ),
+    (
+        "sft.py",
+        'FREE = settings.FREE | {"print_every", "compile", "eval_data", "eval_every"}',
+        'FREE = settings.FREE | {"print_every", "compile"}',
+        "a run cannot be evaluated when it continues",
+        "test_sft.py::test_evaluation_changes_no_bit",
+    ),
 ]
