@@ -25,6 +25,7 @@ lora             adapters: two thin matrices beside each frozen one
 dtensors         a weight that is cut over ranks
 tensor_parallel  a model cut over several GPUs, to sample
 sharding         a model in shards (FSDP2), to train
+trackers         the log handed on to TensorBoard or Weights & Biases
 checkpoints      weights, optimizer and random state on disk
 training         optimizers, one update, the run loop of sft.py and grpo.py
 shared_prompts   packing groups, a prompt once for its samples

@@ -200,7 +200,8 @@ class Log:
 
     last_step: when resuming, lines after this step are cut away, so that the log has no gap and no
     repeat. total: steps of the whole run.
-    every: print only every so many steps, and the last one; 0 prints nothing.
+    every: print only every so many steps, the last one, and those with a held-out loss; 0 prints
+    nothing.
     shown: print only these values.
     """
 
@@ -222,7 +223,8 @@ class Log:
     def __call__(self, step, **values):
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
-        if self.every and (step % self.every == 0 or step == self.total):
+        is_shown = step == self.total or "eval_loss" in values
+        if self.every and (step % self.every == 0 or is_shown):
             self.print(step, values)
 
     def print(self, step, values):
@@ -278,6 +280,7 @@ def plot_loss(out):
 
     figure = matplotlib.figure.Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss, nats per trained token")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.plot(steps, losses, color="0.7", linewidth=1)
     axes.plot(steps[width - 1 :], means, color="C0", label="trained rows, mean of some steps")
     if held_out:

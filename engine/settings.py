@@ -64,6 +64,8 @@ class Training(Computing):
     save_dtype: Literal["fp32", "bf16"] = "fp32"
     save_every: int = 25  # steps between checkpoints
     save_minutes: float = 10.0  # minutes between checkpoints, if that comes first
+    tensorboard: bool = False  # hand the log on to TensorBoard, in OUT/tensorboard
+    wandb: bool = False  # hand the log on to Weights & Biases; WANDB_MODE=offline sends nothing
     # train nothing: say whether this fits on 8xH100-80GB, say, and how long it takes
     plan: str = ""
 
@@ -80,6 +82,8 @@ FREE = {
     "plan",
     "save_every",
     "save_minutes",
+    "tensorboard",
+    "wandb",
 }
 
 

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from engine import loading, machine, processes, runlog, sharding
+from engine import loading, machine, processes, runlog, sharding, trackers
 from engine.checkpoints import (
     check_sums,
     load_checkpoint,
@@ -184,7 +184,7 @@ class Run:
         self.model, self.optimizers, self.reference = model, optimizers, reference
         self.ranks = sharding.ranks_of(model)
         self.history = []  # a dict for each step; on the leading rank those before a kill, too
-        self.log_file = None
+        self.log_file = self.trackers = None
         self.start, self.noted = self._find_start()
         self.is_complete = self.start is None
 
@@ -252,6 +252,7 @@ class Run:
             path = self.out / "log.jsonl"
             self.log_file = runlog.Log(path, self.start, n_steps, print_every, shown)
             self.history = [json.loads(line) for line in path.read_text().splitlines()]
+            self.trackers = trackers.Trackers(self.cfg, self.out, self.start)
         # A progress bar on a terminal, on the leading rank.
         bar = tqdm(total=n_steps, initial=self.start, disable=None if self.ranks.leads else True)
         saved_at = time.monotonic()
@@ -278,6 +279,7 @@ class Run:
         self.history.append({"step": step + 1, **values})
         if self.log_file:
             self.log_file(**self.history[-1])
+            self.trackers.log(step + 1, values)
 
     @property
     def taken(self):
@@ -309,6 +311,7 @@ class Run:
             path = self.out / "training.json"
             runlog.save_config(self.cfg, path, identity=self.identity, **totals)
             self._remove_checkpoints()
+            self.trackers.close()
 
     def _remove_checkpoints(self):
         for folder in saved_checkpoints(self.out):
@@ -354,6 +357,7 @@ def failures_in_one_line(cfg, flags, relief):
 
 def join_to_train(cfg, tp=1):
     """Join the processes of torchrun for a model in shards -> processes.Ranks. Raises BadInput."""
+    trackers.check(cfg)  # before minutes of loading
     ranks = processes.join_ranks(cfg.device, tp, shards=True)
     if ranks.mesh is None and cfg.offload:
         raise BadInput(

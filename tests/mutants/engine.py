@@ -685,4 +685,11 @@ MUTANTS = [
         "ids 1 and '1' are two problems",
         "test_columns.py::test_an_id_that_comes_twice_is_refused",
     ),
+    (
+        "engine/trackers.py",
+        "if not start or not path.is_file():",
+        "if True:",
+        "a run that continues is a second one for wandb",
+        "test_trackers.py::test_they_get_the_log",
+    ),
 ]
