@@ -660,7 +660,7 @@ def open_work(cfg):
     if header.is_file() and read_json(header) != identity:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    header.write_text(json.dumps(identity))
+    header.write_text(json.dumps(identity), encoding="utf-8")
     return folder
 
 

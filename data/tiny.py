@@ -562,7 +562,7 @@ def main(cfg):
         print_line(
             "pretrain.jsonl", cfg.pretrain, "documents; untrained/ is the model to read them"
         )
-    (out / "tiny.json").write_text(json.dumps(vars(cfg), indent=1) + "\n")
+    (out / "tiny.json").write_text(json.dumps(vars(cfg), indent=1) + "\n", encoding="utf-8")
 
 
 def print_line(file, n, what):

@@ -52,7 +52,7 @@ def save_checkpoint(out, model, optimizers, step, identity, reference=None, **mo
         if ranks.leads:
             state = {"step": step, "identity": identity, "files": files, **more}
             state["sum"] = _sum_of_state(state)
-            (unfinished / "state.json").write_text(json.dumps(state))
+            (unfinished / "state.json").write_text(json.dumps(state), encoding="utf-8")
             _publish(unfinished, out, step)
         barrier(ranks)
     except (OSError, SafetensorError, dcp.api.CheckpointException) as error:

@@ -106,7 +106,7 @@ def refusing(path):
     except Exception as error:
         family = ""
         if Path(path).exists():
-            config = (Path(path) / "config.json").read_text(errors="replace")
+            config = (Path(path) / "config.json").read_text(encoding="utf-8", errors="replace")
             named = re.search(r'"architectures": \[\s*"(\w+)"', config)
             family = f"{named[1]}: " if named else ""
         raise BadInput(

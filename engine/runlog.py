@@ -1,5 +1,6 @@
 """A run on disk: its settings and identity, its log, and how it ends when it is told to."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -18,8 +19,12 @@ from engine.rows import BadInput, check_file_to_write, parse_row, read_rows
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there
+except ImportError:  # Windows
     fcntl = None
+try:
+    import msvcrt
+except ImportError:  # not Windows
+    msvcrt = None
 
 # ---- settings and identity
 
@@ -41,7 +46,7 @@ def write_whole(path, text):
     """Write a text file whole or not at all: a reader never sees half of it."""
     check_file_to_write(path)
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", newline="\n")
     os.replace(part, path)
 
 
@@ -126,7 +131,7 @@ def locked(out):
     locks nothing. Under torchrun the leading process holds it. Raises BadInput where another
     process has it.
     """
-    if fcntl is None or int(os.environ.get("RANK", 0)) > 0:
+    if int(os.environ.get("RANK", 0)) > 0:
         yield
         return
     path = Path(f"{Path(out)}.lock")
@@ -144,17 +149,21 @@ def locked(out):
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        if msvcrt:  # Windows deletes no open file, nor one that the next process has opened
+            file.close()
+            with contextlib.suppress(PermissionError):
+                path.unlink(missing_ok=True)
+        else:  # unlocked first, the file could be the next process's
+            path.unlink(missing_ok=True)
+            file.close()
 
 
 def open_locked(path):
     """Open a file and lock it -> the file. Raises BlockingIOError where another process has it."""
     while True:
-        file = open(path, "a")
+        file = open(path, "a", encoding="utf-8")
         try:
-            # Not flock: children of a fork would share that, and outlive their parent.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 file.close()
@@ -164,6 +173,16 @@ def open_locked(path):
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()
+
+
+def lock(file):
+    """Lock an open file for this process. Raises OSError where another process has it."""
+    if fcntl:
+        # Not flock: children of a fork would share that, and outlive their parent.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif msvcrt:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 
 # ---- how a run ends
@@ -218,7 +237,7 @@ class Log:
                 if step_of(f"{self.path}:{number}", line) <= last_step
             ]
         write_whole(self.path, "".join(kept))
-        self.file = open(self.path, "a", encoding="utf-8")
+        self.file = open(self.path, "a", encoding="utf-8", newline="\n")
 
     def __call__(self, step, **values):
         self.file.write(json.dumps({"step": step, **values}) + "\n")
@@ -267,7 +286,7 @@ def plot_loss(out):
     """
     import matplotlib.figure
 
-    lines = (Path(out) / "log.jsonl").read_text().splitlines()
+    lines = (Path(out) / "log.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     log = [row for row in rows if row.get("loss") is not None]
     held_out = [row for row in rows if row.get("eval_loss") is not None]

@@ -267,7 +267,7 @@ def _weight_map(folder):
     """-> {name of a weight: name of the file that has it}."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return json.loads(index.read_text())["weight_map"]
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     with safe_open(folder / "model.safetensors", "pt") as file:
         return dict.fromkeys(file.keys(), "model.safetensors")
 
@@ -463,4 +463,6 @@ class _WeightFiles:
             self._part(i).rename(self.folder / file)
             weight_map |= dict.fromkeys(names, file)
         index = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
-        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        (self.folder / "model.safetensors.index.json").write_text(
+            json.dumps(index), encoding="utf-8"
+        )

@@ -251,7 +251,9 @@ class Run:
         if self.ranks.leads:
             path = self.out / "log.jsonl"
             self.log_file = runlog.Log(path, self.start, n_steps, print_every, shown)
-            self.history = [json.loads(line) for line in path.read_text().splitlines()]
+            self.history = [
+                json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+            ]
             self.trackers = trackers.Trackers(self.cfg, self.out, self.start)
         # A progress bar on a terminal, on the leading rank.
         bar = tqdm(total=n_steps, initial=self.start, disable=None if self.ranks.leads else True)

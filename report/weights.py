@@ -220,7 +220,7 @@ def find_tensors(path):
         index = cached_file(path, index_name, _raise_exceptions_for_missing_entries=False)
         names = ["model.safetensors"]
         if index:
-            names = set(json.loads(Path(index).read_text())["weight_map"].values())
+            names = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
         files = [cached_file(path, name) for name in names]
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{path}: no safetensors weights ({str(error).splitlines()[0]})") from error

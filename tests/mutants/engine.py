@@ -2,6 +2,13 @@
 
 MUTANTS = [
     (
+        "engine/runlog.py",
+        "elif msvcrt:",
+        "elif False:",
+        "two processes write one --out on Windows",
+        "test_portable.py::test_windows_locks_out",
+    ),
+    (
         "engine/machine.py",
         'return torch.device("cpu") if device.type in NO_FLOAT64 else device',
         "return device",

@@ -2,6 +2,20 @@
 
 MUTANTS = [
     (
+        "grading/sandbox.py",
+        "limit = self.limit if HAS_TIMERS else min(self.limit, PATIENCE * self.cpu_limit)",
+        "limit = self.limit",
+        "on Windows a hostile answer holds the grading for minutes",
+        "test_portable.py::test_workers_without_timers",
+    ),
+    (
+        "grading/sandbox.py",
+        'if hasattr(signal, "SIGPIPE"):  # the parent is gone: end, and say nothing',
+        "if True:",
+        "no worker starts on Windows",
+        "test_portable.py::test_workers_without_timers",
+    ),
+    (
         "grading/choices.py",
         'is_word = letter in "aAiI" and rest[:1].isalpha() and not REASON.match(rest)',
         "is_word = False",
@@ -157,8 +171,8 @@ MUTANTS = [
     ),
     (
         "grading/sandbox.py",
-        "late = time.monotonic() > self.deadline",
-        "late = False",
+        "late = [worker for worker in busy if time.monotonic() > worker.deadline]",
+        "late = []",
         "a worker whose own timers are off is waited for",
         "test_sandbox.py::test_a_worker_without_timers_is_killed_by_the_parent",
     ),
@@ -171,7 +185,7 @@ MUTANTS = [
     ),
     (
         "grading/sandbox.py",
-        "if self.owner != os.getpid():  # after a fork: the pipes are the parent's",
+        "if self.owner != os.getpid():  # after a fork: the processes and threads are the parent's",
         "if False:",
         "a fork talks to the workers of its parent",
         "test_sandbox.py::test_a_fork_starts_its_own",
