@@ -169,4 +169,6 @@ def save(tensors, shape, base, folder):
         "target_modules": sorted({name.split(".")[-3] for name in tensors}),
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config, indent=1) + "\n", encoding="utf-8"
+    )

@@ -61,11 +61,11 @@ def start_wandb(cfg, out, start):
     """Start a run of Weights & Biases, or continue the one of this folder. Raises BadInput."""
     path = out / "wandb.id"
     if not start or not path.is_file():
-        path.write_text(uuid.uuid4().hex)
+        path.write_text(uuid.uuid4().hex, encoding="utf-8")
     wandb = module_of("wandb")
     try:
         return wandb.init(
-            id=path.read_text(),
+            id=path.read_text(encoding="utf-8"),
             resume="allow",
             name=out.name,
             dir=str(out),

@@ -127,7 +127,7 @@ class Peak:
             time.sleep(0.001)
 
     def _pages(self):
-        resident = Path("/proc/self/statm").read_text().split()[1]
+        resident = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
         return int(resident) * PAGE
 
 

@@ -250,3 +250,17 @@ def test_no_code_is_run_from_text():
         assert "torch.load(" not in text, name
         if name != "grading.rewards":
             assert "spec_from_file_location" not in text and "exec_module" not in text, name
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_texts_are_opened_with_their_encoding(name):
+    """Windows would take its own, in which a row with é is another one or cannot be read."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        is_open = isinstance(node.func, ast.Name) and called == "open"
+        is_binary = any("b" in str(getattr(a, "value", "")) for a in node.args[1:2])
+        if called in ("read_text", "write_text") or (is_open and not is_binary):
+            given = {keyword.arg for keyword in node.keywords}
+            assert "encoding" in given, f"{name}, line {node.lineno}: no encoding"
