@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
-from engine import attention, packing
+from engine import attention, lora, packing
 from engine import model as models
 from kernels import reference
 
@@ -26,10 +26,12 @@ from kernels import reference
 PHASES = ("head", "first", "last")
 
 
-def activation_bytes(config, lengths, dtype="bf16", shards=True, recompute=False, on_gpu=True):
+def activation_bytes(
+    config, lengths, dtype="bf16", shards=True, recompute=False, on_gpu=True, rank=0
+):
     """The most bytes alive in each of PHASES, beyond weights and gradients -> {phase: bytes}.
 
-    config: the model's. lengths: of the sequences of the micro-batch.
+    config: the model's. lengths: of the sequences of the micro-batch. rank: of LoRA's adapters.
     "head" is the forward pass and the head, "first" the backward pass of the top layer and "last"
     that of the bottom layer.
     """
@@ -37,7 +39,7 @@ def activation_bytes(config, lengths, dtype="bf16", shards=True, recompute=False
     derived = ("model_type", "transformers_version", "layer_types")
     own = {name: value for name, value in config.to_diff_dict().items() if name not in derived}
     model = config.model_type, json.dumps(own, default=str)
-    options = tuple(lengths), dtype, shards, recompute, on_gpu
+    options = tuple(lengths), dtype, shards, recompute, on_gpu, rank
     of_two = _simulate(*model, 2, *options)
     of_four = _simulate(*model, 4, *options)
     n_more = config.num_hidden_layers - 2
@@ -57,7 +59,7 @@ def with_layers(config, n):
 
 
 @functools.lru_cache(maxsize=64)
-def _simulate(family, config_json, n_layers, lengths, dtype, shards, recompute, on_gpu):
+def _simulate(family, config_json, n_layers, lengths, dtype, shards, recompute, on_gpu, rank):
     """One forward and backward pass over fake tensors -> {phase: most bytes}."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -67,8 +69,9 @@ def _simulate(family, config_json, n_layers, lengths, dtype, shards, recompute, 
     packed = attention.Packed(lengths, "cpu")
     is_half = dtype == "bf16"
     uses_kernels = on_gpu and is_half
-    # FSDP gathers weights in bfloat16; a plain model has them in float32, and autocast.
-    weight_type = torch.bfloat16 if is_half and shards else torch.float32
+    # FSDP gathers weights in bfloat16, and frozen ones are kept so; a plain model has them in
+    # float32, and autocast.
+    weight_type = torch.bfloat16 if is_half and (shards or rank) else torch.float32
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=is_half and not shards)
 
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -77,11 +80,14 @@ def _simulate(family, config_json, n_layers, lengths, dtype, shards, recompute, 
             dtype=weight_type,
             attn_implementation="planned" if uses_kernels else "packed",
         )
+        if rank:
+            lora.attach(model, lora.Shape(rank, alpha=1.0, seed=0))
         ledger = Ledger()
         for tensor in (*model.parameters(), *model.buffers()):
             ledger.leave_out(tensor)
         for p in model.parameters():  # gradients are counted apart: drop each when it is there
-            p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+            if p.requires_grad:
+                p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
         layers = models.layers(model)
         if recompute:
             for layer in layers:

@@ -12,6 +12,10 @@ For P parameters on W GPUs, in bytes per GPU:
     sampler      grpo: the copy of the model that samples, over --tp GPUs
     cache        grpo: keys and values of the sequences that are being sampled
 
+With --lora only the adapters' A parameters are trained, and the P are frozen, for nothing updates
+them: weights 2 P / W in bf16 and 4 A / W, optimizer 8 A / W, gradients 4 A / W, no reference and no
+copy. Of what is gathered and reduced, adapters are a hundredth and left out.
+
 The "ends" of a model are its embedding, last norm and head. cfg is the Config of engine/plan.py.
 """
 
@@ -24,7 +28,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from engine import loading
+from engine import loading, lora
 from engine import model as models
 from engine.activations import activation_bytes, with_layers
 from engine.published import GPUS, SHAPES
@@ -102,19 +106,30 @@ class Parameters(NamedTuple):
     layer: int  # of one layer
     ends: int  # of embedding, last norm and head
     head: int  # of the head's matrix, which is the embedding's if they are tied
+    adapters: int = 0  # of all layers
 
 
-def count_parameters(config):
-    """Count the parameters of a model, from one layer that is made without memory."""
+def count_parameters(config, rank=0):
+    """Count the parameters of a model, from one layer that is made without memory.
+
+    rank: of LoRA's adapters, which are counted beside the model.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(with_layers(config, 1))
-    layer = sum(p.numel() for p in models.layers(model)[0].parameters())
-    ends = sum(p.numel() for p in model.parameters()) - layer
+    adapters = 0
+    if rank:
+        n_before = sum(p.numel() for p in model.parameters())
+        lora.attach(model, lora.Shape(rank, alpha=1.0, seed=0))
+        adapters = sum(p.numel() for p in model.parameters()) - n_before
+    own = {name: p.numel() for name, p in model.named_parameters() if not lora.is_part(name)}
+    layer = sum(p.numel() for p in models.layers(model)[0].parameters()) - adapters
+    ends = sum(own.values()) - layer
     return Parameters(
         total=ends + config.num_hidden_layers * layer,
         layer=layer,
         ends=ends,
         head=models.head(model).numel(),
+        adapters=config.num_hidden_layers * adapters,
     )
 
 
@@ -211,7 +226,7 @@ def training_memory(cfg, config, n_gpus, lengths=None, on_gpu=True):
         own_config = split_config(config, cfg.tp)
     setup = Setup(
         cfg,
-        whole=count_parameters(config),
+        whole=count_parameters(config, cfg.lora),
         part=count_parameters(own_config),
         is_tied=config.tie_word_embeddings,
         is_sharded=n_gpus > 1 or cfg.offload,
@@ -219,11 +234,11 @@ def training_memory(cfg, config, n_gpus, lengths=None, on_gpu=True):
         is_accumulating=step_tokens(cfg) / data_parallel(cfg, n_gpus) > sum(lengths),
     )
     activations = activation_bytes(
-        own_config, lengths, cfg.dtype, setup.is_sharded, cfg.recompute, on_gpu
+        own_config, lengths, cfg.dtype, setup.is_sharded, cfg.recompute, on_gpu, cfg.lora
     )
     memory = {}
     for phase in TRAINING_PHASES:
-        memory[phase] = state_bytes(cfg, setup.whole.total * setup.share) | {
+        memory[phase] = state_bytes(cfg, setup.whole, setup.share) | {
             "sampler": waiting_sampler_bytes(setup),
             "gradients": gradient_bytes(setup, phase),
             "gathered": gathered_bytes(setup, phase),
@@ -239,13 +254,21 @@ def kept_share(cfg, n_gpus):
     return 0 if cfg.offload else 1 / n_gpus
 
 
-def state_bytes(cfg, n):
-    """What stays from step to step, of n parameters -> {part: bytes}."""
-    has_reference = cfg.stage == "grpo" and cfg.with_reference
+def n_trained(cfg, whole):
+    """Parameters that are trained."""
+    return whole.adapters if cfg.lora else whole.total
+
+
+def state_bytes(cfg, whole, share):
+    """What stays from step to step, of this share of a model's Parameters -> {part: bytes}."""
+    trained = n_trained(cfg, whole) * share
+    # The reference of adapters is the model without them.
+    has_reference = cfg.stage == "grpo" and cfg.with_reference and not cfg.lora
+    frozen = number_bytes(cfg.dtype) * whole.total * share if cfg.lora else 0
     return {
-        "weights": 4 * n,
-        "optimizer": 2 * number_bytes(cfg.adam_dtype) * n,  # two moments
-        "reference": 4 * n if has_reference else 0,
+        "weights": 4 * trained + frozen,
+        "optimizer": 2 * number_bytes(cfg.adam_dtype) * trained,  # two moments
+        "reference": 4 * whole.total * share if has_reference else 0,
     }
 
 
@@ -260,8 +283,9 @@ def waiting_sampler_bytes(setup):
 def gradient_bytes(setup, phase):
     """Gradients in float32, of the weights that this GPU keeps."""
     part = setup.part
-    if setup.is_accumulating or phase == "update":
-        ready = 1  # all are there: those of the micro-batches before this one
+    if setup.is_accumulating or phase == "update" or setup.cfg.lora:
+        # All are there: those of the micro-batches before this one, or adapters' few.
+        ready = 1
     elif phase == "head":
         ready = 0
     elif phase == "first":
@@ -270,7 +294,7 @@ def gradient_bytes(setup, phase):
         ready = 0 if setup.is_sharded or setup.is_tied else part.head / part.total
     else:
         ready = 1 - part.ends / part.total if setup.is_sharded else 1
-    return 4 * setup.whole.total * setup.share * ready
+    return 4 * n_trained(setup.cfg, setup.whole) * setup.share * ready
 
 
 def gathered_bytes(setup, phase):
@@ -284,7 +308,7 @@ def gathered_bytes(setup, phase):
 
 def reduced_bytes(setup, phase):
     """Whole gradients: in the computation's type, in float32 while they are summed over GPUs."""
-    if not setup.is_sharded:
+    if not setup.is_sharded or setup.cfg.lora:
         return 0
     part = setup.part
     size = number_bytes(setup.cfg.dtype)
@@ -302,7 +326,7 @@ def copy_bytes(setup, phase):
 
     PyTorch's AdamW, with moments in float32, is one kernel on a GPU and makes none.
     """
-    if phase != "update" or setup.cfg.adam_dtype != "bf16":
+    if phase != "update" or setup.cfg.adam_dtype != "bf16" or setup.cfg.lora:
         return 0
     return setup.share * 3 * 4 * setup.whole.head
 
@@ -323,12 +347,13 @@ def rollout_memory(cfg, config, gpus):
 
     slots: sequences that --tp GPUs decode side by side.
     """
-    total = count_parameters(config).total
-    parts = state_bytes(cfg, total * kept_share(cfg, gpus.n))
+    whole = count_parameters(config, cfg.lora)
+    total = whole.total
+    parts = state_bytes(cfg, whole, kept_share(cfg, gpus.n))
     if cfg.offload_optimizer:
         parts["optimizer"] = 0
-    # On one GPU the trained weights themselves sample, in bf16 as a copy.
-    has_copy = cfg.dtype == "bf16" or gpus.n > 1
+    # On one GPU the trained weights themselves sample, in bf16 as a copy; frozen ones are in bf16.
+    has_copy = (cfg.dtype == "bf16" and not cfg.lora) or gpus.n > 1
     parts["sampler"] = number_bytes(cfg.dtype) * total / cfg.tp if has_copy else 0
 
     cache = cache_bytes(config, cfg.dtype) * (cfg.prompt_tokens + cfg.max_tokens) / cfg.tp
@@ -344,19 +369,22 @@ def rollout_memory(cfg, config, gpus):
 # ---------------------------------------------------------------- time
 
 
-def flops_per_token(config, length, recompute):
+def flops_per_token(config, length, recompute, rank=0):
     """FLOPs of a training step per token, in rows of this length (Kaplan et al. 2020, §2.1).
 
     Forward, 2 per weight. Attention adds 2 · 2 · width per token that it sees, on average half of
-    the row. The backward pass takes twice as many, and recomputing one more forward pass.
+    the row. The backward pass takes twice as many, and recomputing one more forward pass. A frozen
+    weight (LoRA, with adapters of this rank) has no gradient: once as many in the backward pass.
     """
-    n = count_parameters(config)
+    n = count_parameters(config, rank)
     layers = config.num_hidden_layers
     matrices = 2 * layers * n.layer
     attention = 2 * layers * config.num_attention_heads * models.head_width(config) * length
     passes = 4 if recompute else 3
+    is_frozen = int(rank > 0)
     # The head's logits are always made once more in the backward pass.
-    return (matrices + attention) * passes + 2 * n.head * 4
+    head = 2 * n.head * (4 - is_frozen)
+    return matrices * (passes - is_frozen) + attention * passes + 2 * n.adapters * passes + head
 
 
 def update_seconds(cfg, config, gpus):
@@ -364,12 +392,13 @@ def update_seconds(cfg, config, gpus):
 
     Gathering weights happens while others compute; splitting and offloading do not.
     """
-    n = count_parameters(config).total
+    whole = count_parameters(config, cfg.lora)
     n_micro = math.ceil(step_tokens(cfg) / data_parallel(cfg, gpus.n) / cfg.micro_batch_tokens)
-    seconds = max(computing_seconds(cfg, config, gpus), gathering_seconds(cfg, n, gpus, n_micro))
+    gathering = gathering_seconds(cfg, whole.total, gpus, n_micro)
+    seconds = max(computing_seconds(cfg, config, gpus), gathering)
     seconds += splitting_seconds(cfg, config, gpus)
     if cfg.offload:
-        seconds += offloading_seconds(n, gpus, n_micro)
+        seconds += offloading_seconds(cfg, whole, gpus, n_micro)
     return seconds
 
 
@@ -377,14 +406,16 @@ def computing_seconds(cfg, config, gpus):
     rate = gpus.n * gpus.tflops * 1e12 * UTILISATION
     if cfg.dtype == "fp32":
         rate /= FP32_SLOWDOWN
-    return step_tokens(cfg) * flops_per_token(config, row_length(cfg), cfg.recompute) / rate
+    flops = flops_per_token(config, row_length(cfg), cfg.recompute, cfg.lora)
+    return step_tokens(cfg) * flops / rate
 
 
 def gathering_seconds(cfg, n, gpus, n_micro):
     """FSDP: n weights are gathered twice in bf16 and reduced once in float32, per micro-batch."""
     dp = data_parallel(cfg, gpus.n)
     tp = gpus.n // dp
-    n_bytes = n_micro * (2 * 2 + 4) * n / tp * (dp - 1) / dp
+    reduced = 0 if cfg.lora else 4
+    n_bytes = n_micro * (2 * 2 + reduced) * n / tp * (dp - 1) / dp
     return n_bytes / (LINK_SHARE * gpus.link * 1e9)
 
 
@@ -401,12 +432,14 @@ def splitting_seconds(cfg, config, gpus):
     return n_bytes / (LINK_SHARE * gpus.link * 1e9)
 
 
-def offloading_seconds(n, gpus, n_micro):
+def offloading_seconds(cfg, whole, gpus, n_micro):
     """Shards go to the GPU and gradients back in each micro-batch; AdamW runs in host memory.
 
     AdamW reads weights, gradients and two moments, and writes all but the gradients: 28 bytes.
     """
-    return n_micro * 8 * n / gpus.n / PCIE + 28 * n / HOST_BANDWIDTH
+    trained = n_trained(cfg, whole)
+    shards = number_bytes(cfg.dtype) * whole.total if cfg.lora else 4 * whole.total
+    return n_micro * (shards + 4 * trained) / gpus.n / PCIE + 28 * trained / HOST_BANDWIDTH
 
 
 def rollout_seconds(cfg, config, gpus, slots):

@@ -41,6 +41,7 @@ class Config:
     tp: int = 1  # GPUs that split each matrix; grpo: while sampling
     offload: bool = False  # master weights, gradients and Adam in host memory
     adam_dtype: Literal["fp32", "bf16"] = "fp32"  # of Adam's moments
+    lora: int = 0  # rank of the adapters that are trained instead of all weights
 
     steps: int = 100  # grpo: rollouts
     prompts_per_step: int = 64  # grpo: N
@@ -66,7 +67,9 @@ def make_plan(cfg):
         raise BadInput(
             f"--tp {cfg.tp}: does not divide {gpus.n} GPUs or {kv_heads} key-value heads"
         )
-    n = costs.count_parameters(config).total
+    if cfg.lora and cfg.tp > 1 and cfg.stage == "sft":
+        raise BadInput("--tp: with --lora every rank needs whole matrices; take --tp 1")
+    whole = costs.count_parameters(config, cfg.lora)
     memory = costs.training_memory(cfg, config, gpus.n)
     updating = costs.update_seconds(cfg, config, gpus)
     sampling = 0
@@ -90,13 +93,16 @@ def make_plan(cfg):
     sums = {phase: sum(parts.values()) for phase, parts in memory.items()}
     peak_phase = max(sums, key=sums.get)
     peak = sums[peak_phase]
-    flops = costs.flops_per_token(config, costs.row_length(cfg), cfg.recompute)
+    flops = costs.flops_per_token(config, costs.row_length(cfg), cfg.recompute, cfg.lora)
     host_memory = 0
     if cfg.offload:
-        host_memory = 4 * n + sum(costs.state_bytes(cfg, n).values())  # gradients, and the rest
+        # Gradients, and what stays.
+        state = costs.state_bytes(cfg, whole, share=1)
+        host_memory = 4 * costs.n_trained(cfg, whole) + sum(state.values())
     return {
         "settings": dataclasses.asdict(cfg),
-        "parameters": n,
+        "parameters": whole.total,
+        "trained": costs.n_trained(cfg, whole),
         "gpus": gpus.n,
         "kind": gpus.kind,
         "memory": memory,
@@ -131,6 +137,24 @@ def advice(cfg):
     return flags(merged(chosen))
 
 
+LORA_RANK = 16  # what the advice suggests
+
+
+def advice_with_lora(cfg):
+    """The same with adapters instead of all weights: another training, so only where nothing helps.
+
+    An empty string if that does not fit either.
+    """
+    if cfg.lora or cfg.tp > 1:
+        return ""
+    changed = dataclasses.replace(cfg, lora=LORA_RANK)
+    own = flags({"lora": LORA_RANK})
+    if fits_with(changed, []):
+        return own
+    more = advice(changed)
+    return f"{own} {more}" if more else ""
+
+
 def possible_changes(cfg):
     """-> [{setting: value}], each of which saves memory; those that cost least time come first."""
     n_gpus = costs.machine(cfg.gpus).n
@@ -145,7 +169,7 @@ def possible_changes(cfg):
         changes.append({"offload_optimizer": True})
     if cfg.adam_dtype == "fp32":
         changes.append({"adam_dtype": "bf16"})
-    for tp in (2, 4, 8):
+    for tp in () if cfg.lora and cfg.stage == "sft" else (2, 4, 8):
         if tp > cfg.tp and n_gpus % tp == 0 and kv_heads % tp == 0:
             changes.append({"tp": tp})
     if not cfg.offload:
@@ -175,7 +199,10 @@ def flags(changed):
 def show(cfg, found):
     """Print a plan: memory by part, whether it fits and with which flags it would, hours."""
     gpus = costs.machine(cfg.gpus)
-    shown = ("micro_batch_tokens", "recompute", "tp", "offload", "offload_optimizer", "adam_dtype")
+    shown = (
+        *("lora", "micro_batch_tokens", "recompute", "tp", "offload", "offload_optimizer"),
+        "adam_dtype",
+    )
     changed = {
         name: getattr(cfg, name) for name in shown if getattr(cfg, name) != getattr(Config, name)
     }
@@ -222,6 +249,8 @@ def show_verdict(cfg, found, gpus):
     better = advice(cfg)
     if better:
         print(f"it fits with {better}")
+    elif with_lora := advice_with_lora(cfg):
+        print(f"it fits with {with_lora}, which trains adapters and no other weight")
     else:
         print("no flag makes it fit: take more or larger GPUs, or a smaller model")
 
@@ -307,8 +336,9 @@ def with_run(cfg):
 
 def main(cfg):
     """Print a plan and return it."""
-    numbers = [f.name for f in dataclasses.fields(Config) if f.type in (int, float)]
-    settings.check_positive(cfg, *numbers)
+    numbers = {f.name for f in dataclasses.fields(Config) if f.type in (int, float)}
+    settings.check_positive(cfg, *sorted(numbers - {"lora"}))
+    settings.check_range(cfg, 0, math.inf, "lora")
     if cfg.run:
         cfg = with_run(cfg)
     found = make_plan(cfg)

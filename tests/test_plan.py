@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, Qwen2Config
 
 import grpo
 import sft
-from engine import activations, attention, costs, packing, plan, training
+from engine import activations, attention, costs, lora, packing, plan, training
 from engine import model as models
 from engine.rows import BadInput, write_rows
 from engine.settings import parse
@@ -83,18 +83,25 @@ def real_peak(model, lengths, adam_dtype="fp32"):
 
 
 @pytest.mark.parametrize(
-    "recompute, lengths, tied, adam",
+    "recompute, lengths, tied, adam, rank",
     [
-        (False, [150, 100, 50], False, "fp32"),
-        (True, [400, 300], True, "fp32"),
-        (True, [20, 10], False, "bf16"),
+        (False, [150, 100, 50], False, "fp32", 0),
+        (True, [400, 300], True, "fp32", 0),
+        (True, [20, 10], False, "bf16", 0),
+        (False, [150, 100, 50], False, "fp32", 8),
+        (True, [400, 300], True, "fp32", 8),
+        (True, [20, 10], False, "fp32", 8),
     ],
 )
-def test_peak_of_a_real_step(recompute, lengths, tied, adam):
-    """Within 10%: where activations decide, with checkpointing, and where the states do."""
+def test_peak_of_a_real_step(recompute, lengths, tied, adam, rank):
+    """Within 10%: where activations decide, with checkpointing, where the states do, and the same
+    with adapters."""
     config = Qwen2Config(**SMALL, tie_word_embeddings=tied)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="packed")
+    if rank:
+        lora.attach(model, lora.Shape(rank, 32.0, 0))
+        lora.draw(model)
     if recompute:
         for layer in models.layers(model):
             layer.forward = functools.partial(
@@ -102,7 +109,12 @@ def test_peak_of_a_real_step(recompute, lengths, tied, adam):
             )
     real = real_peak(model, lengths, adam)
     cfg = plan.Config(
-        dtype="fp32", recompute=recompute, row_tokens=sum(lengths), batch_rows=1, adam_dtype=adam
+        dtype="fp32",
+        recompute=recompute,
+        row_tokens=sum(lengths),
+        batch_rows=1,
+        adam_dtype=adam,
+        lora=rank,
     )
     phases = costs.training_memory(cfg, config, 1, lengths, on_gpu=False)
     planned = max(sum(parts.values()) for parts in phases.values())
@@ -212,6 +224,43 @@ def test_the_optimizers_step_by_hand():
     assert found["fits"] and sum(found["memory"]["update"].values()) == 16 * n
     half = plan.make_plan(dataclasses.replace(cfg, adam_dtype="bf16"))["memory"]["update"]
     assert sum(half.values()) == 12 * n + 3 * 4 * 152064 * 3584
+
+
+def test_adapters_by_hand():
+    """GRPO of 7B with rank 16. Per layer 16 · (q 7168 + k 4096 + v 4096 + o 7168 + 3 · 22528), 28 layers:
+    40,370,176, the number that PEFT prints for this model. The frozen model takes 2 bytes a
+    parameter and adapters 16, and neither a reference nor a copy that samples takes any.
+    """
+    cfg = plan.Config(
+        stage="grpo", model="qwen2.5-7b", gpus="1xRTX4090-24GB", lora=16, with_reference=True
+    )
+    found = plan.make_plan(cfg)
+    n = costs.count_parameters(costs.model_config("qwen2.5-7b")).total
+    assert found["trained"] == 40_370_176 == 28 * 16 * (7168 + 2 * 4096 + 7168 + 3 * 22528)
+    assert found["parameters"] == n
+    assert sum(found["memory"]["update"].values()) == 2 * n + 16 * 40_370_176
+    rollout = found["memory"]["rollout"]
+    assert sum(rollout.values()) - rollout["cache"] == 2 * n + (4 + 8) * 40_370_176
+    # a step of all weights computes their gradients, too: 2 operations a parameter and token
+    whole = plan.make_plan(dataclasses.replace(cfg, lora=0))
+    layers = n - 152064 * 3584 * 2  # and the last norm, which is 3584 numbers
+    saved = 2 * (layers + 152064 * 3584) - 6 * 40_370_176
+    assert whole["flops_per_step"] - found["flops_per_step"] == pytest.approx(
+        found["tokens_per_step"] * saved, rel=1e-4
+    )
+
+
+def test_rl_of_7b_on_one_card_of_24_gb(capsys):
+    """All weights need 113 GiB for a step alone. With adapters it fits, with no host memory."""
+    cfg = plan.Config(stage="grpo", model="qwen2.5-7b", gpus="1xRTX4090-24GB", max_length=2248)
+    assert not plan.main(cfg)["fits"]
+    text = capsys.readouterr().out
+    advised = text.split("it fits with ")[1].split(", which trains adapters")[0].split()
+    assert advised[:2] == ["--lora", "16"] and "--offload" not in advised
+    given = ["--stage=grpo", "--model=qwen2.5-7b", "--gpus=1xRTX4090-24GB", "--max-length=2248"]
+    found = plan.main(parse(plan.Config, given + advised))
+    assert found["fits"] and found["slots"] > 32 and found["host_memory"] == 0
+    assert "--lora 16" in capsys.readouterr().out
 
 
 def test_flops_against_a_count():
@@ -419,6 +468,8 @@ def test_plan_flag_of_the_scripts(tmp_path, capsys):
         (dict(run="s2"), "--run s2"),
         (dict(tp=3), "--tp 3"),
         (dict(rows=0), "--rows 0"),
+        (dict(lora=-1), "--lora -1"),
+        (dict(lora=8, tp=2), "--tp: with --lora"),
     ],
 )
 def test_bad_input(settings, words):

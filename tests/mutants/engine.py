@@ -429,8 +429,8 @@ MUTANTS = [
     ),
     (
         "engine/costs.py",
-        '"optimizer": 2 * number_bytes(cfg.adam_dtype) * n,  # two moments',
-        '"optimizer": number_bytes(cfg.adam_dtype) * n,',
+        '"optimizer": 2 * number_bytes(cfg.adam_dtype) * trained,  # two moments',
+        '"optimizer": number_bytes(cfg.adam_dtype) * trained,',
         "one of Adam's two moments is planned for",
         "test_plan.py::test_rollouts_by_hand",
     ),
@@ -457,8 +457,8 @@ MUTANTS = [
     ),
     (
         "engine/costs.py",
-        "return (matrices + attention) * passes + 2 * n.head * 4",
-        "return (matrices + attention) * passes + 2 * n.head * 3",
+        "head = 2 * n.head * (4 - is_frozen)",
+        "head = 2 * n.head * (3 - is_frozen)",
         "the head's logits are made a second time for nothing",
         "test_plan.py::test_steps_and_hours_by_hand",
     ),
@@ -485,8 +485,8 @@ MUTANTS = [
     ),
     (
         "engine/costs.py",
-        'if phase != "update" or setup.cfg.adam_dtype != "bf16":',
-        'if phase != "update":',
+        'if phase != "update" or setup.cfg.adam_dtype != "bf16" or setup.cfg.lora:',
+        'if phase != "update" or setup.cfg.lora:',
         "memory for a copy of the weights is planned that a GPU's AdamW does not make",
         "test_plan.py::test_the_optimizers_step_by_hand",
     ),
@@ -698,5 +698,12 @@ MUTANTS = [
         "if True:",
         "a run that continues is a second one for wandb",
         "test_trackers.py::test_they_get_the_log",
+    ),
+    (
+        "engine/costs.py",
+        "frozen = number_bytes(cfg.dtype) * whole.total * share if cfg.lora else 0",
+        "frozen = 0",
+        "frozen weights take no memory in the plan",
+        "test_plan.py::test_adapters_by_hand",
     ),
 ]
