@@ -1130,7 +1130,7 @@ def main(cfg):
     held_out = read_problems(cfg.eval_data, need=("answer",)) if cfg.eval_data else []
     held_out = with_system(held_out, cfg.system)
     flags = f"--micro-batch-tokens {cfg.micro_batch_tokens}, --slots {cfg.slots}"
-    relief = "less of them, --offload-optimizer or more ranks under torchrun"
+    relief = "less of them, --lora 16, --offload-optimizer or more ranks under torchrun"
     with training.failures_in_one_line(cfg, flags, relief), runlog.locked(cfg.out):
         return train(cfg, ranks, problems, held_out)
 

@@ -284,7 +284,7 @@ def main(cfg):
     rows = read_traces(cfg.data)
     held_out = read_traces(cfg.eval_data) if cfg.eval_data else []
     flags = f"--micro-batch-tokens {cfg.micro_batch_tokens}"
-    relief = "fewer tokens, --recompute, --adam-dtype bf16, more ranks under torchrun or --offload"
+    relief = "fewer tokens, --recompute, --lora 16, --adam-dtype bf16, more ranks under torchrun or --offload"
     with training.failures_in_one_line(cfg, flags, relief), runlog.locked(cfg.out):
         return train(cfg, ranks, rows, held_out)
 

@@ -55,7 +55,7 @@ class Training(Computing):
     # of Adam's moments; bf16 saves 4 bytes a parameter
     adam_dtype: Literal["fp32", "bf16"] = "fp32"
     # train adapters of this rank (engine/lora.py), the model stays as it is; 0 = train all weights.
-    # They want about 10 times the learning rate
+    # They want 2 to 10 times the learning rate
     lora: int = 0
     # the adapters' output is multiplied by this over the rank: the best learning rate then depends
     # little on the rank

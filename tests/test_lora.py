@@ -230,6 +230,24 @@ def test_the_frozen_model_is_in_bfloat16(material, tmp_path):
     assert torch.allclose(after[f"{name}.weight"], wanted, rtol=0, atol=1e-6)
 
 
+def test_ranks_in_bfloat16(material, tmp_path):
+    """Frozen shards in bfloat16, adapters in float32: near to one process, rounding apart."""
+    cfg = settings_of(material, tmp_path / "one", lora=3, lr=0.1, dtype="bf16")
+    (history,) = by_sgd([cfg])
+    for (found,) in ranks_run(by_sgd, [dataclasses.replace(cfg, out=str(tmp_path / "two"))]):
+        for ours, theirs in zip(history, found, strict=True):
+            assert theirs["loss"] == pytest.approx(ours["loss"], rel=5e-3)
+            assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=5e-2)
+    before = weights_of(material / "qwen3")
+    ours, theirs = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    for name, x in before.items():
+        if "_proj" in name:
+            change, other = ours[name] - x.bfloat16(), theirs[name] - x.bfloat16()
+            assert change.norm() > 0 and (change - other).norm() < 0.1 * change.norm()
+        else:
+            assert torch.equal(theirs[name], x.bfloat16().float())
+
+
 @pytest.mark.parametrize("more", [{}, {"recompute": True, "adam_dtype": "bf16"}])
 def test_ranks_train_the_same_adapters(material, tmp_path, more):
     """Two ranks in shards, against one process."""
