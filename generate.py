@@ -204,6 +204,11 @@ def force_budget(thought, wants_end, request, sampling, n_wait):
     """Decide what is forced at this step (s1, §3.1) -> "answer", "wait", "end" or "" for nothing.
 
     wants_end: the model drew a token that ends thinking. n_wait: tokens of the wait string.
+    "answer": the budget is spent, whatever the model wants. Rule "total" counts all tokens of
+    thinking, "round" the model's own since the last wait. "wait": the model wants to end, but has
+    waits left or has not reached its minimum; under "total" the wait string and one token behind
+    it must fit into the budget. "end": it wants to end, and may. Nothing is forced after thinking,
+    or on a request that asks for nothing.
     """
     if not thought.is_open:
         return ""

@@ -403,7 +403,12 @@ class Decision(NamedTuple):
 
 
 def force_budget(state, wish, control):
-    """Decide what is forced on each sequence (s1, §3.1) -> Decision. Changes nothing."""
+    """Decide what is forced on each sequence (s1, §3.1) -> Decision. Changes nothing.
+
+    The rules are those of generate.py's force_budget, for a column of sequences and without a
+    branch on a value: state holds (B,) tensors, control.rule is "total" or "round" and
+    control.wait_length the tokens of the wait string.
+    """
     wants_end = wish.end & state["guided"]
     more = (state["n_waits"] < state["waits"]) | (state["n_thinking"] < state["min_thinking"])
     if control.rule == "total":

@@ -75,12 +75,18 @@ def test_kl_estimator():
 
 
 def test_rank_shifts():
-    """Shifts 0, 0, 2, 9, 0."""
+    """Shifts 0, 0, 2, 9, 0: mean 2.2, two shifted. Shifts -2, 2, 0: mean 0, two shifted."""
     assert rank_shifts([1, 1, 3, 10, 1], [1] * 5) == (pytest.approx(2.2), 2)
+    assert rank_shifts([1, 3, 4], [3, 1, 4]) == (0, 2)
+    ranks = torch.tensor([[150_000, 3], [1, 1]], dtype=torch.int32)
+    assert rank_shifts(*ranks) == (75000.5, 2)
+    assert rank_shifts(*ranks.flip(0)) == (-75000.5, 2)
 
 
 def test_pca_shift():
-    """dPC 0.5, 1.75 in layer 0 (4 along z is invisible), 1, -2 in layer 1."""
+    """Layer 0: main directions x and y, from the base alone. The shift (.5, -.25, 4) is .5 along x; 4
+    along z is invisible; y is at 2, then 1.75. Layer 1: directions y and z, shift 1 and -2. Mean
+    (.75, -1.125), whose length is 1.352082; the mean of the lengths is another number."""
     base = [
         torch.tensor([[1.0, 2, 3]])
         + torch.tensor([[2.0, 0, 0], [-2, 0, 0], [0, 1, 0], [0, -1, 0]]),
@@ -89,13 +95,23 @@ def test_pca_shift():
     tuned = [base[0] + torch.tensor([0.5, -0.25, 4]), base[1] + torch.tensor([7.0, 1, -2])]
     distance, points = pca_shift(base, tuned)
     assert distance == pytest.approx(1.352082, abs=1e-5)
-    torch.testing.assert_close(
-        points, torch.tensor([[[0, 2], [0.5, 1.75]], [[0, 0], [1, -2]]], dtype=torch.float64)
-    )
+    assert points.shape == (2, 2, 2)
+    flat = [0, 2, 0.5, 1.75, 0, 0, 1, -2]
+    assert points.flatten().tolist() == pytest.approx(flat, abs=1e-9)
     assert pca_shift_masked(base, tuned)[0] == pytest.approx(
         (math.hypot(0.5, 0.25) + math.hypot(1, 2)) / 2
     )
-    assert pca_shift(base, base)[0] == pca_shift_masked(base, base)[0] == 0
+    assert [pca_shift(base, base)[0], pca_shift_masked(base, base)[0]] == [0, 0]
+
+
+def test_pca_shift_without_a_layer_that_is_not_finite():
+    """Two layers, NaN in a state of the second: the shift is that of the first, 3 along x."""
+    base = torch.tensor([[2.0, 0], [-2, 0], [0, 1], [0, -1]])
+    broken = base.clone()
+    broken[2, 1] = math.nan
+    distance, points = pca_shift([base, base], [base + torch.tensor([3.0, 0]), broken])
+    assert distance == pytest.approx(3)
+    assert len(points) == 1
 
 
 def test_pca_shift_cancels_and_its_repair_does_not():

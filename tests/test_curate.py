@@ -53,26 +53,68 @@ def test_difficulty_of_s1_and_untried_rows():
 
 
 def test_length_weights_by_hand():
+    """100 300 200: ranks 2 0 1, so 1/4 1 1/2 over their sum 7/4. Of equal lengths the first is longer."""
     assert curate.length_weights([100, 300, 200]) == pytest.approx([1 / 7, 4 / 7, 2 / 7])
     assert curate.length_weights([5000, 1000, 8000, 2000]) == pytest.approx(
         [4 / 15, 1 / 15, 8 / 15, 2 / 15]
     )
     # a tie: first come, first ranked
     assert curate.length_weights([5, 5]) == pytest.approx([2 / 3, 1 / 3])
-    assert curate.length_weights([9]) == [1] and sum(
-        curate.length_weights(list(range(2000)))
-    ) == pytest.approx(1)
+    assert curate.length_weights([9]) == [1]
+    assert sum(curate.length_weights(list(range(2000)))) == pytest.approx(1)
+
+
+OUTRIGHT = [
+    trace(1, source="hendrycks/MATH", correct=True, n_thinking_tokens=5600),
+    trace(2, source="hendrycks/MATH", correct=True, n_thinking_tokens=5601),
+    trace(3, source="AIME", correct=False, n_thinking_tokens=90000),
+    trace(4, source="GPQA", correct=True, n_thinking_tokens=10),
+    trace(5, source="AIME", correct=None, n_thinking_tokens=80000),
+    trace(6, source="olympiad", correct=True, n_thinking_tokens=70000),
+]
+
+
+def test_take_outright_by_hand():
+    """Right answers alone (not None): all of GPQA and AIME, of MATH those of more than 5,600 tokens;
+    in the order of sort_rows, at most k."""
+    assert ids(curate.take_outright(OUTRIGHT, 9)) == ["r002", "r004"]
+    assert ids(curate.take_outright(OUTRIGHT[::-1], 9)) == ["r002", "r004"]
+    assert ids(curate.take_outright(OUTRIGHT, 1)) == ["r002"]
+
+
+class Scripted:
+    """A random.Random whose choices are given: places in the population."""
+
+    def __init__(self, *places):
+        self.places, self.asked = list(places), []
+
+    def choices(self, population, weights=None):
+        self.asked.append((list(population), weights and list(weights)))
+        return [population[self.places.pop(0)]]
+
+
+def test_draw_by_domain_by_hand():
+    """Domain a: r000 r001 r002 of 10, 20, 30 tokens, domain b: r100 of 11. Drawn: a, its longest
+    (r002); b, its only one (r100), which empties b; a, the second of 20 and 10 (r000). A window of
+    2 sees the two longest, at 2/3 and 1/3. A row that is chosen already may be drawn, in vain."""
+    rows = curate.longest_last(pool_of({"a": 3, "b": 1}))
+    rng = Scripted(0, 0, 1, 0, 0, 1)
+    assert ids(curate.draw_by_domain(rows, 3, rng, window=2)) == ["r002", "r100", "r000"]
+    assert [population for population, _ in rng.asked[::2]] == [["a", "b"], ["a", "b"], ["a"]]
+    assert [weights for _, weights in rng.asked[::2]] == [None] * 3
+    weights = [weights for _, weights in rng.asked[1::2]]
+    assert weights[0] == pytest.approx([2 / 3, 1 / 3])
+    assert weights[1] == pytest.approx([1])
+    taken = [row for row in rows if row["id"] == "r002"]
+    chosen = curate.draw_by_domain(rows, 2, Scripted(0, 0, 0, 0), taken, window=2)
+    assert ids(chosen) == ["r002", "r001"]
+    assert ids(taken) == ["r002"]
+    # there are only four rows
+    assert len(curate.draw_by_domain(rows, 9, random.Random(1), window=2)) == 4
 
 
 def test_outright_picks_by_hand():
-    rows = [
-        trace(1, source="hendrycks/MATH", correct=True, n_thinking_tokens=5600),
-        trace(2, source="hendrycks/MATH", correct=True, n_thinking_tokens=5601),
-        trace(3, source="AIME", correct=False, n_thinking_tokens=90000),
-        trace(4, source="GPQA", correct=True, n_thinking_tokens=10),
-        trace(5, source="AIME", correct=None, n_thinking_tokens=80000),
-        trace(6, source="olympiad", correct=True, n_thinking_tokens=70000),
-    ]
+    rows = OUTRIGHT
     # k = 2 leaves room for the outright picks alone, so that nothing can come from the draws
     assert ids(choose("s1", rows, 2, seed=1)) == ["r002", "r004"]
     assert ids(choose("s1", rows, 1, seed=1)) == ["r002"]
@@ -103,20 +145,18 @@ def test_domains_are_drawn_uniformly_and_long_traces_first():
     rows = pool_of({"big": 100, "small": 5, "single": 1})
     drawn = [choose("s1", rows, 1, seed=seed)[0] for seed in range(3000)]
     shares = Counter(row["domain"] for row in drawn)
-    assert {d: n / 3000 for d, n in shares.items()} == pytest.approx(
-        {"big": 1 / 3, "small": 1 / 3, "single": 1 / 3}, abs=0.043
-    )
+    drawn_shares = {domain: shares[domain] / 3000 for domain in ("big", "small", "single")}
+    assert drawn_shares == pytest.approx(dict.fromkeys(drawn_shares, 1 / 3), abs=0.043)
     # Inside `small` (about 1000 draws, standard error 0.016): 16/31, 8/31, 4/31, 2/31, 1/31 from
     # the longest down.
     ranks = Counter(
         50 - row["n_thinking_tokens"] // 10 * 10 for row in drawn if row["domain"] == "small"
     )
     expected = {10 * rank: 2.0 ** (4 - rank) / 31 for rank in range(5)}
-    assert {rank: n / shares["small"] for rank, n in ranks.items()} == pytest.approx(
-        expected, abs=0.08
-    )
+    found = {rank: ranks[rank] / shares["small"] for rank in expected}
+    assert found == pytest.approx(expected, abs=0.08)
     # Of the 100 rows of `big` none beyond rank 30 may appear: 1000 draws, chance 2^-31 each.
-    assert all(row["n_thinking_tokens"] >= 700 for row in drawn if row["domain"] == "big")
+    assert min(row["n_thinking_tokens"] for row in drawn if row["domain"] == "big") >= 700
 
 
 def test_diverse_is_uniform_inside_a_domain():
@@ -179,6 +219,8 @@ def test_limo_score_by_hand():
 
 
 def test_limo_score_of_extremes():
+    """Four words each, one of a kind: .30 + .20, .30 + .25, .30 + .25, .30. No rows: no scores. No
+    text: 0. No hit of a kind in any row: 0 for it, not a division by zero."""
     one_kind = [
         trace(i, thinking=f"{word} x y z")
         for i, word in enumerate(("check", "might", "since", "w"))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forcing import each_case
 from stand_ins import bpe_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -276,6 +277,37 @@ def test_the_stop_token_is_kept_with_its_logp():
 
 def test_no_requests():
     assert list(decode(twins("qwen2")[1], TOKENIZER, THINK, [])) == []
+
+
+# ---- Budget forcing by hand
+
+
+@each_case
+def test_force_budget_by_hand(case):
+    """budget 8, 7 tokens of thinking, the model wants to end: "Wait" would be the 8th and nothing
+    could follow, so it may end; at 6 it has to wait; at 8 the answer is forced. A sequence beside
+    it asks for nothing."""
+    budget = decoder.NO_BUDGET if case.budget is None else case.budget
+    is_guided = case.budget is not None or case.waits + case.min_thinking > 0
+    columns = {
+        "n_thinking": (case.n_tokens, 50),
+        "n_round": (case.n_round, 50),
+        "n_waits": (case.n_waits, 0),
+        "waits": (case.waits, 0),
+        "min_thinking": (case.min_thinking, 0),
+        "budget": (budget, decoder.NO_BUDGET),
+        "guided": (is_guided, False),
+    }
+    state = {name: torch.tensor(values) for name, values in columns.items()}
+    thinking = torch.tensor([case.is_open, True])
+    end = torch.tensor([case.is_open and case.wants_end, True])
+    wish = decoder.Wish(thinking, end, end)
+    control = SimpleNamespace(rule=case.rule, wait_length=case.n_wait)
+    decision = decoder.force_budget(state, wish, control)
+    names = dict(zip(("answer", "wait", "end"), decision))
+    found = [[name for name in names if names[name][row]] for row in (0, 1)]
+    assert found == [[case.decision] if case.decision else [], []]
+    assert {name: tuple(values.tolist()) for name, values in state.items()} == columns
 
 
 # ---- Budget forcing against a decoder without a cache

@@ -38,19 +38,25 @@ from grading.answers import canonical, grade
 # ---- statistics
 
 
-def test_pass_at_k_by_hand_and_by_enumeration():
+def test_pass_at_k_by_hand():
     """n=4, c=3, k=1 -> 3/4; n=10, c=3, k=5 -> 1 - 21/252 = 0.916667; n=4, c=2, k=3 -> 1: only 2 are
     wrong.
     """
     assert [pass_at_k(4, 3, 1), pass_at_k(9, 0, 3), pass_at_k(4, 2, 3)] == [0.75, 0, 1]
     assert pass_at_k(10, 3, 5) == pytest.approx(0.916667, abs=1e-6)
+    # of 10,000 samples one is right, of 10 drawn one in 1,000; no factorial overflows a float
+    assert pass_at_k(10_000, 1, 10) == pytest.approx(0.001, abs=1e-9)
+    for wrong in ((4, 2, 5), (4, 5, 1), (4, 2, 0)):
+        with pytest.raises(ValueError):
+            pass_at_k(*wrong)
+
+
+def test_pass_at_k_by_enumeration():
+    """All ways to draw k of n <= 7 samples: the share of them that holds a right one."""
     for n, c in itertools.product(range(1, 8), range(8)):
         for k in range(1, n + 1) if c <= n else ():
             draws = list(itertools.combinations([True] * c + [False] * (n - c), k))
             assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
-    for wrong in ((4, 2, 5), (4, 5, 1), (4, 2, 0)):
-        with pytest.raises(ValueError, match="pass@k"):
-            pass_at_k(*wrong)
 
 
 def test_majority():
@@ -190,26 +196,51 @@ def test_samples_of_one_question_are_not_independent():
     assert high - low > 5 * (wilson(500, 1000)[1] - wilson(500, 1000)[0])
 
 
-def test_paired_bootstrap():
-    """+1 on 10 of 100 questions, -1 on 2: difference 0.08, s/√N = √(0.12 - 0.08²)/10 = 0.0337, so
-    0.08 ± 0.066.
-    """
-    a = [1] * 10 + [0] * 2 + [1] * 40 + [0] * 48
-    b = [0] * 10 + [1] * 2 + [1] * 40 + [0] * 48
-    difference, low, high = paired_bootstrap(a, b)
-    assert difference == pytest.approx(0.08) and (low, high) == pytest.approx(
-        (0.014, 0.146), abs=0.015
-    )
-    assert (
-        paired_bootstrap(a, b, 50)
-        == paired_bootstrap(a, b, 50)
-        != paired_bootstrap(a, b, 50, seed=1)
-    )
-    backwards = paired_bootstrap(b, a)
-    assert backwards[0] == -difference and backwards[1] < 0
-    assert paired_bootstrap(a, a) == (0, 0, 0)
+# +1 on 10 of 100 questions, -1 on 2.
+RIGHT_A = [1] * 10 + [0] * 2 + [1] * 40 + [0] * 48
+RIGHT_B = [0] * 10 + [1] * 2 + [1] * 40 + [0] * 48
+
+
+def test_paired_bootstrap_difference():
+    """(10 - 2) / 100 = 0.08, not the mean of the resamples; with a and b exchanged -0.08."""
+    assert paired_bootstrap(RIGHT_A, RIGHT_B)[0] == pytest.approx(0.08, abs=1e-9)
+    assert paired_bootstrap(RIGHT_B, RIGHT_A)[0] == pytest.approx(-0.08, abs=1e-9)
     with pytest.raises(ValueError):
         paired_bootstrap([1], [1, 0])
+    with pytest.raises(ValueError):
+        paired_bootstrap([], [])
+
+
+def test_paired_bootstrap_interval():
+    """Differences +1 ten times, -1 twice, 0 else: s/√N = √(0.12 - 0.08²)/10 = 0.0337, so
+    0.08 ± 1.96 · 0.0337 = 0.014 ... 0.146. Unpaired it would be 0.08 ± 0.138.
+    """
+    assert paired_bootstrap(RIGHT_A, RIGHT_B)[1:] == pytest.approx((0.014, 0.146), abs=0.015)
+    assert paired_bootstrap(RIGHT_B, RIGHT_A)[1:] == pytest.approx((-0.146, -0.014), abs=0.015)
+    # shares, as of four samples, count as they are
+    shares = [(0.25 * x, 0.25 * y) for x, y in zip(RIGHT_A, RIGHT_B)]
+    assert paired_bootstrap(*zip(*shares))[1:] == pytest.approx((0.0035, 0.0365), abs=0.004)
+    # every difference alike: nothing varies
+    assert paired_bootstrap([1] * 7, [0.5] * 7) == (0.5, 0.5, 0.5)
+
+
+def test_paired_bootstrap_percentiles():
+    """One question of three is won. Of 27 resamples 8 have no win and one has three, 3.7%: more
+    than 2.5%, less than 5%. One of four: none with probability 0.316, three or more with 0.051,
+    four with 0.004.
+    """
+    assert paired_bootstrap([1, 0, 0], [0, 0, 0]) == (pytest.approx(1 / 3), 0, 1)
+    assert paired_bootstrap([1, 0, 0, 0], [0, 0, 0, 0]) == (0.25, 0, 0.75)
+
+
+def test_paired_bootstrap_repeats():
+    """The same seed gives the same interval, another one another; the global state is not used."""
+    random.seed(1)
+    first = paired_bootstrap(RIGHT_A, RIGHT_B, 50)
+    random.seed(2)
+    assert paired_bootstrap(RIGHT_A, RIGHT_B, 50) == first
+    found = {paired_bootstrap(RIGHT_A, RIGHT_B, 50, seed=seed) for seed in range(9)}
+    assert len(found) > 1, f"expected other intervals for other seeds, obtained {found}"
 
 
 def test_paired_bootstrap_is_fast():

@@ -1,5 +1,7 @@
 """engine/format.py: the text of a reasoning model, which tokens are trained, how it is split."""
 
+import itertools
+
 import pytest
 from conftest import optional_data
 
@@ -59,8 +61,11 @@ def test_s1_text_is_that_of_its_paper(bpe, row, thinking, response):
     assert max(ids) < len(bpe)  # no new token
     prompt = CHAT.replace("{question}", row["question"])
     n = len(bpe.encode(prompt, add_special_tokens=False))
-    assert bpe.decode(ids[:n]) == prompt and trained == [False] * n + [True] * (len(ids) - n)
-    assert ids[-1] == bpe.convert_tokens_to_ids("<|im_end|>") == bpe.eos_token_id and trained[-1]
+    assert bpe.decode(ids[:n]) == prompt
+    # the mask in runs of equal values: the prompt is not trained, all the rest is
+    runs = [(value, len(list(run))) for value, run in itertools.groupby(trained)]
+    assert runs == [(False, n), (True, len(ids) - n)]
+    assert ids[-1] == bpe.convert_tokens_to_ids("<|im_end|>") == bpe.eos_token_id
 
 
 def test_real_traces_with_a_real_tokenizer():
@@ -117,7 +122,8 @@ def test_think_text(words):
     ids, trained = FORMATS["think"].training_ids(words, row)
     text = "<user> make 20 from 7 5 8 <bot> <think> try 7 + 8 high </think> 7 + 5 + 8 <eos>".split()
     assert words.convert_ids_to_tokens(ids) == text
-    assert trained == [False] * 8 + [True] * 13 and text[8] == "<think>"
+    assert [word for word, scored in zip(text, trained) if scored] == text[8:]
+    assert text[8] == "<think>" and len(trained) == len(ids)
     assert FORMATS["think"].end_id(words) == words.convert_tokens_to_ids("</think>")
 
 
@@ -137,18 +143,15 @@ def test_r1_text(bpe):
     assert text[:start].endswith(
         "<think> reasoning process here </think> <answer> answer here </answer>. "
     )
-    n = trained.index(True)
-    assert bpe.decode(ids[:n]).endswith("Assistant:") and bpe.decode(ids[n:]).startswith(
-        " <think> so 2"
-    )
-    assert all(trained[n:])
+    completion = bpe.decode([token for token, scored in zip(ids, trained) if scored])
+    assert completion == " <think> so 2 </think> <answer> 4 </answer><|im_end|>"
 
 
 def test_plain_text(bpe):
     """Chat template and response; a trace, if there is one, is written before the response."""
     ids, trained = FORMATS["plain"].training_ids(bpe, {"question": "q", "response": " r "})
     assert bpe.decode(ids) == CHAT.replace("{question}", "q") + "r<|im_end|>"
-    assert bpe.decode(ids[trained.index(True) :]) == "r<|im_end|>"
+    assert bpe.decode([token for token, scored in zip(ids, trained) if scored]) == "r<|im_end|>"
     ids, _ = FORMATS["plain"].training_ids(bpe, {"question": "q", "thinking": "t", "response": "r"})
     assert bpe.decode(ids).endswith("assistant\nt\n\nr<|im_end|>")
 
@@ -159,6 +162,10 @@ def test_the_decoder_starts_where_training_did(bpe, name):
     form = FORMATS[name]
     prompt = form.prompt_ids(bpe, TRACE["question"])
     ids, _ = form.training_ids(bpe, TRACE)
+    # the tokens from 9 before the end of the prompt on
+    assert bpe.convert_ids_to_tokens(ids[len(prompt) - 9 : len(prompt)]) == (
+        bpe.convert_ids_to_tokens(prompt[-9:])
+    )
     assert ids[: len(prompt)] == prompt and bpe.decode(prompt).endswith(form.open)
 
 
@@ -171,15 +178,16 @@ def test_the_joined_text_would_give_other_ids(bpe):
     form = FORMATS["think"]
     ids, trained = form.training_ids(bpe, TRACE)
     joined = bpe.encode(bpe.decode(ids), add_special_tokens=False)
-    both = bpe.convert_tokens_to_ids(">Ċ")
-    assert both in joined and both not in ids
     first = trained.index(True)
     assert bpe.convert_ids_to_tokens(ids[first : first + 4]) == ["<", "think", ">", "Ċ"]
+    both = bpe.convert_tokens_to_ids(">Ċ")
+    assert both in joined and both not in ids
     prompt = form.prompt_ids(bpe, TRACE["question"])
     assert joined[: len(prompt)] != prompt
 
 
 def test_training_ids_leave_the_row_alone(words):
+    """Thinking and response are stripped for the ids, not in the row."""
     row = dict(TRACE)
     for form in FORMATS.values():
         form.training_ids(words, row)

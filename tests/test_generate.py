@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forcing import each_case
 from tiny_runs import BASE, END, EOS, TOKENIZER, config_in, write
 from transformers import AutoModelForCausalLM, Qwen3Config
 
@@ -789,3 +790,18 @@ def test_a_row_of_broken_logits_is_named(config, tmp_path, monkeypatch, capsys):
         in capsys.readouterr().err
     )
     assert rows[:4] + rows[5:] == expected[:4] + expected[5:]
+
+
+@each_case
+def test_force_budget_by_hand(case):
+    """budget 8, 7 tokens of thinking, the model wants to end: "Wait" would be the 8th and nothing
+    could follow, so it may end; at 6 it has to wait; at 8 the answer is forced.
+    """
+    thought = generate.Thought(case.is_open, False, False, case.n_tokens, case.n_round)
+    thought.n_waits = case.n_waits
+    request = Request([5], 0, 99, case.waits, case.budget, case.min_thinking)
+    sampling = Sampling(budget_rule=case.rule)
+    before = dataclasses.astuple(thought)
+    found = generate.force_budget(thought, case.wants_end, request, sampling, case.n_wait)
+    assert found == case.decision
+    assert dataclasses.astuple(thought) == before  # it decides, and changes nothing

@@ -190,6 +190,124 @@ def test_gradients_against_autograd_of_the_formula(name, temperature, softcap, s
         assert (a.grad.double() - b.grad).abs().max() <= 1e-5
 
 
+def slopes_of(z, target, grad, temperature=1.0, softcap=None, scale=1.0, parts=((0, 3),)):
+    """logit_gradient for an identity head of three tokens, whose logits are z, part by part.
+
+    grad: of the logit, the logsumexp and the entropy. Returns a list of lists, one per row of z.
+    """
+    hidden, target = torch.tensor(z), torch.tensor(target)
+    head = Head(torch.eye(3), softcap, scale)
+    stats = reference.statistics(hidden, head, target, None, temperature, ("entropy",))
+    grad = reference.PartStats(*(None if g is None else torch.tensor(g) for g in grad))
+    found = [
+        reference.logit_gradient(
+            hidden, head.part(start, end), target - start, stats, grad, temperature
+        )
+        for start, end in parts
+    ]
+    return torch.cat(found, dim=1).tolist()
+
+
+EIGHTHS = [math.log(1), math.log(2), math.log(5)]  # p = 1/8, 2/8, 5/8
+AUTOGRAD = "autograd of the formula"
+# name: (z, target, grad, settings of the head, expected)
+SLOPES = {
+    "logp, of token 1": (
+        [EIGHTHS],
+        [1],
+        ([1.0], [-1.0], None),
+        {},
+        [[-0.125, 0.75, -0.625]],
+    ),
+    "logp, two rows with weights": (
+        [EIGHTHS, [0.0, 0.0, 0.0]],
+        [2, 0],
+        ([2.0, -3.0], [-2.0, 3.0], None),
+        {},
+        [[-0.25, -0.5, 0.75], [-2, 1, 1]],
+    ),
+    "logp, the logsumexp alone": (
+        [EIGHTHS],
+        [1],
+        ([0.0], [1.0], None),
+        {},
+        [[0.125, 0.25, 0.625]],
+    ),
+    "entropy, alone": (
+        [EIGHTHS],
+        [1],
+        ([0.0], [0.0], [1.0]),
+        {},
+        [[0.147398, 0.121510, -0.268908]],
+    ),
+    "entropy, with a logp": (
+        [EIGHTHS],
+        [1],
+        ([1.0], [-1.0], [-2.0]),
+        {},
+        [[-0.419796, 0.506980, -0.087184]],
+    ),
+    "entropy, of equal logits": ([[4.0, 4.0, 4.0]], [1], ([0.0], [0.0], [1.0]), {}, [[0, 0, 0]]),
+    "head, temperature": ([EIGHTHS], [1], ([1.0], [-1.0], [0.3]), {"temperature": 0.5}, AUTOGRAD),
+    "head, softcap": (
+        [[1.0, -2.0, 4.0]],
+        [1],
+        ([1.0], [-1.0], [0.3]),
+        {"temperature": 0.7, "softcap": 3.0},
+        AUTOGRAD,
+    ),
+    "head, scale": (
+        [[1.0, -2.0, 4.0]],
+        [0],
+        ([1.0], [-1.0], [0.3]),
+        {"temperature": 0.7, "softcap": 3.0, "scale": 0.5},
+        AUTOGRAD,
+    ),
+}
+
+
+def slopes_by_autograd(z, target, grad, temperature=1.0, softcap=None, scale=1.0):
+    """The same from whole logits, in float64."""
+    x = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+    logp, entropy, total = plain(
+        x, torch.eye(3, dtype=torch.float64), torch.tensor(target), temperature, softcap, scale
+    )
+    weights = [torch.tensor(g, dtype=torch.float64) for g in grad]
+    (weights[0] * (logp + total) + weights[1] * total + weights[2] * entropy).sum().backward()
+    return x.grad.tolist()
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_logit_gradient_by_hand(name):
+    """z = (ln 1, ln 2, ln 5): p = (1/8, 2/8, 5/8), L = ln 8 = 2.079442, H = 0.900256. The
+    log-probability of token 1 has slopes [v = 1] - p_v. The entropy has p_v (L - H - z_v), where
+    L - H = 1.179186: 1/8 · 1.179186, 2/8 · 0.486039, 5/8 · -0.430252. With a temperature T the
+    slopes in x are those in z over T, with a softcap also times 1 - tanh²."""
+    z, target, grad, settings, expected = SLOPES[name]
+    if expected == AUTOGRAD:
+        expected = slopes_by_autograd(z, target, grad, **settings)
+    for row, wanted in zip(slopes_of(z, target, grad, **settings), expected, strict=True):
+        assert row == pytest.approx(wanted, abs=1e-5)
+
+
+def test_logit_gradient_of_a_part():
+    """Tokens 0 and 1 are one part, token 2 another: target 1 is -1 in the second, and target 2 is 2
+    in the first, which has no such entry. Row by row the slopes are [v = target] - p_v. The result
+    has hidden's type."""
+    found = slopes_of(
+        [EIGHTHS, EIGHTHS], [1, 2], ([1.0, 1.0], [-1.0, -1.0], None), parts=((0, 2), (2, 3))
+    )
+    assert found[0] == pytest.approx([-0.125, 0.75, -0.625], abs=1e-6)
+    assert found[1] == pytest.approx([-0.125, -0.25, 0.375], abs=1e-6)
+    hidden = torch.tensor([EIGHTHS], dtype=torch.bfloat16)
+    stats = reference.PartStats(None, torch.tensor([2.079442]))
+    grad = reference.PartStats(torch.tensor([1.0]), torch.tensor([-1.0]))
+    head = Head(torch.eye(3, dtype=torch.bfloat16))
+    slope = reference.logit_gradient(hidden, head, torch.tensor([1]), stats, grad, 1.0)
+    assert slope.dtype == torch.bfloat16
+    assert slope[0].tolist() == pytest.approx([-0.125, 0.75, -0.625], abs=4e-3)
+
+
 @pytest.mark.parametrize("chunk_numbers", [3 * V, 1])  # 6 entries and a rest of 5; one by one
 def test_chunks_change_no_value_and_no_gradient(monkeypatch, chunk_numbers):
     """Several chunks of the vocabulary against one, token_stats and token_kl: values 1e-6,
@@ -477,8 +595,35 @@ def test_token_kl_by_hand():
     forward, reverse = kernels.token_kl(*logits_as_head(p, q, p), *logits_as_head(q, p, p))
     assert forward.tolist() == pytest.approx([0.143841, 0.130812, 0], abs=1e-6)
     assert reverse.tolist() == pytest.approx([0.130812, 0.143841, 0], abs=1e-6)
-    also = kernels.log_softmax_kl(torch.tensor([p]).log(), torch.tensor([q]).log())
-    assert [x.item() for x in also] == pytest.approx([0.143841, 0.130812], abs=1e-6)
+
+
+def test_log_softmax_kl_by_hand():
+    """p = (.5, .5), q = (.25, .75): KL(p‖q) = .5 ln 2 + .5 ln 2/3 = 0.143841, KL(q‖p) = .25 ln 1/2
+    + .75 ln 3/2 = 0.130812. Logits need not be normalised: a constant for each row changes
+    nothing. The second row has p and q exchanged, the third is p against itself."""
+    p, q = (0.5, 0.5), (0.25, 0.75)
+    logits_p = torch.tensor([p, q, p]).log() + torch.tensor([[3.0], [-1.0], [0.5]])
+    logits_q = torch.tensor([q, p, p]).log() - torch.tensor([[2.0], [5.0], [0.0]])
+    before = logits_p.tolist(), logits_q.tolist()
+    forward, reverse = kernels.log_softmax_kl(logits_p, logits_q)
+    assert forward.tolist() == pytest.approx([0.143841, 0.130812, 0], abs=1e-6)
+    assert reverse.tolist() == pytest.approx([0.130812, 0.143841, 0], abs=1e-6)
+    assert (logits_p.tolist(), logits_q.tolist()) == before
+    # (.5, .25, .25) against (.25, .25, .5): .5 ln 2 + .25 ln 1/2 = .25 ln 2 both ways
+    both = kernels.log_softmax_kl(*torch.tensor([[[2.0, 1, 1]], [[1.0, 1, 2]]]).log())
+    assert [x.item() for x in both] == pytest.approx([0.173287, 0.173287], abs=1e-6)
+
+
+def test_log_softmax_kl_of_half_precision_and_large_logits():
+    """bfloat16 in, float32 out: (0, 0.0078125) against (0, 0) is 0.0078125²/8 = 7.63e-6, which sums
+    in bfloat16 lose. Logits of 1,000 and -1,000: p = (1, 0), q = (0, 1) are 2,000 apart."""
+    near = torch.tensor([[0.0, 0.0078125]], dtype=torch.bfloat16)
+    found = kernels.log_softmax_kl(near, torch.zeros_like(near))
+    assert [x.dtype for x in found] == [torch.float32] * 2
+    assert [x.item() for x in found] == pytest.approx([7.63e-6] * 2, abs=3e-7)
+    far = torch.tensor([[1000.0, -1000.0]])
+    found = kernels.log_softmax_kl(far, -far)
+    assert [x.item() for x in found] == [2000, 2000]
 
 
 @pytest.mark.parametrize(
@@ -565,6 +710,7 @@ def test_token_kl_refuses_other_tokens_and_other_vocabularies(n, v):
 
 
 def test_log_softmax_kl_refuses_logits_of_other_shapes():
+    """(2, 3) and (2, 4): two vocabularies have no KL; check_logits says so."""
     with pytest.raises(ValueError, match=r"logits \(2, 3\) and \(2, 4\) must be \(N, V\)"):
         kernels.log_softmax_kl(torch.zeros(2, 3), torch.zeros(2, 4))
 

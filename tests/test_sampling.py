@@ -177,47 +177,55 @@ def test_greedy_tells_close_logits_apart():
     assert sample(logits, None, None, temperature=0.0)[0].item() == 700
 
 
+def check_kept(probabilities, top_k, top_p, kept):
+    """keep_likely of the logits and of their mirror image: `kept` stay as they are, else -inf."""
+    logits = torch.tensor([probabilities, probabilities[::-1]]).log()
+    before = logits.tolist()
+    first, second = keep_likely(logits, top_k, top_p).tolist()
+    expected = [x if i in kept else -math.inf for i, x in enumerate(before[0])]
+    assert first == expected
+    assert second[::-1] == expected
+    assert logits.tolist() == before  # the input is not written into
+
+
 @pytest.mark.parametrize(
-    "probabilities, top_k, top_p, kept",
+    "probabilities, top_k, kept",
     [
-        ([0.4, 0.1, 0.3, 0.2], 2, 1.0, {0, 2}),
-        ([0.4, 0.1, 0.3, 0.2], 4, 1.0, {0, 1, 2, 3}),
-        ([0.4, 0.1, 0.3, 0.2], 9, 1.0, {0, 1, 2, 3}),  # more than there are
-        ([0.4, 0.2, 0.2, 0.2], 2, 1.0, {0, 1, 2, 3}),  # equal to the second largest: all stay
-        ([0.4, 0.1, 0.3, 0.2], 0, 0.39, {0}),
-        ([0.4, 0.1, 0.3, 0.2], 0, 0.41, {0, 2}),  # .4 does not reach .41, .7 does
-        ([0.4, 0.1, 0.3, 0.2], 0, 0.69, {0, 2}),
-        ([0.4, 0.1, 0.3, 0.2], 0, 0.71, {0, 2, 3}),
-        ([0.4, 0.1, 0.3, 0.2], 0, 1e-9, {0}),  # never empty
-        (
-            [0.4, 0.1, 0.3, 0.2],
-            3,
-            0.60,
-            {0, 2},
-        ),  # of the three kept .4/.9 = .44 is less than .6, .78 is not
-        (
-            [0.4, 0.1, 0.3, 0.2],
-            2,
-            0.57,
-            {0},
-        ),  # .4/.7 = .571: top-p counts what top-k left, renormalised
-        ([0.4, 0.1, 0.3, 0.2], 0, 0.57, {0, 2}),
+        ([0.4, 0.1, 0.3, 0.2], 2, {0, 2}),
+        ([0.4, 0.1, 0.3, 0.2], 0, {0, 1, 2, 3}),  # 0 is all
+        ([0.4, 0.1, 0.3, 0.2], 4, {0, 1, 2, 3}),
+        ([0.4, 0.1, 0.3, 0.2], 9, {0, 1, 2, 3}),  # more than there are
+        ([0.4, 0.2, 0.2, 0.2], 2, {0, 1, 2, 3}),  # equal to the second largest: all stay
     ],
 )
-def test_keep_likely_by_hand(probabilities, top_k, top_p, kept):
-    logits = torch.tensor([probabilities, probabilities[::-1]]).log()
-    before = logits.clone()
-    out = keep_likely(logits, top_k, top_p)
-    assert torch.equal(logits, before)  # the input is not written into
-    assert set(out[0].isfinite().nonzero()[:, 0].tolist()) == kept
-    assert set((3 - out[1].isfinite().nonzero()[:, 0]).tolist()) == kept
-    assert torch.equal(out[0][sorted(kept)], before[0][sorted(kept)])
+def test_top_k_by_hand(probabilities, top_k, kept):
+    """The top_k largest logits, and those that equal the smallest of them, stay."""
+    check_kept(probabilities, top_k, 1.0, kept)
+
+
+@pytest.mark.parametrize(
+    "top_k, top_p, kept",
+    [
+        (0, 0.39, {0}),
+        (0, 0.41, {0, 2}),  # .4 does not reach .41, .7 does
+        (0, 0.69, {0, 2}),
+        (0, 0.71, {0, 2, 3}),
+        (0, 1e-9, {0}),  # never empty
+        (3, 0.60, {0, 2}),  # of the three kept .4/.9 = .44 is less than .6, .78 is not
+        (2, 0.57, {0}),  # .4/.7 = .571: top-p counts what top-k left, renormalised
+        (0, 0.57, {0, 2}),
+    ],
+)
+def test_top_p_by_hand(top_k, top_p, kept):
+    """p = .4 .1 .3 .2. In order .4 .3 .2 .1 with sums .4 .7 .9 1: a token stays if the sum before
+    it is less than top_p."""
+    check_kept([0.4, 0.1, 0.3, 0.2], top_k, top_p, kept)
 
 
 def test_top_p_ties_keep_the_right_number():
     """Five tokens of 0.2: three make 0.6 ≥ 0.5, two do not. Which of the equals stay is not
     promised."""
-    assert keep_likely(torch.zeros(1, 5), 0, 0.5).isfinite().sum() == 3
+    assert keep_likely(torch.zeros(1, 5), 0, 0.5).isfinite().sum().item() == 3
 
 
 def test_logp_is_that_of_the_cut_distribution(monkeypatch):

@@ -272,7 +272,7 @@ def test_special_tokens_that_a_row_names_are_text():
     plain_row = {"question": "Say it", "thinking": "so", "response": "b"}
     form = FORMATS["think"].fit(tokenizer)
     ids, usual = (form.training_ids(tokenizer, r)[0] for r in (row, plain_row))
-    assert ids.count(end) == usual.count(end) and ids.count(think) == 1
+    assert [ids.count(end), ids.count(think)] == [usual.count(end), 1]
     text = tokenizer.decode(ids)
     assert "Say <|im_end|> or <think>.<|im_end|>" in text and "so <|im_end|>\n</think>" in text
     prompt = form.row_prompt_ids(tokenizer, row | {"id": 1})
@@ -299,8 +299,10 @@ def test_tags_in_a_row_are_split_off(row):
         if name == "s1" and "<think>" not in row["response"]:
             continue  # tags of others are text there
         form = FORMATS[name]
-        found = form.training_ids(tokenizer, {"question": "q", **row})
-        assert found == form.training_ids(tokenizer, wanted), name
+        ids, trained = form.training_ids(tokenizer, {"question": "q", **row})
+        expected, expected_trained = form.training_ids(tokenizer, wanted)
+        assert tokenizer.decode(ids) == tokenizer.decode(expected)
+        assert (ids, trained) == (expected, expected_trained), name
 
 
 @pytest.mark.parametrize(

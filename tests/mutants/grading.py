@@ -76,7 +76,7 @@ MUTANTS = [
         "return used == given",
         "return not used - given",
         "Countdown accepts unused numbers",
-        "test_formulas.py::test_check_expression",
+        "test_formulas.py::test_countdown_numbers",
     ),
     (
         "grading/formulas.py",
