@@ -327,7 +327,10 @@ def select_s1(rows, k, inputs):
 
 
 def take_outright(rows, k):
-    """Step A: the rows that are taken before any draw."""
+    """Step A: the rows that are taken before any draw, at most k, in the order of sort_rows.
+
+    Those with a right answer from GPQA and AIME, and from MATH if they have more than 5,600 tokens.
+    """
 
     def is_taken(row):
         benchmark = benchmark_of(row)
@@ -341,7 +344,9 @@ def draw_by_domain(rows, k, rng, chosen=(), window=1, weigh_domains=None):
     """Step B: add rows to the chosen ones until there are k.
 
     A domain ~ uniform, then by length one of the last `window` rows there. Chosen rows stay in the
-    pools and may be drawn in vain, as in s1's notebook.
+    pools and may be drawn in vain, as in s1's notebook. Two calls of rng.choices for each draw:
+    among the domains that are left, sorted by name, then among places, the longest row first.
+    rows: of each domain the longest comes last.
     weigh_domains: (domains, number of rows chosen) -> weights, or None for uniform.
     """
     chosen = list(chosen)

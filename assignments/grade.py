@@ -147,6 +147,9 @@ def judge(name, points, wanted, tests, problem):
     are_there = all(any(running.belongs(t.name, [one]) for t in tests) for one in wanted)
     if are_there and not lost:
         return Part(name, points, points, [])
+    unwritten = {test.message for test in lost if test.message.startswith("exercise: ")}
+    if unwritten:
+        return Part(name, 0, points, sorted(unwritten))
     lines = []
     for test in lost[:MOST_MESSAGES]:
         lines.append(f"{test.name.partition('::')[2]}: {test.message}")

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 HAS_FORK = sys.platform.startswith("linux")
 LONGEST = 400  # characters of a message
 
@@ -50,7 +52,6 @@ def preload():
         return
     settings = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ.update(settings, HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-    import pytest  # noqa: F401
     import tokenizers  # noqa: F401
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -201,8 +202,6 @@ def set_limits(limits):
 
 def run_here(folder, tests, report):
     """Run the tests in this process, which then ends."""
-    import pytest
-
     os.chdir(folder)
     # The folder's modules are to be imported, not those beside this file.
     here = Path(__file__).resolve().parent
@@ -211,7 +210,8 @@ def run_here(folder, tests, report):
     for name in ("source", "exercises", "cut", "running", "grade", "conftest"):
         sys.modules.pop(name, None)
     functions = dict.fromkeys(test.partition("[")[0] for test in tests)
-    options = ["-q", "-s", "-p", "no:cacheprovider", "--rootdir", str(folder), *functions]
+    # -vv: comparisons in full
+    options = ["-vv", "-s", "-p", "no:cacheprovider", "--rootdir", str(folder), *functions]
     with open(report, "a", encoding="utf-8") as file:
         code = pytest.main(options, plugins=[Reporter(tests, file)])
     os._exit(int(code))
@@ -252,8 +252,12 @@ class Reporter:
             message = "" if report.passed else getattr(report, "in_one_line", "was skipped")
             self.write(name=report.nodeid, passed=report.passed, message=message)
 
-    def pytest_exception_interact(self, call, report):
-        report.in_one_line = message_of(call.excinfo)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        if report.failed:
+            report.in_one_line = message_of(call.excinfo)
+        return report
 
 
 def tidy(text):
@@ -295,18 +299,68 @@ def comparison(text):
         return shortened(f"expected a message with {pattern[1]}, obtained {pattern[2]}")
     if not first.startswith("assert "):
         return shortened(first)
-    plain = re.sub(r" ± [-+\d.e]+", "", first.removeprefix("assert "))
-    plain = re.sub(r"approx\((.*?)\)", r"\1", plain)
-    parts = re.fullmatch(r"\(*(.+?) (==|is|<=|>=|<|>|!=|in|not in) (.+?)\)*", plain)
-    if not parts:
+    found, sign, expected = split_comparison(without_outer(first.removeprefix("assert ")))
+    if not sign:
         return shortened(first)
-    found, sign, expected = parts.groups()
-    if found.count("(") > found.count(")"):
-        found = found.lstrip("(")
-    if expected.count("(") > expected.count(")"):
-        expected += ")" * (expected.count("(") - expected.count(")"))
     sign = "" if sign in ("==", "is") else f"{sign} "
+    found, expected = readable(found), readable(expected)
+    # Long texts: where they begin to differ.
+    if len(found) + len(expected) > LONGEST - 30:
+        at = len(os.path.commonprefix([found, expected]))
+        start, most = max(0, at - 30), LONGEST // 2 - 30
+        dots = "..." if start else ""
+        found, expected = (dots + side[start : start + most] for side in (found, expected))
     return shortened(f"expected {sign}{expected}, obtained {found}")
+
+
+def depths(text):
+    """The depth of brackets at each character; None inside a string."""
+    found, depth, quote, escaped = [], 0, "", False
+    for character in text:
+        if quote:
+            found.append(None)
+            if escaped or character == "\\":
+                escaped = not escaped
+            elif character == quote:
+                quote = ""
+            continue
+        if character in "'\"":
+            quote = character
+        depth -= character in ")]}"
+        found.append(depth)
+        depth += character in "([{"
+    return found
+
+
+def without_outer(text):
+    """(a == b and c) -> a == b and c. What is cut off has no closing bracket."""
+    while text.startswith("("):
+        closing = [i for i, depth in enumerate(depths(text)) if depth == 0 and text[i] == ")"]
+        if closing and closing[0] < len(text) - 1:
+            break
+        text = text[1:].removesuffix(")") if closing else text[1:]
+    return text
+
+
+def split_comparison(text):
+    """a == b -> (a, "==", b); the sign is "" if there is no comparison outside of brackets."""
+    at = depths(text)
+    for match in re.finditer(r" (==|is|<=|>=|<|>|!=|in|not in) ", text):
+        if at[match.start()] == 0:
+            return text[: match.start()], match[1], text[match.end() :]
+    return text, "", ""
+
+
+def readable(text):
+    """A side of a comparison without approx(...) and its tolerances, numbers to six digits."""
+    text = re.sub(r" ± [-+\d.e]+", "", text)
+    while match := re.search(r"approx\(", text):
+        closing = next(
+            (match.end() + i for i, depth in enumerate(depths(text[match.end() :])) if depth == -1),
+            len(text),
+        )
+        text = text[: match.start()] + text[match.end() : closing] + text[closing + 1 :]
+    return re.sub(r"\d+\.\d{7,}(e[-+]?\d+)?", lambda number: f"{float(number[0]):.6g}", text)
 
 
 if __name__ == "__main__":

@@ -238,3 +238,21 @@ def new_methods(ours, theirs, their_lines, owner, piece):
         for method in new:
             lines += ["", *own_text(their_lines, method)]
     return lines
+
+
+def replaced(text, right, wrong, file):
+    """The text with the lines `right` replaced by `wrong`, at the indentation where they stand.
+
+    ValueError if they are not there exactly once.
+    """
+    lines, wanted = text.split("\n"), [line.strip() for line in right.split("\n")]
+    places = [
+        i
+        for i in range(len(lines) - len(wanted) + 1)
+        if [line.strip() for line in lines[i : i + len(wanted)]] == wanted
+    ]
+    if len(places) != 1:
+        raise ValueError(f"{file}: {len(places)} places read {right!r}; the list is out of date")
+    start, end = places[0], places[0] + len(wanted)
+    indent = re.match(" *", lines[start])[0]
+    return "\n".join([*lines[:start], *(indent + x for x in wrong.split("\n")), *lines[end:]])

@@ -138,7 +138,9 @@ class Format:
 
         The prompt is not trained. Everything after it is, the end-of-sequence token included:
         without it the model never learns to stop. The border is known because the pieces are
-        encoded one by one; nothing searches the text for a template.
+        encoded one by one; nothing searches the text for a template. The row is tidied first.
+        Special tokens that the row's texts name stay text (special_texts, encode_text), but for the
+        tags of thinking, which are tidied, and in formats with steps, whose headers are in the row.
 
         turns: how many of the assistant's turns are trained. The completion is the last of them,
         the others are in row["history"].

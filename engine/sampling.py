@@ -47,7 +47,9 @@ def uniform(key, counter):
 def keep_likely(logits, top_k, top_p):
     """logits (B, V) -> (B, V) with -inf for all but the top_k tokens and, of these, the top_p set.
 
-    The top_p set is the smallest one with this probability (Holtzman et al. 2020, "nucleus").
+    The top_p set is the smallest one with this probability (Holtzman et al. 2020, "nucleus"), where
+    the top_k have probability 1 together. Logits equal to the smallest of the top_k stay, too.
+    top_k 0 or top_p 1 cut nothing.
     """
     if 0 < top_k < logits.shape[1]:
         smallest = logits.topk(top_k).values[:, -1:]  # (B, 1)
