@@ -24,7 +24,16 @@ import source
 ROOT = Path(__file__).resolve().parent.parent
 
 # Left out wherever they are.
-NOT_COPIED = {".git", ".venv", "out", "__pycache__", ".pytest_cache", ".ruff_cache", ".vscode"}
+NOT_COPIED = {
+    ".git",
+    ".ci",
+    ".venv",
+    "out",
+    "__pycache__",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".vscode",
+}
 # Left out of the starter: they show answers, or are of no use without them.
 NOT_FOR_STUDENTS = {
     "tests/mutants",
@@ -37,6 +46,8 @@ NOT_FOR_STUDENTS = {
     "assignments/cut.py",
     "assignments/hunt.py",
     "assignments/gradescope",
+    "assignments/hidden",
+    "assignments/package.py",
 }
 
 BODIES = {

@@ -218,10 +218,13 @@ def run_here(folder, tests, report):
 
 
 def belongs(name, tests):
-    """Whether a test that was collected is one of these (see exercises.py)."""
-    return any(
-        name == test or name.startswith(test if "[" in test else test + "[") for test in tests
-    )
+    """Whether a test that was collected is one of these: a file, a function, or some of its cases."""
+
+    def is_part(test):
+        end = "" if "[" in test else "[" if "::" in test else "::"
+        return name == test or name.startswith(test + end)
+
+    return any(map(is_part, tests))
 
 
 class Reporter:

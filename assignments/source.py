@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 # Lines that may begin a statement at the left margin. Text inside a string rarely looks so.
 STATEMENT = re.compile(r"(def|class|async def|from|import|if|for|with|try)\b|@|[A-Za-z_][\w., ]*=")
+METHOD = re.compile(r"    (def |async def |@)")
 
 
 class Missing(Exception):
@@ -46,53 +47,63 @@ def pieces_of(nodes, offset=0):
 
 
 def read(text):
-    """The top-level statements of a file as Pieces, and {line: message} of what cannot be parsed.
+    """The top-level statements of a file as Pieces, and [(text, message)] of what is no Python.
 
     A file with a syntax error is parsed statement by statement, so that one broken function does
     not take the others with it.
     """
     try:
-        return pieces_of(ast.parse(text).body), {}
-    except (SyntaxError, ValueError) as error:
-        if not isinstance(error, SyntaxError):  # a null byte
-            return [], {0: str(error)}
+        return pieces_of(ast.parse(text).body), []
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte, in older Pythons
+        reason = message_of(error, 0)
     lines = text.split("\n")
-    starts = [i for i, line in enumerate(lines) if STATEMENT.match(line)]
     # A decorator begins the function below it.
-    starts = [i for i in starts if not lines[i - 1].startswith("@") or i == 0]
-    found, broken = [], {}
+    starts = starts_of(lines, STATEMENT, "@")
+    found, broken = [], []
     for start, end in zip(starts, [*starts[1:], len(lines)]):
         pieces, messages = read_chunk(lines[start:end], start)
         found += pieces
-        broken |= messages
-    return found, broken
+        broken += messages
+    return found, broken or [("", reason)]
+
+
+def starts_of(lines, pattern, decorator):
+    """Indices of lines that match, without those right below a decorator."""
+    return [
+        i
+        for i, line in enumerate(lines)
+        if pattern.match(line) and not (i and lines[i - 1].startswith(decorator))
+    ]
+
+
+def message_of(error, offset):
+    line = offset + (getattr(error, "lineno", None) or 1)
+    return f"{type(error).__name__}: {getattr(error, 'msg', error)} (line {line})"
 
 
 def read_chunk(lines, offset):
     """As read, of the lines of one statement. A class is read method by method."""
+    text = "\n".join(lines)
     try:
-        return pieces_of(ast.parse("\n".join(lines)).body, offset), {}
-    except SyntaxError as error:
-        line = offset + (error.lineno or 1)
-        message = f"{type(error).__name__}: {error.msg}"
+        return pieces_of(ast.parse(text).body, offset), []
+    except (SyntaxError, ValueError) as error:
+        whole = [(text, message_of(error, offset))]
     if not lines[0].startswith("class "):
-        return [], {offset: f"{message} (line {line})"}
-    # Only whole methods survive; a class of them stands in for the broken one.
-    starts = [i for i, text in enumerate(lines) if re.match(r"    (def |@|async def )", text)]
-    starts = [i for i in starts if not lines[i - 1].startswith("    @")]
-    kept, broken = list(lines), {}
+        return [], whole
+    # Broken methods make room for `pass`, line by line, so that all others stay in their places.
+    starts = starts_of(lines, METHOD, "    @")
+    kept, broken = list(lines), []
     for start, end in zip(starts, [*starts[1:], len(lines)]):
-        body = "\n".join(["class A:", *lines[start:end]])
+        method = "\n".join(lines[start:end])
         try:
-            ast.parse(body)
-        except SyntaxError as error:
-            at = offset + start + (error.lineno or 2) - 1
-            broken[offset + start] = f"{type(error).__name__}: {error.msg} (line {at})"
+            ast.parse(f"class A:\n{method}")
+        except (SyntaxError, ValueError) as error:
+            broken.append((method, message_of(error, offset + start - 1)))
             kept[start:end] = ["    pass"] + [""] * (end - start - 1)
     try:
         return pieces_of(ast.parse("\n".join(kept)).body, offset), broken
-    except SyntaxError:
-        return [], {offset: f"{message} (line {line})"}
+    except (SyntaxError, ValueError):
+        return [], whole
 
 
 def find(pieces, name):
@@ -186,7 +197,7 @@ def graft(solution, submission, names):
     theirs, broken = read(submission)
     our_lines, their_lines = solution.split("\n"), submission.split("\n")
     known = {name for piece in ours for name in piece.names}
-    found = {name: theirs_or_missing(theirs, broken, their_lines, name) for name in names}
+    found = {name: theirs_or_missing(theirs, broken, name) for name in names}
     edits = []
     for name, piece in found.items():
         mine = find(ours, name)
@@ -208,15 +219,15 @@ def graft(solution, submission, names):
     return "\n".join(our_lines)
 
 
-def theirs_or_missing(pieces, broken, lines, name):
+def theirs_or_missing(pieces, broken, name):
     """The submission's Piece of a function. broken: as of read."""
     last = name.split(".")[-1]
-    for line, message in broken.items():
-        if re.search(rf"def {last}\b", "\n".join(lines[line : line + 8])):
+    for text, message in broken:
+        if re.search(rf"\bdef {last}\b", text):
             raise Missing(f"{last}: {message}")
     piece = find(pieces, name)
     if piece is None:
-        reasons = "".join(f"; {message}" for message in broken.values())
+        reasons = "".join(f"; {message}" for _, message in broken)
         raise Missing(f"there is no function {last} in your file{reasons}")
     if not isinstance(piece.node, ast.FunctionDef):
         raise Missing(f"{last} is no function in your file")
