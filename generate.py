@@ -71,7 +71,7 @@ from engine.decoder import (
     next_try,
     stop_ids,
 )
-from engine.format import DATE, FORMATS, ask, with_system
+from engine.format import DATE, FORMATS, ask, with_asks, with_system
 from engine.rows import BadInput, is_text, read_rows
 from engine.sampling import LEAST_TEMPERATURE, LEAST_TOP_P, random_key, sample
 from engine.settings import Computing, flag
@@ -109,7 +109,8 @@ class Config(Computing):
     over_budget: Literal["force", "reject"] = "force"
     max_tries: int = 1000  # of --over-budget reject
     steps: int = 0  # force the answer after so many steps (--format s1-steps)
-    # tell the model how long to think: tokens:N, steps:N, long, short, l1:N, l1-max:N
+    # ends the questions: in which form to answer, box or letter, or how long to think, tokens:N,
+    # steps:N, long, short, l1:N, l1-max:N; a row's own `asks` come before
     ask: str = ""
 
     sweep: str = ""  # FLAG=A,B,...: one run for each value, OUT-FLAG-VALUE
@@ -402,7 +403,10 @@ def load_problems(cfg):
     # Only rows to score already have a sample number.
     keys = [key_of(p if cfg.score else {"id": p["id"]}) for p in problems]
     check_ids(cfg.data, keys)
-    return with_system(problems, cfg.system)
+    try:
+        return with_asks(with_system(problems, cfg.system), cfg.ask)
+    except BadInput as error:
+        raise BadInput(f"{cfg.data}: {error}") from error
 
 
 def check_problem(problem, path):
@@ -414,11 +418,6 @@ def check_problem(problem, path):
         value = problem.get(field, least)
         if type(value) is not int or value < least:
             raise BadInput(f"{path}: row '{name}': {field} {value!r} is not a number of tokens")
-
-
-def question_of(cfg, problem):
-    """Return the question as the model is asked, with the request of --ask."""
-    return ask(problem["question"], cfg.ask) if cfg.ask else problem["question"]
 
 
 def sampling_of(cfg):
@@ -462,7 +461,7 @@ def format_of(cfg, tokenizer):
 def prompt_of(cfg, problem, tokenizer, form):
     """Return the ids of a problem's prompt, with its own history. Raises BadInput."""
     try:
-        return form.row_prompt_ids(tokenizer, problem, question_of(cfg, problem))
+        return form.row_prompt_ids(tokenizer, problem)
     except BadInput as error:
         raise BadInput(f"{cfg.data}: {error}") from error
 
@@ -621,9 +620,8 @@ def answer_problems(cfg, problems, file, model, tokenizer, ranks):
 
 def score_given(cfg, given, file, model, tokenizer, ranks):
     """Score the completions of the given rows that are not in the file yet. Return all rows."""
-    questions = [question_of(cfg, row) for row in given]
     form = format_of(cfg, tokenizer)
-    pairs = scoring.pairs_to_score(given, questions, model, tokenizer, form, cfg.data)
+    pairs = scoring.pairs_to_score(given, model, tokenizer, form, cfg.data)
     keys = [key_of(row) for row in given]
     left = places_left(keys, given, file.open(ranks), ranks)
     rows = scoring.score_rows(
@@ -702,6 +700,7 @@ def chat_with(cfg):
     def answer(cfg, problem, history):
         form = format_of(cfg, tokenizer)
         (problem,) = with_system([problem | {"history": history}], cfg.system)
+        (problem,) = with_asks([problem], cfg.ask)
         requests, _, skipped = make_requests(cfg, [problem], model, tokenizer, form)
         if skipped:
             raise BadInput("the conversation has outgrown the context; /new begins anew")

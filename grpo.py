@@ -72,7 +72,7 @@ from engine import model as models
 from engine.columns import read_problems
 from engine.completions import completion_row
 from engine.decoder import Request, Sampling, decode
-from engine.format import DATE, FORMATS, Format, ask, with_system
+from engine.format import DATE, FORMATS, Format, with_asks, with_system
 from engine.logprobs import logps_of, self_certainty
 from engine.rollout import Rollout, Sums, make_micro_batch, sums_of, trained_states
 from engine.rows import BadInput, write_rows
@@ -983,8 +983,8 @@ def with_budget(problem, cfg):
     low, high = cfg.budgets
     budget = low + random_key(cfg.seed, "budget", problem["id"]) % (high - low + 1)
     how = "l1-max" if "upper budget" in needs_of(cfg.reward) else "l1"
-    question = ask(problem["question"], f"{how}:{budget}")
-    return problem | {"budget": budget, "question": question}
+    (problem,) = with_asks([problem], f"{how}:{budget}")
+    return problem | {"budget": budget}
 
 
 def fitting_problems(setup, problems, say=None):

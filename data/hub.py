@@ -19,14 +19,12 @@ class DataSet:
     convert: Callable  # a row of theirs -> a row of ours
     split: str = "train"  # the split that is read if none is named
     parts: tuple[str | None, ...] = (None,)  # configurations that are read one after the other
+    answer: str = ""  # the form that is asked for, box or letter; empty: the question says it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(DataSet):
     group: str  # math, other (reasoning) or non (reasoning): the columns of UniReason's Table 1
-    answer: str = (
-        ""  # how it is given: in a box, as a letter in a box, or with no request for a box
-    )
     citation: str = ""
 
 
@@ -317,13 +315,13 @@ def already_ours(row):
 # ---- where they are
 
 DATASETS = {
-    "gsm8k": DataSet("openai/gsm8k", gsm8k, parts=("main",)),
-    "math500": DataSet("HuggingFaceH4/MATH-500", math, "test"),
-    "math": DataSet("nlile/hendrycks-MATH-benchmark", math),
-    "aime24": DataSet("HuggingFaceH4/aime_2024", aime),
+    "gsm8k": DataSet("openai/gsm8k", gsm8k, parts=("main",), answer="box"),
+    "math500": DataSet("HuggingFaceH4/MATH-500", math, "test", answer="box"),
+    "math": DataSet("nlile/hendrycks-MATH-benchmark", math, answer="box"),
+    "aime24": DataSet("HuggingFaceH4/aime_2024", aime, answer="box"),
     "s1k": DataSet("simplescaling/s1K", s1k),
     "s1k-1.1": DataSet("simplescaling/s1K-1.1", s1k_11),
-    "limo": DataSet("GAIR/LIMO", limo),
+    "limo": DataSet("GAIR/LIMO", limo, answer="box"),
     "countdown": DataSet("Jiayi-Pan/Countdown-Tasks-3to4", countdown),
     "rows": DataSet(None, already_ours),
 }

@@ -8,9 +8,12 @@ Rows come from the hub or from a local copy; data/hub.py says where they are and
 ours. A row that does not fit is reported by number and the run stops. Rows that already have our
 fields are taken as they are.
 
-A benchmark becomes two files. OUT/NAME.jsonl has its questions, worded as --paper words them, with
-`task` and `group`, by which evaluate.py tells benchmarks apart. OUT/NAME.config.json has the
-paper's sampling and format, and the citation. The command that answers the benchmark is printed.
+Questions end with a request for the form of answer that is graded: the rows name it in `asks`, and
+every stage that builds a prompt words it (engine/format.py). The question itself stays as it is.
+
+A benchmark becomes two files. OUT/NAME.jsonl has its questions with `task` and `group`, by which
+evaluate.py tells benchmarks apart. OUT/NAME.config.json has the sampling and format, of --paper if
+one is named, and the citation. The command that answers the benchmark is printed.
 
 LiveCodeBench is refused: its answers are programs, and nothing that a model wrote runs here.
 UniReason scores HeadQA and MC-TACO by the log-likelihood of the options: generate.py --score does
@@ -27,6 +30,7 @@ from typing import Literal
 from data import hub
 from data.hub import BENCHMARKS, DATASETS
 from engine import runlog, settings
+from engine.format import ask
 from engine.rows import BadInput, read_rows, write_rows
 from grading.answers import grade
 
@@ -36,8 +40,11 @@ class Config:
     out: str  # rows to write (.jsonl); of --benchmark: a directory
     name: str = ""  # which data set, see DATASETS in data/hub.py
     benchmark: str = ""  # which benchmarks, with commas between them, see BENCHMARKS there
-    # whose wording and sampling, of --benchmark
-    paper: Literal["s1", "limo", "unireason", "simplerl"] = "s1"
+    # whose sampling and format, of --benchmark; none: greedy, the model's own format
+    paper: Literal["none", "s1", "limo", "unireason", "simplerl"] = "none"
+    # request that ends the questions (engine/format.py), '' for none; by default the form of answer
+    # that grading reads, box or letter, except for --paper s1 and for traces of s1K
+    ask: str | None = None
     split: str = ""  # the data set's own default if empty
     # a local .jsonl, .json or .parquet file, or a directory (a data set, or NAME.jsonl ...)
     source: str | None = None
@@ -95,18 +102,13 @@ def rows_of(cfg, name, raw_rows, convert):
 
 # ---- benchmarks as the papers ask them
 
-REQUESTS = {
-    "": "",
-    "box": "\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
-    "letter": (
-        "\n\nPlease reason step by step, and put the letter of your choice within \\boxed{}."
-    ),
-}
-
 
 def protocol(name, paper):
     """How a paper answers a benchmark -> (settings of generate.py, is a box asked for?)"""
     sampling = {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 32768}
+    if paper == "none":
+        # of no paper: greedy, in the format of the model
+        return sampling | {"format": "auto", "max_tokens": 4096}, True
     if paper == "s1":
         # §4.1: greedy, the bare question
         return sampling | {"format": "s1"}, False
@@ -133,18 +135,20 @@ def protocol(name, paper):
     }, True
 
 
-def worded(question, choices, answer, asks):
-    """The question with its lettered choices and the request for a box.
+def add_request(row, form, given):
+    """Set the row's `asks`: to --ask if that is given, else to the form of answer; '' is none.
 
-    answer: how the benchmark is answered, a key of REQUESTS.
-    asks: whether the paper adds a request.
+    A row that comes with requests keeps them.
     """
-    if answer == "letter" and choices:
-        lettered = [f"{letter}) {text}" for letter, text in zip(string.ascii_uppercase, choices)]
-        question += "\n\n" + "\n".join(lettered)
-    if answer == "letter" and not choices:  # a copy whose rows have lost their choices
-        answer = "box"
-    return question + (REQUESTS[answer] if asks else "")
+    request = form if given is None else given
+    if request and not (row.get("asks") and given is None):
+        row["asks"] = [request]
+
+
+def lettered(question, choices):
+    """The question with its choices, A) and so on."""
+    lines = [f"{letter}) {text}" for letter, text in zip(string.ascii_uppercase, choices)]
+    return question + "\n\n" + "\n".join(lines)
 
 
 def looks_ours(row):
@@ -178,7 +182,12 @@ def prepare_benchmark(cfg, name):
     )
     sampling, asks = protocol(name, cfg.paper)
     for row in rows:
-        row["question"] = worded(row["question"], row.get("choices"), benchmark.answer, asks)
+        form = benchmark.answer
+        if form == "letter" and row.get("choices"):
+            row["question"] = lettered(row["question"], row["choices"])
+        elif form == "letter":  # a copy whose rows have lost their choices
+            form = "box"
+        add_request(row, form if asks else "", cfg.ask)
         row["task"] = name
         row["group"] = benchmark.group
 
@@ -207,6 +216,8 @@ def main(cfg):
     """Write the rows of a data set, or of several benchmarks; returns them."""
     if bool(cfg.name) == bool(cfg.benchmark):
         raise BadInput("one of --name and --benchmark is needed")
+    if cfg.ask:
+        ask("", cfg.ask)
     if cfg.benchmark:
         names = cfg.benchmark.split(",")
         check_benchmarks(names, cfg.source)
@@ -218,6 +229,8 @@ def main(cfg):
     first = next(iter(raw_rows), {})
     convert = hub.already_ours if cfg.source and looks_ours(first) else data_set.convert
     rows = rows_of(cfg, cfg.name, raw_rows, convert)
+    for row in rows:
+        add_request(row, data_set.answer, cfg.ask)
     write_rows(cfg.out, rows)
     print(f"{cfg.out}: {len(rows)} rows of {cfg.name}")
     return rows

@@ -104,16 +104,12 @@ class Format:
         form = self.fit(tokenizer)
         return form.text_ids(tokenizer, question, history) + encode(tokenizer, form.open)
 
-    def row_prompt_ids(self, tokenizer, row, question=None):
-        """prompt_ids of a row, with its own history. Raises BadInput naming the row.
-
-        question: as the model is asked, if that is not the row's.
-        """
-        question = row["question"] if question is None else question
+    def row_prompt_ids(self, tokenizer, row):
+        """prompt_ids of a row, with its own history and requests. BadInput names the row."""
         history = row.get("history") or []
         try:
             check_history(history)
-            return self.prompt_ids(tokenizer, question, history)
+            return self.prompt_ids(tokenizer, asked(row), history)
         except BadInput as error:
             raise BadInput(f"row '{row.get('id')}': {error}") from error
 
@@ -146,11 +142,11 @@ class Format:
         the others are in row["history"].
         """
         form = self.fit(tokenizer)
-        history = row.get("history") or []
-        prompt = form.text_ids(tokenizer, row["question"], history)
+        history, question = row.get("history") or [], asked(row)
+        prompt = form.text_ids(tokenizer, question, history)
         prompt_trained = [False] * len(prompt)
         if turns > 1:
-            text = form.prompt_text(tokenizer, row["question"], history)
+            text = form.prompt_text(tokenizer, question, history)
             prompt_trained = form.trained_in_history(tokenizer, text, history, turns - 1)
             if len(prompt_trained) != len(prompt):
                 raise BadInput("--turns: a message holds a special token of the tokenizer")
@@ -381,8 +377,14 @@ FORMATS = {
     "plain": Format("plain"),
 }
 
-# Requests that end a question and tell the model how long to think. With {}: takes a number.
+# Requests that end a question. With {}: takes a number.
 ASK = {
+    # the form of the answer, which grading looks for; `box` is Qwen2.5-Math's
+    "box": "\n\nPlease reason step by step, and put your final answer within \\boxed{{}}.",
+    "letter": (
+        "\n\nPlease reason step by step, and put the letter of your choice within \\boxed{{}}."
+    ),
+    # how long to think
     # s1, §E.1: token-, step- and class-conditional
     "tokens": "\n\nThink for up to {} tokens.",
     "steps": "\n\nThink for up to {} steps.",
@@ -419,9 +421,40 @@ def ask(question, how):
     return question + ASK[name].format(number)
 
 
+def asked(row):
+    """The question of a row with the requests that its `asks` names. Raises BadInput."""
+    asks = row.get("asks") or []
+    if not isinstance(asks, list) or not all(isinstance(how, str) for how in asks):
+        raise BadInput("'asks' is not a list of requests")
+    question = row["question"]
+    for how in asks:
+        question = ask(question, how)
+    return question
+
+
+def with_asks(rows, how):
+    """Rows with one more request, by whose words all later stages ask the same. how: '' for none.
+
+    L1's requests name the form of the answer, too, and replace one that a row has.
+    """
+    if not how:
+        return rows
+    replaced = FORMS if how.startswith("l1") else (how,)
+    found = []
+    for row in rows:
+        asked(row)  # its own can be read
+        own = [other for other in row.get("asks") or [] if other not in replaced]
+        found.append(row | {"asks": [*own, how]})
+    return found
+
+
 def takes_number(name):
     """Whether a request of ASK names a number of tokens or steps."""
     return "{}" in ASK[name].replace("{{}}", "")
+
+
+# Requests for the form of an answer.
+FORMS = ("box", "letter")
 
 
 def is_request(name, number):

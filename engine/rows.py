@@ -11,6 +11,7 @@ problem     id, question, answer
     instruction_id_list, kwargs   IFEval
     references                    CoQA: what each annotator answered
     history                       system prompt and earlier turns
+    asks                          names of requests that end the question (ASK in engine/format.py)
     max_tokens, waits, thinking_budget   of this row alone, for generate.py
     budget                        named in the question, for grpo.py
 trace       problem + thinking, response, model

@@ -11,17 +11,17 @@ PREFILL = 16384  # tokens scored at once
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def pairs_to_score(rows, questions, model, tokenizer, form, path):
+def pairs_to_score(rows, model, tokenizer, form, path):
     """Return for each row its (prompt ids, completion ids) pairs: one, or one for each choice.
 
-    questions: the question of each row as the model is asked. path: of the rows, for messages.
+    path: of the rows, for messages.
     Raises BadInput naming the first row that cannot be scored.
     """
     context = models.context_length(model)
     found = []
-    for row, question in zip(rows, questions):
+    for row in rows:
         where = f"{path}: row '{row['id']}'"
-        pairs = pairs_of_row(row, question, tokenizer, form, where)
+        pairs = pairs_of_row(row, tokenizer, form, where)
         for prompt, completion in pairs:
             if not are_ids(completion, len(tokenizer)):
                 raise BadInput(f"{where}: nothing to score, or ids outside the vocabulary")
@@ -32,14 +32,14 @@ def pairs_to_score(rows, questions, model, tokenizer, form, path):
     return found
 
 
-def pairs_of_row(row, question, tokenizer, form, where):
+def pairs_of_row(row, tokenizer, form, where):
     """Return a row's (prompt ids, completion ids) pairs.
 
     The completion is each of `choices`, else `ids`, else `thinking` and `response` in the text of
     the format.
     """
     try:
-        prompt = form.row_prompt_ids(tokenizer, row, question)
+        prompt = form.row_prompt_ids(tokenizer, row)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
     if "choices" in row:

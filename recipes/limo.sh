@@ -3,8 +3,8 @@
 # problem. The released training configuration: 64 rows a step (195 steps), 5e-6 without warm-up,
 # cosine to 0, AdamW 0.9 / 0.999 without weight decay, rows cut at 16,384 tokens. Its solutions have
 # reasoning and answer in one text (--format plain). §5: temperature 0.6, four samples. The paper
-# trains Qwen2.5-32B-Instruct on 64 GPUs. Its system message asks for boxed answers; here it is the
-# template's.
+# trains Qwen2.5-32B-Instruct on 64 GPUs. Its system message asks for boxed answers; here the
+# questions do, in training and in the test.
 #
 #   MODEL=Qwen/Qwen2.5-0.5B-Instruct bash recipes/limo.sh         one GPU; needs the hub, or copies:
 #   MODEL=/models/qwen SOURCE=limo.jsonl TEST=math500.jsonl bash recipes/limo.sh

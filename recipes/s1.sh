@@ -31,7 +31,8 @@ seed=${SEED:+--seed $SEED}
 
 python -m data.prepare --name "$NAME" ${SOURCE:+--source "$SOURCE"} --limit "$LIMIT" \
   --out "$OUT/pool.jsonl"
-python -m data.prepare --name "$TEST_NAME" ${TEST:+--source "$TEST"} --limit "$LIMIT" \
+# The bare question, as in s1's training rows.
+python -m data.prepare --name "$TEST_NAME" ${TEST:+--source "$TEST"} --limit "$LIMIT" --ask '' \
   --out "$OUT/math500.jsonl"
 
 answer() {                                   # answer MODEL PROBLEMS RUN [flags]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine import runlog
-from engine.format import DATE, FORMATS
+from engine.format import DATE, FORMATS, with_asks
 from engine.rows import BadInput, read_rows
 from grading.answers import answer_of, grade
 
@@ -157,7 +157,7 @@ def find_completions(files, model):
     form = find_format(mine, model)
     for file in mine:
         warn_of_another_state(file, model)
-    rows = [row for file in mine for row in file.rows]
+    rows = [row for file in mine for row in with_asks(file.rows, file.settings.get("ask"))]
     kept = [row for row in rows if row.get("ids") and row.get("question") is not None]
     n_skipped = len(rows) - len(kept)
     print(f"{model}: {len(kept)} completions, {n_skipped} without token ids or question skipped")

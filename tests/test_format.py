@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 from conftest import optional_data
+from tiny_runs import TOKENIZER
 
 from data import tiny
-from engine.format import FORMATS, ask
+from engine.format import FORMATS, ask, asked, with_asks
 from engine.rows import BadInput, read_rows
 
 
@@ -270,3 +271,30 @@ def test_requests_by_hand():
     for how in ("tokens", "tokens:", "tokens:0", "tokens:x", "short:3", "brief", ""):
         with pytest.raises(BadInput, match="tokens:N, steps:N, long, short, l1:N, l1-max:N"):
             ask("q", how)
+
+
+def test_requests_of_a_row_are_in_its_prompt_and_in_its_training_text():
+    """Sampling, scoring, analysis and RL read row_prompt_ids, fine-tuning reads training_ids."""
+    form, row = FORMATS["think"], {"id": 1, "question": "q", "response": "r"}
+    said = row | {"question": ask(ask("q", "box"), "tokens:9")}
+    asking = row | {"asks": ["box", "tokens:9"]}
+    assert asked(asking) == said["question"] and asked(row) == "q"
+    for ids_of in (form.row_prompt_ids, form.training_ids):
+        assert ids_of(TOKENIZER, asking) == ids_of(TOKENIZER, said) != ids_of(TOKENIZER, row)
+    for wrong in ("box", [3], ["bax"]):
+        with pytest.raises(BadInput, match="row '1': .*(asks|bax)"):
+            form.row_prompt_ids(TOKENIZER, row | {"asks": wrong})
+
+
+def test_a_request_is_added_once():
+    """The run's comes behind the row's own; a run that is scored or continued does not ask twice;
+    L1's request has the form of the answer in it."""
+    rows = [{"question": "q"}, {"question": "q", "asks": ["box"]}]
+
+    def asks(how):
+        return [row.get("asks") for row in with_asks(rows, how)]
+
+    assert asks("") == asks(None) == [None, ["box"]]
+    assert asks("tokens:9") == [["tokens:9"], ["box", "tokens:9"]]
+    assert asks("box") == [["box"], ["box"]]
+    assert asks("l1:9") == [["l1:9"], ["l1:9"]]

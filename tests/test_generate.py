@@ -639,7 +639,8 @@ def test_ask(config, monkeypatch, how, told):
 def test_ask_refuses(config, monkeypatch, how):
     monkeypatch.setattr(loading, "load", None)
     with pytest.raises(
-        BadInput, match=f"^--ask {how}: not one of tokens:N, steps:N, long, short, l1:N, l1-max:N$"
+        BadInput,
+        match=f"^--ask {how}: not one of box, letter, tokens:N, steps:N, long, short, l1:N, l1-max:N$",
     ):
         generate.main(config(ask=how))
 

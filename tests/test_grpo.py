@@ -30,6 +30,7 @@ import grpo
 from data import tiny
 from engine import (
     checkpoints,
+    format,
     loading,
     packing,
     processes,
@@ -1149,16 +1150,16 @@ def test_budgets_are_drawn_and_said(short, spied, monkeypatch):
         lambda here, problems, *more: asked.extend(problems) or original(here, problems, *more),
     )
     grpo.main(short(budgets=(5, 30), reward="lcpo:1", steps=1, prompts_per_step=24))
-    assert all(p["question"].endswith(f"Think for {p['budget']} tokens.") for p in asked)
+    assert all(format.asked(p).endswith(f"Think for {p['budget']} tokens.") for p in asked)
     assert all(5 <= p["budget"] <= 30 for p in asked) and len({p["budget"] for p in asked}) > 8
     first = {p["id"]: p["budget"] for p in asked}
     asked.clear()
     grpo.main(
         short(budgets=(5, 30), reward="lcpo_max", steps=1, prompts_per_step=24, overwrite=True)
     )
-    assert {p["id"]: p["budget"] for p in asked} == first and "Think for maximum" in asked[0][
-        "question"
-    ]
+    assert {p["id"]: p["budget"] for p in asked} == first and "Think for maximum" in format.asked(
+        asked[0]
+    )
 
 
 def test_a_problem_twice_in_one_step_is_sampled_twice(short, spied, tmp_path):

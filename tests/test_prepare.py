@@ -131,7 +131,7 @@ def test_every_benchmark_from_a_row_of_the_hub(tmp_path, capsys):
         )
     said = capsys.readouterr().out
     assert "ifeval.jsonl: 1 questions; Zhou 2023" in said
-    assert "--n 1 --temperature 0.0 --top-p 1.0 --max-tokens 32768 --format s1" in said
+    assert "--n 1 --temperature 0.0 --top-p 1.0 --max-tokens 4096 --format auto" in said
 
 
 def test_the_order_of_choices_is_drawn_from_the_question():
@@ -201,6 +201,7 @@ def test_protocols_of_the_papers(tmp_path):
     LIMO and UniReason sample small benchmarks several times.
     """
     wanted = {
+        ("none", "aime24"): (1, 0, "auto"),
         ("s1", "aime24"): (1, 0, "s1"),
         ("limo", "aime24"): (4, 0.6, "plain"),
         ("limo", "math500"): (1, 0, "plain"),
@@ -227,8 +228,9 @@ def test_protocols_of_the_papers(tmp_path):
             paper="limo",
         )
     )
-    assert rows["gsm8k"][0]["question"] == "2+2?" + prepare.REQUESTS["box"]
-    assert rows["mmlu-pro"][0]["question"] == "p?\n\nA) a\nB) b\nC) c" + prepare.REQUESTS["letter"]
+    assert rows["gsm8k"][0]["question"] == "2+2?" and rows["gsm8k"][0]["asks"] == ["box"]
+    choices = "p?\n\nA) a\nB) b\nC) c"
+    assert rows["mmlu-pro"][0]["question"] == choices and rows["mmlu-pro"][0]["asks"] == ["letter"]
     header = json.loads((tmp_path / "out/gsm8k.config.json").read_text())
     assert (
         header["sampling"]["max_tokens"] == 32768
@@ -261,3 +263,43 @@ def test_wrong_benchmarks_are_refused(tmp_path):
         with pytest.raises(BadInput, match=words):
             prepare.main(prepare.Config(out=str(tmp_path / "out"), **given))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "row, is_ours",
+    [
+        ({"id": 1, "question": "q", "answer": "2"}, True),
+        ({"id": 1, "question": "q", "answer": "A", "choices": ["a", "b"]}, True),
+        ({"id": 1, "question": "q", "instruction_id_list": []}, True),
+        ({"question": "2+2?", "answer": "4. #### 4"}, False),  # GSM8K
+        ({"id": 1, "problem": "p", "answer": "2"}, False),
+        ({"id": 1, "question": "q"}, False),
+        ({"id": 1, "question": "q", "answer": "no", "response": "r"}, False),  # HaluEval
+        ({"id": 1, "question": "q", "answer": "B", "choices": {"text": ["a"]}}, False),  # ACPBench
+    ],
+)
+def test_rows_that_are_ours_are_known(row, is_ours):
+    """Taken for theirs, our row would lose its id and its other fields; and theirs, taken for
+    ours, its choices."""
+    assert prepare.looks_ours(row) == is_ours
+
+
+def test_rows_name_the_form_of_answer_that_is_graded(tmp_path):
+    """--name asks for a box where grading looks for one, --ask '' for nothing, --ask long for that.
+    A row's own requests stay unless --ask says another. The question stays as it is, so that
+    curate.py --against compares questions and not requests."""
+    ours = {"id": 1, "question": "q", "answer": "2"}
+
+    def asks(name, row, **more):
+        write_rows(tmp_path / "rows.jsonl", [row])
+        source, out = str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl")
+        (found,) = prepare.main(prepare.Config(name=name, source=source, out=out, **more))
+        assert found["question"] == row["question"]
+        return found.get("asks")
+
+    assert asks("gsm8k", RAW["gsm8k"][0]) == ["box"] == asks("gsm8k", ours)
+    assert asks("gsm8k", ours, ask="") is None is asks("rows", ours)
+    assert asks("gsm8k", ours, ask="long") == ["long"] == asks("rows", ours, ask="long")
+    assert asks("gsm8k", ours | {"asks": ["letter"]}) == ["letter"]
+    with pytest.raises(BadInput, match="--ask lang: not one of box, letter, tokens:N"):
+        asks("gsm8k", ours, ask="lang")

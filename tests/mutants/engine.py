@@ -706,4 +706,11 @@ MUTANTS = [
         "frozen weights take no memory in the plan",
         "test_plan.py::test_adapters_by_hand",
     ),
+    (
+        "engine/format.py",
+        'history, question = row.get("history") or [], asked(row)',
+        'history, question = row.get("history") or [], row["question"]',
+        "fine-tuning forgets the requests that sampling adds",
+        "test_format.py::test_requests_of_a_row_are_in_its_prompt_and_in_its_training_text",
+    ),
 ]
