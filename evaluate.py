@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine import runlog, settings
+from engine.axes import name_doublings
 from engine.rows import BadInput, read_rows, write_rows
 from grading import symbolic
 from grading.answers import answer_classes, answer_of, grade, overlap
@@ -890,8 +891,10 @@ def draw_scaling(path, studies):
         above = [max(0, b - a) for a, b in zip(accuracy, high)]
         axes.errorbar(tokens, accuracy, [below, above], fmt="o-", capsize=3, label=label)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens:g}")
-    axes.set(xlabel="thinking tokens (mean)", ylabel="accuracy (%)")
+    places = [tokens for numbers in studies.values() for tokens, *_ in numbers["points"]]
+    name_doublings(axes, min(places), max(places))
+    axes.set(xlabel="mean thinking tokens", ylabel="right answers, %")
+    axes.grid(axis="y", alpha=0.25)
     axes.legend()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")

@@ -40,10 +40,10 @@ class Config:
     out: str  # rows to write (.jsonl); of --benchmark: a directory
     name: str = ""  # which data set, see DATASETS in data/hub.py
     benchmark: str = ""  # which benchmarks, with commas between them, see BENCHMARKS there
-    # whose sampling and format, of --benchmark; none: greedy, the model's own format
+    # whose sampling, format and requests, of --benchmark; none: ours
     paper: Literal["none", "s1", "limo", "unireason", "simplerl"] = "none"
-    # request that ends the questions (engine/format.py), '' for none; by default the form of answer
-    # that grading reads, box or letter, except for --paper s1 and for traces of s1K
+    # request that ends the questions, see ASK in engine/format.py; '' for none; by default one for
+    # the form of answer that is graded, but not for --paper s1, nor for s1K's questions
     ask: str | None = None
     split: str = ""  # the data set's own default if empty
     # a local .jsonl, .json or .parquet file, or a directory (a data set, or NAME.jsonl ...)
@@ -103,28 +103,34 @@ def rows_of(cfg, name, raw_rows, convert):
 # ---- benchmarks as the papers ask them
 
 
+# {form of answer: the request that asks for it, see ASK in engine/format.py}
+OURS = {"box": "answer", "letter": "choice"}
+PAPERS = {"box": "box", "letter": "letter"}
+
+
 def protocol(name, paper):
-    """How a paper answers a benchmark -> (settings of generate.py, is a box asked for?)"""
+    """How a paper answers a benchmark -> (settings of generate.py, OURS, PAPERS or {})."""
     sampling = {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_tokens": 32768}
     if paper == "none":
-        # of no paper: greedy, in the format of the model
-        return sampling | {"format": "auto", "max_tokens": 4096}, True
+        # DeepSeek-R1's sampling: greedily, small models and long answers repeat themselves.
+        ours = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 4096, "format": "auto"}
+        return sampling | ours, OURS
     if paper == "s1":
         # §4.1: greedy, the bare question
-        return sampling | {"format": "s1"}, False
+        return sampling | {"format": "s1"}, {}
     if paper == "limo":
         # §5: four samples on small benchmarks; the request is in its system prompt
         sampling["format"] = "plain"
         if name in ("aime24", "aime25", "amc23"):
             sampling |= {"n": 4, "temperature": 0.6}
-        return sampling, True
+        return sampling, PAPERS
     if paper == "unireason":
         # §A.3.4: means of 10 or 3 runs, else greedy
         sampling["format"] = "think"
         n_runs = {"aime24": 10, "aime25": 10, "math500": 3, "gpqa": 3}
         if name in n_runs:
             sampling |= {"n": n_runs[name], "temperature": 0.6, "top_p": 0.95}
-        return sampling, True
+        return sampling, PAPERS
     # SimpleRL-Zoo, §2.2
     return {
         "n": 32 if name.startswith("aime") else 1,
@@ -132,16 +138,18 @@ def protocol(name, paper):
         "top_p": 0.95,
         "max_tokens": 16384,
         "format": "plain",
-    }, True
+    }, PAPERS
 
 
-def add_request(row, form, given):
-    """Set the row's `asks`: to --ask if that is given, else to the form of answer; '' is none.
+def add_request(row, usual, given):
+    """Set the row's `asks`: to --ask if that is given, else to the usual request, if there is one.
 
     A row that comes with requests keeps them.
     """
-    request = form if given is None else given
-    if request and not (row.get("asks") and given is None):
+    if given is None and row.get("asks"):
+        return
+    request = usual if given is None else given
+    if request:
         row["asks"] = [request]
 
 
@@ -180,14 +188,14 @@ def prepare_benchmark(cfg, name):
     rows = rows_of(
         cfg, name, raw_rows, hub.already_ours if looks_ours(first) else benchmark.convert
     )
-    sampling, asks = protocol(name, cfg.paper)
+    sampling, requests = protocol(name, cfg.paper)
     for row in rows:
         form = benchmark.answer
         if form == "letter" and row.get("choices"):
             row["question"] = lettered(row["question"], row["choices"])
         elif form == "letter":  # a copy whose rows have lost their choices
             form = "box"
-        add_request(row, form if asks else "", cfg.ask)
+        add_request(row, requests.get(form), cfg.ask)
         row["task"] = name
         row["group"] = benchmark.group
 
@@ -230,7 +238,7 @@ def main(cfg):
     convert = hub.already_ours if cfg.source and looks_ours(first) else data_set.convert
     rows = rows_of(cfg, cfg.name, raw_rows, convert)
     for row in rows:
-        add_request(row, data_set.answer, cfg.ask)
+        add_request(row, OURS.get(data_set.answer), cfg.ask)
     write_rows(cfg.out, rows)
     print(f"{cfg.out}: {len(rows)} rows of {cfg.name}")
     return rows

@@ -5,6 +5,7 @@ columns          rows of other people's columns and files become ours
 template         what a tokenizer's chat template writes by itself
 format           the text of a reasoning model: prompt, thinking, response
 settings         flags from a dataclass, and the settings that scripts share
+axes             axes of figures: readable ticks, a word in an empty panel
 runlog           a run on disk: identity, log, how it ends when told to
 machine          device, free memory, the most memory used
 packing          sequences side by side in one row, and which tokens are scored

@@ -379,7 +379,11 @@ FORMATS = {
 
 # Requests that end a question. With {}: takes a number.
 ASK = {
-    # the form of the answer, which grading looks for; `box` is Qwen2.5-Math's
+    # The form of the answer, which grading looks for. Of 60 questions of GSM8K SmolLM2-135M gave an
+    # answer that can be found to NUMBERS.
+    "answer": '\n\nEnd with "The answer is \\boxed{{}}", with the answer in the box.',
+    "choice": '\n\nEnd with "The answer is \\boxed{{}}", with the letter of your choice in the box.',
+    # in the words of Qwen2.5-Math and of papers
     "box": "\n\nPlease reason step by step, and put your final answer within \\boxed{{}}.",
     "letter": (
         "\n\nPlease reason step by step, and put the letter of your choice within \\boxed{{}}."
@@ -454,7 +458,7 @@ def takes_number(name):
 
 
 # Requests for the form of an answer.
-FORMS = ("box", "letter")
+FORMS = ("answer", "choice", "box", "letter")
 
 
 def is_request(name, number):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from engine.axes import name_steps, say_empty
 from engine.rows import BadInput, check_file_to_write, parse_row, read_rows
 
 try:
@@ -299,11 +300,17 @@ def plot_loss(out):
 
     figure = matplotlib.figure.Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss, nats per trained token")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.plot(steps, losses, color="0.7", linewidth=1)
-    axes.plot(steps[width - 1 :], means, color="C0", label="trained rows, mean of some steps")
+    name_steps(axes, steps)
+    # A line of one point would not be seen.
+    few = "." if len(steps) < 20 else None
+    axes.plot(steps, losses, color="0.7", linewidth=1, marker=few, label="trained rows, each step")
+    if width > 1:
+        axes.plot(steps[width - 1 :], means, color="C0", label=f"their mean over {width} steps")
     if held_out:
         points = [row["step"] for row in held_out], [row["eval_loss"] for row in held_out]
         axes.plot(*points, color="C1", marker="o", markersize=4, label="held-out rows")
-        axes.legend(fontsize=8)
+    if steps or held_out:
+        axes.legend(fontsize=8, frameon=False)
+    else:
+        say_empty(axes, "no step has a finite loss")
     figure.savefig(Path(out) / "loss.png", dpi=120)

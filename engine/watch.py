@@ -4,6 +4,7 @@ import math
 import statistics
 
 from engine import runlog
+from engine.axes import name_decades, name_steps, say_empty
 
 WINDOW = 5  # steps that a warning compares: the last ones and the first ones
 SHOW_EVERY = 25  # steps between samples on the terminal
@@ -126,12 +127,30 @@ def draw_curves(history, path):
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     for axes, names in zip(figure.subplots(2, 4).flat, PANELS):
-        for name in names:
-            rows = [row for row in history if row.get(name) is not None]
-            steps = [row["step"] for row in rows]
-            values = [row[name] for row in rows]
-            axes.plot(steps, values, label=name, marker="." if len(rows) < 20 else None)
-        axes.legend(fontsize=8)
-        if "ratio_first" in names:
+        measured = [name for name in names if any(row.get(name) is not None for row in history)]
+        axes.set_title(", ".join(measured or names), fontsize=9)
+        if not measured:
+            say_empty(axes, "not measured")
+            continue
+        lines = [draw_curve(axes, history, name) for name in measured]
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        name_steps(axes, [row["step"] for row in history])
+        if len(measured) > 1:
+            axes.legend(fontsize=8)
+        values = [y for line in lines for y in line if y > 0]
+        if "ratio_first" in measured and values:
             axes.set_yscale("log")
+            name_decades(axes.yaxis, min(values), max(values))
     FigureCanvasAgg(figure).print_png(path)
+
+
+def draw_curve(axes, history, name):
+    """Draw one number of the log over steps -> its values."""
+    rows = [row for row in history if row.get(name) is not None]
+    values = [row[name] for row in rows]
+    few = "." if len(rows) < 20 else None
+    # Dashed, as it may lie on the reward.
+    style = "--" if name == "accuracy" else "-"
+    axes.plot([row["step"] for row in rows], values, style, label=name, marker=few)
+    return values

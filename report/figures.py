@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+from engine.axes import name_decades, name_doublings, say_empty
+
 INK, BASE_COLOUR = "#21262d", "#8a8f98"
 COLOURS = "#d1670b #1f77b4 #2a9d57 #b0479b #a08a00 #17a2a8 #c43c4c #6f5bd0".split()
 # UniReason, Fig. 5: logical words are red
@@ -47,7 +49,7 @@ WORD_WIDTH, WORD_HEIGHT = 2.4, 1.5
 # ---------------------------------------------------------------- bars and points
 
 
-def plot_bars(figure, values, colours, label):
+def plot_bars(figure, values, colours, label, xlabel="tasks"):
     """Bars side by side. values: {model: {group: (value, low, high)}}, low and high may be None."""
     axes = figure.subplots()
     groups = union_of_keys(values)
@@ -60,7 +62,7 @@ def plot_bars(figure, values, colours, label):
             annotate(axes, x, max(value, high or 0), f"{value:.{decimals}f}")
         axes.plot([], [], "s", color=colours[model], label=model)  # for the legend
     name_groups(axes, groups)
-    axes.set(ylabel=label, ylim=(0, 1.1 * max(positive_numbers(values), default=1)))
+    axes.set(xlabel=xlabel, ylabel=label, ylim=(0, 1.1 * max(positive_numbers(values), default=1)))
     axes.yaxis.set_major_formatter("{x:g}")
 
 
@@ -83,8 +85,8 @@ def plot_points(figure, values, colours, label):
             annotate(axes, x, max(y, high or 0), f"{value:.2g}")
         axes.plot([], [], "s", color=colour, label=model)  # for the legend
     name_groups(axes, groups)
-    axes.set(ylabel=label, yscale="log", ylim=(floor / 2, 3 * max(positive)))
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="tasks", ylabel=label, yscale="log", ylim=(floor / 2, 3 * max(positive)))
+    name_decades(axes.yaxis, floor / 2, 3 * max(positive))
 
 
 def union_of_keys(values):
@@ -152,8 +154,7 @@ def plot_budgets(figure, curves, colours):
     # Logarithmic from the smallest number on and linear below it: an answer without thinking (0)
     # needs a place, too.
     axes.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.6)
-    ticks = [0, *(2**k for k in range(20) if smallest <= 2**k <= max(tokens))]
-    axes.set_xticks(ticks, map(str, ticks))
+    name_doublings(axes, smallest, max(smallest, *tokens), first=[0])
     axes.set(xlabel="mean thinking tokens", ylabel="right answers, %", ylim=0)
     axes.set_xlim(-0.3 * smallest, 1.3 * max(tokens))
     axes.grid(axis="y", alpha=0.25)
@@ -171,8 +172,9 @@ def plot_along(figure, results, colours, group):
         x = [(i + 0.5) * places["width"] for i in known]
         kl = [places["kl_forward"][i] for i in known]
         shift = [places["rank_shift"][i] for i in known]
-        kl_axes.plot(x, kl, color=colour, lw=1.4, label=model)
-        shift_axes.plot(x, shift, color=colour, lw=1.4)
+        style = {"color": colour, "lw": 1.4, "marker": "." if len(x) < 10 else None}
+        kl_axes.plot(x, kl, label=model, **style)
+        shift_axes.plot(x, shift, **style)
         tenths = result["groups"][group]["by_tenth"]
         middle = [10 * i + 5 for i in range(len(tenths["n"]))]
         entropy_axes.plot(middle, tenths["entropy_tuned"], color=colour, lw=1.4)
@@ -183,9 +185,8 @@ def plot_along(figure, results, colours, group):
     for axes in (kl_axes, shift_axes, entropy_axes):
         axes.set_ylim(min(0, axes.get_ylim()[0]), None)
         axes.grid(axis="y", alpha=0.25)
-
-
-# ---------------------------------------------------------------- words
+        if not any(len(line.get_xdata()) for line in axes.lines):
+            say_empty(axes, f"no place has\n{FEW_TOKENS} tokens")
 
 
 def plot_shifted_words(figure, results, colours, n=12):
@@ -198,6 +199,8 @@ def plot_shifted_words(figure, results, colours, n=12):
             text = f"{word['count']}×, {word['mean_shift']:+.1f}"
             axes.annotate(text, (word["sum"], y), (3, 0), va="center", **LABEL)
         axes.set_yticks(range(len(words)), [word["token"][:20] for word in words])
+        if not words:
+            say_empty(axes, "no token was shifted")
         largest = max((word["sum"] for word in words), default=1)
         axes.set(title=model, xlabel="sum of |rank shift|", xlim=(0, 1.35 * largest))
 

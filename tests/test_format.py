@@ -298,3 +298,6 @@ def test_a_request_is_added_once():
     assert asks("tokens:9") == [["tokens:9"], ["box", "tokens:9"]]
     assert asks("box") == [["box"], ["box"]]
     assert asks("l1:9") == [["l1:9"], ["l1:9"]]
+    assert ask("q", "answer").endswith(
+        'with "The answer is \\boxed{}", with the answer in the box.'
+    )

@@ -131,7 +131,7 @@ def test_every_benchmark_from_a_row_of_the_hub(tmp_path, capsys):
         )
     said = capsys.readouterr().out
     assert "ifeval.jsonl: 1 questions; Zhou 2023" in said
-    assert "--n 1 --temperature 0.0 --top-p 1.0 --max-tokens 4096 --format auto" in said
+    assert "--n 1 --temperature 0.6 --top-p 0.95 --max-tokens 4096 --format auto" in said
 
 
 def test_the_order_of_choices_is_drawn_from_the_question():
@@ -201,7 +201,7 @@ def test_protocols_of_the_papers(tmp_path):
     LIMO and UniReason sample small benchmarks several times.
     """
     wanted = {
-        ("none", "aime24"): (1, 0, "auto"),
+        ("none", "aime24"): (1, 0.6, "auto"),
         ("s1", "aime24"): (1, 0, "s1"),
         ("limo", "aime24"): (4, 0.6, "plain"),
         ("limo", "math500"): (1, 0, "plain"),
@@ -212,12 +212,13 @@ def test_protocols_of_the_papers(tmp_path):
         ("simplerl", "gsm8k"): (1, 1, "plain"),
     }
     for (paper, name), expected in wanted.items():
-        settings, asks = prepare.protocol(name, paper)
+        settings, requests = prepare.protocol(name, paper)
         assert (
             settings["n"],
             settings["temperature"],
             settings["format"],
-        ) == expected and asks == (paper != "s1")
+        ) == expected
+        assert requests == {"none": prepare.OURS, "s1": {}}.get(paper, prepare.PAPERS)
     for name in ("gsm8k", "mmlu-pro"):
         write_rows(tmp_path / f"{name}.jsonl", [RAW[name][0]])
     rows = prepare.main(
@@ -297,9 +298,11 @@ def test_rows_name_the_form_of_answer_that_is_graded(tmp_path):
         assert found["question"] == row["question"]
         return found.get("asks")
 
-    assert asks("gsm8k", RAW["gsm8k"][0]) == ["box"] == asks("gsm8k", ours)
+    assert asks("gsm8k", RAW["gsm8k"][0]) == ["answer"] == asks("gsm8k", ours)
     assert asks("gsm8k", ours, ask="") is None is asks("rows", ours)
     assert asks("gsm8k", ours, ask="long") == ["long"] == asks("rows", ours, ask="long")
     assert asks("gsm8k", ours | {"asks": ["letter"]}) == ["letter"]
-    with pytest.raises(BadInput, match="--ask lang: not one of box, letter, tokens:N"):
+    with pytest.raises(
+        BadInput, match="--ask lang: not one of answer, choice, box, letter, tokens:N"
+    ):
         asks("gsm8k", ours, ask="lang")

@@ -40,7 +40,7 @@ ALLOWED = {
 # What these rooms may know of the engine: text and files, no tensors.
 WITHOUT_TENSORS = ["grading", "data", "curation", "report"]
 PLAIN_ENGINE = {"engine.rows", "engine.format", "engine.settings", "engine.runlog"}
-PLAIN_ENGINE |= {"engine.columns"}
+PLAIN_ENGINE |= {"engine.axes", "engine.columns"}
 
 
 def name_of(path):
