@@ -379,8 +379,8 @@ FORMATS = {
 
 # Requests that end a question. With {}: takes a number.
 ASK = {
-    # The form of the answer, which grading looks for. Of 60 questions of GSM8K SmolLM2-135M gave an
-    # answer that can be found to NUMBERS.
+    # The form of the answer, which grading looks for. A model of 135M parameters follows these two,
+    # and hardly the two below (RESULTS.md).
     "answer": '\n\nEnd with "The answer is \\boxed{{}}", with the answer in the box.',
     "choice": '\n\nEnd with "The answer is \\boxed{{}}", with the letter of your choice in the box.',
     # in the words of Qwen2.5-Math and of papers
