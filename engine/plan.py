@@ -159,7 +159,10 @@ def possible_changes(cfg):
     """-> [{setting: value}], each of which saves memory; those that cost least time come first."""
     n_gpus = costs.machine(cfg.gpus).n
     kv_heads = costs.model_config(cfg.model).num_key_value_heads
-    smallest = max(1024, min(cfg.max_length, cfg.micro_batch_tokens))
+    longest = cfg.max_length
+    if cfg.stage == "grpo":
+        longest = min(longest, cfg.prompt_tokens + cfg.max_tokens)
+    smallest = max(1024, min(longest, cfg.micro_batch_tokens))
     changes = []
     if not cfg.recompute:
         changes.append({"recompute": True})

@@ -252,12 +252,12 @@ def test_adapters_by_hand():
 
 def test_rl_of_7b_on_one_card_of_24_gb(capsys):
     """All weights need 113 GiB for a step alone. With adapters it fits, with no host memory."""
-    cfg = plan.Config(stage="grpo", model="qwen2.5-7b", gpus="1xRTX4090-24GB", max_length=2248)
+    cfg = plan.Config(stage="grpo", model="qwen2.5-7b", gpus="1xRTX4090-24GB")
     assert not plan.main(cfg)["fits"]
     text = capsys.readouterr().out
     advised = text.split("it fits with ")[1].split(", which trains adapters")[0].split()
     assert advised[:2] == ["--lora", "16"] and "--offload" not in advised
-    given = ["--stage=grpo", "--model=qwen2.5-7b", "--gpus=1xRTX4090-24GB", "--max-length=2248"]
+    given = ["--stage=grpo", "--model=qwen2.5-7b", "--gpus=1xRTX4090-24GB"]
     found = plan.main(parse(plan.Config, given + advised))
     assert found["fits"] and found["slots"] > 32 and found["host_memory"] == 0
     assert "--lora 16" in capsys.readouterr().out
