@@ -86,7 +86,7 @@ from curation.quality import (
 )
 from curation.similarity import CopyFinder, KeyLimit, parse_layers
 from engine import runlog, settings
-from engine.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, check_file_to_write, read_rows, write_rows
 from grading.answers import answer_of, canonical
 
 FILTERS = {}  # name: RowFilter, in the order in which a row meets them
@@ -797,6 +797,8 @@ def check_number(chosen, cfg):
 def curate(cfg):
     """Filter, choose, write. Settings, funnel and totals go beside the rows."""
     check_settings(cfg)
+    for path in filter(None, (cfg.out, cfg.audit)):
+        check_file_to_write(path)
     inputs = Inputs(cfg)
     asks_domain = cfg.domains == "ask"
     prepare = make_prepare(inputs.taxonomy, None if asks_domain else cfg.domains)

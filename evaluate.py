@@ -49,7 +49,7 @@ from typing import Literal
 
 from engine import runlog, settings
 from engine.axes import name_doublings
-from engine.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, check_file_to_write, read_rows, write_rows
 from grading import symbolic
 from grading.answers import answer_classes, answer_of, grade, overlap
 from grading.extraction import LONGEST_TEXT
@@ -1089,6 +1089,8 @@ def print_study(model, numbers):
 
 def main(cfg):
     """Grade the runs, compare and print. Returns the report that --out saves."""
+    for path in filter(None, (cfg.out, cfg.figure)):
+        check_file_to_write(path)
     if cfg.scores:
         return report_scores(cfg)
     if not cfg.runs:
@@ -1106,6 +1108,11 @@ def main(cfg):
     report = {"config": asdict(cfg), "runs": shown, "study": studies}
     if cfg.out:
         write_rows(cfg.out, [report])
+    print(*table_of_runs(shown, cfg.markdown), sep="\n")
+    for path, result in runs.items():
+        print_run(path, result, cfg)
+    for model, numbers in studies.items():
+        print_study(model, numbers)
     if cfg.figure:
         if not studies:
             raise BadInput(
@@ -1113,11 +1120,6 @@ def main(cfg):
                 "over the same questions"
             )
         draw_scaling(cfg.figure, studies)
-    print(*table_of_runs(shown, cfg.markdown), sep="\n")
-    for path, result in runs.items():
-        print_run(path, result, cfg)
-    for model, numbers in studies.items():
-        print_study(model, numbers)
     return report
 
 

@@ -106,6 +106,11 @@ def olympiad(row):
     }
 
 
+def problem(source, question, answer, **more):
+    """A problem row; more: choices, subject and what else is known."""
+    return {"question": question, "answer": answer, "source": source, **more}
+
+
 def gpqa(row):
     """Rein et al. 2023. The data set has the right choice first, so the choices are shuffled.
 
@@ -115,58 +120,36 @@ def gpqa(row):
     wrong = [row[f"Incorrect Answer {i}"].strip() for i in (1, 2, 3)]
     choices = [right, *wrong]
     random.Random(row["Question"]).shuffle(choices)
-    return {
-        "question": row["Question"].strip(),
-        "choices": choices,
-        "solution": row.get("Explanation") or "",
-        "answer": "ABCD"[choices.index(right)],
-        "subject": row.get("Subdomain"),
-        "source": "GPQA",
-    }
+    answer = "ABCD"[choices.index(right)]
+    more = {"solution": row.get("Explanation") or "", "subject": row.get("Subdomain")}
+    return problem("GPQA", row["Question"].strip(), answer, choices=choices, **more)
 
 
 def mmlu_pro(row):
     """Wang et al. 2024: up to ten choices."""
-    return {
-        "question": row["question"],
-        "choices": list(row["options"]),
-        "answer": row["answer"],
-        "subject": row.get("category"),
-        "source": "MMLU-Pro",
-    }
+    more = {"choices": list(row["options"]), "subject": row.get("category")}
+    return problem("MMLU-Pro", row["question"], row["answer"], **more)
 
 
 def acpbench(row):
     """Kokel et al. 2024: the multiple-choice half of its seven tasks, which UniReason uses."""
-    return {
-        "question": f"{row['context']}\n\n{row['question']}",
-        "choices": list(row["choices"]["text"]),
-        "answer": row["answer"],
-        "subject": row.get("group"),
-        "source": "ACPBench",
-    }
+    question = f"{row['context']}\n\n{row['question']}"
+    more = {"choices": list(row["choices"]["text"]), "subject": row.get("group")}
+    return problem("ACPBench", question, row["answer"], **more)
 
 
 def commonsenseqa(row):
     """Talmor et al. 2019, as STaR uses it."""
-    return {
-        "question": row["question"],
-        "choices": list(row["choices"]["text"]),
-        "answer": row["answerKey"],
-        "source": "CommonsenseQA",
-    }
+    choices = list(row["choices"]["text"])
+    return problem("CommonsenseQA", row["question"], row["answerKey"], choices=choices)
 
 
 def headqa(row):
     """Vilares & Gómez-Rodríguez 2019, in English; answers are numbered from 1."""
     choices = [answer["atext"].strip() for answer in row["answers"]]
-    return {
-        "question": row["qtext"],
-        "choices": choices,
-        "answer": "ABCDEFGHIJ"[int(row["ra"]) - 1],
-        "subject": row.get("category"),
-        "source": "HeadQA",
-    }
+    answer = "ABCDEFGHIJ"[int(row["ra"]) - 1]
+    more = {"choices": choices, "subject": row.get("category")}
+    return problem("HeadQA", row["qtext"], answer, **more)
 
 
 def ifeval(row):
@@ -212,16 +195,13 @@ def coqa(row):
 
 def mc_taco(row):
     """Zhou et al. 2019: is a candidate answer to a question about time plausible?"""
-    return {
-        "question": (
-            f"{row['sentence']}\nQuestion: {row['question']}\nAnswer: {row['answer']}\n\n"
-            "Is this answer plausible? Reply yes or no."
-        ),
-        "choices": ["no", "yes"],
-        "answer": ("no", "yes")[int(row["label"])],
-        "subject": row.get("category"),
-        "source": "MC-TACO",
-    }
+    question = (
+        f"{row['sentence']}\nQuestion: {row['question']}\nAnswer: {row['answer']}\n\n"
+        "Is this answer plausible? Reply yes or no."
+    )
+    answer = ("no", "yes")[int(row["label"])]
+    more = {"choices": ["no", "yes"], "subject": row.get("category")}
+    return problem("MC-TACO", question, answer, **more)
 
 
 # HaluEval's tasks by the fields that they show; the last field is judged.
@@ -243,44 +223,38 @@ def halueval(row):
     shown = [f"{name.replace('_', ' ').capitalize()}: {row[name]}" for name in fields]
     judged = fields[-1].rpartition("_")[2]  # chatgpt_response: the response
     hallucinated = row["hallucination"] if "hallucination" in row else row["answer"]
+    question = (
+        "\n".join(shown) + f"\n\nDoes the {judged} contain anything that is not factual or "
+        "that does not follow from what precedes it? Reply yes or no."
+    )
+    answer = str(hallucinated).strip().lower()
+    return problem("HaluEval", question, answer, choices=["no", "yes"], subject=fields[-1])
+
+
+def s1_trace(row, thinking, response, model):
+    """A question of s1K with one of the traces that its rows hold."""
     return {
-        "question": (
-            "\n".join(shown) + f"\n\nDoes the {judged} contain anything that is not factual or "
-            "that does not follow from what precedes it? Reply yes or no."
-        ),
-        "choices": ["no", "yes"],
-        "answer": str(hallucinated).strip().lower(),
-        "subject": fields[-1],
-        "source": "HaluEval",
+        "question": row["question"],
+        "answer": extract_answer(row["solution"]) or row["solution"],
+        "solution": row["solution"],
+        "thinking": thinking,
+        "response": response,
+        "subject": row.get("cot_type"),
+        "source": row.get("source_type"),
+        "model": model,
     }
 
 
 def s1k(row):
     """s1, §2.2: one Gemini trace per question."""
-    return {
-        "question": row["question"],
-        "answer": extract_answer(row["solution"]) or row["solution"],
-        "solution": row["solution"],
-        "thinking": row["thinking_trajectories"][0],
-        "response": row["attempt"],
-        "subject": row.get("cot_type"),
-        "source": row.get("source_type"),
-        "model": "gemini-2.0-flash-thinking",
-    }
+    thinking = row["thinking_trajectories"][0]
+    return s1_trace(row, thinking, row["attempt"], "gemini-2.0-flash-thinking")
 
 
 def s1k_11(row):
     """s1.1: the same questions with DeepSeek-R1's traces."""
-    return {
-        "question": row["question"],
-        "answer": extract_answer(row["solution"]) or row["solution"],
-        "solution": row["solution"],
-        "thinking": row["deepseek_thinking_trajectory"],
-        "response": row["deepseek_attempt"],
-        "subject": row.get("cot_type"),
-        "source": row.get("source_type"),
-        "model": "deepseek-r1",
-    }
+    thinking, response = row["deepseek_thinking_trajectory"], row["deepseek_attempt"]
+    return s1_trace(row, thinking, response, "deepseek-r1")
 
 
 def limo(row):

@@ -31,7 +31,7 @@ from data import hub
 from data.hub import BENCHMARKS, DATASETS
 from engine import runlog, settings
 from engine.format import ask
-from engine.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, check_file_to_write, read_rows, write_rows
 from grading.answers import grade
 
 
@@ -232,6 +232,7 @@ def main(cfg):
         return {name: prepare_benchmark(cfg, name) for name in names}
     if cfg.name not in DATASETS:
         raise BadInput(f"--name {cfg.name}: not among {', '.join(DATASETS)}")
+    check_file_to_write(cfg.out)
     data_set = DATASETS[cfg.name]
     raw_rows = raw_rows_of(cfg, data_set)
     first = next(iter(raw_rows), {})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine import settings
-from engine.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, check_file_to_write, read_rows, write_rows
 from grading.answers import answer_of, grade
 from grading.rewards import majority
 
@@ -43,6 +43,7 @@ class Config:
 
 def main(cfg):
     """Label each problem with the majority answer of its completions. Returns the rows written."""
+    check_file_to_write(cfg.out)
     groups = {}
     for row in read_rows(cfg.data, need=("id", "question", "text")):
         groups.setdefault(str(row["id"]), []).append(row)

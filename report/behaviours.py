@@ -27,7 +27,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from engine import settings
-from engine.rows import BadInput, read_rows, write_rows
+from engine.rows import BadInput, check_file_to_write, read_rows, write_rows
 from grading.answers import answer_of, canonical
 from grading.repetition import repeated_share
 from report.runs import is_right, row_scope
@@ -346,6 +346,7 @@ def parse_count(text):
 
 def main(cfg):
     """Write the judge's questions -> the rows."""
+    check_file_to_write(cfg.out)
     chosen = []
     for path in cfg.data:
         rows = read_rows(path, need=("id",))

@@ -8,6 +8,7 @@ import pytest
 
 from data import tiny
 from data.load import is_data_set, read_traces
+from engine.columns import as_row
 from engine.rows import BadInput, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +43,7 @@ def test_rows_from_directories_and_data_sets(tmp_path, monkeypatch):
 
     fields = ("question", "thinking", "response")
     wanted = [{key: row[key] for key in fields} for row in tiny.teacher_pool(12, seed=0)]
+    wanted = [as_row(row) for row in wanted]  # with ids
     (tmp_path / "jsonl").mkdir()
     write_rows(tmp_path / "jsonl" / "a.jsonl", wanted[:5])
     write_rows(tmp_path / "jsonl" / "b.jsonl", wanted[5:])
@@ -56,7 +58,7 @@ def test_rows_from_directories_and_data_sets(tmp_path, monkeypatch):
         datasets, "load_dataset", lambda name, *_, split: raw if name == "GAIR/LIMO" else [{}]
     )
     assert read_traces("limo") == [
-        {"question": "q", "answer": "7", "response": "s", "source": "LIMO"}
+        as_row({"question": "q", "answer": "7", "response": "s", "source": "LIMO"})
     ]
     with pytest.raises(BadInput, match="gsm8k: cannot be loaded"):
         read_traces("gsm8k")

@@ -3,6 +3,7 @@ text."""
 
 import dataclasses
 import json
+import os
 import re
 import runpy
 import sys
@@ -20,6 +21,8 @@ import sft
 from data import prepare, tiny
 from engine import settings
 from engine.rows import BadInput, read_rows, write_rows
+from grading import labels
+from report import behaviours
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -324,7 +327,7 @@ def test_prepare_reads_local_files(tmp_path):
         ),
         (
             "generate.py",
-            ["--model", "data/tiny_base", "--data", "DATA", "--out", "OUT.jsonl"],
+            ["--model", "data/tiny_base", "--data", "DATA", "--out", "OUT.jsonl", "--format", "s1"],
             "no single token",
         ),
         (
@@ -481,3 +484,36 @@ def test_kernel_benchmark_runs_on_a_cpu(tmp_path, capsys):
         "decode attention" in capsys.readouterr().out
         and (tmp_path / "kernels.png").stat().st_size > 1000
     )
+
+
+@pytest.mark.parametrize(
+    "main, config, given",
+    [
+        (evaluate.main, evaluate.Config, {"runs": ("none.jsonl",)}),
+        (evaluate.main, evaluate.Config, {"scores": "none.jsonl"}),
+        (curate.main, curate.Config, {"data": "none.jsonl", "method": "full"}),
+        (prepare.main, prepare.Config, {"name": "rows", "source": "none.jsonl"}),
+        (labels.main, labels.Config, {"data": "none.jsonl"}),
+        (behaviours.main, behaviours.Config, {"data": ("none.jsonl",)}),
+    ],
+)
+def test_an_out_that_is_no_file_is_refused_before_the_work(main, config, given):
+    """None of them has read anything yet: the rows are not there."""
+    with pytest.raises(BadInput, match=f"^{os.devnull}: not a regular file"):
+        main(config(out=os.devnull, **given))
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_cost_the_table(tmp_path, capsys):
+    """One run makes no curve; its grades are printed and written all the same. A figure that
+    cannot be written is refused before the grading."""
+    rows = [
+        {"id": "1", "question": "q", "answer": "2", "text": "2", "thinking": "", "response": "2"}
+    ]
+    write_rows(tmp_path / "run.jsonl", rows)
+    given = {"runs": (str(tmp_path / "run.jsonl"),), "out": str(tmp_path / "graded.jsonl")}
+    with pytest.raises(BadInput, match="--figure .*: no model has two runs"):
+        evaluate.main(evaluate.Config(figure=str(tmp_path / "curve.png"), **given))
+    assert "accuracy" in capsys.readouterr().out and (tmp_path / "graded.jsonl").is_file()
+    with pytest.raises(BadInput, match="a directory, not a file to write"):
+        evaluate.main(evaluate.Config(figure=str(tmp_path), **given))
+    assert not capsys.readouterr().out

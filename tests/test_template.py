@@ -1,5 +1,9 @@
 """engine/template.py and engine/ending.py: chat templates of real models in every format."""
 
+import sys
+import threading
+import time
+
 import pytest
 import torch
 from stand_ins import bpe_tokenizer
@@ -256,6 +260,34 @@ def test_templates_that_cannot_be_used(monkeypatch, text, message):
     with pytest.raises(BadInput, match=message) as caught:
         FORMATS["think"].check(tokenizer)
     assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_does_not_end_is_refused_in_a_thread_too(monkeypatch):
+    """No signal comes there, nor on Windows. A sound template is rendered, and a debugger's trace
+    function is back afterwards."""
+    monkeypatch.setattr(template, "SECONDS", 0.2)
+    tokenizer = bpe_tokenizer()
+    sound = tokenizer_of("Qwen2.5")
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer.chat_template = loop
+    found = []
+
+    def work():
+        messages = [{"role": "user", "content": "q"}]
+        found.append(template.render(sound, messages))
+        try:
+            template.render(tokenizer, messages)
+        except BadInput as error:
+            found.append(str(error))
+        found.append(sys.gettrace())
+
+    before = time.monotonic()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    text, refusal, trace = found
+    assert text == template.render(sound, [{"role": "user", "content": "q"}]) and trace is None
+    assert refusal.endswith("did not end within 0.2 seconds") and time.monotonic() - before < 15
 
 
 def test_a_template_without_a_system_role_names_the_row():
