@@ -82,6 +82,7 @@ from curation.quality import (
     VERIFY,
     count_words,
     find_quality_problem,
+    holds_delimiter,
     words_of,
 )
 from curation.similarity import CopyFinder, KeyLimit, parse_layers
@@ -231,7 +232,10 @@ def write_correct(row, inputs):
 def drop_wrong(row, inputs):
     if row["correct"] is None:
         return "cannot be graded"
-    return None if row["correct"] else "wrong"
+    if not row["correct"]:
+        return "wrong"
+    # A model's own text may hold a second <think>.
+    return "delimiter in text" if holds_delimiter(row) else None
 
 
 @row_filter("wrong", when=lambda cfg: cfg.keep == "wrong", needs=("response",))

@@ -93,13 +93,23 @@ def find_quality_problem(row, max_repetition=MAX_REPETITION):
         return "unfinished"
     if lacks_answer(row):
         return "no answer"
-    if any(delimiter in thinking or delimiter in response for delimiter in DELIMITERS):
+    if holds_delimiter(row):
         return "delimiter in text"
     if uncorrected_equations(thinking):
         return "false equation"
     if is_repetitive(thinking, max_repetition):
         return "repetition"
     return None
+
+
+def holds_delimiter(row):
+    """Is there a format's tag inside the thinking or the response? sft.py refuses such rows.
+
+    A response without a thinking apart may hold it between tags: sft.py splits it off.
+    """
+    thinking, response = row.get("thinking") or "", row.get("response") or ""
+    texts = (thinking, response) if thinking.strip() else ()
+    return any(delimiter in text for delimiter in DELIMITERS for text in texts)
 
 
 def lacks_answer(row):

@@ -699,3 +699,22 @@ def test_a_line_of_ten_megabytes(tmp_path, capsys):
 def test_settings_that_do_not_go_together(tmp_path, settings, message):
     with pytest.raises(BadInput, match=message):
         curate.main(config(tmp_path, **settings))
+
+
+def test_right_answers_with_a_second_tag_are_no_traces(tmp_path, capsys):
+    """A model's own samples: sft.py refuses a <think> inside the thinking, and splits one off the
+    response of a row that has no thinking apart.
+    """
+    rows = [
+        trace(1, thinking="2 + 2 is 4"),
+        trace(2, "question 2", thinking="2 + <think> 2 is 4"),
+        trace(3, "question 3", thinking="", response="<think> 2 + 2 </think> 4"),
+    ]
+    cfg = curate.Config(
+        data=write(tmp_path / "p.jsonl", rows),
+        out=str(tmp_path / "o.jsonl"),
+        method="full",
+        keep="correct",
+    )
+    assert [row["question"] for row in curate.main(cfg)] == [rows[0]["question"], "question 3"]
+    assert "delimiter in text 1" in capsys.readouterr().out
