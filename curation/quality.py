@@ -84,7 +84,7 @@ def passes_string_rule(row):
 
 def find_quality_problem(row, max_repetition=MAX_REPETITION):
     """Why a row is not worth training on, however hard its question is; None if it is worth it."""
-    thinking, response = row["thinking"], row["response"]
+    thinking = row["thinking"]
     if not passes_string_rule(row):
         return "question string"
     if not thinking.strip():

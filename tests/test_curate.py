@@ -708,7 +708,7 @@ def test_right_answers_with_a_second_tag_are_no_traces(tmp_path, capsys):
     rows = [
         trace(1, thinking="2 + 2 is 4"),
         trace(2, "question 2", thinking="2 + <think> 2 is 4"),
-        trace(3, "question 3", thinking="", response="<think> 2 + 2 </think> 4"),
+        trace(3, "question 3", thinking="", response="<think>2 + 2</think> \\boxed{4}"),
     ]
     cfg = curate.Config(
         data=write(tmp_path / "p.jsonl", rows),
