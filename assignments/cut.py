@@ -10,7 +10,8 @@ names the exercise. What shows an answer is left out or emptied: the mutants, th
 the lecturer's pages, other code that computes the same, the history of git. The same project gives
 the same starter to the byte. Students run
 
-    python assignments/grade.py                          all exercises, or: grade.py pack clip
+    python assignments/grade.py                          all exercises
+    python assignments/grade.py --here pack clip         these
 """
 
 import argparse
@@ -43,7 +44,6 @@ NOT_FOR_STUDENTS = {
     "assignments/README.md",
     "assignments/answers",
     "assignments/wrong",
-    "assignments/cut.py",
     "assignments/hunt.py",
     "assignments/gradescope",
     "assignments/hidden",

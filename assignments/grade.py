@@ -286,7 +286,7 @@ def main(arguments=None):
     parser.add_argument("--without", type=cut.names, default=(), help="exercises or ladders")
     parser.add_argument("--hidden", help="folder of hidden tests")
     parser.add_argument("--hidden-share", type=float, default=0.3, help="of an exercise's points")
-    parser.add_argument("--seconds", type=float, default=60, help="that an exercise may take")
+    parser.add_argument("--seconds", type=float, default=20, help="an exercise's processor time")
     parser.add_argument("--memory", type=float, default=2, help="GB that an exercise may take")
     options = parser.parse_args(arguments)
     limits = running.Limits(options.seconds, options.memory)

@@ -34,6 +34,8 @@ NOT_HUNTED = (
     "test_pipeline",
 )
 
+NO_STAGE = ("tests/", "recipes/", "assignments/")
+
 
 class Bug(NamedTuple):
     file: str
@@ -96,7 +98,7 @@ def bugs_of(seed, n=3, file=None):
 def is_hunted(entry, file):
     place, right, wrong, _, test = entry
     is_simple = place.endswith(".py") and wrong.strip() and right.count("\n") == wrong.count("\n")
-    is_wanted = place == file if file else not place.startswith(("tests/", "recipes/"))
+    is_wanted = place == file if file else not place.startswith(NO_STAGE)
     return is_simple and is_wanted and not any(name in test for name in NOT_HUNTED)
 
 

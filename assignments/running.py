@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import gc
 import json
+import math
 import os
 import re
 import signal
@@ -28,8 +29,14 @@ LONGEST = 400  # characters of a message
 
 
 class Limits(NamedTuple):
-    seconds: float = 60.0  # by the clock, for all tests of an exercise
+    # of processor time for all tests of an exercise; by the clock 10 and three times as many; on
+    # Windows by the clock alone
+    seconds: float = 20.0
     memory: float = 2.0  # GB beyond what the libraries take; Linux only
+
+    @property
+    def by_the_clock(self):
+        return 10 + 3 * self.seconds
 
 
 class Test(NamedTuple):
@@ -92,7 +99,7 @@ def fork(folder, tests, report, limits):
             run_here(folder, tests, report)
         finally:
             os._exit(70)
-    deadline = time.monotonic() + limits.seconds
+    deadline = time.monotonic() + limits.by_the_clock
     pause = 0.005
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -101,11 +108,11 @@ def fork(folder, tests, report, limits):
         if time.monotonic() > deadline:
             kill_group(child)
             os.waitpid(child, 0)
-            return f"stopped after {limits.seconds:g} seconds"
+            return f"stopped after {limits.by_the_clock:g} seconds"
         time.sleep(pause)
         pause = min(0.05, 1.5 * pause)
     kill_group(child)  # what it has started
-    return describe(os.waitstatus_to_exitcode(status))
+    return describe(os.waitstatus_to_exitcode(status), limits)
 
 
 def launch(folder, tests, report, limits):
@@ -117,9 +124,9 @@ def launch(folder, tests, report, limits):
     null = subprocess.DEVNULL
     process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, **options)
     try:
-        return describe(process.wait(limits.seconds))
+        return describe(process.wait(limits.by_the_clock), limits)
     except subprocess.TimeoutExpired:
-        return f"stopped after {limits.seconds:g} seconds"
+        return f"stopped after {limits.by_the_clock:g} seconds"
     finally:
         if os.name == "nt":
             kill = ["taskkill", "/F", "/T", "/PID", str(process.pid)]
@@ -135,10 +142,12 @@ def kill_group(process):
         os.killpg(process, signal.SIGKILL)
 
 
-def describe(code):
+def describe(code, limits):
     """An exit code -> "" for pytest's own, or words."""
     if code in range(0, 6):
         return ""
+    if code == -getattr(signal, "SIGXCPU", 0):
+        return f"stopped after {limits.seconds:g} seconds of processor time"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
         return f"the process was ended by {name}"
@@ -196,6 +205,8 @@ def set_limits(limits):
         most = pages * os.sysconf("SC_PAGE_SIZE") + int(limits.memory * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     with contextlib.suppress(ValueError, OSError):
+        seconds = math.ceil(limits.seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

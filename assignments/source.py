@@ -5,6 +5,7 @@ touched stays as it is.
 """
 
 import ast
+import functools
 import re
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ def pieces_of(nodes, offset=0):
     return found
 
 
+@functools.lru_cache(maxsize=64)
 def read(text):
     """The top-level statements of a file as Pieces, and [(text, message)] of what is no Python.
 

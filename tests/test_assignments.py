@@ -5,8 +5,8 @@ The slow tests grade the solution, the starter and all wrong solutions: -m slow.
 
 import ast
 import filecmp
+import functools
 import json
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -30,8 +30,9 @@ from wrong import check  # noqa: E402
 # ---- the table
 
 
+@functools.cache
 def functions_of(file):
-    """Names of the test functions of a file, and whether each has a docstring."""
+    """{name of a function in a file: its docstring}."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     return {node.name: ast.get_docstring(node) for node in tree.body if hasattr(node, "name")}
 
@@ -142,6 +143,8 @@ def test_the_starter_is_the_same_each_time_and_without_answers(starter, tmp_path
     assert (differ, missing) == ([], [])
     for part in ("tests/mutants", "assignments/wrong", "assignments/answers", ".git/"):
         assert not [name for name in names if part in name], part
+    for part in ("cut", "exercises", "grade", "running", "source"):  # what grade.py imports
+        assert f"assignments/{part}.py" in names
     with pytest.raises(FileExistsError, match="not empty"):
         cut.cut(ROOT, out, exercises.EXERCISES)
 
@@ -318,6 +321,16 @@ def test_what_a_process_left_is_understood():
     assert running.outcome_of("", "").problem == "the process ended before its tests were over"
 
 
+def test_a_part_needs_all_of_its_tests():
+    """Two tests belong to the part. Points only if both are there and passed."""
+    a, b = (running.Test(name, True) for name in ("t.py::a", "t.py::b[x]"))
+    wanted = ("t.py::a", "t.py::b")
+    assert grade.judge("p", 2, wanted, [a, b], "").score == 2
+    for tests in ([], [a], [a, b._replace(passed=False, message="no")]):
+        part = grade.judge("p", 2, wanted, tests, "it ended")
+        assert (part.score, len(part.lines)) == (0, 1), tests
+
+
 # ---- grading
 
 # One submission with something wrong in most exercises.
@@ -326,8 +339,7 @@ HOSTILE = {
 import math, os, random, sys
 
 def pass_at_k(n, c, k):
-    while True:
-        pass
+    raise KeyboardInterrupt
 
 def paired_bootstrap(a, b, n_resamples=10_000, seed=0):
     os._exit(0)
@@ -414,7 +426,7 @@ def hostile(tmp_path_factory):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("pass_at_k: estimator", "stopped after"),
+        ("pass_at_k: estimator", "the process ended before its tests were over in test_"),
         ("paired_bootstrap: interval", "the process ended before its tests were over in test_"),
         ("check_expression: value", r"SyntaxError: .* \(line 2\)"),
         ("lr_at: warm-up and cosine", "SystemExit: enough"),
@@ -422,7 +434,7 @@ def hostile(tmp_path_factory):
         ("keep_likely: top-k", "MemoryError"),
         ("clip: value and gradient", "there is no function clipped_objective in your file"),
         ("kl_estimate: k2", r"expected \[0.240227, 0.240227\], obtained \[0.480453, 0.480453\]"),
-        ("token_weights: sequence", "stopped after"),
+        ("token_weights: sequence", "stopped after .* of processor time"),
     ],
 )
 def test_what_goes_wrong_costs_its_own_points_and_is_said(hostile, name, message):
@@ -470,6 +482,20 @@ def test_hidden_tests_are_a_part_of_their_own(tmp_path, monkeypatch):
     assert entries[2]["output"] == "test_more: expected 1, obtained 0.5"
     other = exercises.BY_NAME["pack"]
     assert grade.parts_of(other, hidden) == other.parts
+
+
+def test_a_folder_of_submissions(tmp_path, monkeypatch):
+    """Two students, one of whom handed in nothing: a file for each, and a table."""
+    monkeypatch.setattr(running, "HAS_FORK", False)
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    (tmp_path / "in" / "bob").mkdir()
+    (tmp_path / "in" / "ada" / "evaluate.py").write_bytes((ROOT / "evaluate.py").read_bytes())
+    out = tmp_path / "out"
+    grade.main([str(ROOT), str(tmp_path / "in"), str(out), "--each", "--only", "pass_at_k"])
+    table = (out / "grades.csv").read_text(encoding="utf-8").splitlines()
+    assert table == ["submission,pass_at_k,total", "ada,4,4", "bob,0,0"]
+    bob = json.loads((out / "bob.json").read_text(encoding="utf-8"))
+    assert bob["tests"][0]["output"] == "evaluate.py is not in your submission"
 
 
 def test_files_for_gradescope_and_classroom(starter, tmp_path):
@@ -526,6 +552,7 @@ def test_the_hunt_grades_file_and_line():
 @pytest.mark.slow
 def test_the_solution_has_all_points_within_a_minute_and_a_gigabyte(tmp_path):
     """100 of 100; at most 60 processor seconds and 1 GB of memory for the largest process."""
+    resource = pytest.importorskip("resource")  # not on Windows
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, KIT / "grade.py", ROOT, ROOT, tmp_path / "r.json"]
     subprocess.run(command, check=True, capture_output=True)

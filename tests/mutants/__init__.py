@@ -7,6 +7,7 @@ hand, run the test, read what it says. One file for each room or script; an entr
 
 from mutants import (
     analyze,
+    assignments,
     curate,
     curation,
     data,
@@ -25,6 +26,7 @@ MUTANTS = [
     mutant
     for part in (
         analyze,
+        assignments,
         curate,
         curation,
         data,
