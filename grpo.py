@@ -57,6 +57,7 @@ import torch
 import kernels
 from engine import (
     dealing,
+    fitting,
     loading,
     lora,
     machine,
@@ -859,6 +860,7 @@ def train(cfg, ranks, problems, held_out):
     run.say(form.fitted.describe())
     setup.problems = usable_problems(setup, problems, run.say)
     held_out = fitting_problems(setup, held_out, run.say)
+    cfg = setup.cfg = fitting.with_micro_batch(cfg, run, longest_row(setup))
     queue = deque(run.noted.get("queue", ()))  # rollouts that wait for their update
     watcher = watch.Watcher(run, most_ratio_of(cfg))
 
@@ -1000,6 +1002,12 @@ def fitting_problems(setup, problems, say=None):
         path, n = setup.cfg.eval_data, len(problems)
         say(f"{path}: {n_out} of {n} problems too long for the context left out")
     return kept
+
+
+def longest_row(setup):
+    """Tokens of the longest prompt, about, and of the longest completion."""
+    problem = max(setup.problems, key=lambda problem: len(problem["question"]))
+    return len(setup.form.row_prompt_ids(setup.tokenizer, problem)) + setup.cfg.max_tokens
 
 
 def held_out_accuracy(setup, problems):

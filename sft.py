@@ -50,6 +50,7 @@ from tqdm import tqdm
 from data.load import read_traces
 from engine import (
     dealing,
+    fitting,
     loading,
     lora,
     machine,
@@ -329,6 +330,7 @@ def train(cfg, ranks, rows, held_out):
     examples, counts = encode(rows, tokenizer, cfg, models.context_length(model))
     form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
     run.say(form.fitted.describe())
+    cfg = fitting.with_micro_batch(cfg, run, max(len(ids) for ids, _ in examples))
     work = plan_work(run, examples, cfg, flops_budget)
     run.say(describe(work, examples, counts, cfg))
     held_out = encode_held_out(run, held_out, tokenizer)

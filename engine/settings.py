@@ -47,8 +47,9 @@ class Training(Computing):
     beta2: float = 0.95  # AdamW
     clip: float = 1.0  # gradient norm
 
-    # tokens per forward pass and rank; changes memory and speed, not the result
-    micro_batch_tokens: int = 32768
+    # tokens per forward pass and rank; changes memory and speed, not the result. 0: as many as fit
+    # into free memory
+    micro_batch_tokens: int = 0
     # activation checkpointing: 1/3 more compute, keeps one input per layer
     recompute: bool = False
     offload: bool = False  # torchrun: shards and optimizer in host memory
@@ -245,10 +246,11 @@ def check_range(config, least, most, *names):
 
 def check_training(config):
     """Raise BadInput for settings of Training that are out of range."""
-    names = ("lr", "clip", "micro_batch_tokens", "save_every", "save_minutes", "tp", "lora_alpha")
+    names = ("lr", "clip", "save_every", "save_minutes", "tp", "lora_alpha")
     check_positive(config, *names)
     check_range(config, 0, 2**16, "lora")
     check_range(config, 0, 1, "warmup")
+    check_range(config, 0, math.inf, "micro_batch_tokens")
     check_range(config, 0, math.inf, "weight_decay")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:

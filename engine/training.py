@@ -297,6 +297,7 @@ class Run:
             n_taken,
             self.identity,
             self.reference,
+            micro_batch_tokens=self.cfg.micro_batch_tokens,
             **noted,
         )
 

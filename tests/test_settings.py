@@ -168,7 +168,7 @@ class Trained(settings.Training):
     [
         *[("beta1", 2.0), ("beta1", -0.1), ("beta2", 1.0), ("warmup", -1.0), ("warmup", 2.0)],
         *[("weight_decay", -1.0), ("lr", 0.0), ("clip", float("nan")), ("warmup", float("nan"))],
-        *[("save_every", 0), ("save_minutes", 0), ("tp", 0), ("micro_batch_tokens", 0)],
+        *[("save_every", 0), ("save_minutes", 0), ("tp", 0), ("micro_batch_tokens", -1)],
     ],
 )
 def test_settings_of_training_have_their_ranges(name, value):

@@ -2,6 +2,27 @@
 
 MUTANTS = [
     (
+        "engine/fitting.py",
+        'tokens = cfg.micro_batch_tokens or run.noted.get("micro_batch_tokens", 0)',
+        "tokens = cfg.micro_batch_tokens",
+        "a run continues with micro-batches of another size",
+        "test_fitting.py::test_a_run_continues_with_the_size_that_it_began_with",
+    ),
+    (
+        "engine/fitting.py",
+        "return max(512, min(MOST, int(ENOUGH_ON_CPU / n_parameters)))",
+        "return MOST",
+        "60 rows and a 135M model take 17 GB on a laptop",
+        "test_fitting.py::test_the_most_that_is_of_use",
+    ),
+    (
+        "engine/fitting.py",
+        'free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))',
+        "pass",
+        "each process of a machine plans with all of its memory",
+        "test_fitting.py::test_processes_of_one_machine_share_its_memory",
+    ),
+    (
         "engine/runlog.py",
         "elif msvcrt:",
         "elif False:",
