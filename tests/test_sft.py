@@ -644,7 +644,7 @@ def test_too_little_memory_is_one_line(base, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sharding, "score", full)
     with pytest.raises(
-        BadInput, match="--micro-batch-tokens 32768: not enough memory; fewer tokens, --recompute"
+        BadInput, match="--micro-batch-tokens 0: not enough memory; fewer tokens, --recompute"
     ):
         main(config(base, tmp_path / "out"))
 
@@ -1206,11 +1206,11 @@ def fill_the_disk(cfg, answer):
     """In a process of its own: from the checkpoint of step 4 on a file may have 100 kB."""
     save = training.save_checkpoint
 
-    def full(*args):
+    def full(*args, **more):
         if args[3] == 4:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        save(*args)
+        save(*args, **more)
 
     training.save_checkpoint = full
     try:
