@@ -16,7 +16,7 @@ import grade  # noqa: E402
 import running  # noqa: E402
 import source  # noqa: E402
 
-from wrong import batch, measure, reinforce, spare, tokens  # noqa: E402
+from wrong import batch, measure, others, reinforce, spare, tokens  # noqa: E402
 
 WRONG = (*measure.WRONG, *batch.WRONG, *tokens.WRONG, *reinforce.WRONG, *spare.WRONG)
 LIMITS = running.Limits(seconds=20)
@@ -74,6 +74,15 @@ def verdicts(chosen):
             yield wrong, lost
 
 
+def refused():
+    """Lines on right solutions that lose points."""
+    return [
+        f"{other.exercise}, {other.mistake}: refused: {part.lines[0]}"
+        for other, lost in verdicts(others.OTHERS)
+        for part in lost
+    ]
+
+
 def says_what_was_expected(part):
     return any("expected " in line and "obtained " in line for line in part.lines)
 
@@ -92,6 +101,8 @@ def main(names):
         print(f"{wrong.exercise}: {wrong.mistake}{note}")
         for part in lost:
             print(f"    {part.name}: {part.lines[0]}")
+    if not names:
+        print("\n".join(refused()))
     print(f"{len(chosen)} wrong solutions, {n_rejected} rejected, {n_told} told what was expected")
 
 
