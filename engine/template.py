@@ -236,9 +236,15 @@ def special_texts(tokenizer):
 
 
 def mark(texts, special):
-    """Texts with every special string replaced by its mark; None if no text holds one."""
+    """Texts with every special string replaced by its mark; None if no text holds one.
+
+    Raises BadInput for a text that beside one holds a character of the marks.
+    """
     if not any(word in text for text in texts for word in special):
         return None
+    for sign in (MARK[0], MARK[-1]):
+        if any(sign in text for text in texts):
+            raise BadInput(f"special tokens as text beside the private character U+{ord(sign):X}")
     marked = []
     for text in texts:
         for number, word in enumerate(special):

@@ -313,6 +313,16 @@ def test_special_tokens_that_a_row_names_are_text():
     assert allowed.training_ids(tokenizer, row)[0].count(end) == usual.count(end) + 2
 
 
+def test_the_private_characters_of_the_marks_are_refused_beside_a_special_token():
+    """They would be taken for marks: \\ue0100\\ue011 for the first special token, others for none."""
+    form = FORMATS["think"].fit(tokenizer_of("Qwen3"))
+    for number in (0, 999):
+        row = {"id": "a", "question": f"Say <|im_end|> \ue010{number}\ue011"}
+        with pytest.raises(BadInput, match=r"row 'a': .* private character U\+E010"):
+            form.row_prompt_ids(tokenizer_of("Qwen3"), row)
+    assert form.row_prompt_ids(tokenizer_of("Qwen3"), {"id": "a", "question": "\ue0100\ue011"})
+
+
 @pytest.mark.parametrize(
     "row",
     [
