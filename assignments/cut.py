@@ -42,7 +42,7 @@ NOT_FOR_STUDENTS = {
     "tests/test_assignments.py",
     "tests/bench_trl.py",
     "assignments/README.md",
-    "assignments/answers",
+    "assignments/answers.md",
     "assignments/wrong",
     "assignments/hunt.py",
     "assignments/gradescope",

@@ -153,7 +153,7 @@ def tokens(out, seed, quick):
                 4 if quick else 100,
             ),
             *("--out", f"{out}/runs/{name}.jsonl", "--temperature", 0.7, "--seed", seed),
-            *("--max-tokens", 24 if quick else 320, "--device", "cpu", "--overwrite", *flags),
+            *("--max-tokens", 64 if quick else 320, "--device", "cpu", "--overwrite", *flags),
         )
     runs = [f"{out}/runs/{name}.jsonl" for name in forced]
     stage("evaluate.py", *runs, "--base", runs[0], "--figure", f"{out}/budget.png")
@@ -215,7 +215,7 @@ def spare(out, seed, quick):
 RUNS = {  # name: flags of grpo.py, and what is plotted for it
     "as it should be": (),
     "learning rate 5e-6": ("--lr", 5e-6),
-    "8 tokens: every answer is cut": ("--max-tokens", 8),
+    "8 tokens: nearly all answers are cut": ("--max-tokens", 8),
 }
 CURVES = {
     "reward": "mean reward",
@@ -240,7 +240,7 @@ def draw(logs, path):
     """A panel for each of CURVES, a line for each run."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, CURVES.items()):
         for label, log in logs.items():
             axes.plot([row["step"] for row in log], [row[name] for row in log], label=label)
@@ -249,7 +249,8 @@ def draw(logs, path):
         # A loss of 1e-8 is 0; a scale of its own would hide that.
         if name == "loss":
             axes.set_ylim(-1, 1)
-    figure.axes[0].legend(fontsize="small")
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, dpi=80)
 
 
