@@ -7,6 +7,7 @@ import ast
 import filecmp
 import functools
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ import hunt  # noqa: E402
 import package  # noqa: E402
 import running  # noqa: E402
 import source  # noqa: E402
+import world  # noqa: E402
 from wrong import check  # noqa: E402
 
 # ---- the table
@@ -440,7 +442,7 @@ def hostile(tmp_path_factory):
 def test_what_goes_wrong_costs_its_own_points_and_is_said(hostile, name, message):
     entry = hostile[name]
     assert entry["score"] == 0 and entry["status"] == "failed"
-    assert any(running.re.search(message, line) for line in entry["output"].split("\n")), entry
+    assert any(re.search(message, line) for line in entry["output"].split("\n")), entry
 
 
 def test_what_is_right_beside_it_has_its_points(hostile):
@@ -510,6 +512,27 @@ def test_files_for_gradescope_and_classroom(starter, tmp_path):
     text = package.workflow(exercises.EXERCISES)
     for exercise in exercises.EXERCISES:
         assert text.count(f"grade.py --here {exercise.name}\n") == 1
+
+
+# ---- the tiny world
+
+
+def test_runs_of_the_ladders_have_flags_that_exist():
+    """Each flag is a setting of its script, or of what scripts share."""
+    shared = (ROOT / "engine" / "settings.py").read_text(encoding="utf-8")
+    assert set(world.LADDERS) == set(exercises.LADDERS)
+    for command in (command for commands in world.LADDERS.values() for command in commands):
+        file = "data/tiny.py" if command[0] == "-m" else command[0]
+        text = shared + (ROOT / file).read_text(encoding="utf-8")
+        for flag in (part[2:] for part in command if part.startswith("--")):
+            assert re.search(rf"^    {flag.replace('-', '_')}: ", text, re.M), f"{file} {flag}"
+
+
+def test_a_run_names_the_exercise_that_it_needs(starter):
+    command = [sys.executable, "assignments/world.py", "measure"]
+    done = subprocess.run(command, cwd=starter[0], capture_output=True, text=True)
+    words = "this run needs the exercise check_expression, which is not written yet\n"
+    assert (done.returncode, done.stderr) == (1, words)
 
 
 # ---- find the bug
