@@ -31,6 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from engine import loading, lora
 from engine import model as models
 from engine.activations import activation_bytes, with_layers
+from engine.machine import free_memory
 from engine.published import GPUS, SHAPES
 from engine.rows import BadInput
 
@@ -47,8 +48,6 @@ LINK_SHARE = 0.7
 # Assumed for offloading: bytes per second over PCIe, and of the host's memory.
 PCIE = 25e9
 HOST_BANDWIDTH = 100e9
-# float32 without tensor cores is so many times slower than bf16 (H100 and A100).
-FP32_SLOWDOWN = 15
 
 
 def number_bytes(dtype):
@@ -67,12 +66,14 @@ def model_config(name):
         with loading.refusing(name):
             return AutoConfig.from_pretrained(name, trust_remote_code=False)
     short = name.lower().rpartition("/")[2]
-    short = re.sub(r"-(instruct|base|math)$", "", short)
+    # What others call the same shape: Meta-Llama-3.1-8B, gemma-2-2b-it, Phi-3-mini-4k-instruct,
+    # Mistral-Small-24B-Instruct-2501.
+    short = re.sub(r"-(instruct|base|math|it|pt|4k|128k|2501)(?=-|$)|^meta-", "", short)
     if short not in SHAPES:
         raise BadInput(
             f"--model {name}: neither a directory with config.json nor one of {', '.join(SHAPES)}"
         )
-    family, width, inner, layers, heads, kv_heads, vocab, is_tied = SHAPES[short]
+    family, width, inner, layers, heads, kv_heads, vocab, is_tied, *head_width = SHAPES[short]
     return AutoConfig.for_model(
         family,
         hidden_size=width,
@@ -82,7 +83,7 @@ def model_config(name):
         num_key_value_heads=kv_heads,
         vocab_size=vocab,
         tie_word_embeddings=is_tied,
-        head_dim=128 if family == "qwen3" else width // heads,
+        head_dim=head_width[0] if head_width else width // heads,
         max_position_embeddings=32768,
     )
 
@@ -139,26 +140,48 @@ class Machine(NamedTuple):
     n: int
     kind: str
     gib: float  # memory
-    tflops: float  # bf16
-    bandwidth: float  # GB/s of its memory
-    link: float  # GB/s to the other GPUs, one way
+    # None where it is unknown:
+    tflops: float | None = None  # bf16
+    fp32_tflops: float | None = None
+    bandwidth: float | None = None  # GB/s of its memory
+    link: float | None = None  # GB/s to the other GPUs, one way
 
     @property
     def usable(self):
         """Bytes that tensors can take."""
         return (self.gib - CONTEXT) * GIB / (1 + FRAGMENTS)
 
+    def rate(self, dtype):
+        """TFLOP/s of a type, or None."""
+        return self.tflops if dtype == "bf16" else self.fp32_tflops
+
 
 def machine(text):
-    """Read a number and a kind of GPUs, as 8xH100-80GB -> Machine. Raises BadInput."""
-    kinds = {kind.lower(): kind for kind in GPUS}
-    match = re.fullmatch(r"(\d+)x(.+)", text)
-    if not match or int(match[1]) == 0 or match[2].lower() not in kinds:
+    """Read a number and a kind of GPUs -> Machine. Raises BadInput.
+
+    text: 8xH100-80GB, or 1x4090 where one kind is meant; 1x16GB, of which no more is known; cpu for
+    the memory that is free here.
+    """
+    if text.lower() == "cpu":
+        return Machine(1, "cpu", round(free_memory("cpu") / GIB, 1))
+    match = re.fullmatch(r"0*([1-9]\d*)x(.+)", text)
+    name = match[2].lower() if match else ""
+    if memory := re.fullmatch(r"(\d+(?:\.\d+)?)gb", name):
+        # A GiB has 10^9 bytes and some: what is left is what a driver keeps.
+        return Machine(int(match[1]), name.upper(), round(float(memory[1]) * 1e9 / GIB, 1))
+    kinds = [kind for kind in GPUS if name in names_of_gpu(kind)]
+    if len(kinds) != 1:
         raise BadInput(
-            f"--gpus {text}: not a number and a kind, as 8xH100-80GB; kinds: {', '.join(GPUS)}"
+            f"--gpus {text}: not a number and a kind, as 8xH100-80GB, 1x16GB or cpu; "
+            f"kinds: {', '.join(kinds or GPUS)}"
         )
-    kind = kinds[match[2].lower()]
-    return Machine(int(match[1]), kind, *GPUS[kind])
+    return Machine(int(match[1]), kinds[0], *GPUS[kinds[0]])
+
+
+def names_of_gpu(kind):
+    """RTX4090-24GB -> also rtx4090 and 4090."""
+    short = kind.lower().partition("-")[0]
+    return kind.lower(), short, short.removeprefix("rtx")
 
 
 # ---------------------------------------------------------------- the work of a step
@@ -403,9 +426,7 @@ def update_seconds(cfg, config, gpus):
 
 
 def computing_seconds(cfg, config, gpus):
-    rate = gpus.n * gpus.tflops * 1e12 * UTILISATION
-    if cfg.dtype == "fp32":
-        rate /= FP32_SLOWDOWN
+    rate = gpus.n * gpus.rate(cfg.dtype) * 1e12 * UTILISATION
     flops = flops_per_token(config, row_length(cfg), cfg.recompute, cfg.lora)
     return step_tokens(cfg) * flops / rate
 
@@ -453,7 +474,7 @@ def rollout_seconds(cfg, config, gpus, slots):
     n_bytes = number_bytes(cfg.dtype) * n
     n_bytes += slots * context * cache_bytes(config, cfg.dtype)
     reading = n_bytes / cfg.tp / (gpus.bandwidth * 1e9 * BANDWIDTH_SHARE)
-    computing = 2 * n * slots / cfg.tp / (gpus.tflops * 1e12 * UTILISATION)
+    computing = 2 * n * slots / cfg.tp / (gpus.rate(cfg.dtype) * 1e12 * UTILISATION)
 
     completions = cfg.prompts_per_step * cfg.group_size * cfg.tp / gpus.n  # of tp GPUs
     n_steps = max(completions * cfg.answer_tokens / slots, cfg.max_tokens)

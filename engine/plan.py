@@ -28,14 +28,15 @@ class Config:
     run: str = ""
     stage: Literal["sft", "grpo"] = "sft"  # which script is planned
     model: str = "qwen2.5-32b"  # a shape (SHAPES there) or a directory with config.json
-    gpus: str = "8xH100-80GB"  # number and kind, see GPUS there
+    # number and kind, see GPUS there; 1x16GB: memory alone; cpu: the memory that is free here
+    gpus: str = "8xH100-80GB"
 
     rows: int = 1000  # traces; s1: 1000
     row_tokens: int = 5000  # mean length of a trace with its prompt
     max_length: int = 32768  # longest trace: no micro-batch can be shorter
     epochs: float = 5  # s1: 5
     batch_rows: int = 16  # rows per optimizer step
-    micro_batch_tokens: int = 16384  # tokens per forward pass and data-parallel rank
+    micro_batch_tokens: int = 16384  # tokens per forward pass and rank; 0: what fits
     dtype: Literal["fp32", "bf16"] = "bf16"  # of the computation
     recompute: bool = False  # activation checkpointing
     tp: int = 1  # GPUs that split each matrix; grpo: while sampling
@@ -70,8 +71,11 @@ def make_plan(cfg):
     if cfg.lora and cfg.tp > 1 and cfg.stage == "sft":
         raise BadInput("--tp: with --lora every rank needs whole matrices; take --tp 1")
     whole = costs.count_parameters(config, cfg.lora)
-    memory = costs.training_memory(cfg, config, gpus.n)
-    updating = costs.update_seconds(cfg, config, gpus)
+    if cfg.dtype == "bf16" and gpus.fp32_tflops and not gpus.tflops:
+        raise BadInput(f"--gpus {gpus.kind}: has no bfloat16; --dtype fp32")
+    is_timed = gpus.rate(cfg.dtype) is not None
+    memory = costs.training_memory(cfg, config, gpus.n, on_gpu=gpus.kind != "cpu")
+    updating = costs.update_seconds(cfg, config, gpus) if is_timed else math.nan
     sampling = 0
     can_sample = True
     rollout = {}
@@ -83,7 +87,7 @@ def make_plan(cfg):
         memory["rollout"], slots = costs.rollout_memory(cfg, config, gpus)
         rollout["slots"] = slots
         can_sample = slots > 0
-        if can_sample:
+        if can_sample and is_timed:
             sampling = costs.rollout_seconds(cfg, config, gpus, slots)
             sampled = cfg.prompts_per_step * cfg.group_size * cfg.answer_tokens
             rollout["rollout_seconds"] = sampling
@@ -114,9 +118,9 @@ def make_plan(cfg):
         "host_memory": host_memory,
         "steps": n_steps,
         "tokens_per_step": costs.step_tokens(cfg),
-        "update_seconds": updating,
+        "update_seconds": updating if is_timed else None,
         "flops_per_step": costs.step_tokens(cfg) * flops,
-        "hours": n_steps * (sampling + updating) / 3600 if can_sample else None,
+        "hours": n_steps * (sampling + updating) / 3600 if can_sample and is_timed else None,
         **rollout,
     }
 
@@ -127,7 +131,8 @@ def advice(cfg):
     An empty string if none do.
     """
     changes = possible_changes(cfg)
-    alone = [[change] for change in changes]
+    # Rows are cut only where nothing else is enough.
+    alone = [[change] for change in changes if "max_length" not in change]
     together = [changes[:n] for n in range(2, len(changes) + 1)]
     chosen = next((some for some in (*alone, *together) if fits_with(cfg, some)), [])
     for change in chosen[:-1]:  # a later one may have made it superfluous
@@ -175,8 +180,13 @@ def possible_changes(cfg):
     for tp in () if cfg.lora and cfg.stage == "sft" else (2, 4, 8):
         if tp > cfg.tp and n_gpus % tp == 0 and kv_heads % tp == 0:
             changes.append({"tp": tp})
-    if not cfg.offload:
+    if not cfg.offload and cfg.gpus != "cpu":
         changes.append({"offload": True})
+    if cfg.stage == "sft":  # last: rows are cut
+        size = smallest // 2
+        while size >= max(1024, cfg.row_tokens):
+            changes.append({"micro_batch_tokens": size, "max_length": size})
+            size //= 2
     return changes
 
 
@@ -259,11 +269,15 @@ def show_verdict(cfg, found, gpus):
 
 
 def show_time(cfg, found, gpus):
-    print(
+    line = (
         f"{found['steps']} steps of {found['tokens_per_step']:,} tokens: "
-        f"{found['flops_per_step']:.3g} FLOPs and {found['update_seconds']:.1f} s each"
+        f"{found['flops_per_step']:.3g} FLOPs"
     )
-    rates = f"{costs.UTILISATION:.0%} of {gpus.tflops} TFLOP/s"
+    if found["update_seconds"] is None:
+        print(f"{line} each; hours unknown, for the speed of {gpus.kind} is not known")
+        return
+    print(f"{line} and {found['update_seconds']:.1f} s each")
+    rates = f"{costs.UTILISATION:.0%} of {gpus.rate(cfg.dtype)} TFLOP/s"
     if cfg.stage == "grpo":
         rates += f" and {costs.BANDWIDTH_SHARE:.0%} of {gpus.bandwidth} GB/s"
     if found.get("slots"):
@@ -337,13 +351,23 @@ def with_run(cfg):
     return dataclasses.replace(cfg, **published)
 
 
+def with_micro_batch(cfg):
+    """The largest micro-batch that fits, as the scripts choose it; if none does the smallest."""
+    sizes = [32768, 16384, 8192, 4096, 2048, 1024, 512]
+    tried = (dataclasses.replace(cfg, micro_batch_tokens=size) for size in sizes)
+    smallest = dataclasses.replace(cfg, micro_batch_tokens=sizes[-1])
+    return next((other for other in tried if make_plan(other)["fits"]), smallest)
+
+
 def main(cfg):
     """Print a plan and return it."""
     numbers = {f.name for f in dataclasses.fields(Config) if f.type in (int, float)}
-    settings.check_positive(cfg, *sorted(numbers - {"lora"}))
-    settings.check_range(cfg, 0, math.inf, "lora")
+    settings.check_positive(cfg, *sorted(numbers - {"lora", "micro_batch_tokens"}))
+    settings.check_range(cfg, 0, math.inf, "lora", "micro_batch_tokens")
     if cfg.run:
         cfg = with_run(cfg)
+    if not cfg.micro_batch_tokens:
+        cfg = with_micro_batch(cfg)
     found = make_plan(cfg)
     show(cfg, found)
     return found

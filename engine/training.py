@@ -388,5 +388,5 @@ def peak_flops(device):
     name = torch.cuda.get_device_name(device).replace(" ", "")
     for kind, gpu in GPUS.items():
         if kind.split("-")[0] in name:
-            return 1e12 * gpu[1]
+            return 1e12 * gpu[1] if gpu[1] else None
     return None

@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, Qwen2Config
 
 import grpo
 import sft
-from engine import activations, attention, costs, lora, packing, plan, training
+from engine import activations, attention, costs, lora, packing, plan, published, training
 from engine import model as models
 from engine.rows import BadInput, write_rows
 from engine.settings import parse
@@ -368,7 +368,8 @@ def test_advice_makes_it_fit(settings, capsys):
 
 
 def test_no_flag_makes_it_fit(capsys):
-    plan.main(plan.Config(model="qwen2.5-32b", gpus="1xL4-24GB", max_length=16384))
+    cfg = plan.Config(model="qwen2.5-32b", gpus="1xL4", row_tokens=16384, max_length=16384)
+    plan.main(cfg)
     assert "no flag makes it fit" in capsys.readouterr().out
 
 
@@ -476,3 +477,116 @@ def test_bad_input(settings, words):
     with pytest.raises(BadInput) as refused:
         plan.main(plan.Config(**settings))
     assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+# From the safetensors metadata of each model on the hub; Gemma 3's 4B without its vision part.
+PUBLISHED_COUNTS = {
+    "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Meta-Llama-3.1-8B": 8_030_261_248,
+    "meta-llama/Llama-3.3-70B-Instruct": 70_553_706_496,
+    "google/gemma-2-2b-it": 2_614_341_888,
+    "google/gemma-2-9b": 9_241_705_984,
+    "google/gemma-2-27b": 27_227_128_320,
+    "google/gemma-3-1b-pt": 999_885_952,
+    "google/gemma-3-4b-it": 3_880_263_168,
+    "mistralai/Mistral-7B-v0.1": 7_241_732_096,
+    "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552,
+    "mistralai/Mistral-Small-24B-Instruct-2501": 23_572_403_200,
+    "microsoft/Phi-3-mini-4k-instruct": 3_821_079_552,
+    "microsoft/phi-4": 14_659_507_200,
+    "microsoft/Phi-4-mini-instruct": 3_836_021_760,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
+    "HuggingFaceTB/SmolLM2-360M": 361_821_120,
+    "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_COUNTS)
+def test_parameters_are_those_published(name):
+    assert costs.count_parameters(costs.model_config(name)).total == PUBLISHED_COUNTS[name]
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma-2-2b", "phi-3-mini"])
+def test_a_shape_has_as_many_parameters_as_transformers_makes(name):
+    """All layers made without memory, against one layer times their number."""
+    config = costs.model_config(name)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert costs.count_parameters(config).total == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "text, n, kind",
+    [
+        ("1x4090", 1, "RTX4090-24GB"),
+        ("2xrtx3090", 2, "RTX3090-24GB"),
+        ("1xRTX5090-32GB", 1, "RTX5090-32GB"),
+        ("4xA10G", 4, "A10G-24GB"),
+        ("1xL4", 1, "L4-24GB"),
+        ("8xh100", 8, "H100-80GB"),
+    ],
+)
+def test_gpus_by_their_short_names(text, n, kind):
+    found = costs.machine(text)
+    assert (found.n, found.kind) == (n, kind) and found.gib == published.GPUS[kind][0]
+
+
+def test_a_name_of_two_kinds_is_refused():
+    with pytest.raises(BadInput, match="--gpus 1xA100: .* kinds: A100-80GB, A100-40GB$"):
+        costs.machine("1xA100")
+
+
+def test_memory_alone_is_planned_without_hours(capsys, monkeypatch):
+    """16 GB are 16e9 / 2^30 = 14.9 GiB; cpu is what is free here. How fast they are is unknown."""
+    assert costs.machine("1x16GB")[:3] == (1, "16GB", 14.9)
+    monkeypatch.setattr(costs, "free_memory", lambda device: 12 * 2**30)
+    assert costs.machine("cpu")[:3] == (1, "cpu", 12.0)
+    for gpus in ("1x16GB", "cpu"):
+        cfg = plan.Config(
+            model="smollm2-135m", gpus=gpus, row_tokens=512, max_length=512, micro_batch_tokens=512
+        )
+        found = plan.main(cfg)
+        assert found["fits"] and found["hours"] is found["update_seconds"] is None
+        assert "hours unknown" in capsys.readouterr().out
+
+
+def test_a_card_without_bf16(capsys):
+    with pytest.raises(BadInput, match="^--gpus T4-16GB: has no bfloat16; --dtype fp32"):
+        plan.main(plan.Config(model="smollm2-135m", gpus="1xT4"))
+    settings = dict(model="smollm2-135m", row_tokens=512, max_length=1024, micro_batch_tokens=1024)
+    found = plan.main(plan.Config(**settings, gpus="1xT4", dtype="fp32"))
+    # 40% of 8.1 TFLOP/s: no tensor cores.
+    assert found["update_seconds"] == pytest.approx(found["flops_per_step"] / (0.4 * 8.1e12))
+
+
+def test_the_micro_batch_that_fits(monkeypatch):
+    """0: the largest of the powers of two that fits; the smallest if none does."""
+    limit = 4096
+    monkeypatch.setattr(plan, "make_plan", lambda cfg: {"fits": cfg.micro_batch_tokens <= limit})
+    assert plan.with_micro_batch(plan.Config(micro_batch_tokens=0)).micro_batch_tokens == 4096
+    limit = 0
+    assert plan.with_micro_batch(plan.Config(micro_batch_tokens=0)).micro_batch_tokens == 512
+
+
+def test_shorter_rows_are_the_last_advice(monkeypatch):
+    """A smaller micro-batch than the longest row cuts it, and that is said: --max-length, too."""
+    cfg = plan.Config(model="smollm2-135m", gpus="1x16GB", row_tokens=1000, max_length=8192)
+    changes = plan.possible_changes(cfg)
+    assert changes[1] == {"micro_batch_tokens": 8192}
+    assert changes[-2:] == [{"micro_batch_tokens": n, "max_length": n} for n in (2048, 1024)]
+    monkeypatch.setattr(
+        plan, "make_plan", lambda cfg: {"fits": cfg.recompute and cfg.max_length <= 4096}
+    )
+    assert plan.advice(cfg) == "--recompute --micro-batch-tokens 4096 --max-length 4096"
+    monkeypatch.setattr(plan, "make_plan", lambda cfg: {"fits": cfg.max_length <= 4096})
+    assert plan.advice(cfg) == "--micro-batch-tokens 4096 --max-length 4096"
+
+
+def test_float32_has_its_own_rate():
+    """An L4: 121 TFLOP/s in bf16, 30.3 in float32, of data sheets. The step is that much slower."""
+    settings = dict(model="smollm2-135m", gpus="1xL4", row_tokens=512, max_length=1024)
+    settings["micro_batch_tokens"] = 1024
+    half = plan.make_plan(plan.Config(**settings))["update_seconds"]
+    whole = plan.make_plan(plan.Config(**settings, dtype="fp32"))["update_seconds"]
+    assert whole / half == pytest.approx(121 / 30.3)

@@ -2,6 +2,20 @@
 
 MUTANTS = [
     (
+        "engine/costs.py",
+        'return self.tflops if dtype == "bf16" else self.fp32_tflops',
+        "return self.tflops or self.fp32_tflops",
+        "float32 is planned at the rate of bfloat16",
+        "test_plan.py::test_float32_has_its_own_rate",
+    ),
+    (
+        "engine/costs.py",
+        "head_dim=head_width[0] if head_width else width // heads,",
+        "head_dim=width // heads,",
+        "Gemma's heads are planned too narrow",
+        "test_plan.py::test_parameters_are_those_published",
+    ),
+    (
         "engine/fitting.py",
         'tokens = cfg.micro_batch_tokens or run.noted.get("micro_batch_tokens", 0)',
         "tokens = cfg.micro_batch_tokens",
