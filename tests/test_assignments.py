@@ -26,7 +26,6 @@ import hunt  # noqa: E402
 import package  # noqa: E402
 import running  # noqa: E402
 import source  # noqa: E402
-import world  # noqa: E402
 from wrong import check  # noqa: E402
 
 # ---- the table
@@ -89,9 +88,7 @@ def starter(tmp_path_factory):
 def test_the_starter_leaks_no_line(starter):
     """No line that was removed is anywhere in the starter, short ones and those of other code aside."""
     out, gone = starter
-    texts = {p: p.read_text(encoding="utf-8") for p in out.rglob("*") if is_text(p)}
-    everything = "\n".join(texts.values())
-    elsewhere = {line.strip() for line in everything.split("\n")}
+    elsewhere = {line.strip() for p in out.rglob("*") for line in lines_of(p)}
     removed = {line.strip() for lines in gone.values() for line in lines}
     telling = {line for line in removed if len(line) > 30 and not line.startswith("#")}
     assert len(telling) > 150
@@ -114,8 +111,14 @@ SHARED = {
 }
 
 
-def is_text(path):
-    return path.is_file() and path.suffix in {".py", ".md", ".sh", ".txt", ".html", ".jsonl"}
+def lines_of(path):
+    """The lines of a file of text, or of a notebook's cells."""
+    if path.suffix == ".ipynb":
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return [line for cell in cells for line in "".join(cell["source"]).split("\n")]
+    if path.is_file() and path.suffix in {".py", ".md", ".sh", ".txt", ".html", ".jsonl"}:
+        return path.read_text(encoding="utf-8").split("\n")
+    return []
 
 
 def test_the_starter_keeps_signatures_and_docstrings(starter):
@@ -512,27 +515,6 @@ def test_files_for_gradescope_and_classroom(starter, tmp_path):
     text = package.workflow(exercises.EXERCISES)
     for exercise in exercises.EXERCISES:
         assert text.count(f"grade.py --here {exercise.name}\n") == 1
-
-
-# ---- the tiny world
-
-
-def test_runs_of_the_ladders_have_flags_that_exist():
-    """Each flag is a setting of its script, or of what scripts share."""
-    shared = (ROOT / "engine" / "settings.py").read_text(encoding="utf-8")
-    assert set(world.LADDERS) == set(exercises.LADDERS)
-    for command in (command for commands in world.LADDERS.values() for command in commands):
-        file = "data/tiny.py" if command[0] == "-m" else command[0]
-        text = shared + (ROOT / file).read_text(encoding="utf-8")
-        for flag in (part[2:] for part in command if part.startswith("--")):
-            assert re.search(rf"^    {flag.replace('-', '_')}: ", text, re.M), f"{file} {flag}"
-
-
-def test_a_run_names_the_exercise_that_it_needs(starter):
-    command = [sys.executable, "assignments/world.py", "measure"]
-    done = subprocess.run(command, cwd=starter[0], capture_output=True, text=True)
-    words = "this run needs the exercise check_expression, which is not written yet\n"
-    assert (done.returncode, done.stderr) == (1, words)
 
 
 # ---- find the bug
