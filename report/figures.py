@@ -339,7 +339,9 @@ def pictures_of(study):
 
 
 def pictures_of_answers(study, colours):
-    accuracy = {run.name: accuracy_of(study.graded[run.name]) for run in unforced_runs(study)}
+    accuracy = {
+        name: accuracy_of(study.graded[run.name]) for name, run in unforced_runs(study).items()
+    }
     return [
         Picture(
             "budget",
@@ -436,8 +438,8 @@ def pictures_of_states(study, colours):
 def picture_of_behaviours(study, colours):
     group = study.main_group()
     habits = {
-        run.name: habits_of(study.behaviours[run.name][group])
-        for run in unforced_runs(study)
+        name: habits_of(study.behaviours[run.name][group])
+        for name, run in unforced_runs(study).items()
         if group in study.behaviours.get(run.name, ())
     }
     return Picture(
@@ -450,12 +452,28 @@ def picture_of_behaviours(study, colours):
 
 
 def unforced_runs(study):
-    """Runs that thought as long as they wanted; of a run with several seeds the first."""
-    first = {}
+    """Runs that thought as long as they wanted -> {name: run}; of several seeds the first.
+
+    A run that alone is its model's has the model's name, as in the other figures. Of a model
+    trained under several seeds ("seed0/sft") the run's name stands for all of them.
+    """
+    runs = {}
     for run in study.runs:
         if run.is_unforced():
-            first.setdefault(run.name, run)
-    return list(first.values())
+            runs.setdefault(run.name, run)
+    models = {os.path.realpath(path): name for name, path in study.models.paths().items()}
+    authors = {name: models.get(author_of(run), "") for name, run in runs.items()}
+    named = {}
+    for name, run in runs.items():
+        author = authors[name]
+        is_only = list(authors.values()).count(author) == 1 and "/" not in author
+        named[author if author and is_only and author not in runs else name] = run
+    return named
+
+
+def author_of(run):
+    """The path of the model that wrote a run, as its header says."""
+    return os.path.realpath(run.settings.get("model", ""))
 
 
 def colours_of(study):
@@ -468,9 +486,8 @@ def colours_of(study):
     by_path = {os.path.realpath(path): colours[name] for name, path in models.paths().items()}
     spare = itertools.cycle([c for c in COLOURS if c not in by_path.values()])
     of_runs = {}
-    for run in unforced_runs(study):
-        known = by_path.get(os.path.realpath(run.settings.get("model", "")))
-        of_runs[run.name] = known or next(spare)
+    for name, run in unforced_runs(study).items():
+        of_runs[name] = by_path.get(author_of(run)) or next(spare)
     return of_runs | colours
 
 

@@ -45,3 +45,26 @@ def test_colours():
     assert colours["base"] == figures.BASE_COLOUR
     assert colours["seed0/sft"] == colours["seed1/sft"] == colours["r"] != colours["rl"]
     assert colours["s"] not in (colours["r"], colours["rl"], colours["base"])
+
+
+def test_a_run_has_the_name_of_its_model():
+    """One name in all figures. Two runs of one model keep theirs, and so does that of several
+    seeds, which stands for all of them."""
+
+    def named(paths, runs):
+        base, *tuned = paths
+        models = SimpleNamespace(base=base, tuned={n: paths[n] for n in tuned}, paths=lambda: paths)
+        runs = [
+            SimpleNamespace(name=name, settings={"model": path}, is_unforced=lambda: True)
+            for name, path in runs
+        ]
+        study = SimpleNamespace(models=models, runs=runs)
+        assert set(figures.unforced_runs(study)) <= set(figures.colours_of(study))
+        return list(figures.unforced_runs(study))
+
+    paths = {"SmolLM2": "m/SmolLM2", "sft": "out/sft"}
+    assert named(paths, [("before", "m/SmolLM2"), ("after", "out/sft")]) == ["SmolLM2", "sft"]
+    twice = [("before", "m/SmolLM2"), ("again", "m/SmolLM2"), ("x", "elsewhere")]
+    assert named(paths, twice) == ["before", "again", "x"]
+    seeds = {"b": "b", "seed0/sft": "s0/sft", "seed1/sft": "s1/sft"}
+    assert named(seeds, [("sft", "s0/sft"), ("sft", "s1/sft"), ("base", "b")]) == ["sft", "b"]
