@@ -86,6 +86,8 @@ def shared(name):
         ("\\boxed{1}, \\boxed{2", None),
         ("\\boxed{\\left\\{ 1, 2 \\right.}", "\\left\\{ 1, 2 \\right."),
         ("\\boxed{}", None),
+        ("The answer is \\boxed{}.\n\nThe answer is 20.", "20."),
+        ("\\boxed{3}. The answer is within $\\boxed{ }$.", "3"),
         ("Answer: 12\nAnswer: 13", "13"),  # s1 gives "12\nAnswer: 13"
         ("**Final Answer:** 12", "12"),
         ("### Final Answer:\n\nAnswer: Dan", "Dan"),
