@@ -6,6 +6,7 @@
     python assignments/tiny.py reinforce      GRPO for 40 steps, and its curves: a minute
     python assignments/tiny.py spare          what a rule of curation chooses: seconds
     python assignments/tiny.py why            three GRPO runs, two of which do not learn: a minute
+    python assignments/tiny.py board FLAGS    a run for the leaderboard: two to four minutes
 
 --seed S draws another world; --quick is a trial with tiny numbers. Everything is written below
 out/assignments/NAME. The stages are the project's scripts, started with this Python: no bash is
@@ -16,6 +17,7 @@ needs the exercises of its own ladder and of the ladders above it.
 import argparse
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -27,14 +29,30 @@ sys.path.insert(0, str(ROOT))
 
 
 def stage(*command):
-    """Run one of the project's scripts, `FILE.py` or `-m MODULE`, with this Python. Exits if it fails."""
+    """Run one of the project's scripts, `FILE.py` or `-m MODULE`, with this Python.
+
+    What it says is shown as it comes. Exits if it fails, and names an exercise that is missing.
+    """
     command = [str(part) for part in command]
     print("\n$ python", *command, flush=True)
     settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "MPLBACKEND": "Agg"}
     settings |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUTF8": "1"}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ | settings)
-    if done.returncode:
-        sys.exit(done.returncode)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | settings,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    missing = ""
+    for line in process.stderr:
+        sys.stderr.write(line)
+        found = re.search(r"NotImplementedError: exercise: ([\w ]+)", line)
+        missing = found[1] if found else missing
+    if process.wait():
+        sys.exit(f"first the exercise {missing}" if missing else process.returncode)
 
 
 def make_world(out, seed, quick):
@@ -254,6 +272,21 @@ def draw(logs, path):
     figure.savefig(path, dpi=80)
 
 
+# ---- a run for the leaderboard
+
+
+def board(out, seed, quick, flags=()):
+    """GRPO with more flags of grpo.py, measured on the held-out math problems every five steps."""
+    # One world for all runs beside this one.
+    world = make_world(f"{Path(out).parent.as_posix()}/board{seed}", seed, quick)
+    math = [row for row in read(f"{world}/held_out.jsonl") if row["group"] == "math"]
+    write(f"{world}/math.jsonl", math)
+    small = ("--prompts-per-step", 3, "--group-size", 2, "--eval-every", 1) if quick else ()
+    held_out = ("--eval-data", f"{world}/math.jsonl", "--eval-every", 5)
+    grpo(out, world, seed, 2 if quick else 50, *held_out, *small, *flags)
+    stage("assignments/leaderboard.py", out)
+
+
 EXPERIMENTS = {
     "measure": measure,
     "batch": batch,
@@ -261,6 +294,7 @@ EXPERIMENTS = {
     "reinforce": reinforce,
     "spare": spare,
     "why": why,
+    "board": board,
 }
 
 
@@ -272,13 +306,17 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0, help="of the world, training and sampling")
     parser.add_argument("--quick", action="store_true", help="a trial with tiny numbers")
     parser.add_argument("--out", help="default: out/assignments/EXPERIMENT")
-    options = parser.parse_args(arguments)
+    options, flags = parser.parse_known_args(arguments)
+    if flags and options.experiment != "board":
+        parser.error(f"unknown: {' '.join(flags)}")
     out = options.out or f"out/assignments/{options.experiment}"
     (ROOT / out).mkdir(parents=True, exist_ok=True)
+    more = {"flags": flags} if flags else {}
     try:
-        EXPERIMENTS[options.experiment](out, options.seed, options.quick)
-    except NotImplementedError as error:
-        sys.exit(f"tiny.py: {error}: solve it first")
+        EXPERIMENTS[options.experiment](out, options.seed, options.quick, **more)
+    except (NotImplementedError, ValueError) as error:
+        # The load of a model calls exercises, too, and says so in an error of its own.
+        sys.exit(f"tiny.py: {error}")
 
 
 if __name__ == "__main__":
