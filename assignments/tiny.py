@@ -18,6 +18,7 @@ import argparse
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -53,6 +54,22 @@ def stage(*command):
         missing = found[1] if found else missing
     if process.wait():
         sys.exit(f"first the exercise {missing}" if missing else process.returncode)
+
+
+def fresh(out):
+    """Remove what an earlier run left in `out`, a model directory or a file of completions.
+
+    Its settings are the same, so a stage would continue it or call it complete; but the functions may
+    have changed.
+    """
+    path = ROOT / out
+    if path.suffix == ".jsonl":
+        # and its NAME.config.json, NAME.jsonl.unfinished
+        for old in path.parent.glob(f"{path.stem}.*"):
+            old.unlink()
+    elif (path / "training.json").is_file():
+        shutil.rmtree(path)
+    return out
 
 
 def make_world(out, seed, quick):
@@ -151,9 +168,9 @@ def tokens(out, seed, quick):
     world = make_world(out, seed, quick)
     good = [row for row in read(f"{world}/pool.jsonl") if row["model"] == "teacher-good"]
     write(f"{out}/traces.jsonl", good[: 20 if quick else 400])
-    epochs = 1 if quick else 12
+    epochs, n_problems, longest = (1, 4, 64) if quick else (12, 100, 320)
     stage(
-        *("sft.py", "--model", BASE, "--data", f"{out}/traces.jsonl", "--out", f"{out}/sft"),
+        *("sft.py", "--model", BASE, "--data", f"{out}/traces.jsonl", "--out", fresh(f"{out}/sft")),
         *("--format", "think", "--epochs", epochs, "--batch-rows", 32, "--lr", 2e-3),
         *("--seed", seed, "--print-every", 25, "--device", "cpu", "--overwrite"),
     )
@@ -162,16 +179,9 @@ def tokens(out, seed, quick):
     for name, flags in forced.items():
         stage(
             *("generate.py", "--plain", "--model", f"{out}/sft", "--format", "think"),
-            *(
-                "--data",
-                f"{world}/held_out.jsonl",
-                "--only",
-                "math",
-                "--limit",
-                4 if quick else 100,
-            ),
-            *("--out", f"{out}/runs/{name}.jsonl", "--temperature", 0.7, "--seed", seed),
-            *("--max-tokens", 64 if quick else 320, "--device", "cpu", "--overwrite", *flags),
+            *("--data", f"{world}/held_out.jsonl", "--only", "math", "--limit", n_problems),
+            *("--out", fresh(f"{out}/runs/{name}.jsonl"), "--temperature", 0.7, "--seed", seed),
+            *("--max-tokens", longest, "--device", "cpu", "--overwrite", *flags),
         )
     runs = [f"{out}/runs/{name}.jsonl" for name in forced]
     stage("evaluate.py", *runs, "--base", runs[0], "--figure", f"{out}/budget.png")
@@ -184,7 +194,7 @@ def tokens(out, seed, quick):
 def grpo(out, world, seed, steps, *flags):
     """A run of grpo.py -> the rows of its log."""
     stage(
-        *("grpo.py", "--model", BASE, "--data", f"{world}/train.jsonl", "--out", out),
+        *("grpo.py", "--model", BASE, "--data", f"{world}/train.jsonl", "--out", fresh(out)),
         *("--format", "think", "--seed", seed, "--steps", steps, "--max-tokens", 128),
         *("--lr", 5e-4, "--device", "cpu", "--overwrite", *flags),
     )

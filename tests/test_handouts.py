@@ -152,3 +152,17 @@ def test_an_unsolved_exercise_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(tiny.EXPERIMENTS, "batch", unsolved)
     with pytest.raises(SystemExit, match="tiny.py: exercise: pack"):
         tiny.main(["batch", "--out", str(tmp_path)])
+
+
+def test_an_experiment_begins_anew(tmp_path):
+    """Functions that have changed make another run of the same settings. What else is there stays."""
+    run, answers, other = tmp_path / "grpo", tmp_path / "wait.jsonl", tmp_path / "notes.jsonl"
+    run.mkdir()
+    for file in (run / "training.json", answers, tmp_path / "wait.jsonl.unfinished", other):
+        file.write_text("{}")
+    tiny.fresh(str(run))
+    tiny.fresh(str(answers))
+    tiny.fresh(str(tmp_path / "new.jsonl"))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.jsonl"]
+    tiny.fresh(str(tmp_path))
+    assert other.is_file()
