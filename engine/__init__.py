@@ -36,7 +36,6 @@ watch            warnings, samples and curves of an RL run
 published        facts: shapes of models, data sheets of GPUs, papers' settings
 activations      the memory of activations, simulated
 fitting          micro-batches that fit into free memory
-fitting          micro-batches that fit into free memory
 costs            what a run costs: memory and seconds, as formulas
 plan             will it fit, how long will it take (python -m engine.plan)
 """
