@@ -78,6 +78,7 @@ def copy_project(root, out, left_out=()):
 def cut(root, out, chosen):
     """Write the starter with these exercises to the folder `out` -> {file: lines that are gone}."""
     copy_project(root, out, NOT_FOR_STUDENTS)
+    shorten_readme(Path(out) / "README.md")
     bodies = {}
     for exercise in chosen:
         for place in exercise.functions:
@@ -98,6 +99,13 @@ def cut(root, out, chosen):
     names = "".join(exercise.name + "\n" for exercise in chosen)
     (Path(out) / "assignments" / "chosen.txt").write_text(names, encoding="utf-8", newline="\n")
     return gone
+
+
+def shorten_readme(path):
+    """Drop the paragraphs that speak of files which the starter has not."""
+    paragraphs = path.read_text(encoding="utf-8").split("\n\n")
+    kept = [text for text in paragraphs if not any(name in text for name in NOT_FOR_STUDENTS)]
+    path.write_text("\n\n".join(kept), encoding="utf-8", newline="\n")
 
 
 def names(text):

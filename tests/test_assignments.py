@@ -148,6 +148,8 @@ def test_the_starter_is_the_same_each_time_and_without_answers(starter, tmp_path
     assert (differ, missing) == ([], [])
     for part in ("tests/mutants", "assignments/wrong", "assignments/answers", ".git/"):
         assert not [name for name in names if part in name], part
+    said = (out / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in cut.NOT_FOR_STUDENTS if name in said] and "--adv-std" in said
     for part in ("cut", "exercises", "grade", "running", "source"):  # what grade.py imports
         assert f"assignments/{part}.py" in names
     with pytest.raises(FileExistsError, match="not empty"):
