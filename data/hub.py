@@ -19,7 +19,9 @@ class DataSet:
     convert: Callable  # a row of theirs -> a row of ours
     split: str = "train"  # the split that is read if none is named
     parts: tuple[str | None, ...] = (None,)  # configurations that are read one after the other
-    answer: str = ""  # the form that is asked for, box or letter; empty: the question says it
+    answer: str = (
+        ""  # the form that is asked for: number, box or letter; empty: the question says it
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,10 +291,10 @@ def already_ours(row):
 # ---- where they are
 
 DATASETS = {
-    "gsm8k": DataSet("openai/gsm8k", gsm8k, parts=("main",), answer="box"),
+    "gsm8k": DataSet("openai/gsm8k", gsm8k, parts=("main",), answer="number"),
     "math500": DataSet("HuggingFaceH4/MATH-500", math, "test", answer="box"),
     "math": DataSet("nlile/hendrycks-MATH-benchmark", math, answer="box"),
-    "aime24": DataSet("HuggingFaceH4/aime_2024", aime, answer="box"),
+    "aime24": DataSet("HuggingFaceH4/aime_2024", aime, answer="number"),
     "s1k": DataSet("simplescaling/s1K", s1k),
     "s1k-1.1": DataSet("simplescaling/s1K-1.1", s1k_11),
     "limo": DataSet("GAIR/LIMO", limo, answer="box"),
@@ -313,13 +315,17 @@ BENCHMARKS = {
         citation="Hendrycks 2021 (2103.03874), Lightman 2023 (2305.20050)",
     ),
     "aime24": Benchmark(
-        "HuggingFaceH4/aime_2024", aime, group="math", answer="box", citation="AIME 2024, (c) MAA"
+        "HuggingFaceH4/aime_2024",
+        aime,
+        group="math",
+        answer="number",
+        citation="AIME 2024, (c) MAA",
     ),
     "aime25": Benchmark(
-        "math-ai/aime25", aime, "test", group="math", answer="box", citation="AIME 2025, (c) MAA"
+        "math-ai/aime25", aime, "test", group="math", answer="number", citation="AIME 2025, (c) MAA"
     ),
     "amc23": Benchmark(
-        "math-ai/amc23", aime, "test", group="math", answer="box", citation="AMC 2023, (c) MAA"
+        "math-ai/amc23", aime, "test", group="math", answer="number", citation="AMC 2023, (c) MAA"
     ),
     "gsm8k": Benchmark(
         "openai/gsm8k",
@@ -327,7 +333,7 @@ BENCHMARKS = {
         "test",
         parts=("main",),
         group="math",
-        answer="box",
+        answer="number",
         citation="Cobbe 2021 (2110.14168)",
     ),
     "minerva": Benchmark(

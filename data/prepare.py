@@ -104,8 +104,8 @@ def rows_of(cfg, name, raw_rows, convert):
 
 
 # {form of answer: the request that asks for it, see ASK in engine/format.py}
-OURS = {"box": "answer", "letter": "choice"}
-PAPERS = {"box": "box", "letter": "letter"}
+OURS = {"number": "number", "box": "answer", "letter": "choice"}
+PAPERS = {"number": "box", "box": "box", "letter": "letter"}
 
 
 def protocol(name, paper):

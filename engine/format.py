@@ -379,8 +379,9 @@ FORMATS = {
 
 # Requests that end a question. With {}: takes a number.
 ASK = {
-    # The form of the answer, which grading looks for. A model of 135M parameters follows these two,
-    # and hardly the two below (RESULTS.md).
+    # The form of the answer, which grading looks for. A model of 135M parameters follows these
+    # three, and hardly the two below (RESULTS.md).
+    "number": '\n\nEnd with "The answer is" and the number.',
     "answer": '\n\nEnd with "The answer is \\boxed{{}}", with the answer in the box.',
     "choice": '\n\nEnd with "The answer is \\boxed{{}}", with the letter of your choice in the box.',
     # in the words of Qwen2.5-Math and of papers
@@ -458,7 +459,7 @@ def takes_number(name):
 
 
 # Requests for the form of an answer.
-FORMS = ("answer", "choice", "box", "letter")
+FORMS = ("number", "answer", "choice", "box", "letter")
 
 
 def is_request(name, number):

@@ -24,7 +24,7 @@ MOST_CUES = 20  # the last ones of a text are read
 # ---- Boxes -------------------------------------------------------------------------------------
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?=\s*\{| )")
-# Questions ask for the answer "within \\boxed{}", and small models repeat that behind their answer.
+# Questions ask for the answer "within \boxed{}", and small models repeat that behind their answer.
 EMPTY_BOX = re.compile(r"\$?\\(?:boxed|fbox)\s{0,9}\{\s{0,9}\}\$?")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are characters, not groups
 # Between two boxes that are one list: "\boxed{1}, \boxed{2}" or "x = \boxed{1} and y = \boxed{2}".

@@ -640,7 +640,7 @@ def test_ask_refuses(config, monkeypatch, how):
     monkeypatch.setattr(loading, "load", None)
     with pytest.raises(
         BadInput,
-        match=f"^--ask {how}: not one of answer, choice, box, letter, tokens:N, steps:N, long, short, l1:N, l1-max:N$",
+        match=f"^--ask {how}: not one of number, answer, choice, box, letter, tokens:N, steps:N, long, short, l1:N, l1-max:N$",
     ):
         generate.main(config(ask=how))
 

@@ -298,11 +298,11 @@ def test_rows_name_the_form_of_answer_that_is_graded(tmp_path):
         assert found["question"] == row["question"]
         return found.get("asks")
 
-    assert asks("gsm8k", RAW["gsm8k"][0]) == ["answer"] == asks("gsm8k", ours)
+    assert asks("gsm8k", RAW["gsm8k"][0]) == ["number"] == asks("gsm8k", ours)
     assert asks("gsm8k", ours, ask="") is None is asks("rows", ours)
     assert asks("gsm8k", ours, ask="long") == ["long"] == asks("rows", ours, ask="long")
     assert asks("gsm8k", ours | {"asks": ["letter"]}) == ["letter"]
     with pytest.raises(
-        BadInput, match="--ask lang: not one of answer, choice, box, letter, tokens:N"
+        BadInput, match="--ask lang: not one of number, answer, choice, box, letter, tokens:N"
     ):
         asks("gsm8k", ours, ask="lang")
