@@ -651,6 +651,14 @@ def advise_on_answers(rows):
     found = f"{len(without)} of {len(rows)} samples have no answer that can be found"
     if 2 * n_cut > len(without):
         return f"{found}: {n_cut} of them were cut; a larger --max-tokens of generate.py would help"
+    n_thinking = sum(
+        row.get("thinking") not in (None, "") and not row["response"] for row in without
+    )
+    if 2 * n_thinking > len(without):
+        return (
+            f"{found}: {n_thinking} of them stopped without an end of thinking; the model may have "
+            "been trained for another --format of generate.py, or too little"
+        )
     advice = Counter(map(instruction_for, without)).most_common(1)[0][0]
     return f'{found}: it would help to end the questions with an instruction, as in "{advice}"'
 

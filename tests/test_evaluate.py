@@ -483,7 +483,7 @@ def test_flexible_beside_strict(tmp_path, capsys):
 
 def test_advice_where_answers_are_missing():
     """It depends on the rows; where most were cut, no instruction helps."""
-    none = completion("q", "x\n" * 99)
+    none = completion("q", "well\n" * 99)
     for fields, words in (
         ({}, "boxed"),
         ({"choices": ["a", "b"]}, "Answer: B"),
@@ -494,6 +494,9 @@ def test_advice_where_answers_are_missing():
         assert advice.startswith("1 of 2 samples have no answer") and words in advice, fields
     advice = evaluate.advise_on_answers([none | {"finish": "length"}] * 3)
     assert "3 of them were cut" in advice and "--max-tokens" in advice and "boxed" not in advice
+    thought = none | {"thinking": "x", "response": ""}
+    advice = evaluate.advise_on_answers([thought, thought, none])
+    assert "2 of them stopped without an end of thinking" in advice and "--format" in advice
 
 
 def test_comparisons_without_a_result_are_named(tmp_path, capsys, monkeypatch):
