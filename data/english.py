@@ -10,9 +10,9 @@ math    pair     Prices in dollars: lamp 7, mug 3, bowl 9, clock 2 and vase 5.
         double   five ages; which child is exactly twice as old as which other?
 other   meet     three people and their free days; on which day can they meet?
         tallest  three comparisons; who is the tallest?
-plain   fact     154 questions about the world, each choice a sentence (data/english/facts.jsonl)
-        follow   instructions that a program can check (IFEval's 25 kinds)
-        free     open questions, where the drift of a model's texts is measured
+facts   fact     154 questions about the world, each choice a sentence (data/english/facts.jsonl)
+plain   follow   instructions that a program can check (IFEval's 25 kinds)
+free    free     open questions, where the drift of a model's texts is measured
 
 Each math problem has one solution. Attempts are drawn at random, as a small model draws them.
 
@@ -64,6 +64,8 @@ class Config:
     n_pool: int = 1200  # teacher traces to choose from
     n_train: int = 800  # math problems for reinforcement learning
     n_held_out: int = 200  # math problems for measuring; half as many of the group other
+    # a model's own completions of cold_open.jsonl: those that are finished join cold.jsonl
+    own_answers: str = ""
 
 
 # ---------------------------------------------------------------- problems with numbers
@@ -440,12 +442,12 @@ TOPICS = (
     "city, a ship, painting, sleep, a teacher, tea, the future, a horse, a bridge, the forest"
 ).split(", ")
 OPEN_QUESTIONS = (
-    "Write two sentences about {topic}.",
-    "Tell me something nice about {topic}.",
-    "What do people like about {topic}?",
-    "Give me a short tip that has to do with {topic}.",
-    "Write a short message to a friend about {topic}.",
-    "What can a child learn from {topic}?",
+    "Write one sentence about {topic}.",
+    "Tell me something nice about {topic} in one sentence.",
+    "In one sentence, what do people like about {topic}?",
+    "Give me a tip of one sentence that has to do with {topic}.",
+    "Write a message of two sentences to a friend about {topic}.",
+    "In one sentence, what can a child learn from {topic}?",
 )
 # One prompt for each kind of instruction, with the settings of its check (grading/ifeval.py).
 INSTRUCTIONS = {
@@ -592,7 +594,21 @@ def open_rows(split):
 
 
 def fact_rows():
-    return [row | {"group": "plain", "task": "fact"} for row in read_rows(FACTS)]
+    return [row | {"group": "facts", "task": "fact"} for row in read_rows(FACTS)]
+
+
+def own_answer_rows(path):
+    """What a model said to the open questions, as traces without thinking.
+
+    Trained on them, it keeps what it said before. Raises BadInput when no completion is finished.
+    """
+    rows = [
+        row for row in read_rows(path) if row.get("finish") == "stop" and row["response"].strip()
+    ]
+    if not rows:
+        raise BadInput(f"--own-answers {path}: no completion is finished, or all are empty")
+    fields = ("id", "group", "task", "question", "response")
+    return [{name: row[name] for name in fields} | {"thinking": ""} for row in rows]
 
 
 # ---------------------------------------------------------------- files
@@ -602,8 +618,9 @@ def main(cfg):
     """Write the world's files into cfg.out."""
     settings.check_positive(cfg, "n_cold", "n_pool", "n_train", "n_held_out")
     out = Path(cfg.out)
+    own = own_answer_rows(cfg.own_answers) if cfg.own_answers else []
     files = {
-        "cold": cold_start(cfg.n_cold, cfg.seed),
+        "cold": cold_start(cfg.n_cold, cfg.seed) + own,
         "cold_open": open_rows("train"),
         "pool": teacher_pool(cfg.n_pool, cfg.seed),
         "train": problems("math", cfg.n_train, cfg.seed, "train"),

@@ -286,3 +286,13 @@ def test_two_models_are_compared_without_float64(no_float64, model):
     with torch.no_grad():
         numbers = analyze.compare_batch(side, side, batch, top=3)
     assert {x.dtype for x in numbers.values()} == {torch.float64}
+
+
+def test_the_faster_type_is_measured(monkeypatch):
+    """A clock that says 2 ms for each product in fp32, and 1 or 1.9 in bf16."""
+    for milliseconds, best in ((1, "bf16"), (1.9, "fp32")):
+        steps = [0, 2] * 8 + [0, milliseconds] * 8
+        clock = iter([sum(steps[: i + 1]) / 1000 for i in range(len(steps))])
+        monkeypatch.setattr(machine.time, "perf_counter", lambda clock=clock: next(clock))
+        found, why = machine.faster_dtype("cpu")
+        assert found == best and f"{2 / milliseconds:.1f} times as fast" in why
