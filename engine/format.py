@@ -381,7 +381,7 @@ FORMATS = {
 ASK = {
     # The form of the answer, which grading looks for. A model of 135M parameters follows these
     # three, and hardly the two below (RESULTS.md).
-    "number": '\n\nEnd with "The answer is" and the number.',
+    "number": '\n\nEnd with "The answer is \\boxed{{}}", with the number in the box.',
     "answer": '\n\nEnd with "The answer is \\boxed{{}}", with the answer in the box.',
     "choice": '\n\nEnd with "The answer is \\boxed{{}}", with the letter of your choice in the box.',
     # in the words of Qwen2.5-Math and of papers

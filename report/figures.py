@@ -148,14 +148,18 @@ def plot_budgets(figure, curves, colours):
             label=model,
         )
         for i, point in enumerate(points):
-            # In turn above and below, as neighbours may be close.
-            end, shift = (point["high"], 4) if i % 2 == 0 else (point["low"], -12)
+            # In turn above and below, as neighbours may be close; below 0 are the ticks.
+            above_all = (point["high"], 4 + 10 * (i % 2))
+            end, shift = (point["low"], -12) if i % 2 and point["low"] > 5 else above_all
             axes.annotate(point["label"], (x[i], end), (0, shift), ha="center", **LABEL)
     # Logarithmic from the smallest number on and linear below it: an answer without thinking (0)
     # needs a place, too.
     axes.set_xscale("symlog", base=2, linthresh=smallest, linscale=0.6)
     name_doublings(axes, smallest, max(smallest, *tokens), first=[0])
-    axes.set(xlabel="mean thinking tokens", ylabel="right answers, %", ylim=0)
+    highest = max(point["high"] for points in curves.values() for point in points)
+    axes.set(
+        xlabel="mean thinking tokens", ylabel="right answers, %", ylim=(0, 1.15 * highest or 1)
+    )
     axes.set_xlim(-0.3 * smallest, 1.3 * max(tokens))
     axes.grid(axis="y", alpha=0.25)
 
@@ -244,8 +248,9 @@ def plot_pca(figure, points, colours):
     points: {model: {task: [[base's (x, y), tuned's (x, y)] of each layer]}}.
     """
     tasks = union_of_keys(points)
+    columns = min(PANELS, len(tasks))
     rows = math.ceil(len(tasks) / PANELS)
-    panels = figure.subplots(rows, PANELS, squeeze=False).flatten()
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, task in itertools.zip_longest(panels, tasks):
         axes.set(title=task or "", xmargin=0.12, ymargin=0.12, visible=task is not None)
         for model, by_task in points.items():
@@ -446,7 +451,7 @@ def picture_of_behaviours(study, colours):
         "behaviours",
         3.4,
         f"What the traces do in {group}, counted by rules: percent of answers with at least one.",
-        partial(plot_bars, values=habits, colours=colours, label="answers, %"),
+        partial(plot_bars, values=habits, colours=colours, label="answers, %", xlabel="behaviour"),
         bool(habits),
     )
 
@@ -468,7 +473,9 @@ def unforced_runs(study):
         author = authors[name]
         is_only = list(authors.values()).count(author) == 1 and "/" not in author
         named[author if author and is_only and author not in runs else name] = run
-    return named
+    # The base first, then the models as they were given, then runs of others.
+    order = [*study.models.paths(), ""]
+    return dict(sorted(named.items(), key=lambda pair: order.index(authors[pair[1].name])))
 
 
 def author_of(run):

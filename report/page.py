@@ -114,6 +114,11 @@ def forcing_sentences(study):
     for model, points in study.curves.items():
         worst = min(points, key=lambda point: point["accuracy"])
         best = max(points, key=lambda point: point["accuracy"])
+        if worst["accuracy"] == best["accuracy"]:
+            sentences.append(
+                f"Forcing {model} to think less or more changes nothing: {best['accuracy']:.1f}%."
+            )
+            continue
         sentences.append(
             f"Forcing {model} to think less or more moves it from {point_in_words(worst)} to "
             f"{point_in_words(best)}."

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from typing import NamedTuple
 
+from engine.format import asked
 from grading.answers import answer_of
 from report.runs import is_right, row_scope, sample_key
 
@@ -142,7 +143,7 @@ def make_transcript(tokenizer, row, values, title):
         )
     return {
         "title": title,
-        "question": str(row["question"]),
+        "question": str(asked(row)),
         "answer": str(row.get("answer", "not given")),
         "said": str(answer_of(row) or "nothing"),
         "right": is_right(row),

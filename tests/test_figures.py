@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from analysis import analysed, place  # noqa: F401  (fixtures)
 
-from report import figures
+from report import figures, page
 
 
 def test_every_figure_is_written(analysed):
@@ -67,4 +67,14 @@ def test_a_run_has_the_name_of_its_model():
     twice = [("before", "m/SmolLM2"), ("again", "m/SmolLM2"), ("x", "elsewhere")]
     assert named(paths, twice) == ["before", "again", "x"]
     seeds = {"b": "b", "seed0/sft": "s0/sft", "seed1/sft": "s1/sft"}
-    assert named(seeds, [("sft", "s0/sft"), ("sft", "s1/sft"), ("base", "b")]) == ["sft", "b"]
+    assert named(seeds, [("sft", "s0/sft"), ("sft", "s1/sft"), ("base", "b")]) == ["b", "sft"]
+
+
+def test_forcing_that_changes_nothing_is_said_so():
+    """The lowest and the highest point are the same then, and no move from one to the other."""
+    points = [{"accuracy": 0.0, "label": f"budget {n}", "n_thinking_tokens": n} for n in (8, 16)]
+    (sentence,) = page.forcing_sentences(SimpleNamespace(curves={"sft": points}))
+    assert sentence == "Forcing sft to think less or more changes nothing: 0.0%."
+    points[1] = points[1] | {"accuracy": 9.0}
+    (sentence,) = page.forcing_sentences(SimpleNamespace(curves={"sft": points}))
+    assert "moves it from 0.0%" in sentence and "to 9.0%" in sentence
