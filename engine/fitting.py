@@ -22,6 +22,7 @@ SHARE = 0.8  # of free memory that is planned for: allocators lose some, others 
 # On a CPU a micro-batch of so many parameters times tokens is as fast as a larger one: 512 tokens
 # of a 135M model, 32,768 of a tiny one. What is beyond only takes memory.
 ENOUGH_ON_CPU = 6.5e10
+LARGE = 5e7  # parameters from which memory is scarcer than time, on a CPU
 # Kept by a layer, in numbers of its linear maps' inputs and outputs: norms, rotations, products.
 MORE_THAN_MAPS = 1.25
 HEAD = 64e6  # bytes: a part of the vocabulary's logits, and what is made of them
@@ -48,12 +49,15 @@ def with_micro_batch(cfg, run, longest):
     ranks = run.ranks
     kind = torch.device(ranks.device).type
     free = machine.free_memory(ranks.device)
-    if kind == "cpu":  # the processes of one machine share it
+    n_parameters = sum(p.numel() for p in run.model.parameters())
+    if kind == "cpu":
+        if n_parameters >= LARGE:
+            machine.return_freed_tensors()
+        # The processes of one machine share it.
         free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     needs = needs_of(run.model, run.optimizers, cfg, kind)
     tokens = cfg.micro_batch_tokens or run.noted.get("micro_batch_tokens", 0)
     if not tokens:
-        n_parameters = sum(p.numel() for p in run.model.parameters())
         fitting = fitting_tokens(needs, SHARE * free, most_tokens(kind, n_parameters))
         tokens = min(processes.gather_from_ranks(fitting, ranks))
     run.say(describe(kind, tokens, needs, free, longest))

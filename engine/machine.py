@@ -5,6 +5,8 @@
 Tested on Linux. Apple's GPUs (mps) have no float64: what needs it is computed on the CPU there.
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import os
 import re
@@ -145,6 +147,17 @@ def room_of(folder, limit, used, droppable):
 
 def read(path):
     return Path(path).read_text(encoding="utf-8")
+
+
+def return_freed_tensors(least=2**20):
+    """Have Linux's allocator give each freed tensor of so many bytes back to the system at once.
+
+    It would keep their room in its heap, with gaps that the next tensors do not fill: 0.4 GB of 4.1
+    when a 135M model is trained. Fresh pages for every tensor cost a tenth or more of the speed.
+    """
+    mmap_threshold = -3  # M_MMAP_THRESHOLD in malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system's allocator
+        ctypes.CDLL(None).mallopt(mmap_threshold, least)
 
 
 def peak_memory(device):

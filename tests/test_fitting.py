@@ -138,6 +138,17 @@ def test_a_run_says_what_it_will_use(base, tmp_path, capsys, monkeypatch):  # no
     assert "up to 77 tokens" in first_line(capsys.readouterr().out)
 
 
+def test_a_large_model_returns_its_memory(base, tmp_path, monkeypatch):  # noqa: F811
+    """On a CPU; of a small one nothing is gained."""
+    calls = []
+    monkeypatch.setattr(machine, "return_freed_tensors", lambda: calls.append(1))
+    sft.main(config(base, tmp_path / "a", epochs=1))
+    assert not calls
+    monkeypatch.setattr(fitting, "LARGE", 1000)
+    sft.main(config(base, tmp_path / "b", epochs=1))
+    assert calls == [1]
+
+
 def test_processes_of_one_machine_share_its_memory(base, tmp_path, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setattr(machine, "free_memory", lambda device: 4 * 10**9)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

@@ -160,6 +160,29 @@ def test_peak_memory_in_bytes(monkeypatch, system, unit):
     assert machine.peak_memory("cpu") is None and training.memory_gb("cpu") is None
 
 
+def test_freed_tensors_go_back_to_the_system():
+    """100 tensors of 2 MB between 100 others: when they are freed, 200 MB are free. As it begins,
+    the heap keeps the gaps."""
+    program = (
+        "import sys, torch\n"
+        "from engine import machine\n"
+        "def resident(): return 4096 * int(open('/proc/self/statm').read().split()[1])\n"
+        "large = torch.ones(2**22)\n"
+        "del large\n"  # from now on the heap takes up to 16 MB
+        "if sys.argv[1] == 'yes': machine.return_freed_tensors()\n"
+        "kept = [torch.ones(2**19) for _ in range(200)]\n"
+        "before = resident()\n"
+        "del kept[::2]\n"
+        "print(before - resident())"
+    )
+    freed = {}
+    for word in ("yes", "no"):
+        command = [sys.executable, "-c", program, word]
+        done = subprocess.run(command, capture_output=True, text=True)
+        freed[word] = int(done.stdout)
+    assert freed["yes"] > 1.9e8 and freed["no"] < 2e7
+
+
 def test_peak_memory_is_what_was_held():
     """A gigabyte is seen, after it is gone, too."""
     program = "from engine import machine\nb'x' * 10**9\nprint(machine.peak_memory('cpu'))"
