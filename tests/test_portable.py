@@ -135,6 +135,7 @@ def test_workers_without_timers(elsewhere, tmp_path):
     """A loop in Python and a sleep are ended by the worker's own thread, what holds the interpreter
     by the parent; others have their values.
     """
+    began = time.monotonic()
     found = elsewhere(
         "import json\nfrom grading.sandbox import HAS_TIMERS, Workers\n"
         "with Workers('acts:act', n=2, limit=30.0, cpu_limit=0.2) as pool:\n"
@@ -147,6 +148,7 @@ def test_workers_without_timers(elsewhere, tmp_path):
     spent = ["timeout", "no result in 0.2 seconds of processor time"]
     late = ["timeout", "no result in 0.3 seconds"]
     assert found == [False, [1, spent, spent, 0.5, 2, late]]
+    assert time.monotonic() - began < 25  # not the 30 seconds of the clock
 
 
 def completions():
