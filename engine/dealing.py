@@ -40,8 +40,10 @@ def micro_batches(lengths, capacity, ranks):
     """Yield this rank's micro-batches of a step as (indices of rows, whether they count).
 
     A model in shards needs all ranks in every pass. A rank without work repeats the shortest row,
-    and what it computes does not count.
+    and what it computes does not count. capacity: tokens, which engine/fitting.py has chosen.
     """
+    if capacity <= 0:
+        raise ValueError("the size of a micro-batch is not chosen yet")
     shortest = min(range(len(lengths)), key=lengths.__getitem__, default=None)
     for group in deal(lengths, capacity, ranks.n)[ranks.index]:
         yield (group, True) if group else ([shortest], False)

@@ -46,7 +46,7 @@ if [ -z "${MODEL:-}" ]; then
   python -m data.smollm --out "$MODEL"
 fi
 # Half of the cores for each lane.
-default OMP_NUM_THREADS="$(( ($(python -c 'import os; print(os.cpu_count())') + 1) / 2 ))"
+default OMP_NUM_THREADS="$(( ($(getconf _NPROCESSORS_ONLN) + 1) / 2 ))"
 [ -n "${DTYPE:-}" ] || DTYPE=$(python -m engine.machine)
 computing="--device $DEVICE --dtype $DTYPE"
 mkdir -p "$OUT"

@@ -47,9 +47,9 @@ def base_models():
 
 
 def config(**more):
-    return grpo.Config(
-        **{"model": BASE, "data": "", "out": "", "temperature": 0.8, "max_tokens": 19, **more}
-    )
+    usual = {"model": BASE, "data": "", "out": "", "temperature": 0.8, "max_tokens": 19}
+    # One micro-batch unless a test asks for more: the size that main() would choose.
+    return grpo.Config(**{**usual, "micro_batch_tokens": 32768, **more})
 
 
 def rollout_of_six():

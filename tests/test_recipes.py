@@ -23,7 +23,7 @@ import evaluate
 import generate
 import grpo
 import sft
-from data import prepare, tiny
+from data import english, prepare, smollm, tiny
 from engine import plan, settings
 from grading import labels
 from grading.formulas import check_expression
@@ -38,6 +38,8 @@ SCRIPTS = {
     "analyze.py": analyze,
     "data.prepare": prepare,
     "data.tiny": tiny,
+    "data.english": english,
+    "data.smollm": smollm,
     "grading.labels": labels,
 }
 # Notes the command, and writes 2,000 lines to each --out FILE.jsonl.
@@ -104,6 +106,7 @@ def check_settings(config, **wanted):
 
 # What a recipe has to be given; the others need nothing.
 VARIABLES = {
+    "laptop.sh": {"DTYPE": "fp32"},
     "l1.sh": {"MODEL": "m", "DATA": "d.jsonl", "TEST": "t.jsonl"},
     "tiny_world.sh": {"RECIPE": "s1"},
 }
