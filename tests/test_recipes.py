@@ -45,7 +45,10 @@ SCRIPTS = {
 # Notes the command, and writes 2,000 lines to each --out FILE.jsonl.
 STAND_IN = """#!/bin/sh
 if [ "$1" = - ]; then shift; exec {python} - "$@"; fi
-for word in "$0" "$@"; do printf '%s\\0' "$word"; done >> "$COMMANDS"; printf '\\n' >> "$COMMANDS"
+own=$(mktemp)
+{{ for word in "$0" "$@"; do printf '%s\\0' "$word"; done; printf '\\n'; }} > "$own"
+# In one write: two lanes of a recipe run side by side.
+cat "$own" >> "$COMMANDS"; rm "$own"
 while [ $# -gt 0 ]; do
   if [ "$1" = --out ]; then
     case "$2" in *.jsonl) mkdir -p "$(dirname "$2")"; seq 2000 > "$2";; esac
