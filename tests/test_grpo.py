@@ -837,6 +837,7 @@ def short(tmp_path, monkeypatch):
                 "group_size": 4,
                 "max_tokens": 40,
                 "lr": 5e-4,
+                "micro_batch_tokens": 32768,
                 **more,
             }
         )

@@ -20,7 +20,7 @@ import pytest
 from mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent
-N_WORKERS = 1  # of two cores: the other tests are what a run waits for
+N_WORKERS = 2  # they give way to the other tests (os.nice), and take both cores when those end
 if not importlib.util.find_spec("triton"):  # those tests are then skipped
     MUTANTS = [mutant for mutant in MUTANTS if "test_triton.py" not in mutant[4]]
 
