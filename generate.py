@@ -109,8 +109,8 @@ class Config(Computing):
     over_budget: Literal["force", "reject"] = "force"
     max_tries: int = 1000  # of --over-budget reject
     steps: int = 0  # force the answer after so many steps (--format s1-steps)
-    # ends the questions: in which form to answer (number, answer, choice, box, letter) or how long to
-    # think (tokens:N, steps:N, long, short, l1:N, l1-max:N); a row's own `asks` come before
+    # ends the questions: in which form to answer (number, answer, choice, box, letter) or how long
+    # to think (tokens:N, steps:N, long, short, l1:N, l1-max:N); a row's own `asks` come before
     ask: str = ""
 
     sweep: str = ""  # FLAG=A,B,...: one run for each value, OUT-FLAG-VALUE

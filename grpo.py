@@ -828,14 +828,7 @@ def split_groups(n_groups, cfg):
 
 def train(cfg, ranks, problems, held_out):
     """Load, loop over the steps, save; see main. Returns the log rows of the steps taken now."""
-    model, tokenizer = sharding.load_to_train(
-        cfg.model,
-        ranks,
-        cfg.dtype == "bf16",
-        cfg.offload,
-        cfg.recompute,
-        adapters=lora.shape_of(cfg),
-    )
+    model, tokenizer = training.load_model(cfg, ranks)
     form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
     form.check(tokenizer)
     if "self_certainty" in needs_of(cfg.reward) and models.softcap(model):
@@ -845,12 +838,7 @@ def train(cfg, ranks, problems, held_out):
     optimizers = training.make_optimizers(
         model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, adam_dtype=cfg.adam_dtype
     )
-    reference = None
-    if cfg.lora and not cfg.reference:
-        reference = model  # without its adapters, see lora.off
-    elif cfg.beta or cfg.kl_every:
-        path = cfg.reference or cfg.model
-        reference = load_beside(cfg, path, tokenizer, ranks, "--reference")
+    reference = load_reference(cfg, model, tokenizer, ranks)
     # A reference that changes is saved with the run.
     run = training.Run(
         cfg, identity_of(cfg), model, optimizers, reference if cfg.ref_refresh else None
@@ -935,6 +923,15 @@ def set_up(cfg, model, reference, tokenizer, form, lengths):
         problems=[],
         lengths=lengths,
     )
+
+
+def load_reference(cfg, model, tokenizer, ranks):
+    """The model of the KL, or None if there is no KL; of a policy with adapters the policy itself."""
+    if not (cfg.beta or cfg.kl_every):
+        return None
+    if cfg.lora and not cfg.reference:
+        return model  # without its adapters, see lora.off
+    return load_beside(cfg, cfg.reference or cfg.model, tokenizer, ranks, "--reference")
 
 
 def load_beside(cfg, path, tokenizer, ranks, flag):

@@ -52,7 +52,6 @@ from engine import (
     dealing,
     fitting,
     loading,
-    lora,
     machine,
     packing,
     processes,
@@ -285,7 +284,10 @@ def main(cfg):
     rows = read_traces(cfg.data)
     held_out = read_traces(cfg.eval_data) if cfg.eval_data else []
     flags = f"--micro-batch-tokens {cfg.micro_batch_tokens}"
-    relief = "fewer tokens, --recompute, --lora 16, --adam-dtype bf16, more ranks under torchrun or --offload"
+    relief = (
+        "fewer tokens, --recompute, --lora 16, --adam-dtype bf16, more ranks under torchrun or "
+        "--offload"
+    )
     with training.failures_in_one_line(cfg, flags, relief), runlog.locked(cfg.out):
         return train(cfg, ranks, rows, held_out)
 
@@ -310,15 +312,7 @@ def train(cfg, ranks, rows, held_out):
     identity = runlog.identity(
         cfg, FREE, data=cfg.data, model=cfg.model, match_flops=cfg.match_flops
     )
-    model, tokenizer = sharding.load_to_train(
-        cfg.model,
-        ranks,
-        cfg.dtype == "bf16",
-        cfg.offload,
-        cfg.recompute,
-        cfg.compile,
-        lora.shape_of(cfg),
-    )
+    model, tokenizer = training.load_model(cfg, ranks, cfg.compile)
     optimizers = training.make_optimizers(
         model, cfg.lr, (cfg.beta1, cfg.beta2), cfg.weight_decay, cfg.muon_lr, cfg.adam_dtype
     )

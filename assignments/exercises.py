@@ -4,7 +4,7 @@ One entry per exercise:
     name       a word, for --only and in messages
     title      what a student reads above it
     ladder     one of LADDERS; within a ladder in the order of the table
-    functions  "FILE.py:NAME" or "FILE.py:CLASS.NAME": what is cut and what is taken from a submission
+    functions  "FILE.py:NAME" or "FILE.py:CLASS.NAME": what is cut, and taken from a submission
     parts      {name of a part: (points, tests)}; a part has its points if all its tests pass
     needs      exercises whose functions these call. Only a student's own copy needs them first: the
                grader puts one exercise at a time into the solution.

@@ -107,7 +107,7 @@ def graft_into(copy, submission, exercise):
 
 
 def locate(submission, file):
-    """The file in a submission: in its place, in a folder further down, or alone -> Path or None."""
+    """The file in a submission: in its place, further down, or alone -> Path or None."""
     submission = Path(submission)
     if (submission / file).is_file():
         return submission / file

@@ -68,7 +68,7 @@ def docstring_of(test):
 
 
 def bugs_of(seed, n=3, file=None):
-    """The bugs of a seed: one for each of n files, or n of one file. ValueError if there are fewer."""
+    """The bugs of a seed: one for each of n files, or n of one. ValueError if there are fewer."""
     rng = random.Random(seed)
     entries = sorted(entry for entry in mutants() if is_hunted(entry, file))
     rng.shuffle(entries)
@@ -127,7 +127,7 @@ def sheet(bugs):
     lines = [
         "# Find the bug",
         "",
-        f"{len(bugs)} mistakes are in this copy, each in another place. For each, a test that fails:",
+        f"{len(bugs)} mistakes are in this copy, each in another place. A test that fails for each:",
         "",
     ]
     for number, bug in enumerate(bugs, 1):

@@ -2,9 +2,9 @@
 
     outcome = run(folder, tests, Limits(seconds=60))
 
-The process is a fork of this one on Linux, where the libraries are loaded once (call `preload`), and
-a new Python elsewhere. What it prints goes nowhere. It writes a line of JSON at each step, so that
-what it did before it hung, crashed or ended is known.
+On Linux the process is a fork of this one, which loads the libraries once (call `preload`);
+elsewhere it is a new Python. What it prints goes nowhere. It writes a line of JSON at each step, so
+that what it did before it hung, crashed or ended is known.
 """
 
 import atexit
@@ -229,7 +229,7 @@ def run_here(folder, tests, report):
 
 
 def belongs(name, tests):
-    """Whether a test that was collected is one of these: a file, a function, or some of its cases."""
+    """Whether a collected test is one of these: a file, a function, or some of its cases."""
 
     def is_part(test):
         end = "" if "[" in test else "[" if "::" in test else "::"
@@ -290,7 +290,7 @@ def last_line(text):
 
 
 def message_of(caught):
-    """What went wrong in a test, as one line: expected against obtained where it is a comparison."""
+    """What went wrong in a test, as one line: of a comparison expected against obtained."""
     error = caught.value
     if isinstance(error, NotImplementedError) and str(error).startswith("exercise: "):
         return f"{error}: not written yet"

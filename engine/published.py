@@ -1,7 +1,7 @@
 """Published facts for engine/plan.py: shapes of models, data sheets of GPUs, papers' settings."""
 
-# From each model's config.json on the hub (Gemma 3: of its text model; above 1B the vision part, 0.4B
-# parameters, is not planned):
+# From each model's config.json on the hub (Gemma 3: of its text model; above 1B the vision part,
+# 0.4B parameters, is not planned):
 # family, width, inner width, layers, heads, key-value heads, vocabulary, is the head tied?, and the
 # head width where it is not width / heads
 SHAPES = {

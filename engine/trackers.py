@@ -1,4 +1,4 @@
-"""The numbers of a run's log, handed on to TensorBoard or Weights & Biases where a flag asks for it.
+"""The numbers of a run's log, handed on to TensorBoard or Weights & Biases.
 
 Neither is a requirement of the project: it is imported when its flag is given, and nothing is sent
 anywhere without it. What wandb sends, and where, is decided by its own environment variables:

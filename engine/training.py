@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from engine import loading, machine, processes, runlog, sharding, trackers
+from engine import loading, lora, machine, processes, runlog, sharding, trackers
 from engine.checkpoints import (
     check_sums,
     load_checkpoint,
@@ -156,6 +156,19 @@ def move_state(optimizers, device):
         for state in optimizer.state.values():
             for slot, value in state.items():
                 state[slot] = value.to(device) if value.ndim else value
+
+
+def load_model(cfg, ranks, compiled=False):
+    """Load --model to be trained as the settings say, see sharding.load_to_train."""
+    return sharding.load_to_train(
+        cfg.model,
+        ranks,
+        cfg.dtype == "bf16",
+        cfg.offload,
+        cfg.recompute,
+        compiled,
+        lora.shape_of(cfg),
+    )
 
 
 def autocast(cfg, ranks):

@@ -16,7 +16,7 @@ WHOLE_WRAPPER = re.compile(r"\\(?:text|textbf|mbox)\s?\{(.*)\}", re.DOTALL)
 # what may stand in front of a letter: "Option B", "the correct choice is (B)"
 LEAD = (
     r"(?:(?:the )?(?:correct |right |best |final )?(?:answer|option|choice|letter)s?"
-    r"(?: is| are)?|I (?:would )?(?:choose|pick|select)|it(?: i|')s|选项?|选择|是)\s?:?\s?"
+    r"(?: is| are)?|I (?:would )?(?:choose|pick|select)|it is|it's|选项?|选择|是)\s?:?\s?"
 )
 LETTER = re.compile(
     rf"(?:{LEAD})?[(\[]?\s?([A-Z])(?![a-zA-Z0-9_^*/+=])\s?(.*)", re.IGNORECASE | re.DOTALL
@@ -50,8 +50,8 @@ def letter_of(text, texts=()):
     r"""The letter that an answer begins with, or None.
 
     Takes "B", "b", "(B)", "B.", "B) 12", "Option B", "\textbf{(B)}\ 12", "B because ...".
-    Refuses "B or C", "A dog", "it is a dog", "BC" and "not B". texts: of the choices; the own text of a letter may
-    follow it.
+    Refuses "B or C", "A dog", "it is a dog", "BC" and "not B". texts: of the choices; the own text
+    of a letter may follow it.
     """
     bare = _bare(text)
     found = LETTER.fullmatch(bare)

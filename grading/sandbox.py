@@ -15,8 +15,8 @@ A limit by the clock depends on what else the machine does. With cpu_limit the p
 item is limited, too, and the other limit may be long.
 Workers end with their parent, however it ended: when their input ends or, if they are busy, by the
 kernel's timers. Windows has no such timers: a thread of the worker looks at its clocks, and where C
-holds the interpreter the parent ends it, after PATIENCE times its processor time by the clock. There
-is no limit of memory either, and such a worker may outlive a parent that is killed.
+holds the interpreter the parent ends it, after PATIENCE times its processor time by the clock.
+There is no limit of memory either, and such a worker may outlive a parent that is killed.
 """
 
 import contextlib

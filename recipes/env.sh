@@ -24,6 +24,22 @@ run() {
   fi
 }
 
+# side_by_side LEFT FUNCTION RIGHT OTHER: run two functions of a recipe at once, a core for each;
+# their lines are marked [LEFT] and [RIGHT].
+side_by_side() {
+  # `set -m` gives the other a process group of its own, so that it can be ended as a whole.
+  set -m
+  "$4" > >(sed -u "s/^/  [$3]  /") 2>&1 & other=$!
+  set +m
+  trap 'kill -- -$other 2>/dev/null || true' EXIT
+  "$2" > >(sed -u "s/^/[$1]  /") 2>&1
+  if ! wait $other; then
+    echo "$(basename "$0"): the half marked [$3] failed, see its lines" >&2
+    exit 1
+  fi
+  trap - EXIT
+}
+
 # default NAME=VALUE ...: set and export the variables that are not set yet.
 default() {
   local pair name

@@ -33,8 +33,8 @@ done
 if [ -n "$quick" ]; then
   echo "--quick: 100 problems, 60 traces of s1 and random choice, 8 steps of RL; no LIMO, no Waits"
   echo "         but one: too little for intervals that say anything"
-  default COLD=120 OPEN=60 POOL=200 CHOSEN=60 HELD_OUT=100 STEPS=8 SETS="s1 random" WAITS=1 BUDGETS=0
-  default OUT=out/laptop-quick
+  default COLD=120 OPEN=60 POOL=200 CHOSEN=60 HELD_OUT=100 STEPS=8
+  default SETS="s1 random" WAITS=1 BUDGETS=0 OUT=out/laptop-quick
 fi
 default COLD=300 OPEN=160 POOL=600 CHOSEN=160 HELD_OUT=200 STEPS=40 PROMPTS=8 GROUP=8
 default SETS="s1 limo low random" WAITS="1 2 4" BUDGETS="0 24 48" SPLIT=held_out
@@ -137,17 +137,7 @@ for ((seed = 0; seed < seeds; seed++)); do
   mkdir -p "$dir/runs"
   echo "== seed $seed"
   python -m data.english --out "$dir/data" --seed "$seed" --n-pool "$POOL" --n-held-out "$HELD_OUT"
-  # `set -m` gives the RL half a process group of its own, so that it can be ended as a whole.
-  set -m
-  reinforcement > >(sed -u 's/^/  [rl]  /') 2>&1 & rl=$!
-  set +m
-  trap 'kill -- -$rl 2>/dev/null || true' EXIT
-  likelihood > >(sed -u 's/^/[sft]  /') 2>&1
-  if ! wait $rl; then
-    echo "laptop.sh: the reinforcement learning half failed, see the lines marked [rl]" >&2
-    exit 1
-  fi
-  trap - EXIT
+  side_by_side sft likelihood rl reinforcement
 done
 
 echo "== results"

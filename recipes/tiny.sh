@@ -93,17 +93,7 @@ for ((seed = 0; seed < seeds; seed++)); do
   fi
   echo "== seed $seed"
   python -m data.tiny --out "$dir/data" --seed "$seed"
-  # `set -m` gives the RL half a process group of its own, so that it can be ended as a whole.
-  set -m
-  reinforcement > >(sed -u 's/^/  [rl]  /') 2>&1 & rl=$!
-  set +m
-  trap 'kill -- -$rl 2>/dev/null || true' EXIT
-  likelihood > >(sed -u 's/^/[sft]  /') 2>&1
-  if ! wait $rl; then
-    echo "tiny.sh: the reinforcement learning half failed, see the lines marked [rl]" >&2
-    exit 1
-  fi
-  trap - EXIT
+  side_by_side sft likelihood rl reinforcement
 done
 
 echo "== results"

@@ -1,4 +1,4 @@
-"""Wrong solutions of the exercises: mistakes that public code made, and slips that are easy to make.
+"""Wrong solutions of the exercises: mistakes that public code made, and easy slips.
 
 Not for students. The tests of an exercise must reject each of them, and say what was expected and
 what was obtained: python assignments/wrong/check.py NAME ... shows what they say.

@@ -23,7 +23,7 @@ LIMITS = running.Limits(seconds=20)
 
 
 def submission(wrong, root=cut.ROOT):
-    """{file: text} of what a student with this mistake hands in. ValueError if it is out of date."""
+    """{file: text} that a student with this mistake hands in. ValueError if it is out of date."""
     exercise = exercises.BY_NAME[wrong.exercise]
     (file,) = exercise.files
     text = (Path(root) / file).read_text(encoding="utf-8")

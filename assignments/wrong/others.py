@@ -1,4 +1,4 @@
-"""Right solutions that are written in another way than the project's: the tests must accept them."""
+"""Right solutions, written in another way than the project's: the tests must accept them."""
 
 from wrong import Wrong
 from wrong.batch import BEST, FIT
