@@ -149,7 +149,7 @@ def read(path):
     return Path(path).read_text(encoding="utf-8")
 
 
-def return_freed_tensors(least=2**20):
+def return_freed_tensors(least=2**17):
     """Have Linux's allocator give each freed tensor of so many bytes back to the system at once.
 
     It would keep their room in its heap, with gaps that the next tensors do not fill: 0.4 GB of 4.1
