@@ -541,8 +541,8 @@ def select_variance(rows, k, inputs):
 def historical_variance(row, inputs):
     """Population standard deviation of a question's accuracy over epochs.
 
-    The accuracies are the row's `accuracies` (once called `history`, which now holds messages), or
-    one per file of --attempts. Raises BadInput.
+    The accuracies are the row's `accuracies`, which grpo.py writes (once called `history`, which now
+    holds messages), or one per file of --attempts. Raises BadInput for less than two.
     """
     name = str(row["id"])
     accuracies = row.get("accuracies")
@@ -557,6 +557,11 @@ def historical_variance(row, inputs):
         accuracies = [right[name] / n[name] for right, n in inputs.attempts if n[name]]
     if not are_numbers(accuracies):
         raise BadInput(f"--method variance: row {name} has neither `accuracies` nor --attempts")
+    if len(accuracies) < 2:
+        raise BadInput(
+            f"--method variance: row {name} was tried in one epoch only, which has no variance; it "
+            "needs two or more (more --steps of grpo.py, or more files of --attempts)"
+        )
     return statistics.pstdev(accuracies)
 
 

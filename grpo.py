@@ -39,8 +39,9 @@ ess, the effective sample size (Σw)² / (n Σw²) of the ratios w to the sample
 |logp - sampled logp|, both of the last update on a rollout.
 
 Reads problem rows (id, question, answer). Writes a model directory with log.jsonl, training.json,
-samples.jsonl (one group of each step), curves.png and flops.jsonl (what was computed, measurements
-aside). Rewards are computed in processes with a time limit: a group one of whose rewards hangs,
+samples.jsonl (one group of each step), accuracies.jsonl (the problems with their share of right
+answers at each visit, for `curate.py --method variance`), curves.png and flops.jsonl (what was
+computed, measurements aside). Rewards are computed in processes with a time limit: a group one of whose rewards hangs,
 crashes or is not a number is left out of the update, counted as reward_failures, and named on the
 terminal. A run that was killed continues from its last checkpoint with the same command, to the
 same weights on a CPU.
@@ -334,6 +335,8 @@ class Setup:
     pool: Workers  # processes that compute rewards
     problems: list
     lengths: dict  # id of a problem, as text -> mean tokens of its completions when last sampled
+    # id -> share of right answers of each group that was sampled, in order
+    accuracies: dict = field(default_factory=dict)
 
 
 def choose_prompts(n_problems, step, prompts_per_step, seed):
@@ -480,6 +483,7 @@ def collect(setup, step):
                 continue
             add_rewards(group, verdict)
             judged.append(group)
+            note_accuracy(setup.accuracies, group)
             if verdict["vote"]:
                 votes.append(verdict["vote"])
             trained = group[: cfg.group_size]
@@ -522,6 +526,13 @@ def add_rewards(group, verdict):
     values = zip(group, verdict["reward"], verdict["right"], verdict["token_rewards"])
     for row, reward, right, token_rewards in values:
         row |= {"reward": reward, "right": right, "token_rewards": token_rewards}
+
+
+def note_accuracy(accuracies, group):
+    """Add a group's share of right answers to its problem's list; nothing without a gold answer."""
+    graded = [row["right"] for row in group if row["right"] is not None]
+    if graded:
+        accuracies.setdefault(str(group[0]["id"]), []).append(statistics.fmean(graded))
 
 
 def is_mixed(group, reward):
@@ -845,8 +856,7 @@ def train(cfg, ranks, problems, held_out):
     )
     if run.is_complete:
         return []
-    lengths = run.noted.get("lengths", {})
-    setup = set_up(cfg, model, reference, tokenizer, form, lengths)
+    setup = set_up(cfg, model, reference, tokenizer, form, run.noted)
     run.say(form.fitted.describe())
     setup.problems = usable_problems(setup, problems, run.say)
     held_out = fitting_problems(setup, held_out, run.say)
@@ -855,7 +865,7 @@ def train(cfg, ranks, problems, held_out):
     watcher = watch.Watcher(run, most_ratio_of(cfg))
 
     def note():  # in a checkpoint, beside weights and optimizer
-        return {"queue": list(queue), "lengths": lengths}
+        return {"queue": list(queue), "lengths": setup.lengths, "accuracies": setup.accuracies}
 
     n_workers = max(2, (os.cpu_count() or 2) // 4)
     with Workers("grading.rewards:score_group", n_workers, cfg.reward_seconds) as setup.pool:
@@ -879,6 +889,7 @@ def train(cfg, ranks, problems, held_out):
     watcher.finish()
     if ranks.leads:
         write_rows(run.out / "flops.jsonl", ledger_of(run.history))
+        write_rows(run.out / "accuracies.jsonl", visited_problems(setup))
     run.finish(tokenizer, n_steps=cfg.steps)
     return run.taken
 
@@ -897,8 +908,8 @@ def identity_of(cfg):
     )
 
 
-def set_up(cfg, model, reference, tokenizer, form, lengths):
-    """Load what samples -> Setup, without problems and reward workers."""
+def set_up(cfg, model, reference, tokenizer, form, noted):
+    """Load what samples -> Setup, without problems and reward workers. noted: in a checkpoint."""
     ranks = processes.join_ranks(cfg.device, cfg.tp)
     other, sampler = None, model
     if cfg.offpolicy_frac:
@@ -921,7 +932,8 @@ def set_up(cfg, model, reference, tokenizer, form, lengths):
         form=form,
         pool=None,
         problems=[],
-        lengths=lengths,
+        lengths=noted.get("lengths", {}),
+        accuracies=noted.get("accuracies", {}),
     )
 
 
@@ -1041,6 +1053,12 @@ def most_ratio_of(cfg):
     if (cfg.lag or cfg.offpolicy_frac) and not cfg.tis:
         return math.inf  # off-policy on purpose
     return 1e-3 if cfg.dtype == "fp32" else 1.0
+
+
+def visited_problems(setup):
+    """The problems that were sampled and graded, with `accuracies`: a number for each visit."""
+    found = ((problem, setup.accuracies.get(str(problem["id"]))) for problem in setup.problems)
+    return [problem | {"accuracies": values} for problem, values in found if values]
 
 
 def ledger_of(history):

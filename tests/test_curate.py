@@ -540,6 +540,9 @@ def test_one_shot_by_historical_variance(tmp_path, capsys):
         curate.main(dataclasses.replace(bare, attempts=()))
     with pytest.raises(BadInput, match="one file of --attempts has no variance.* two or more"):
         curate.main(dataclasses.replace(bare, attempts=epochs[:1]))
+    once = write_problems(tmp_path, 3, accuracies=[[0, 1], [1], [0, 0.5]])
+    with pytest.raises(BadInput, match="row p1 was tried in one epoch only.* two or more"):
+        curate.main(dataclasses.replace(bare, data=once, attempts=()))
 
 
 def test_limo_bands_by_hand(tmp_path, capsys):

@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from policies import (
 from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+import curate
 import grpo
 from data import tiny
 from engine import (
@@ -933,6 +935,33 @@ def test_a_real_run(tmp_path, short):
     assert loading.load(tmp_path / "out")[1].eos_token_id == EOS
 
 
+def test_accuracies_of_each_visit(tmp_path, short, monkeypatch):
+    """3 problems, 2 of them a step: in 3 steps each is sampled twice. The shares are those of the
+    rewards, for a reward of 0 and 1, and curate.py ranks by them."""
+    rewards, original = {}, grpo.add_rewards
+
+    def spy(group, verdict):
+        rewards.setdefault(group[0]["id"], []).append(sum(verdict["reward"]) / len(group))
+        original(group, verdict)
+
+    monkeypatch.setattr(grpo, "add_rewards", spy)
+    data = write(tmp_path / "three.jsonl", tiny.problems("math", 3, 0, "train"))
+    grpo.main(short(data=data, steps=3, prompts_per_step=2))
+    rows = read_rows(tmp_path / "out" / "accuracies.jsonl")
+    assert {row["id"]: row["accuracies"] for row in rows} == rewards
+    assert [len(row["accuracies"]) for row in rows] == [2, 2, 2]
+    assert len({value for row in rows for value in row["accuracies"]}) > 1
+    assert all(row["question"] for row in rows)
+    one = curate.Config(
+        data=str(tmp_path / "out" / "accuracies.jsonl"),
+        out=str(tmp_path / "one.jsonl"),
+        method="variance",
+        k=1,
+    )
+    (chosen,) = curate.main(one)
+    assert chosen["score"] == max(statistics.pstdev(row["accuracies"]) for row in rows)
+
+
 def test_without_kl_there_is_no_reference(short, tmp_path, monkeypatch):
     """--kl-every 0 and --beta 0 load one model, log no KL, and train the same weights (measuring must not act)."""
     loaded, original = [], loading.load
@@ -1297,7 +1326,8 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, short):
         timeless(out / "log.jsonl") == timeless(tmp_path / "whole" / "log.jsonl")
         and len(whole) == 5
     )
-    assert timeless(out / "samples.jsonl") == timeless(tmp_path / "whole" / "samples.jsonl")
+    for name in ("samples.jsonl", "accuracies.jsonl"):
+        assert timeless(out / name) == timeless(tmp_path / "whole" / name)
     assert not checkpoints.saved_checkpoints(out)
     assert grpo.main(cfg) == []  # complete: nothing is done
     with pytest.raises(BadInput, match="lr: 0.0005 there, 0.1 here"):

@@ -29,4 +29,11 @@ MUTANTS = [
         "LIMO's bands upside down",
         "test_curate.py::test_limo_bands_by_hand",
     ),
+    (
+        "curate.py",
+        "if len(accuracies) < 2:",
+        "if len(accuracies) < 1:",
+        "one epoch has a variance",
+        "test_curate.py::test_one_shot_by_historical_variance",
+    ),
 ]

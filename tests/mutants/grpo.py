@@ -220,4 +220,11 @@ MUTANTS = [
         "a problem with a small budget is taken for a long one",
         "test_grpo_ranks.py::test_ranks_sample_as_many_tokens_each",
     ),
+    (
+        "grpo.py",
+        'return {"queue": list(queue), "lengths": setup.lengths, "accuracies": setup.accuracies}',
+        'return {"queue": list(queue), "lengths": setup.lengths}',
+        "a run that continues has forgotten the accuracies of before",
+        "test_grpo.py::test_a_killed_run_continues_bit_for_bit",
+    ),
 ]
