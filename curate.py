@@ -140,7 +140,8 @@ class Config:
     # easy: by pass rate, level or length; nll: by the mean of `logp`
     order: Literal["chosen", "random", "easy", "nll"] = "chosen"
     corrupt: str = ""  # digits, keywords, shuffle, delete or insert, with :SHARE (2502.07374)
-    # name a budget in the question: tokens, steps (s1, §E.1), l1:LOW:HIGH:SHARE (2503.04697)
+    # name a budget in the question: tokens, steps (s1, §E.1), l1:LOW:HIGH:SHARE (2503.04697), or
+    # used:LOW:HIGH:STEP:MOST, what the completion used to the nearest STEP, MOST rows of each
     budget: str = ""
     # problems again with a hint, as " ({answer})"; `choices` marks the right one (STaR)
     hint: str = ""
@@ -284,6 +285,19 @@ def drop_by_difficulty(row, inputs):
         return rate_difficulty(inputs.pass_rates.get(name), *inputs.cfg.pass_rate)
     n_right = [right.get(name) for right, _ in inputs.attempts]
     return s1_difficulty(n_right) if inputs.cfg.difficulty == "s1" else limo_difficulty(n_right)
+
+
+@row_filter("budget", when=lambda cfg: cfg.budget.startswith("used"), needs=(*TRACE, "n_tokens"))
+def drop_other_budgets(row, inputs):
+    """As many rows of each length: a model's own answers are mostly short."""
+    _, numbers = rewrite.parse_budget(inputs.cfg.budget)
+    if type(row["n_tokens"]) is not int:
+        raise BadInput(f"--budget used: row {row['id']}: n_tokens is not a number of tokens")
+    budget, most = rewrite.used_budget(row, numbers), numbers[-1]
+    if budget is None:
+        return "no budget of the range"
+    is_beyond = inputs.limits["budget"].exceeds(most, str(budget))
+    return f"more than {most} of a budget" if is_beyond else None
 
 
 @row_filter("flops", when=lambda cfg: cfg.match_flops)
@@ -705,8 +719,8 @@ def check_settings(cfg):
         f"--hint '{cfg.hint}' holds no {{answer}}",
     )
     refuse_if(
-        cfg.corrupt and cfg.budget == "tokens",
-        "--budget tokens needs the trace's length in tokens, which --corrupt changes",
+        cfg.corrupt and cfg.budget.startswith(("tokens", "used")),
+        "--budget tokens and used need the trace's length in tokens, which --corrupt changes",
     )
     if cfg.corrupt:
         rewrite.parse_corruption(cfg.corrupt)

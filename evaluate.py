@@ -10,6 +10,8 @@
     interval  Wilson's, for as many independent questions as the spread between questions is worth:
               samples of one question are not independent, questions are
     control, scaling, performance of several runs (s1, 2501.19393, §3.2)
+    adherence how well a length is kept that was asked for (L1, 2503.04697, §4): mean error in tokens
+              and in percent, bias, share beyond it, rank correlation of asked and used
     TI        100 * gain in a group / gain in maths (UniReason, 2507.00432, §2.1)
 
 Departs from the papers in:
@@ -49,6 +51,7 @@ from typing import Literal
 
 from engine import runlog, settings
 from engine.axes import name_doublings
+from engine.format import asked_length
 from engine.rows import BadInput, check_file_to_write, read_rows, write_rows
 from grading import symbolic
 from grading.answers import answer_classes, answer_of, grade, overlap
@@ -230,6 +233,40 @@ def scaling(points, x="log2"):
     return statistics.fmean(slopes) if slopes else math.nan
 
 
+def ranks(values):
+    """Ranks from 1, the mean rank for equal values: [7, 3, 7] -> [2.5, 1, 2.5]."""
+    order = sorted(values)
+    first, count = {}, Counter(order)
+    for place, value in enumerate(order, 1):
+        first.setdefault(value, place)
+    return [first[value] + (count[value] - 1) / 2 for value in values]
+
+
+def rank_correlation(xs, ys):
+    """Spearman's: Pearson's correlation of the ranks; None where one side is constant."""
+    if len(set(xs)) < 2 or len(set(ys)) < 2:
+        return None
+    return statistics.correlation(ranks(xs), ranks(ys))
+
+
+def adherence(pairs):
+    """[(tokens asked for, tokens used)] -> {"n", "error", "relative", "bias", "over", "rank"}.
+
+    error: mean |used - asked| in tokens. In percent of what was asked: relative, the mean of
+    |used - asked|; bias, the mean of used - asked, which is L1's error (2503.04697, §4); over, the
+    share of completions longer than asked. rank: rank correlation, None for a single length.
+    """
+    asked, used = zip(*pairs)
+    return {
+        "n": len(pairs),
+        "error": statistics.fmean(abs(u - a) for a, u in pairs),
+        "relative": 100 * statistics.fmean(abs(u - a) / a for a, u in pairs),
+        "bias": 100 * statistics.fmean((u - a) / a for a, u in pairs),
+        "over": 100 * statistics.fmean(u > a for a, u in pairs),
+        "rank": rank_correlation(asked, used),
+    }
+
+
 def performance(points):
     """The best accuracy of any run. s1, §3.2, eq. 3."""
     return max(accuracy for _, accuracy in points)
@@ -323,7 +360,7 @@ def metrics(rows, k=(1,), best_by="logp"):
 
     questions: {id: (share of samples right, mean thinking tokens or None)}. Beside "all" and
     "groups" stands "undecided": {id: number of symbolic comparisons without a result}, for the
-    questions with any. Raises BadInput that names lines for a sample that is there twice, a
+    questions with any, and "lengths": see `asked_and_used`. Raises BadInput that names lines for a sample that is there twice, a
     question with two answers, rows of two formats and rows that cannot be graded.
     """
     check_rows(rows)
@@ -338,7 +375,18 @@ def metrics(rows, k=(1,), best_by="logp"):
         "all": summarise(questions, k),
         "groups": {group: summarise_group(tasks, k) for group, tasks in groups.items()},
         "undecided": undecided,
+        "lengths": asked_and_used(rows),
     }
+
+
+def asked_and_used(rows):
+    """[(tokens asked for, tokens used)] of the rows that were asked for a length."""
+    found = []
+    for row in rows:
+        asked, counted_by = asked_length(row) or (None, None)
+        if counted_by and row.get(counted_by) is not None:
+            found.append((asked, row[counted_by]))
+    return found
 
 
 def check_rows(rows):
@@ -857,6 +905,7 @@ def scaling_study(runs):
             "scaling": None if math.isnan(slope) else slope,
             "performance": performance(tokens_accuracy),
             "points": sorted(points),
+            "lengths": [pair for run in series for pair in run["lengths"]],
         }
     return studies
 
@@ -1075,6 +1124,8 @@ def print_run(path, result, cfg):
     for group, ti in compared.get("transferability", {}).items():
         shown = "undefined" if ti is None else f"{ti:.1f}"
         print(f"{path}, transferability to {group} ({cfg.ti}): {shown}")
+    if lengths := result["lengths"]:
+        print_adherence(path, lengths)
     if ifeval := result["all"].get("ifeval"):
         numbers = [f"{name.replace('_', ' ')} {value:.1f}" for name, value in ifeval.items()]
         print(f"{path}, IFEval: {', '.join(numbers)}")
@@ -1085,14 +1136,26 @@ def print_run(path, result, cfg):
         )
 
 
+def print_adherence(name, lengths):
+    """One line on how well the lengths that were asked for were kept."""
+    found = adherence(lengths)
+    rank = "" if found["rank"] is None else f", rank correlation {found['rank']:.2f}"
+    print(
+        f"{name}, tokens asked for and used: {found['error']:.1f} off ({found['relative']:.0f}%), "
+        f"bias {found['bias']:+.0f}%, {found['over']:.0f}% longer than asked{rank}"
+    )
+
+
 def print_study(model, numbers):
     """One line of control, scaling and performance."""
     cells = [
         f"{name} {'-' if value is None else f'{value:.4g}'}"
         for name, value in numbers.items()
-        if name != "points"
+        if name not in ("points", "lengths")
     ]
     print(f"{model or 'these runs'}: {', '.join(cells)}")
+    if lengths := numbers["lengths"]:
+        print_adherence(f"{model or 'these runs'}, all its runs", lengths)
 
 
 def main(cfg):

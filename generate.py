@@ -10,7 +10,7 @@ same tokens and lists where both depart from s1's code.
 Ways to scale test-time compute, each a flag that writes ordinary completion rows:
     budget forcing   --waits k --wait Wait, --min-thinking N, --thinking-budget N   s1, §3.1
     tell the model   --ask tokens:N | steps:N | long | short                        s1, §E.1
-                     --ask l1:N | l1-max:N                                  L1 (2503.04697), §3
+                     --ask l1:N | l1-max:N | first:N                        L1 (2503.04697), §3
     rejection        --thinking-budget N --over-budget reject                       s1, §5.2
     more samples     --n N --temperature T, then majority, best-of-N, pass@k in evaluate.py
 
@@ -71,7 +71,7 @@ from engine.decoder import (
     next_try,
     stop_ids,
 )
-from engine.format import DATE, FORMATS, ask, with_asks, with_system
+from engine.format import DATE, FORMATS, ask, asked_length, with_asks, with_system
 from engine.rows import BadInput, is_text, read_rows
 from engine.sampling import LEAST_TEMPERATURE, LEAST_TOP_P, random_key, sample
 from engine.settings import Computing, flag
@@ -110,7 +110,8 @@ class Config(Computing):
     max_tries: int = 1000  # of --over-budget reject
     steps: int = 0  # force the answer after so many steps (--format s1-steps)
     # ends the questions: in which form to answer (number, answer, choice, box, letter) or how long
-    # to think (tokens:N, steps:N, long, short, l1:N, l1-max:N); a row's own `asks` come before
+    # to think (tokens:N, steps:N, long, short, l1:N, l1-max:N, first:N); a row's own `asks` come
+    # before
     ask: str = ""
 
     sweep: str = ""  # FLAG=A,B,...: one run for each value, OUT-FLAG-VALUE
@@ -451,6 +452,19 @@ def as_trained(cfg):
     )
 
 
+def budget_warning(cfg):
+    """A line where --ask names a length beyond those that the model was trained with, else ""."""
+    file = Path(cfg.model) / "training.json"
+    trained = runlog.read_settings(file).get("budgets") if file.is_file() else None
+    asked, _ = asked_length({"asks": [cfg.ask]}) or (None, None)
+    if not trained or asked is None or trained[0] <= asked <= trained[1]:
+        return ""
+    return (
+        f"warning: --ask {cfg.ask}: the model was trained with budgets of {trained[0]} to "
+        f"{trained[1]} tokens; it may not keep another"
+    )
+
+
 def format_of(cfg, tokenizer):
     """Return the format, fitted to the tokenizer's template. Raises BadInput if it cannot be."""
     form = FORMATS[cfg.format].fit(tokenizer, cfg.date, cfg.special_in_text)
@@ -601,7 +615,7 @@ def answer_problems(cfg, problems, file, model, tokenizer, ranks):
     # What cannot be served is refused before a file is touched.
     requests, todo, skipped = make_requests(cfg, problems, model, tokenizer, form)
     if ranks.leads:
-        for line in [form.fitted.describe(), *skipped]:
+        for line in [form.fitted.describe(), budget_warning(cfg), *skipped]:
             if line:
                 print(line)
     if not requests:

@@ -104,8 +104,11 @@ class Config(settings.Training):
     steps: int = 100  # rollouts
     prompts_per_step: int = 16  # N
     group_size: int = 8  # G, samples per prompt
-    # for lcpo: draw budgets from this range and say them in the question; L1: 100 4000
-    budgets: tuple[int, int] | None = None
+    # for lcpo: draw budgets from this range, in steps of a third number if there is one, and say
+    # them in the question; L1: 100 4000
+    budgets: tuple[int, ...] = ()
+    # how: L1's sentence, or the number alone before the question (for models of few words)
+    budget_words: Literal["l1", "first"] = "l1"
     # samples per prompt that vote, the first G of them trained; TTRL: 64, G = 32
     votes: int = 0
     # DAPO: more prompts until N groups are neither all right nor all wrong
@@ -993,9 +996,11 @@ def usable_problems(setup, problems, say):
 
 def with_budget(problem, cfg):
     """Draw a problem's budget from --budgets and say it in the question (L1, arXiv 2503.04697)."""
-    low, high = cfg.budgets
-    budget = low + random_key(cfg.seed, "budget", problem["id"]) % (high - low + 1)
-    how = "l1-max" if "upper budget" in needs_of(cfg.reward) else "l1"
+    low, high, step = (*cfg.budgets, 1)[:3]
+    n_budgets = (high - low) // step + 1
+    budget = low + step * (random_key(cfg.seed, "budget", problem["id"]) % n_budgets)
+    is_limit = cfg.budget_words == "l1" and "upper budget" in needs_of(cfg.reward)
+    how = "l1-max" if is_limit else cfg.budget_words
     (problem,) = with_asks([problem], f"{how}:{budget}")
     return problem | {"budget": budget}
 
@@ -1090,11 +1095,8 @@ def check(cfg):
     )
     check_objective(cfg)
     check_kl(cfg)
-    has_range = cfg.budgets and len(cfg.budgets) == 2 and 0 < cfg.budgets[0] <= cfg.budgets[1]
-    if cfg.budgets and not has_range:
-        raise BadInput("--budgets: two numbers of tokens, the least and the most")
-    if cfg.budgets and "budget" not in needs_of(cfg.reward):
-        raise BadInput(f"--budgets: no lcpo in --reward {cfg.reward}")
+    if cfg.budgets:
+        check_budgets(cfg)
     if cfg.minibatches > cfg.prompts_per_step:
         raise BadInput(
             f"--minibatches {cfg.minibatches}: more than --prompts-per-step, and groups stay whole"
@@ -1103,6 +1105,15 @@ def check(cfg):
         raise BadInput(f"--votes {cfg.votes}: at least --group-size {cfg.group_size}, the trained")
     if not 0 <= cfg.offpolicy_frac <= 1:
         raise BadInput(f"--offpolicy-frac {cfg.offpolicy_frac}: a share, 0 to 1")
+
+
+def check_budgets(cfg):
+    numbers = cfg.budgets
+    is_range = len(numbers) in (2, 3) and min(numbers) > 0 and numbers[0] <= numbers[1]
+    if not is_range:
+        raise BadInput("--budgets: the least and the most tokens, and perhaps the step between")
+    if "budget" not in needs_of(cfg.reward):
+        raise BadInput(f"--budgets: no lcpo in --reward {cfg.reward}")
 
 
 def check_objective(cfg):

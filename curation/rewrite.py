@@ -3,7 +3,8 @@
     corruption   "structure, not content": long traces may end wrong or hold wrong digits, but their
                  steps may not be shuffled, deleted or exchanged (2502.07374, §4)
     budgets      "Think for N tokens.", drawn as in L1 (2503.04697, §3), or what the trace needed in
-                 powers of two, in tokens or in steps (s1, 2501.19393, §E.1)
+                 powers of two, in tokens or in steps (s1, 2501.19393, §E.1), or what a completion
+                 used, rounded, as the question's first word: a warm start for L1
     hints        shown the answer, a model explains it; the hint is taken away before training
                  (STaR, 2203.14465, §3.3)
     samples      how many a weaker teacher makes for the same FLOPs (2408.16737, §3)
@@ -18,6 +19,7 @@ import random
 import re
 from pathlib import Path
 
+from curation.quality import holds_delimiter
 from engine.format import FORMATS, ask
 from engine.rows import BadInput
 
@@ -147,10 +149,18 @@ def round_up_to_power_of_two(n):
 
 
 def parse_budget(text):
-    """ "l1:100:4000:0.5", "tokens" or "steps" -> (kind, (low, high, share)). Raises BadInput."""
+    """A kind of budget and its numbers, without any for tokens and steps. Raises BadInput.
+
+    "l1:100:4000:0.5" -> ("l1", (100, 4000, 0.5)); "used:10:50:10:600" -> ("used", (10, 50, 10, 600)).
+    """
     kind, *numbers = text.split(":")
     low, high, share = 1, 1, 0
     try:
+        if kind == "used":
+            low, high, step, most = map(int, numbers)
+            if not 1 <= low <= high or min(step, most) < 1:
+                raise ValueError
+            return kind, (low, high, step, most)
         if kind == "l1" and len(numbers) in (2, 3):
             low, high, share = [float(number) for number in numbers] + [0] * (3 - len(numbers))
         elif kind not in ("tokens", "steps") or numbers:
@@ -159,8 +169,8 @@ def parse_budget(text):
             raise ValueError
     except ValueError:
         raise BadInput(
-            f"--budget {text}: not one of tokens, steps, l1:LOW:HIGH, l1:LOW:HIGH:SHARE "
-            "(the share of prompts with a maximum)"
+            f"--budget {text}: not one of tokens, steps, l1:LOW:HIGH, l1:LOW:HIGH:SHARE (the share "
+            "of prompts with a maximum), used:LOW:HIGH:STEP:MOST (rows of a budget)"
         ) from None
     return kind, (int(low), int(high), share)
 
@@ -170,12 +180,16 @@ def add_budget(row, kind, numbers=(), seed=0):
 
     l1      a whole number ~ uniform from LOW to HIGH; for a share of the rows it is a maximum, and
             the row says `budget_is_maximum`
+    used    what `used_budget` says, as the question's first word
     tokens  the trace's tokens, rounded up to a power of two
     steps   the trace's steps (parts between blank lines), likewise; the trace becomes a countdown
             from that number, which is what --format s1-steps of sft.py trains
     """
     if kind == "l1":
         return add_l1_budget(row, *numbers, seed)
+    if kind == "used":
+        budget = used_budget(row, numbers)
+        return row | {"question": ask(row["question"], f"first:{budget}"), "budget": budget}
     if kind == "tokens":
         budget = round_up_to_power_of_two(row["n_thinking_tokens"])
         return row | {"question": ask(row["question"], f"tokens:{budget}"), "budget": budget}
@@ -187,6 +201,18 @@ def add_budget(row, kind, numbers=(), seed=0):
         "budget": budget,
         "thinking": f"\n{FORMATS['s1-steps'].open}".join(counted),
     }
+
+
+def used_budget(row, numbers):
+    """The nearest of LOW, LOW + STEP ... HIGH to a completion's tokens; None beyond them.
+
+    None, too, for a text that was cut, or that holds a second end of thinking.
+    """
+    low, high, step, _ = numbers
+    if holds_delimiter(row) or row.get("finish") == "length":
+        return None
+    budget = low + step * round((row["n_tokens"] - low) / step)
+    return budget if low <= budget <= high else None
 
 
 def add_l1_budget(row, low, high, share, seed):

@@ -109,7 +109,9 @@ class Format:
         history = row.get("history") or []
         try:
             check_history(history)
-            return self.prompt_ids(tokenizer, asked(row), history)
+            ids = self.prompt_ids(tokenizer, asked(row), history)
+            check_numbers(tokenizer, row)
+            return ids
         except BadInput as error:
             raise BadInput(f"row '{row.get('id')}': {error}") from error
 
@@ -377,7 +379,7 @@ FORMATS = {
     "plain": Format("plain"),
 }
 
-# Requests that end a question. With {}: takes a number.
+# Requests that end a question, or begin it (LEADING). With {}: takes a number.
 ASK = {
     # The form of the answer, which grading looks for. A model of 135M parameters follows these
     # three, and hardly the two below (RESULTS.md).
@@ -413,6 +415,8 @@ ASK = {
         " Let's think step by step and output the final answer within \\boxed{{}}. "
         "Think for maximum {} tokens."
     ),
+    # the number alone, before the question: for a model too small to read a sentence
+    "first": "{} ",
 }
 
 
@@ -425,7 +429,8 @@ def ask(question, how):
     if not is_request(name, number):
         known = [f"{k}:N" if takes_number(k) else k for k in ASK]
         raise BadInput(f"--ask {how}: not one of {', '.join(known)}")
-    return question + ASK[name].format(number)
+    words = ASK[name].format(number)
+    return words + question if name in LEADING else question + words
 
 
 def asked(row):
@@ -437,6 +442,28 @@ def asked(row):
     for how in asks:
         question = ask(question, how)
     return question
+
+
+def check_numbers(tokenizer, row):
+    """Raise BadInput for a request whose number the tokenizer cannot write."""
+    for how in row.get("asks") or []:
+        number = how.partition(":")[2]
+        if number and tokenizer.unk_token_id in encode(tokenizer, number):
+            raise BadInput(f"--ask {how}: the tokenizer has no word for {number}")
+
+
+def asked_length(row):
+    """(tokens that a row was asked for, the field that counts what it used); None if for none.
+
+    Its last request for a length counts, else its `budget`, which means all tokens.
+    """
+    for how in reversed(row.get("asks") or []):
+        name, _, number = str(how).partition(":")
+        if name in LENGTHS and is_request(name, number):
+            return int(number), LENGTHS[name]
+    budget = row.get("budget")
+    is_length = type(budget) is int and budget > 0
+    return (budget, "n_tokens") if is_length else None
 
 
 def with_asks(rows, how):
@@ -460,6 +487,14 @@ def takes_number(name):
     return "{}" in ASK[name].replace("{{}}", "")
 
 
+LEADING = ("first",)
+# Requests for a number of tokens, and the field of a completion that counts them.
+LENGTHS = {
+    "tokens": "n_thinking_tokens",
+    "l1": "n_tokens",
+    "l1-max": "n_tokens",
+    "first": "n_tokens",
+}
 # Requests for the form of an answer.
 FORMS = ("number", "answer", "choice", "box", "letter")
 

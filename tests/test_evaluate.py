@@ -909,6 +909,40 @@ def test_study_compares_like_with_like(tmp_path):
     ] == pytest.approx(25)
 
 
+def test_adherence_by_hand():
+    """900, 1100 and 1300 tokens for 1000: 100, 100 and 300 off, which is 10, 10 and 30%; bias
+    (-10 + 10 + 30) / 3. One length has no rank correlation. Ranks 1.5 1.5 3.5 3.5 against 2 1 3 4:
+    covariance (1 * .5 + 1 * 1.5 + 1 * .5 + 1 * 1.5) = 4, over √(4 · 5)."""
+    found = evaluate.adherence([(1000, 900), (1000, 1100), (1000, 1300)])
+    assert found == {
+        "n": 3,
+        "error": pytest.approx(500 / 3),
+        "relative": pytest.approx(50 / 3),
+        "bias": pytest.approx(10),
+        "over": pytest.approx(200 / 3),
+        "rank": None,
+    }
+    found = evaluate.adherence([(10, 14), (10, 12), (20, 19), (20, 44)])
+    assert found["rank"] == pytest.approx(4 / math.sqrt(20))
+    assert evaluate.ranks([7, 3, 7, 9]) == [2.5, 1, 2.5, 4]
+
+
+def test_lengths_that_were_asked_for(tmp_path, capsys):
+    """A request's tokens, of thinking where the request says so; without one, the row's `budget`."""
+    rows = [
+        completion("a", "4", asks=["box", "l1:20"], budget=7, n_tokens=25, n_thinking_tokens=9),
+        completion("b", "4", asks=["tokens:10"], n_tokens=25, n_thinking_tokens=9),
+        completion("c", "4", budget=40, n_tokens=50),
+        completion("d", "4", asks=["steps:3"], n_tokens=50),
+        completion("e", "4", asks=["tokens:x"], n_tokens=50),
+    ]
+    assert evaluate.metrics(rows)["lengths"] == [(20, 25), (10, 9), (40, 50)]
+    write_rows(tmp_path / "one.jsonl", rows)
+    main(Config(runs=(str(tmp_path / "one.jsonl"),)))
+    said = "one.jsonl, tokens asked for and used: 5.3 off (20%), bias +13%, 67% longer than asked"
+    assert f"{said}, rank correlation 1.00" in capsys.readouterr().out
+
+
 def test_main(tmp_path, capsys):
     """40 questions, 30 right at 400 thinking tokens and 11 right at 100: 47.5 points over 2
     doublings. The base has 10 right; the 20 more are 50 points, and 1 more is not significant.
@@ -944,9 +978,10 @@ def test_main(tmp_path, capsys):
             (100, pytest.approx(27.5), *(pytest.approx(100 * x) for x in wilson(11, 40))),
             (400, 75, *(pytest.approx(100 * x) for x in wilson(30, 40))),
         ],
+        "lengths": [],
     }
     assert report["runs"][long]["compared"]["difference"]["all"][0] == 50
-    assert set(report["runs"][short]) == {"all", "groups", "settings", "undecided"}, (
+    assert set(report["runs"][short]) == {"all", "groups", "settings", "undecided", "lengths"}, (
         "the base is not compared with itself"
     )
     assert report["runs"][long]["compared"]["transferability"]["other"] == pytest.approx(100)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from data import tiny
 from engine import decoder, loading, settings
 from engine import model as models
 from engine.decoder import Request, Sampling, decode
-from engine.format import FORMATS, Format
+from engine.format import FORMATS, Format, asked
 from engine.rows import BadInput, read_rows
 from engine.sampling import random_key
 
@@ -583,7 +584,7 @@ def test_rejection_through_the_command(config, tmp_path):
 @pytest.mark.parametrize(
     "how, told",
     [
-        ("tokens:2048", "\n\nThink for up to 2048 tokens."),
+        ("tokens:48", "\n\nThink for up to 48 tokens."),
         ("steps:16", "\n\nThink for up to 16 steps."),
         (
             "long",
@@ -595,12 +596,12 @@ def test_rejection_through_the_command(config, tmp_path):
             "\n\nAnswer after a short amount of thinking. Do not spend excessive time double-checking your work.",
         ),
         (
-            "l1:512",
-            " Let's think step by step and output the final answer within \\boxed{}. Think for 512 tokens.",
+            "l1:12",
+            " Let's think step by step and output the final answer within \\boxed{}. Think for 12 tokens.",
         ),
         (
-            "l1-max:512",
-            " Let's think step by step and output the final answer within \\boxed{}. Think for maximum 512 "
+            "l1-max:12",
+            " Let's think step by step and output the final answer within \\boxed{}. Think for maximum 12 "
             "tokens.",
         ),
     ],
@@ -619,6 +620,26 @@ def test_ask(config, monkeypatch, how, told):
     rows = generate.main(config(ask=how, n=1, max_tokens=3))
     questions = [p["question"] for p in read_rows(config().data)]
     assert asked == [q + told for q in questions] and [r["question"] for r in rows] == questions
+
+
+def test_a_length_that_the_model_was_not_told(config, tmp_path, capsys):
+    """--ask first:N begins the question. A number without a word is refused; one outside --budgets
+    of the training is said."""
+    rows = generate.main(config(ask="first:12", n=1, max_tokens=3))
+    assert {tuple(row["asks"]) for row in rows} == {("first:12",)}
+    assert asked(rows[0]) == "12 " + rows[0]["question"]
+    with pytest.raises(
+        BadInput, match="row '.*': --ask first:51: the tokenizer has no word for 51"
+    ):
+        generate.main(config(ask="first:51", overwrite=True))
+    told = shutil.copytree(BASE, tmp_path / "told")
+    (told / "training.json").write_text('{"budgets": [10, 40], "identity": {}}')
+    for number, is_said in ((40, False), (41, True), (9, True)):
+        cfg = config(model=str(told), ask=f"first:{number}", n=1, max_tokens=3, overwrite=True)
+        capsys.readouterr()
+        generate.main(cfg)
+        said = f"first:{number}: the model was trained with budgets of 10 to 40 tokens"
+        assert (said in capsys.readouterr().out) == is_said
 
 
 @pytest.mark.parametrize(
@@ -640,7 +661,7 @@ def test_ask_refuses(config, monkeypatch, how):
     monkeypatch.setattr(loading, "load", None)
     with pytest.raises(
         BadInput,
-        match=f"^--ask {how}: not one of number, answer, choice, box, letter, tokens:N, steps:N, long, short, l1:N, l1-max:N$",
+        match=f"^--ask {how}: not one of number, answer, choice, box, letter, tokens:N, steps:N, long, short, l1:N, l1-max:N, first:N$",
     ):
         generate.main(config(ask=how))
 

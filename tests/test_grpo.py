@@ -1190,6 +1190,15 @@ def test_budgets_are_drawn_and_said(short, spied, monkeypatch):
     assert {p["id"]: p["budget"] for p in asked} == first and "Think for maximum" in format.asked(
         asked[0]
     )
+    asked.clear()
+    more = {"budget_words": "first", "steps": 1, "overwrite": True}
+    grpo.main(short(budgets=(5, 30), reward="lcpo", **more))
+    assert all(format.asked(p) == f"{first[p['id']]} {p['question']}" for p in asked)
+    asked.clear()
+    grpo.main(short(budgets=(5, 31, 10), reward="lcpo", prompts_per_step=24, **more))
+    assert {p["budget"] for p in asked} == {5, 15, 25}
+    with pytest.raises(BadInput, match="--ask first:5[1-9]: the tokenizer has no word"):
+        grpo.main(short(budgets=(51, 59), reward="lcpo", **more))
 
 
 def test_a_problem_twice_in_one_step_is_sampled_twice(short, spied, tmp_path):
@@ -1808,9 +1817,9 @@ def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
         ({"ref_refresh": 2, "kl_every": 0}, "--ref-refresh: no KL"),
         ({"minibatches": 4}, "--minibatches 4"),
         ({"reference": BASE, "kl_every": 0}, "--reference: no KL"),
-        ({"budgets": (9,)}, "--budgets: two"),
+        ({"budgets": (9,)}, "--budgets: the least"),
         ({"budgets": (1, 9)}, "--budgets: no lcpo"),
-        ({"budgets": (9, 2), "reward": "lcpo"}, "--budgets: two"),
+        ({"budgets": (9, 2), "reward": "lcpo"}, "--budgets: the least"),
         (
             {"kl_in": "reward", "kl": "k1", "beta": 0.1, "adv_std": "none", "loss": "rft"},
             "--loss rft .* --kl-in reward",

@@ -10,7 +10,7 @@ from small_pools import config, ids, trace, write
 import curate
 from curation import rewrite
 from engine.format import FORMATS
-from engine.rows import BadInput
+from engine.rows import BadInput, write_rows
 
 STEPS = "\n\n".join(f"step {i} is {i * 7}" for i in range(9))
 
@@ -75,6 +75,10 @@ def test_insert_takes_steps_of_the_next_row():
         ("corrupt", "digits:x"),
         ("budget", "l1:5"),
         ("budget", "l1:9:5"),
+        ("budget", "used"),
+        ("budget", "used:1:9:1"),
+        ("budget", "used:9:1:1:5"),
+        ("budget", "used:1:9:0:5"),
         ("budget", "tokens:9"),
         ("budget", "l1:1:2:3"),
         ("hint", "no gold here"),
@@ -143,6 +147,33 @@ def test_budgets_of_l1_are_uniform():
     )
     exact = rewrite.parse_budget("l1:5:5")
     assert not any("budget_is_maximum" in rewrite.add_budget(trace(i), *exact) for i in range(99))
+
+
+def test_what_was_used_becomes_the_budget(tmp_path):
+    """Budgets 12, 22 and 32, with two rows of each. 6 and 38 tokens are nearer to 2 and 42. The trace
+    stays; one that was cut goes."""
+    lengths = 6, 8, 25, 28, 33, 34, 38
+    rows = [trace(i, f"How many {i}?", n_tokens=n) for i, n in enumerate(lengths)]
+    rows += [trace(8, "cut", n_tokens=20, finish="length")]
+    rows += [trace(9, "twice", n_tokens=20, response="</think> 4")]
+    write_rows(tmp_path / "own.jsonl", rows)
+    cfg = curate.Config(
+        data=str(tmp_path / "own.jsonl"),
+        out=str(tmp_path / "out.jsonl"),
+        method="full",
+        budget="used:12:32:10:2",
+    )
+    made = curate.main(cfg)
+    assert [(row["question"], row["budget"]) for row in made] == [
+        ("12 How many 1?", 12),
+        ("22 How many 2?", 22),
+        ("32 How many 3?", 32),
+        ("32 How many 4?", 32),
+    ]
+    assert [row["thinking"] for row in made] == [row["thinking"] for row in rows[1:5]]
+    write_rows(tmp_path / "own.jsonl", [rows[0] | {"n_tokens": "many"}])
+    with pytest.raises(BadInput, match="--budget used: row r000: n_tokens is not a number"):
+        curate.main(cfg)
 
 
 def test_star_hints_the_failures_and_forgets_the_hints(tmp_path):
