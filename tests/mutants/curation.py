@@ -134,4 +134,11 @@ MUTANTS = [
         "copies in scripts without spaces are not seen",
         "test_similarity.py::test_copies_in_scripts_without_spaces",
     ),
+    (
+        "curation/rewrite.py",
+        'budget = low + step * round((row["n_tokens"] - low) / step)',
+        'budget = step * round(row["n_tokens"] / step)',
+        "budgets that no run asks for",
+        "test_rewrite.py::test_what_was_used_becomes_the_budget",
+    ),
 ]

@@ -91,4 +91,18 @@ MUTANTS = [
         "a run that was cut is advised to box its answers",
         "test_evaluate.py::test_advice_where_answers_are_missing",
     ),
+    (
+        "evaluate.py",
+        '"bias": 100 * statistics.fmean((u - a) / a for a, u in pairs),',
+        '"bias": 100 * statistics.fmean((u - a) / u for a, u in pairs),',
+        "the error of a length is relative to what was used",
+        "test_evaluate.py::test_adherence_by_hand",
+    ),
+    (
+        "evaluate.py",
+        "return [first[value] + (count[value] - 1) / 2 for value in values]",
+        "return [first[value] for value in values]",
+        "equal values get the lowest rank",
+        "test_evaluate.py::test_adherence_by_hand",
+    ),
 ]
