@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from engine.rows import BadInput
-from report.runs import shares_by_seed
+from report.runs import field_by_seed, shares_by_seed
 
 MARGIN = 5  # points; a difference whose interval lies within ± this counts as "the same"
 EXPECTATIONS = ("higher", "lower", "same")
@@ -51,11 +51,19 @@ def paired_difference(before, after, bootstrap, scale=100):
         "difference": difference,
         "low": low,
         "high": high,
-        "interval": f"{difference:+.1f} [{low:.1f}, {high:.1f}]",
+        "interval": interval_in_words(difference, low, high, scale),
         "n": len(common),
         "seeds": seeds or sorted({*before, *after}),
         "per_seed": difference_by_seed(before, after, seeds, scale),
     }
+
+
+def interval_in_words(difference, low, high, scale):
+    """Points with one decimal; other numbers, of any size, as the tables show them."""
+    if scale == 100:
+        return f"{difference:+.1f} [{low:.1f}, {high:.1f}]"
+    sign = "+" if difference > 0 else ""
+    return f"{sign}{format_number(difference)} [{format_number(low)}, {format_number(high)}]"
 
 
 def mean_by_question(shares, seeds):
@@ -84,8 +92,9 @@ def difference_by_seed(before, after, seeds, scale):
 def decide_claim(claim, runs, path, bootstrap):
     """A claim {id, text, group, from, to, expect} -> the same with its difference and verdict.
 
-    runs: graded. path: of the claims' file, for messages. Adds holds (True, False, or None for
-    undecided) and verdict (words). Raises BadInput for a claim that cannot be decided.
+    With `measure` it is about this field of the rows instead of right answers. runs: graded. path:
+    of the claims' file, for messages. Adds holds (True, False, or None for undecided) and verdict
+    (words). Raises BadInput for a claim that cannot be decided.
     """
     complete = {"id", "text", "group", "from", "to"} <= set(claim)
     if not complete or claim.get("expect") not in EXPECTATIONS:
@@ -93,32 +102,52 @@ def decide_claim(claim, runs, path, bootstrap):
             f"--claims {path}: {claim} is not "
             "{id, text, group, from, to, expect: higher, lower or same}"
         )
-    before, after = (shares_by_seed(runs, claim[side], claim["group"]) for side in ("from", "to"))
-    found = paired_difference(before, after, bootstrap)
+    measure = claim.get("measure")
+    before, after = (
+        field_by_seed(runs, claim[side], claim["group"], measure)
+        if measure
+        else shares_by_seed(runs, claim[side], claim["group"])
+        for side in ("from", "to")
+    )
+    found = paired_difference(before, after, bootstrap, 1 if measure else 100)
     if found is None:
         known = ", ".join(dict.fromkeys(run.name for run in runs))
         raise BadInput(
             f"--claims {path}: claim {claim['id']}: the runs '{claim['from']}' and '{claim['to']}' "
             f"have no question of group '{claim['group']}' in common; --runs has {known}"
         )
-    holds, words = decide(found["low"], found["high"], claim["expect"])
+    holds, words = decide_difference(found, claim["expect"], measure)
+    show = format_number if measure else "{:.1f}".format
     verdict = (
-        f"{words}: {found['before']:.1f} → {found['after']:.1f}, {found['interval']}, "
+        f"{words}: {show(found['before'])} → {show(found['after'])}, {found['interval']}, "
         f"n={found['n']}, seeds {', '.join(seeds_in_words(found))}"
     )
     return claim | found | {"holds": holds, "verdict": verdict}
 
 
-def decide(low, high, expect):
+def decide_difference(found, expect, measure):
+    """What paired_difference found -> (holds, in words). A single number decides nothing."""
+    if found["n"] == 1:
+        return None, "a single number has no interval"
+    if not measure:
+        return decide(found["low"], found["high"], expect)
+    # "The same" for a number of any size: within a tenth of what it was.
+    return decide(found["low"], found["high"], expect, abs(found["before"]) / 10, "10%")
+
+
+def decide(low, high, expect, margin=MARGIN, margin_in_words=f"{MARGIN} points"):
     """The interval of a difference, and what was expected -> (holds, in words).
 
-    holds is None where the interval does not decide.
+    holds is None where the interval does not decide. margin: up to which it is "the same".
     """
-    if expect == "same" and -MARGIN <= low and high <= MARGIN:
-        return True, f"yes, unchanged within {MARGIN} points"
+    if expect == "same" and -margin <= low and high <= margin:
+        return True, f"yes, unchanged within {margin_in_words}"
     if low <= 0 <= high:
         if expect == "same":
-            return None, f"undecided, the interval leaves ±{MARGIN}"
+            return (
+                None,
+                f"undecided, the interval leaves ±{margin_in_words.removesuffix(' points')}",
+            )
         return None, "not significant"
     found = "higher" if low > 0 else "lower"
     if expect == "same":

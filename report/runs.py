@@ -4,8 +4,10 @@ The same file name in several directories is one run under several seeds.
 """
 
 import json
+import math
 import os
 import re
+import statistics
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,6 +127,27 @@ def pool_rows(runs):
 def shares_by_seed(runs, name, group):
     """{seed: {question: share right}} of the run of that name, in one group or in "all"."""
     return {run.seed: run.question_shares(group) for run in runs if run.name == name}
+
+
+def field_by_seed(runs, name, group, measure):
+    """{seed: {question: mean of a field over its samples}} of the run of that name.
+
+    Rows of one group or of "all". Raises BadInput where such a row has no such number.
+    """
+    found = {}
+    for run in runs:
+        if run.name != name:
+            continue
+        values = {}
+        for number, row in enumerate(run.rows, 1):
+            if group not in ("all", row_scope(row)[0]):
+                continue
+            value = row.get(measure)
+            if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
+                raise BadInput(f"{run.path}:{number}: '{measure}' is not a number")
+            values.setdefault(str(row["id"]), []).append(value)
+        found[run.seed] = {question: statistics.fmean(v) for question, v in values.items()}
+    return found
 
 
 # ---------------------------------------------------------------- what a model wrote

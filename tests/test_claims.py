@@ -13,6 +13,7 @@ from report.claims import (
     compare_waits,
     decide,
     decide_claim,
+    decide_difference,
     paired_difference,
 )
 from report.runs import Run
@@ -165,3 +166,42 @@ def test_a_budget_that_hurts():
     found = compare_waits(points, runs, "math", evaluate.paired_bootstrap)
     assert (found["most"], found["best"], found["difference"]) == ("Wait ×4", "Wait ×1", -50)
     assert compare_waits(points[:2], runs, "math", evaluate.paired_bootstrap) is None
+
+
+def test_a_claim_about_a_field_of_the_rows():
+    """Tokens 10, 20 -> 16, 26 of one seed, 12, 22 of another: means 10, 20 -> 14, 24, so +4.
+
+    Two samples of a question count as their mean: 15 and 17 are 16. Rows of other groups are out.
+    """
+
+    def run(name, seed, *tokens):
+        rows = [
+            {"id": question, "group": "math", "n_tokens": n}
+            for question, of_question in zip("ab", tokens)
+            for n in of_question
+        ]
+        return Run(name, seed, {}, [*rows, {"id": "c", "group": "other"}])
+
+    runs = [
+        *(run("old", seed, [10], [20]) for seed in "01"),
+        run("new", "0", [15, 17], [26]),
+        run("new", "1", [12], [22]),
+    ]
+    claim = {"id": "T", "text": "t", "group": "math", "measure": "n_tokens", "from": "old"}
+    claim |= {"to": "new", "expect": "same"}
+    found = decide_claim(claim, runs, "c.json", evaluate.paired_bootstrap)
+    assert (found["before"], found["after"], found["difference"]) == (15, 19, 4)
+    assert found["holds"] is False and found["verdict"].startswith("no, higher: 15.0 → 19.0, +4 [")
+    with pytest.raises(BadInput, match="'n_tokens' is not a number"):
+        decide_claim(claim | {"group": "all"}, runs, "c.json", evaluate.paired_bootstrap)
+
+
+def test_the_same_for_a_number_of_any_size_is_a_tenth_of_it():
+    """0.40 -> 0.41 to 0.43 is within 0.04; up to 0.45 is undecided; one question decides nothing."""
+    found = {"before": 0.40, "low": 0.01, "high": 0.03, "n": 9}
+    assert decide_difference(found, "same", "kl") == (True, "yes, unchanged within 10%")
+    found |= {"low": -0.01, "high": 0.05}
+    assert decide_difference(found, "same", "kl")[0] is None
+    assert decide_difference(found | {"low": 0.02}, "same", "kl") == (False, "no, higher")
+    assert decide_difference(found | {"low": 0.02}, "higher", "kl") == (True, "yes")
+    assert decide_difference(found | {"low": 0.02, "n": 1}, "higher", "kl")[0] is None

@@ -8,6 +8,7 @@ hand, run the test, read what it says. One file for each room or script; an entr
 from mutants import (
     analyze,
     assignments,
+    atlas,
     curate,
     curation,
     data,
@@ -27,6 +28,7 @@ MUTANTS = [
     for part in (
         analyze,
         assignments,
+        atlas,
         curate,
         curation,
         data,

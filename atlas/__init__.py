@@ -1,0 +1,9 @@
+"""Studies: claims of papers, each tested by one command. In reading order:
+
+study     the file of a study: arms as commands, claims as lines
+sources   which files a command depends on, and their fingerprints
+arms      arms as jobs in a store: what is the same is computed once
+lanes     jobs side by side, each after those it needs; what failed, what is left
+verdicts  claims decided, the results of a study as one file
+run       the command: python -m atlas.run STUDY ...
+"""
