@@ -17,8 +17,8 @@ MUTANTS = [
     ),
     (
         "atlas/arms.py",
-        "VARIABLE.sub(by_key, job.text)",
-        "job.name",
+        "    parts = [job.kind, VARIABLE.sub(by_key, job.text), job.variables, job.sources, job.needs]",
+        "    parts = [job.kind, job.name, job.variables, job.sources, job.needs]",
         "a changed command is not run again",
         "test_atlas.py::test_a_changed_command_or_setting_computes_what_it_touches",
     ),
@@ -45,8 +45,8 @@ MUTANTS = [
     ),
     (
         "atlas/verdicts.py",
-        'study.settings.get("SPLIT", "held_out") != "held_out"',
-        "False",
+        '    if study.settings.get("SPLIT", "held_out") != "held_out":',
+        "    if False:",
         "settings that are chosen on the dev split count as looks at the held-out one",
         "test_atlas.py::test_looks_are_counted_once_for_each_output",
     ),
