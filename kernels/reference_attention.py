@@ -23,10 +23,13 @@ def decode_attention(query, keys, values, lengths, scale, window=None, softcap=N
     is_seen = cell <= lengths[:, None]  # (B, L)
     if window is not None:
         is_seen &= cell > lengths[:, None] - window
-    query = query[:, :, None]  # (B, H, 1, K)
+    # The heads that share a key are the rows of one product: in bfloat16 a CPU reads the cache four
+    # times as fast so.
+    n_kv_heads, width = keys.shape[1], keys.shape[3]
+    groups = query.reshape(n_rows, n_kv_heads, -1, width)  # (B, H_kv, H / H_kv, K)
     is_seen = is_seen[:, None, None]  # (B, 1, 1, L), the same for all heads
-    out = masked_attention(query, keys[:n_rows], values[:n_rows], is_seen, scale, softcap)
-    return out[:, :, 0]
+    out = masked_attention(groups, keys[:n_rows], values[:n_rows], is_seen, scale, softcap)
+    return out.reshape(query.shape)
 
 
 def masked_attention(query, key, value, is_seen, scale, softcap=None):
