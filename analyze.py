@@ -77,6 +77,8 @@ class Config:
 
     # completions to grade: files, or directories with one replicate (seed) each
     runs: tuple[str, ...] = ()
+    # completions of another test-bed, files or directories: a figure has their accuracy beside it
+    beside: tuple[str, ...] = ()
     # JSON list of {id, text, group, from, to, expect: higher | lower | same}
     claims: str | None = None
     judged: tuple[str, ...] = ()  # a judge's answers about traces, see report/behaviours.py
@@ -833,6 +835,12 @@ def grade_runs(study):
                 if summary["n_questions"]
             }
     study.transfer = transferability(study.models, study.accuracy)
+    right = {
+        name: groups["math"]["accuracy"]
+        for name, groups in study.accuracy.items()
+        if "math" in groups
+    }
+    study.models = study.models.with_nearest_sft(right)
 
 
 def transferability(models, accuracy):
@@ -870,12 +878,33 @@ def compare_answers(study):
     """Fill in the paired differences of the Study, and its curves under a budget."""
     bootstrap = functools.partial(evaluate.paired_bootstrap, n_resamples=2000)
     study.contrasts = compare_trainings(study.models, study.responses, study.runs, bootstrap)
-    group = study.main_group()
+    group = graded_group(study)
     study.curves = budget_curves(study.runs, study.graded, group)
     for model, points in study.curves.items():
         found = compare_waits(points, study.runs, group, evaluate.paired_bootstrap)
         if found:
             study.waits[model] = found
+
+
+def graded_group(study):
+    """The group whose accuracy is drawn: math, where a run has it."""
+    has_math = any("math" in graded["groups"] for graded in study.graded.values())
+    return "math" if has_math else study.main_group()
+
+
+def curves_beside(paths):
+    """Completions of another test-bed -> {model: its runs under several budgets}, as Study.curves.
+
+    Raises BadInput if no model has runs under three of them.
+    """
+    runs = [grade_run(run) for run in read_runs(paths)]
+    graded = {}
+    for name in dict.fromkeys(run.name for run in runs):
+        graded[name] = grade_together([run for run in runs if run.name == name])
+    curves = budget_curves(runs, graded, "math")
+    if not curves:
+        raise BadInput(f"--beside {paths[0]}: no model has math runs under three budgets or Waits")
+    return curves
 
 
 # ---------------------------------------------------------------- the command
@@ -917,6 +946,8 @@ def main(cfg):
         decide_claim(claim, runs, cfg.claims, evaluate.paired_bootstrap) for claim in claims
     ]
     grade_runs(study)
+    if cfg.beside:
+        study.beside = {"where": cfg.beside[0], "curves": curves_beside(cfg.beside)}
     study.compute = read_ledgers(study.models.tuned)
     judged = {}
     for path in cfg.judged:

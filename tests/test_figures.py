@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 from analysis import analysed, place  # noqa: F401  (fixtures)
 
+import analyze
+from engine.rows import BadInput
 from report import figures, page
 
 
@@ -22,6 +24,26 @@ def test_a_figure_without_data_is_removed(tmp_path, monkeypatch):
     old = figures.Picture("old", 3, "caption", None, False)
     monkeypatch.setattr(figures, "pictures_of", lambda study: [old])
     assert figures.draw_figures(None, tmp_path) == {} and not (tmp_path / "old.png").exists()
+
+
+def test_the_curve_of_another_test_bed_is_drawn_beside(place):
+    """Two panels with the same three points of the same runs; too few runs are refused."""
+    from matplotlib.figure import Figure
+
+    curves = analyze.curves_beside((str(place / "runs"),))
+    (name,) = curves
+    labels = [point["label"] for point in curves[name]]
+    assert (name, labels) == ("tuned", ["no forcing", "Wait ×1", "Wait ×2"])
+    figure, alone = Figure(), Figure()
+    figures.plot_budgets(figure, curves, {"where": "out/tiny", "curves": curves}, {})
+    here, there = figure.axes
+    assert [axes.get_title() for axes in (here, there)] == ["these problems", "out/tiny"]
+    points = [axes.lines[0].get_xydata().tolist() for axes in (here, there)]
+    assert points[0] == points[1] and len(points[0]) == 3
+    figures.plot_budgets(alone, curves, {}, {})
+    assert len(alone.axes) == 1
+    with pytest.raises(BadInput, match="--beside .*base.jsonl: no model has math runs under three"):
+        analyze.curves_beside((str(place / "runs/base.jsonl"),))
 
 
 def test_bars_by_hand():

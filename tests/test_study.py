@@ -1,8 +1,11 @@
 """report/study.py: names and pairs of models."""
 
 import json
+from dataclasses import replace
 
 from report.study import UNKNOWN, Models, Study, choose_pair, describe_models, name_models
+
+KINDS = {"a": "SFT", "b": "SFT", "rl": "RL"}
 
 
 def test_names_of_models():
@@ -30,6 +33,22 @@ def test_the_pair(tmp_path):
     assert models.replicates("seed0/rl") == {"seed0": "seed0/rl", "seed1": "seed1/rl"}
     fewer = models.without(["seed0/rl"])
     assert fewer.pair == ["seed0/sft"] and "seed0/rl" not in fewer.tuned
+
+
+def test_the_sft_model_that_is_as_accurate():
+    """Means over two seeds: a 40 and 20, b 60 and 50, RL 50 and 60. b is 0 away from it, a 25."""
+    kinds = {f"s{seed}/{name}": kind for seed in (0, 1) for name, kind in KINDS.items()}
+    models = Models("base", "base", {name: name for name in kinds}, {}, kinds, [], [])
+    models = replace(models, pair=["s0/a", "s0/rl"], shown=["s0/a", "s0/rl"])
+    right = {"s0/a": 40, "s1/a": 20, "s0/b": 60, "s1/b": 50, "s0/rl": 50, "s1/rl": 60}
+    nearest = models.with_nearest_sft(right)
+    assert nearest.pair == nearest.shown == ["s0/b", "s0/rl"]
+    # Where the RL model was not graded the first stays, and so it does in a pair of another kind.
+    ungraded = {name: value for name, value in right.items() if not name.endswith("rl")}
+    assert models.with_nearest_sft(ungraded) is models
+    assert models.with_nearest_sft(right | {"s0/b": 90, "s1/b": 91}).pair[0] == "s0/a"
+    twins = replace(models, pair=["s0/a", "s0/b"])
+    assert twins.with_nearest_sft(right) is twins
 
 
 def test_measures():
