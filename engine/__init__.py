@@ -15,6 +15,7 @@ kv_cache         keys and values of the sequences that are being decoded
 loading          model directories in and out: load, check, save
 sampling         the next token: random numbers, top-k, top-p
 ending           the end of thinking where no single token has it
+onednn           linear layers of a large model on a CPU, while it decodes
 decoder          the batched decoder: continuous batching, forced budgets
 completions      completion rows, and the file that a run writes them to
 scoring          likelihoods of given completions

@@ -36,7 +36,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from engine import attention, ending, kv_cache, machine, packing
+from engine import attention, ending, kv_cache, machine, onednn, packing
 from engine import model as models
 from engine.rows import BadInput
 from engine.sampling import random_key, sample
@@ -553,21 +553,22 @@ def decode(model, tokenizer, form, requests, sampling=None, slots=256, watch=Non
     step = Stepper(model, batch.cache, batch.state, control, sampling)
     waiting = deque(enumerate(requests))
     steps_per_look = 1 if watch or control.stop_strings else POLL[batch.device.type]
-    while batch.n_live or waiting:
-        admit(batch, waiting)
-        for _ in range(steps_per_look):
-            step(batch.n_live, batch.longest)
-            batch.longest = min(batch.longest + 1, batch.cache.max_len - 1)
-        stopped_by = stop_at_strings(tokenizer, batch, control.stop_strings)
-        if watch:
-            watch(batch.state, batch.n_live)
-        for index, completion in take_out(batch, requests, stopped_by):
-            request = requests[index]
-            if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
-                requests[index] = next_try(request)
-                waiting.appendleft((index, requests[index]))
-            else:
-                yield index, completion
+    with onednn.reordered_weights(model, batch.cache.slots):
+        while batch.n_live or waiting:
+            admit(batch, waiting)
+            for _ in range(steps_per_look):
+                step(batch.n_live, batch.longest)
+                batch.longest = min(batch.longest + 1, batch.cache.max_len - 1)
+            stopped_by = stop_at_strings(tokenizer, batch, control.stop_strings)
+            if watch:
+                watch(batch.state, batch.n_live)
+            for index, completion in take_out(batch, requests, stopped_by):
+                request = requests[index]
+                if completion.finish == "rejected" and completion.n_tries < sampling.max_tries:
+                    requests[index] = next_try(request)
+                    waiting.appendleft((index, requests[index]))
+                else:
+                    yield index, completion
 
 
 def next_try(request):

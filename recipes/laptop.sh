@@ -31,14 +31,14 @@ done
 
 # Sizes, chosen on the development split. A step of RL is PROMPTS x GROUP completions.
 if [ -n "$quick" ]; then
-  echo "--quick: 100 problems, 60 traces of s1 and random choice, 8 steps of RL; no LIMO, no Waits"
-  echo "         but one: too little for intervals that say anything"
-  default COLD=120 OPEN=60 POOL=200 CHOSEN=60 HELD_OUT=100 STEPS=8
-  default SETS="s1 random" WAITS=1 BUDGETS=0 OUT=out/laptop-quick
+  echo "--quick: 100 problems, 60 traces of s1 and of random choice, one pass over them, 8 steps of"
+  echo "         RL; no LIMO, no gentle rate, one Wait: too little for intervals that say anything"
+  default COLD=120 OPEN=60 POOL=200 CHOSEN=60 EPOCHS=1 HELD_OUT=100 STEPS=8
+  default SETS="s1 random" GENTLE_LR=none WAITS=1 BUDGETS=0 OUT=out/laptop-quick
 fi
-default COLD=300 OPEN=160 POOL=600 CHOSEN=160 HELD_OUT=200 STEPS=40 PROMPTS=8 GROUP=8
-default SETS="s1 limo low random" WAITS="1 2 4" BUDGETS="0 24 48" SPLIT=held_out
-default COLD_LR=1e-4 SFT_LR=2e-4 RL_LR=1.5e-5 EPOCHS=2 MAX_TOKENS=256 LONGEST=400
+default COLD=400 OPEN=120 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=16 PROMPTS=8 GROUP=8
+default SETS="s1 limo low random" WAITS="1 2" BUDGETS="0 40" SPLIT=held_out
+default COLD_LR=4e-4 SFT_LR=4e-4 GENTLE_LR=1e-4 RL_LR=1.5e-5 MAX_TOKENS=200 LONGEST=300
 default OUT=out/laptop DEVICE=auto MPLBACKEND=Agg
 
 if [ -z "${MODEL:-}" ]; then
@@ -49,12 +49,24 @@ fi
 default OMP_NUM_THREADS="$(( ($(getconf _NPROCESSORS_ONLN) + 1) / 2 ))"
 [ -n "${DTYPE:-}" ] || DTYPE=$(python -m engine.machine)
 computing="--device $DEVICE --dtype $DTYPE"
+# In bf16 the sampler rounds its weights, and training its products: the same token can be twice as
+# likely for one as for the other. So the update takes probabilities from the forward pass of
+# training, and weights each token by the ratio of the two, at most 2.
+correction=
+[ "$DTYPE" = fp32 ] || correction="--tis 2"
 mkdir -p "$OUT"
-began=$(date +%s)
+began=$(date +%s) part_began=$began
 
-# progress TEXT: minutes since the start, and what is done now.
+# progress DONE TEXT: minutes since the start, what is done now, and how long this part may take.
+# DONE: percent of the part's time that has gone by, as it was measured on two cores.
 progress() {
-  echo "-- minute $(( ($(date +%s) - began) / 60 )): $*"
+  local now left=
+  now=$(date +%s)
+  if [ "$1" -gt 0 ]; then
+    left=$(( (now - part_began) * (100 - $1) / $1 / 60 + 1 ))
+    left=", $part takes about $left more"
+  fi
+  echo "-- minute $(( (now - began) / 60 ))$left: ${*:2}"
 }
 # answer MODEL PROBLEMS RUN [flags]
 answer() {
@@ -63,34 +75,44 @@ answer() {
   python generate.py --model "$model" --data "$problems" --out "$dir/runs/$run.jsonl" $computing \
     --temperature 0.7 --seed "$seed" --max-tokens "$LONGEST" "$@"
 }
-# measure MODEL RUN: problems, facts by likelihood, instructions, open questions
+# facts MODEL RUN: the likelihood of each choice of each fact
+facts() {
+  python generate.py --model "$1" --data "$dir/data/facts.jsonl" --score --format plain \
+    --out "$dir/runs/$2-facts.jsonl" $computing
+}
+# measure MODEL RUN: problems, facts, instructions, open questions
 measure() {
-  local model=$1 run=$2
-  answer "$model" "$dir/data/$SPLIT.jsonl" "$run"
-  python generate.py --model "$model" --data "$dir/data/facts.jsonl" --score --format plain \
-    --out "$dir/runs/$run-facts.jsonl" $computing
-  answer "$model" "$dir/data/follow.jsonl" "$run-follow" --max-tokens 120
-  answer "$model" "$dir/data/free.jsonl" "$run-free" --max-tokens 120
+  answer "$1" "$dir/data/$SPLIT.jsonl" "$2"
+  facts "$1" "$2"
+  answer "$1" "$dir/data/follow.jsonl" "$2-follow" --max-tokens 100
+  answer "$1" "$dir/data/free.jsonl" "$2-free" --max-tokens 100
+}
+# fine_tune NAME SET LR: the base model on the traces of a set
+fine_tune() {
+  python sft.py --model "$base" --data "$dir/traces-$2.jsonl" --out "$dir/sft-$1" --format s1 \
+    --seed "$seed" --epochs "$EPOCHS" --batch-rows 16 --lr "$3" --print-every 10 \
+    --save-minutes 2 $computing
 }
 
 # Once for all seeds: the model that everything starts from.
 cold_start() {
-  dir=$OUT/cold seed=0
+  dir=$OUT/cold seed=0 part="the cold start"
   local sizes="--n-cold $COLD --n-open $OPEN"
   python -m data.english --out "$dir/data" $sizes
-  progress "the instruct model's own answers"
+  progress 0 "the instruct model's own answers"
   answer "$MODEL" "$dir/data/cold_open.jsonl" open --format plain --max-tokens 120
   python -m data.english --out "$dir/data" $sizes --own-answers "$dir/runs/open.jsonl"
-  progress "cold start"
+  progress 4 "cold start"
   python sft.py --model "$MODEL" --data "$dir/data/cold.jsonl" --out "$base" --format s1 \
     --epochs 2 --batch-rows 16 --lr "$COLD_LR" --print-every 10 --save-minutes 2 $computing
 }
 
 # Curation, fine-tuning, budget forcing.
 likelihood() {
-  progress "which problems does the base model solve already?"
+  local how set done=8
+  progress 0 "which problems does the base model solve already?"
   python generate.py --model "$base" --data "$dir/data/pool.jsonl" --out "$dir/attempts.jsonl" \
-    $computing --temperature 0.7 --seed "$seed" --max-tokens 160
+    $computing --temperature 0.7 --seed "$seed" --max-tokens 120
   for set in $SETS; do
     case $set in
       s1) how="--method s1 --attempts $dir/attempts.jsonl" ;;
@@ -101,39 +123,47 @@ likelihood() {
     esac
     python curate.py --data "$dir/data/pool.jsonl" --against "$dir/data/$SPLIT.jsonl" \
       --layers exact --k "$CHOSEN" --seed "$seed" $how --out "$dir/traces-$set.jsonl"
-    progress "fine-tuning on the traces of $set"
-    python sft.py --model "$base" --data "$dir/traces-$set.jsonl" --out "$dir/sft-$set" \
-      --format s1 --seed "$seed" --epochs "$EPOCHS" --batch-rows 16 --lr "$SFT_LR" \
-      --print-every 10 --save-minutes 2 $computing
-    answer "$dir/sft-$set" "$dir/data/$SPLIT.jsonl" "sft-$set"
+    progress "$done" "fine-tuning on the traces of $set"
+    fine_tune "$set" "$set" "$SFT_LR"
+    if [ "$set" = s1 ]; then
+      measure "$dir/sft-s1" sft-s1
+    else
+      answer "$dir/sft-$set" "$dir/data/$SPLIT.jsonl" "sft-$set" --only math
+    fi
+    done=$((done + 14))
   done
-  progress "budgets and Waits"
+  progress 64 "budgets and Waits"
   for budget in $BUDGETS; do
     answer "$dir/sft-s1" "$dir/data/$SPLIT.jsonl" "sft-s1-budget$budget" --only math \
       --thinking-budget "$budget"
   done
   for waits in $WAITS; do
     answer "$dir/sft-s1" "$dir/data/$SPLIT.jsonl" "sft-s1-wait$waits" --only math \
-      --waits "$waits" --max-tokens 600
+      --waits "$waits" --max-tokens $((2 * LONGEST))
   done
-  measure "$dir/sft-s1" sft-s1
+  if [ "$GENTLE_LR" != none ]; then
+    progress 84 "fine-tuning on the traces of s1 at a gentle rate"
+    fine_tune gentle s1 "$GENTLE_LR"
+    measure "$dir/sft-gentle" sft-gentle
+  fi
 }
 
 reinforcement() {
+  progress 0 "the base model"
   measure "$base" base
-  python generate.py --model "$MODEL" --data "$dir/data/facts.jsonl" --score --format plain \
-    --out "$dir/runs/instruct-facts.jsonl" $computing
-  progress "GRPO"
+  facts "$MODEL" instruct
+  progress 10 "GRPO"
   python grpo.py --model "$base" --data "$dir/data/train.jsonl" --out "$dir/grpo" --format s1 \
     --seed "$seed" --steps "$STEPS" --prompts-per-step "$PROMPTS" --group-size "$GROUP" \
-    --max-tokens "$MAX_TOKENS" --lr "$RL_LR" --save-every 5 $computing
+    --max-tokens "$MAX_TOKENS" --lr "$RL_LR" --save-every 5 --kl-every 0 $correction $computing
+  progress 92 "what GRPO changed"
   measure "$dir/grpo" grpo
 }
 
 base=$OUT/base
 [ -f "$base/training.json" ] || cold_start
 for ((seed = 0; seed < seeds; seed++)); do
-  dir=$OUT/seed$seed
+  dir=$OUT/seed$seed part="seed $seed" part_began=$(date +%s)
   mkdir -p "$dir/runs"
   echo "== seed $seed"
   python -m data.english --out "$dir/data" --seed "$seed" --n-pool "$POOL" --n-held-out "$HELD_OUT"
@@ -143,12 +173,18 @@ done
 echo "== results"
 python evaluate.py "$OUT"/seed0/runs/*.jsonl --out "$OUT/seed0/metrics.json"
 tuned=() data=() runs=()
+names="sft-s1 sft-gentle grpo"
+[ "$GENTLE_LR" != none ] || names="sft-s1 grpo"
 for ((seed = 0; seed < seeds; seed++)); do
-  dir=$OUT/seed$seed
-  runs+=("$dir/runs")
-  tuned+=("$dir/sft-s1" "$dir/grpo")
-  data+=("$dir/runs/sft-s1-free.jsonl" "$dir/runs/grpo-free.jsonl")
+  runs+=("$OUT/seed$seed/runs")
+  for name in $names; do
+    tuned+=("$OUT/seed$seed/$name")
+    data+=("$OUT/seed$seed/runs/$name-free.jsonl")
+  done
 done
+# The tiny world's curve of accuracy and thinking, where tiny.sh was run.
+beside=$(ls -d out/tiny/seed*/runs 2>/dev/null || true)
 python analyze.py --base "$base" --tuned "${tuned[@]}" --data "${data[@]}" --runs "${runs[@]}" \
-  --claims recipes/laptop_claims.json --out "$OUT" --device "$DEVICE" --stream
+  --claims recipes/laptop_claims.json --out "$OUT" --device "$DEVICE" --stream \
+  ${beside:+--beside $beside}
 echo "$(( ($(date +%s) - began) / 60 )) minutes; now open $OUT/report.html"

@@ -2,6 +2,8 @@
 
     python tests/bench_decoder.py                         prints ratios; about 3 minutes on one core
     python tests/bench_decoder.py --figure decoder.png    and draws tokens/s
+    python tests/bench_decoder.py --model out/smollm2-135m-instruct --data out/laptop/seed0/data/\\
+        held_out.jsonl --longest 128      a real model, which ends its greedy answers itself
 
 Both run in this process, in turn. The figures are tokens per second of processor time, which other
 programs on the machine disturb least; tests/gpu.py measures a GPU against its memory bandwidth.
@@ -30,9 +32,10 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import settings  # noqa: E402
+from engine import loading, settings  # noqa: E402
 from engine.decoder import Request, Sampling, decode  # noqa: E402
 from engine.format import FORMATS  # noqa: E402
+from engine.rows import read_rows  # noqa: E402
 
 V = 4096
 
@@ -45,6 +48,8 @@ class Config:
     contexts: tuple[int, ...] = (64, 256, 512, 1024, 2048)  # of the figure
     repeats: int = 5  # draws of prompts and lengths, compared by their sums
     figure: str = ""  # PNG to draw
+    model: str = ""  # a model directory in the place of the random one
+    data: str = ""  # problem rows to ask it
 
 
 def pair():
@@ -148,6 +153,28 @@ def compare(cfg, theirs, ours, tokenizer):
             )
 
 
+def compare_on_rows(cfg):
+    """A real model on the first problems of a file: greedy, until it ends or is cut."""
+    ours, tokenizer = loading.load(cfg.model)
+    theirs = AutoModelForCausalLM.from_pretrained(cfg.model, dtype=torch.float32).eval()
+    form = FORMATS["plain"].fit(tokenizer)
+    rows = read_rows(cfg.data)
+    for n in cfg.prompts:
+        prompts = [form.row_prompt_ids(tokenizer, row) for row in rows[:n]]
+        lengths = [cfg.longest] * len(prompts)
+        a, mine = timed(lambda: by_us(ours, tokenizer, prompts, lengths))
+        b, other = timed(lambda: by_transformers(theirs, prompts, lengths))
+        end = tokenizer.eos_token_id
+        other = [ids[: ids.index(end) + 1] if end in ids else ids for ids in other]
+        tokens = sum(map(len, mine))
+        print(
+            f"{len(prompts)} prompts, {tokens} tokens: {tokens / a:.0f} tokens/s against "
+            f"{tokens / b:.0f}, {b / a:.2f} x; "
+            f"{sum(x == y for x, y in zip(mine, other))} of {len(prompts)} texts equal",
+            flush=True,
+        )
+
+
 def step_seconds(cfg, model, tokenizer, n, context, steps=32):
     """Processor time of one decoding step of n sequences, with about `context` tokens in the
     cache."""
@@ -192,6 +219,9 @@ def draw(cfg, model, tokenizer):
 
 def main(cfg):
     torch.set_num_threads(1)
+    if cfg.model:
+        compare_on_rows(cfg)
+        return
     theirs, ours, tokenizer = pair()
     compare(cfg, theirs, ours, tokenizer)
     if cfg.figure:
