@@ -22,10 +22,14 @@ same.
 old_logp comes from the decoder, at the sampling temperature, by the same forward functions that
 training uses. So before the first update every ρ is 1 up to float rounding: ratio_first in the log
 is the largest |ρ - 1| and should stay below 1e-4 in float32. If it does not, rollout and training
-disagree, and nothing below can be trusted. For the same reason the loss of an on-policy step says
-nothing of the model: it is -Σ w A over the tokens. With --normalise sequence that is 0 (the
-advantages of a group sum to 0), with token its sign says whether right answers are longer. Only
-its gradient matters.
+disagree, and nothing below can be trusted. With --dtype bf16 they do disagree: sampling rounds the
+weights and every state, training (autocast) only the products, and the same token can become twice
+as likely. Then --tis 2: old_logp comes from training's own forward pass, every first ρ is 1, and a
+token's weight in the loss is its probability there over that of the sampler, at most 2.
+
+As the first ρ are 1, the loss of an on-policy step says nothing of the model: it is -Σ w A over the
+tokens. With --normalise sequence that is 0 (the advantages of a group sum to 0), with token its
+sign says whether right answers are longer. Only its gradient matters.
 
 A laptop, 80 seconds (after recipes/tiny.sh; the reward rises from 0.27, mean of 10 steps, to 0.72):
     python grpo.py --model data/tiny_base --data out/tiny/seed0/data/train.jsonl --out out/grpo

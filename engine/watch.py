@@ -76,7 +76,8 @@ def warnings_of(history, most_ratio=1e-3):
     if ratio is not None and ratio > most_ratio:
         found["drift"] = (
             "rollout and training drift apart: before the first update a token's probability is "
-            f"off by a factor of {1 + ratio:.3g}; what is trained is not what was sampled"
+            f"off by a factor of {1 + ratio:.3g}; what is trained is not what was sampled "
+            "(--tis 2 weights the tokens by how likely they are in training)"
         )
     if len(history) < WINDOW:
         return found

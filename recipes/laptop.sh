@@ -36,9 +36,9 @@ if [ -n "$quick" ]; then
   default COLD=120 OPEN=60 POOL=200 CHOSEN=60 EPOCHS=1 HELD_OUT=100 STEPS=8
   default SETS="s1 random" GENTLE_LR=none WAITS=1 BUDGETS=0 OUT=out/laptop-quick
 fi
-default COLD=400 OPEN=120 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=16 PROMPTS=8 GROUP=8
+default COLD=400 OPEN=120 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=10 PROMPTS=8 GROUP=8
 default SETS="s1 limo low random" WAITS="1 2" BUDGETS="0 40" SPLIT=held_out
-default COLD_LR=4e-4 SFT_LR=4e-4 GENTLE_LR=1e-4 RL_LR=1.5e-5 MAX_TOKENS=200 LONGEST=300
+default COLD_LR=4e-4 SFT_LR=4e-4 GENTLE_LR=1e-4 RL_LR=3e-5 MAX_TOKENS=200 LONGEST=300
 default OUT=out/laptop DEVICE=auto MPLBACKEND=Agg
 
 if [ -z "${MODEL:-}" ]; then
@@ -153,9 +153,12 @@ reinforcement() {
   measure "$base" base
   facts "$MODEL" instruct
   progress 10 "GRPO"
+  # Sampling is cheaper here than training, and at first most groups are all wrong: --dynamic-sampling
+  # goes on until each of the step's groups has something to learn from.
   python grpo.py --model "$base" --data "$dir/data/train.jsonl" --out "$dir/grpo" --format s1 \
     --seed "$seed" --steps "$STEPS" --prompts-per-step "$PROMPTS" --group-size "$GROUP" \
-    --max-tokens "$MAX_TOKENS" --lr "$RL_LR" --save-every 5 --kl-every 0 $correction $computing
+    --max-tokens "$MAX_TOKENS" --lr "$RL_LR" --dynamic-sampling --save-every 2 --kl-every 0 \
+    $correction $computing
   progress 92 "what GRPO changed"
   measure "$dir/grpo" grpo
 }
