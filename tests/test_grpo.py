@@ -1745,6 +1745,17 @@ def test_bf16_is_reported(short):
     )
 
 
+def test_bf16_with_tis_begins_at_a_ratio_of_1(short, capsys):
+    """The old policy is then training's own forward pass, and no warning of drift is printed."""
+    settings = dict(dtype="bf16", tis=2.0, reward="random:0.5", steps=2)
+    history = grpo.main(short(**settings))
+    assert all(row["ratio_first"] < 1e-2 for row in history) and history[1]["grad_norm"] > 0
+    assert all(row["dlogp"] > 1e-4 for row in history)  # the sampler's differ all the same
+    assert "drift" not in capsys.readouterr().out
+    assert grpo.most_ratio_of(short(**settings)) == 1e-2
+    assert grpo.most_ratio_of(short(dtype="bf16")) == 1.0
+
+
 def test_problems_without_a_gold_answer_are_left_out(tmp_path, short, capsys):
     """Two of six have none (one missing, one empty): with --reward correct 4 are used, with --reward format all 6; with
     none left the run is refused."""

@@ -748,4 +748,11 @@ MUTANTS = [
         "fine-tuning forgets the requests that sampling adds",
         "test_format.py::test_requests_of_a_row_are_in_its_prompt_and_in_its_training_text",
     ),
+    (
+        "engine/onednn.py",
+        'vars(layer).pop("forward", None)  # the method of the class is back',
+        "pass",
+        "a model keeps a copy of its weights after decoding",
+        "test_onednn.py::test_the_model_is_itself_afterwards",
+    ),
 ]

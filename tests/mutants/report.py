@@ -59,4 +59,11 @@ MUTANTS = [
         "compute matched the wrong way round",
         "test_compute.py::test_ledger_by_hand",
     ),
+    (
+        "report/study.py",
+        "pair = [min(rivals, key=lambda name: abs(means[name] - means[rl])), rl]",
+        "pair = [max(rivals, key=lambda name: abs(means[name] - means[rl])), rl]",
+        "the SFT model farthest in accuracy is compared",
+        "test_study.py::test_the_sft_model_that_is_as_accurate",
+    ),
 ]
