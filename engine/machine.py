@@ -1,6 +1,7 @@
 """The machine that computes: which device it has, how much memory is free, how much was used.
 
-    python -m engine.machine         prints the --dtype with which this machine computes faster
+    python -m engine.machine                  prints the --dtype with which it computes faster
+    python -m engine.machine --needs-gb 9     ends with one line if less memory is free
 
 Tested on Linux. Apple's GPUs (mps) have no float64: what needs it is computed on the CPU there.
 """
@@ -17,10 +18,17 @@ from pathlib import Path
 
 import torch
 
+from engine import settings
 from engine.rows import BadInput
 
 UNKNOWN = 2**60  # bytes of free memory, where a system does not say
 NO_FLOAT64 = {"mps"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    needs_gb: float = 0.0  # memory that has to be free, in GB (1e9 bytes)
+
 
 # ---------------------------------------------------------------- the device
 
@@ -200,7 +208,18 @@ def faster_dtype(device):
     return best, f"--dtype {best}: matrix products in bf16 are {ratio:.1f} times as fast as in fp32"
 
 
-if __name__ == "__main__":
-    found, why = faster_dtype(find_device()[0])
+def main(cfg):
+    """Print the faster type, and say why. Raises BadInput if less memory is free than is needed."""
+    device = find_device()[0]
+    free = free_memory(device)
+    if free < 1e9 * cfg.needs_gb:
+        raise BadInput(
+            f"{free / 1e9:.1f} GB of memory are free on {device}, {cfg.needs_gb:g} are needed"
+        )
+    found, why = faster_dtype(device)
     print(why, file=sys.stderr)
     print(found)
+
+
+if __name__ == "__main__":
+    settings.cli(main, Config)

@@ -39,7 +39,7 @@ fi
 default COLD=400 OPEN=120 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=10 PROMPTS=8 GROUP=8
 default SETS="s1 limo low random" WAITS="1 2" BUDGETS="0 40" SPLIT=held_out
 default COLD_LR=4e-4 SFT_LR=4e-4 GENTLE_LR=1e-4 RL_LR=3e-5 MAX_TOKENS=200 LONGEST=300
-default OUT=out/laptop DEVICE=auto MPLBACKEND=Agg
+default OUT=out/laptop DEVICE=auto MEMORY_GB=9 MPLBACKEND=Agg
 
 if [ -z "${MODEL:-}" ]; then
   MODEL=out/smollm2-135m-instruct
@@ -47,7 +47,9 @@ if [ -z "${MODEL:-}" ]; then
 fi
 # Half of the cores for each lane.
 default OMP_NUM_THREADS="$(( ($(getconf _NPROCESSORS_ONLN) + 1) / 2 ))"
-[ -n "${DTYPE:-}" ] || DTYPE=$(python -m engine.machine)
+# Two models are trained at a time.
+faster=$(python -m engine.machine --needs-gb "$MEMORY_GB")
+default DTYPE="$faster"
 computing="--device $DEVICE --dtype $DTYPE"
 # In bf16 the sampler rounds its weights, and training its products: the same token can be twice as
 # likely for one as for the other. So the update takes probabilities from the forward pass of

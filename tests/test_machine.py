@@ -319,3 +319,14 @@ def test_the_faster_type_is_measured(monkeypatch):
         monkeypatch.setattr(machine.time, "perf_counter", lambda clock=clock: next(clock))
         found, why = machine.faster_dtype("cpu")
         assert found == best and f"{2 / milliseconds:.1f} times as fast" in why
+
+
+def test_too_little_memory_is_one_line(monkeypatch, capsys):
+    """5 GB are free: 4 will do and the type is printed, 9 will not."""
+    monkeypatch.setattr(machine, "free_memory", lambda device: 5e9)
+    monkeypatch.setattr(machine, "find_device", lambda: ("cpu", ""))
+    monkeypatch.setattr(machine, "faster_dtype", lambda device: ("bf16", "why"))
+    machine.main(machine.Config(needs_gb=4))
+    assert capsys.readouterr() == ("bf16\n", "why\n")
+    with pytest.raises(BadInput, match="5.0 GB of memory are free on cpu, 9 are needed"):
+        machine.main(machine.Config(needs_gb=9))

@@ -24,7 +24,7 @@ import generate
 import grpo
 import sft
 from data import english, prepare, smollm, tiny
-from engine import plan, settings
+from engine import machine, plan, settings
 from grading import labels
 from grading.formulas import check_expression
 
@@ -41,6 +41,7 @@ SCRIPTS = {
     "data.english": english,
     "data.smollm": smollm,
     "grading.labels": labels,
+    "engine.machine": machine,
 }
 # Notes the command, and writes 2,000 lines to each --out FILE.jsonl.
 STAND_IN = """#!/bin/sh
