@@ -4,6 +4,7 @@ study     the file of a study: arms as commands, claims as lines
 sources   which files a command depends on, and their fingerprints
 arms      arms as jobs in a store: what is the same is computed once
 lanes     jobs side by side, each after those it needs; what failed, what is left
+measures  rows with a number that claims compare (python -m atlas.measures)
 verdicts  claims decided, the results of a study as one file
 run       the command: python -m atlas.run STUDY ...
 """

@@ -302,8 +302,12 @@ claim A t: math: few -> many, same
         assert first.poll() is None
     first.send_signal(number)
     assert first.wait() != 0
-    second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    assert second.stdout.readline().startswith(b"2 arms, 1 of them complete")
+    if number == signal.SIGKILL:
+        time.sleep(0.5)
     (tmp_path / "go").touch()
+    second.stdout.read()
     assert second.wait() == 0
     orphan = ["begin", "end"] if number == signal.SIGKILL else ["begin"]
     assert ledger(tmp_path) == ["few", *orphan, "begin", "end"]

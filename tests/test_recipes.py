@@ -23,6 +23,7 @@ import evaluate
 import generate
 import grpo
 import sft
+from atlas import measures
 from data import english, prepare, smollm, tiny
 from engine import machine, plan, settings
 from grading import labels
@@ -34,6 +35,7 @@ SCRIPTS = {
     "grpo.py": grpo,
     "generate.py": generate,
     "evaluate.py": evaluate,
+    "atlas.measures": measures,
     "curate.py": curate,
     "analyze.py": analyze,
     "data.prepare": prepare,

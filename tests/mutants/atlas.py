@@ -39,8 +39,8 @@ MUTANTS = [
     (
         "atlas/lanes.py",
         "        broken = [jobs[need] for need in job.needs if jobs[need].failed]",
-        "        broken = []",
-        "what needs a failed arm waits for ever, or hides the reason",
+        "        broken = [jobs[need] for need in job.needs[1:] if jobs[need].failed]",
+        "what needs a failed arm waits for ever",
         "test_atlas.py::test_a_failed_arm_fails_what_needs_it_and_nothing_else",
     ),
     (

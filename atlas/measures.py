@@ -1,0 +1,134 @@
+"""Rows with a number that claims compare: python -m atlas.measures --kind KIND --data FILE ... --out FILE
+
+within       `within`: 1 if the thinking kept --limit tokens
+vote, best   a row per question of n samples: that of the majority's answer, or the likeliest one;
+             n_tokens is the sum over the samples
+behaviours   verification, backtracking, subgoal, backward: their counts in the trace; `cut`: 1 if
+             the completion was cut
+divergence   `divergence`: mean over the tokens of logp in file 1 - logp in file 2, nats; both are
+             `generate.py --score` of the same completions, by their model and by another one
+stop         files of one run under rising budgets, greedy, with logp: the first whose answer is
+             likelier than --limit, else the last. What is saved by stopping once it is sure
+weights      --data BASE TUNED [TUNED]: a row per tensor, `unchanged`: percent of the weights that
+             are the same in bfloat16; with two of them `overlap`: percent of the first's changed
+             weights that the other changed, `chance`: what independent sets would share
+"""
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Literal
+
+import evaluate
+from engine import settings
+from engine.rows import BadInput, read_rows, write_rows
+from report.behaviours import count_behaviours, trace_text
+
+
+@dataclass(frozen=True)
+class Config:
+    data: tuple[str, ...]  # files of rows, or model directories for `weights`
+    out: str  # file of rows to write
+    kind: Literal[
+        "within", "vote", "best", "behaviours", "divergence", "stop", "weights"
+    ]  # what to measure
+    limit: float = 0.0  # tokens of `within`, probability of `stop`
+    k: int = 0  # samples that vote or are compared; 0 = all
+
+
+def within(rows, cfg):
+    return [row | {"within": int(row["n_thinking_tokens"] <= cfg.limit)} for row in rows]
+
+
+def behaviours(rows, cfg):
+    return [
+        row | count_behaviours(trace_text(row)) | {"cut": int(row.get("finish") == "length")}
+        for row in rows
+    ]
+
+
+def choose_sample(rows, cfg):
+    """A row per question: the majority's, or the one with the largest mean log-probability."""
+    questions, _ = evaluate.grade_questions(rows, "logp")
+    chosen = []
+    for samples in questions.values():
+        samples = samples[: cfg.k or None]
+        if cfg.kind == "vote":
+            best = evaluate.majority_sample(samples) or samples[0]
+        else:
+            best = max(samples, key=lambda sample: sample.score)
+        total = sum(sample.row["n_tokens"] for sample in samples)
+        chosen.append(best.row | {"n_tokens": total, "sample": 0})
+    return chosen
+
+
+def divergence(own, other):
+    """Two scored files of the same completions -> rows with their mean log-ratio per token."""
+    found = []
+    for row, twin in zip(own, other, strict=True):
+        if row["id"] != twin["id"] or row["ids"] != twin["ids"]:
+            raise BadInput(f"--data: row '{row['id']}' is another completion in the second file")
+        ratios = [p - q for p, q in zip(row["logp"], twin["logp"], strict=True)]
+        found.append(row | {"divergence": statistics.fmean(ratios)})
+    return found
+
+
+def answer_probability(row):
+    """Probability of the tokens after thinking: those of the response and the end."""
+    n = row["n_thinking_tokens"]
+    # The end of thinking itself was injected in forced rows, or chosen: it is no part.
+    return math.exp(sum(row["logp"][n + 1 :]))
+
+
+def stop_when_sure(runs, limit):
+    """Runs (lists of rows) under rising budgets -> a row per question, the first that is sure."""
+    tables = [{row["id"]: row for row in rows} for rows in runs]
+    chosen = []
+    for question in tables[-1]:
+        tried = [table[question] for table in tables]
+        sure = [row for row in tried if row["n_tokens"] and answer_probability(row) >= limit]
+        chosen.append((sure or tried[-1:])[0])
+    return chosen
+
+
+def weights(paths):
+    """Paths of a base and of one or two models trained from it -> a row per tensor."""
+    from report.weights import difference, find_tensors, read_tensor
+
+    files = [find_tensors(path) for path in paths]
+    rows = []
+    for name in sorted(files[0]):
+        before, *after = [read_tensor(found, name, "cpu") for found in files]
+        changed = [difference(before, tensor, "bf16") > 0 for tensor in after]
+        shares = [mask.float().mean().item() for mask in changed]
+        row = {"id": name, "unchanged": 100 * (1 - shares[0])}
+        if len(changed) == 2 and shares[0]:
+            both = (changed[0] & changed[1]).sum().item()
+            row["overlap"] = 100 * both / changed[0].sum().item()
+            row["chance"] = 100 * shares[1]
+        rows.append(row)
+    return rows
+
+
+def main(cfg):
+    """Write the rows of --kind; returns them. Raises BadInput."""
+    if cfg.kind == "weights":
+        rows = weights(cfg.data)
+    else:
+        files = [read_rows(path, need=("id",)) for path in cfg.data]
+        if cfg.kind == "divergence" and len(files) == 2:
+            rows = divergence(*files)
+        elif cfg.kind == "stop":
+            rows = stop_when_sure(files, cfg.limit)
+        elif len(files) == 1 and cfg.kind != "divergence":
+            kinds = {"within": within, "behaviours": behaviours}
+            rows = kinds.get(cfg.kind, choose_sample)(files[0], cfg)
+        else:
+            raise BadInput(f"--data: {len(files)} files for --kind {cfg.kind}")
+    write_rows(cfg.out, rows)
+    print(f"{cfg.out}: {len(rows)} rows")
+    return rows
+
+
+if __name__ == "__main__":
+    settings.cli(main, Config)
