@@ -130,7 +130,7 @@ def read_study(name, folder=FOLDER, environment=os.environ):
     study = Study(name)
     read_into(study, path, is_own=True)
     for setting in study.settings:
-        study.settings[setting] = environment.get(setting) or study.settings[setting]
+        study.settings[setting] = environment.get(setting, study.settings[setting])
     for claim in study.claims:
         check_claim(study, claim)
     for known, sentence in study.because.items():

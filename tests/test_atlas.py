@@ -393,16 +393,16 @@ def test_every_command_of_a_study_is_one_that_its_script_takes(tmp_path, name, m
         log.unlink(missing_ok=True)
         environment = {"PATH": f"{bin_}:{os.environ['PATH']}", "COMMANDS": str(log)}
         done = subprocess.run(
-            ["bash", "-eu", "-c", f"mkdir -p {job.folder}\n{job.text}"],
+            ["bash", "-u", "-c", f"mkdir -p {job.folder}\n{job.text}"],
             env=environment | job.variables,
             cwd=ROOT,
             capture_output=True,
             text=True,
         )
-        lines = log.read_text().split("\0\n")[:-1] if log.exists() else []
-        for line in lines:
+        assert "command not found" not in done.stderr and "unbound" not in done.stderr, job.name
+        for line in log.read_text().split("\0\n")[:-1] if log.exists() else ():
             words = line.split("\0")
-            if words[1] != "-c" and "recipes/" not in words[1]:
-                config = parsed(words)[2]
-                assert getattr(config, "seed", 3) == 3, f"{job.name}: --seed"
-        assert lines or done.returncode == 0, f"{job.name}: {done.stderr}"
+            config = parsed(words)[2]
+            # 103: a second training under the same seed; scoring draws nothing
+            drawn = not getattr(config, "score", False)
+            assert getattr(config, "seed", 3) in (3, 103) or not drawn, f"{job.name}: --seed"
