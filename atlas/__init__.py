@@ -6,5 +6,6 @@ arms      arms as jobs in a store: what is the same is computed once
 lanes     jobs side by side, each after those it needs; what failed, what is left
 measures  rows with a number that claims compare (python -m atlas.measures)
 verdicts  claims decided, the results of a study as one file
+page      all results as one HTML page, and as a table for RESULTS.md
 run       the command: python -m atlas.run STUDY ...
 """

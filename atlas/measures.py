@@ -24,14 +24,14 @@ from engine import settings
 from engine.rows import BadInput, read_rows, write_rows
 from report.behaviours import count_behaviours, trace_text
 
+Kind = Literal["within", "vote", "best", "behaviours", "divergence", "stop", "weights"]
+
 
 @dataclass(frozen=True)
 class Config:
     data: tuple[str, ...]  # files of rows, or model directories for `weights`
     out: str  # file of rows to write
-    kind: Literal[
-        "within", "vote", "best", "behaviours", "divergence", "stop", "weights"
-    ]  # what to measure
+    kind: Kind = "behaviours"  # what to measure, see above
     limit: float = 0.0  # tokens of `within`, probability of `stop`
     k: int = 0  # samples that vote or are compared; 0 = all
 

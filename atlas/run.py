@@ -6,14 +6,14 @@
 
 What is complete is kept in OUT/arms and computed once for all studies and seeds; the same command
 continues after a kill. A change of the sources computes what it touches again. An arm that fails
-fails what needs it, the others go on. Writes OUT/results/STUDY.json.
-Exit status: 0; 1 if an arm failed or a study cannot be read.
+fails what needs it, the others go on. Writes OUT/results/STUDY.json,
+OUT/atlas.html and OUT/atlas.md. Exit status: 0; 1 if an arm failed or a study cannot be read.
 """
 
 import sys
 from dataclasses import dataclass, field
 
-from atlas import arms, lanes, verdicts
+from atlas import arms, lanes, page, verdicts
 from atlas.study import FOLDER, read_study, study_names
 from engine import runlog, settings
 from engine.rows import BadInput
@@ -47,6 +47,7 @@ def main(cfg):
         result = verdicts.decide_study(study, seeds, keys, jobs, store)
         results.append(result)
         print(table_of(result))
+    print(page.write(cfg.out))
     return results
 
 

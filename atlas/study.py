@@ -57,6 +57,7 @@ class Study:
     paper: str = ""
     notes: list = field(default_factory=list)
     settings: dict = field(default_factory=dict)  # {NAME: value}
+    given: dict = field(default_factory=dict)  # those of them that the environment changed
     functions: dict = field(default_factory=dict)  # {name: text}
     arms: dict = field(default_factory=dict)  # {name: Arm}
     own: list = field(default_factory=list)  # names of the arms of the file itself
@@ -129,8 +130,10 @@ def read_study(name, folder=FOLDER, environment=os.environ):
         raise BadInput(f"no study called {name} in {folder}; there are {known}")
     study = Study(name)
     read_into(study, path, is_own=True)
-    for setting in study.settings:
-        study.settings[setting] = environment.get(setting, study.settings[setting])
+    for setting, default in study.settings.items():
+        if environment.get(setting, default) != default:
+            study.given[setting] = environment[setting]
+    study.settings |= study.given
     for claim in study.claims:
         check_claim(study, claim)
     for known, sentence in study.because.items():

@@ -32,6 +32,7 @@ def decide_study(study, seeds, keys, jobs, store, root="."):
         "paper": study.paper,
         "notes": study.notes,
         "settings": study.settings,
+        "given": study.given,
         "seeds": list(seeds),
         "claims": claims,
         "arms": [describe_arm(study, arm, seeds, keys, jobs) for arm in study.ordered()],
