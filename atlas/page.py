@@ -121,7 +121,8 @@ def interval_of(claim):
 def render(results, n_looks):
     """The page as text."""
     counts = count(results)
-    words = [f"<b>{counts['claims']} claims</b> of {counts['papers']} papers"]
+    n_papers = counts["papers"]
+    words = [f"<b>{counts['claims']} claims</b> of {n_papers} paper{'s' * (n_papers > 1)}"]
     words += [f"<span class={CLASSES[v]}>{counts[v]} {v}</span>" for v in CLASSES if counts[v]]
     parts, paper = [], None
     for result in results:
@@ -151,8 +152,8 @@ def render_study(result):
     return f"""<section id={html.escape(result["study"])}>
 <h3>{html.escape(result["study"])}: {html.escape(result["title"])}</h3>
 <p class=dim><code>{html.escape(command_of(result))}</code> &middot; {html.escape(about)}{notes}
-<div class=wide><table>
-<tr><th>claim<th>verdict<th>difference<th><th>n
+<div class=wide><table class=claims>
+<tr><th>claim<th>verdict<th>difference<th><th class=number>n
 {rows}
 </table></div>
 {"".join(map(render_figure, result["figures"]))}

@@ -406,3 +406,34 @@ def test_every_command_of_a_study_is_one_that_its_script_takes(tmp_path, name, m
             # 103: a second training under the same seed; scoring draws nothing
             drawn = not getattr(config, "score", False)
             assert getattr(config, "seed", 3) in (3, 103) or not drawn, f"{job.name}: --seed"
+
+
+def atlas_sh(tmp_path, *arguments):
+    """What recipes/atlas.sh runs -> [words of a command], and its process."""
+    from test_recipes import STAND_IN
+
+    (tmp_path / "python").write_text(STAND_IN.format(python=sys.executable))
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SKIP_INSTALL": "1"}
+    environment["COMMANDS"] = str(tmp_path / "commands")
+    done = subprocess.run(
+        ["bash", str(ROOT / "recipes/atlas.sh"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    log = tmp_path / "commands"
+    lines = log.read_text().split("\0\n")[:-1] if log.exists() else []
+    return [line.split("\0")[2:] for line in lines], done
+
+
+def test_the_flags_of_atlas_sh(tmp_path):
+    found, done = atlas_sh(tmp_path, "--seeds", "3", "--only", "a,b", "--table", "R.md")
+    assert done.returncode == 0, done.stderr
+    assert found == [
+        "atlas.run a b --seeds 3 --lanes 2 --out out/atlas".split(),
+        "atlas.page --out out/atlas --table R.md".split(),
+    ]
+    for wrong in (["--sedes", "3"], ["--seeds", "x"], ["--only"]):
+        found, done = atlas_sh(tmp_path, *wrong)
+        assert done.returncode == 2 and "unknown argument: --" in done.stderr

@@ -8,6 +8,7 @@ The tests ask for less than the worst of them: another seed or rounding passes, 
 longer learns does not.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -174,3 +175,26 @@ def test_laptop(tmp_path):
     # A few steps at a small rate lose little of what it knows.
     assert all(group["accuracy"] > 70 for group in facts)
     assert (tmp_path / "out/report.html").is_file()
+
+
+def test_a_study(tmp_path):
+    """3 minutes. s1's traces beat random ones; run again, nothing is computed again."""
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SKIP_INSTALL": "1",
+        "OUT": str(tmp_path),
+        "SPLIT": "dev",
+        "WORLD": "--n-held-out 150 --n-pool 2000",
+        "K": "200",
+    }
+    command = ["bash", str(ROOT / "recipes/atlas.sh"), "--only", "s1_ablation"]
+    for _ in range(2):
+        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "17 arms, 17 of them complete" in done.stdout
+    result = json.loads((tmp_path / "results/s1_ablation.json").read_text())
+    assert {claim["id"]: claim["holds"] for claim in result["claims"]}["A"] is True
+    assert result["runs"]["s1"]["0"]["math"]["n_questions"] == 150
+    assert "s1_ablation" in (tmp_path / "atlas.html").read_text()
+    # Nothing of the held-out split was looked at.
+    assert not (tmp_path / "looks.jsonl").exists()
