@@ -5,6 +5,7 @@
     maj@k     is the most frequent answer of the first k samples right? (s1, §5.2)
     avg@k     share of the first k samples that are right
     bon@k     is the sample with the largest --best-by among the first k right?
+    weighted@k  is the answer with the largest sum of --best-by right? (where these are shares)
     flexible  share of samples whose last number is right, where all answers are plain numbers
               (lm-evaluation-harness's "flexible-extract"); accuracy needs an answer that is marked
     interval  Wilson's, for as many independent questions as the spread between questions is worth:
@@ -65,7 +66,7 @@ class Config:
     runs: tuple[str, ...] = field(default=(), metadata={"positional": True})
     # run to compare the others with: paired difference and transferability
     base: str | None = None
-    # for pass@k, maj@k, avg@k, bon@k; empty: 1, 4 and 8 if there are as many samples
+    # for pass@k, maj@k, avg@k, bon@k, weighted@k; empty: 1, 4 and 8 if there are as many samples
     k: tuple[int, ...] = ()
     # row field that chooses the best of k samples; a list counts with its mean
     best_by: str = "logp"
@@ -574,6 +575,9 @@ def summarise_k(questions, k):
     if all(sample.score is not None for samples in questions for sample in samples):
         best = [max(head, key=lambda sample: sample.score) for head in heads]
         found[f"bon@{k}"] = percent(sample.right for sample in best)
+        if all(0 <= sample.score <= 1 for head in heads for sample in head):
+            voted = [majority_sample(head, weighted=True) for head in heads]
+            found[f"weighted@{k}"] = percent(bool(vote and vote.right) for vote in voted)
     lengths = lengths_of(questions)
     if lengths:
         sums = [sum(of_question[:k]) for of_question in lengths]
@@ -582,10 +586,14 @@ def summarise_k(questions, k):
     return found
 
 
-def majority_sample(samples):
-    """The first sample of the most frequent answer, or None if none has an answer."""
+def majority_sample(samples, weighted=False):
+    """The first sample of the most frequent answer, or None if none has an answer.
+
+    weighted: of the answer with the largest sum of scores.
+    """
     answered = [sample for sample in samples if sample.answer is not None]
-    return majority(answered, key=lambda sample: sample.answer_class)
+    weights = [sample.score for sample in answered] if weighted else None
+    return majority(answered, lambda sample: sample.answer_class, weights)
 
 
 def lengths_of(questions):

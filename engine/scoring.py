@@ -47,7 +47,11 @@ def pairs_of_row(row, tokenizer, form, where):
         are_texts = isinstance(choices, list) and all(map(is_text, choices))
         if not are_texts or not choices:
             raise BadInput(f"{where}: choices is not a list of texts")
-        return [(prompt, tokenizer.encode(text, add_special_tokens=False)) for text in choices]
+        encoded = [tokenizer.encode(text, add_special_tokens=False) for text in choices]
+        for text, ids in zip(choices, encoded):
+            if tokenizer.unk_token_id in ids:
+                raise BadInput(f"{where}: the tokenizer has no word for the choice {text!r}")
+        return [(prompt, ids) for ids in encoded]
     if "ids" in row:
         return [(prompt, row["ids"])]
     if row.get("response") is not None:

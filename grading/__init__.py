@@ -15,4 +15,5 @@ repetition  how much a text repeats itself
 ifeval      IFEval's 25 kinds of instructions
 rewards     what a completion is worth to grpo.py
 labels      problems labelled by the majority answer of a model
+verdicts    what a verifier is trained on and asked, and its probabilities as a field
 """

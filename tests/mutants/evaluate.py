@@ -105,4 +105,11 @@ MUTANTS = [
         "equal values get the lowest rank",
         "test_evaluate.py::test_adherence_by_hand",
     ),
+    (
+        "evaluate.py",
+        "weights = [sample.score for sample in answered] if weighted else None",
+        "weights = None",
+        "weighted votes weigh nothing",
+        "test_verdicts.py::test_scores_choose_and_vote",
+    ),
 ]

@@ -304,4 +304,11 @@ MUTANTS = [
         "|x| <= 5 is every number",
         "test_answers.py::test_agreement_with_own_judged_answers",
     ),
+    (
+        "grading/verdicts.py",
+        "return 1 / (1 + math.exp(min(700.0, no - yes)))",
+        "return 1 / (1 + math.exp(min(700.0, yes - no)))",
+        "a verifier's yes is taken for no",
+        "test_verdicts.py::test_probability_by_hand",
+    ),
 ]
