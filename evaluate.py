@@ -79,6 +79,10 @@ class Config:
 
     # a table of scores in percent instead of runs; --base is then a model of it
     scores: str | None = None
+    # file for the rows of all runs, as samples of one run; with --choose one row of each question
+    rows: str | None = None
+    # which: of the answer with most votes, or with the largest sum of --best-by, or of the best
+    choose: Literal["all", "majority", "weighted", "best"] = "all"
     figure: str | None = None  # PNG: accuracy against thinking tokens, a curve for each model
     markdown: bool = False  # print the table as Markdown
     out: str | None = None  # file to save the metrics in, as JSON
@@ -767,6 +771,47 @@ def settings_of_run(path):
         raise BadInput(f"{header}: not JSON ({error})") from error
 
 
+# ---- Rows of several runs ----------------------------------------------------------------------
+
+
+def merge_runs(files):
+    """The rows of some runs as samples of one run.
+
+    Rows that were asked for a length get `length_error`, |used - asked| in percent of asked, and
+    `length_rank`, the rank correlation of asked and used over the rows of their question (0 if the
+    question's rows are all as long).
+    """
+    by_question = {}
+    for path in files:
+        for row in read_completions(path):
+            by_question.setdefault(str(row["id"]), []).append(row)
+    merged = []
+    for rows in by_question.values():
+        pairs = asked_and_used(rows)
+        rank = rank_correlation(*zip(*pairs)) or 0 if pairs else None
+        for number, row in enumerate(rows):
+            row = row | {"sample": number}
+            if own := asked_and_used([row]):
+                row |= {"length_error": adherence(own)["relative"], "length_rank": rank}
+            merged.append(row)
+    return merged
+
+
+def choose_samples(rows, how, best_by):
+    """One row of each question, see --choose; the first where nothing can be chosen. BadInput."""
+    questions, _ = grade_questions(rows, best_by)
+    if how != "majority" and any(s.score is None for group in questions.values() for s in group):
+        raise BadInput(f"--choose {how}: rows without a number in '{best_by}' (--best-by)")
+    chosen = []
+    for samples in questions.values():
+        if how == "best":
+            best = max(samples, key=lambda sample: sample.score)
+        else:
+            best = majority_sample(samples, how == "weighted") or samples[0]
+        chosen.append(best.row | {"sample": 0})
+    return chosen
+
+
 # ---- Comparisons -------------------------------------------------------------------------------
 
 
@@ -1168,13 +1213,20 @@ def print_study(model, numbers):
 
 def main(cfg):
     """Grade the runs, compare and print. Returns the report that --out saves."""
-    for path in filter(None, (cfg.out, cfg.figure)):
+    for path in filter(None, (cfg.out, cfg.figure, cfg.rows)):
         check_file_to_write(path)
+    if cfg.choose != "all" and not cfg.rows:
+        raise BadInput(f"--choose {cfg.choose}: needs --rows, the file to write")
     if cfg.scores:
         return report_scores(cfg)
     if not cfg.runs:
         raise BadInput("no completions given: evaluate.py RUN.jsonl [RUN.jsonl ...]")
     files = completion_files(cfg.runs)
+    if cfg.rows:
+        rows = merge_runs(files)
+        if cfg.choose != "all":
+            rows = choose_samples(rows, cfg.choose, cfg.best_by)
+        write_rows(cfg.rows, rows)
     runs = {path: metrics_of_file(path, cfg.k, cfg.best_by) for path in files}
     shown = dict(runs)
     if cfg.base:

@@ -117,7 +117,10 @@ def warm_rows(n, seed, style):
 
 def main(cfg):
     """Write warm, train, dev and held_out into cfg.out."""
-    if not 1 <= cfg.digits <= min(5, cfg.longer) or min(cfg.n_warm, cfg.n_train, cfg.n_held_out) < 1:
+    if (
+        not 1 <= cfg.digits <= min(5, cfg.longer)
+        or min(cfg.n_warm, cfg.n_train, cfg.n_held_out) < 1
+    ):
         raise BadInput("--digits is 1 to 5 and to --longer; numbers of problems are positive")
     out = Path(cfg.out)
     files = {"warm": list(warm_rows(cfg.n_warm, cfg.seed, cfg.style))}

@@ -943,6 +943,46 @@ def test_lengths_that_were_asked_for(tmp_path, capsys):
     assert f"{said}, rank correlation 1.00" in capsys.readouterr().out
 
 
+def test_runs_become_samples_of_one(tmp_path):
+    """Lengths 12 and 24 for 10 and 20: 20% off, in order. A question as long both times has no
+    order. Of three samples the majority, the best and the heaviest answer are different rows."""
+    for asked, used in ((10, 12), (20, 24)):
+        rows = [
+            completion("a", "4", budget=asked, n_tokens=used),
+            completion("b", "5", budget=asked, n_tokens=15),
+            completion("c", "4"),
+        ]
+        write_rows(tmp_path / f"{asked}.jsonl", rows)
+    runs = tuple(str(tmp_path / f"{asked}.jsonl") for asked in (10, 20))
+    out = str(tmp_path / "merged.jsonl")
+    main(Config(runs=runs, rows=out))
+    found = [
+        (row["id"], row["sample"], row.get("length_error"), row.get("length_rank"))
+        for row in read_rows(out)
+    ]
+    assert found == [
+        ("a", 0, pytest.approx(20), 1),
+        ("a", 1, pytest.approx(20), 1),
+        ("b", 0, pytest.approx(50), 0),
+        ("b", 1, pytest.approx(25), 0),
+        ("c", 0, None, None),
+        ("c", 1, None, None),
+    ]
+    rows = [
+        completion("a", a, sample=i, p=p)
+        for i, (a, p) in enumerate([("5", 0.1), ("5", 0.1), ("4", 0.4), ("6", 0.3), ("6", 0.3)])
+    ]
+    write_rows(tmp_path / "10.jsonl", rows)
+    for how, sample in (("majority", 0), ("best", 2), ("weighted", 3)):
+        main(Config(runs=runs[:1], rows=out, choose=how, best_by="p"))
+        (row,) = read_rows(out)
+        assert row == rows[sample] | {"sample": 0}
+    with pytest.raises(BadInput, match="--choose best: rows without a number in 'q'"):
+        main(Config(runs=runs[:1], rows=out, choose="best", best_by="q"))
+    with pytest.raises(BadInput, match="--choose best: needs --rows"):
+        main(Config(runs=runs[:1], choose="best"))
+
+
 def test_main(tmp_path, capsys):
     """40 questions, 30 right at 400 thinking tokens and 11 right at 100: 47.5 points over 2
     doublings. The base has 10 right; the 20 more are 50 points, and 1 more is not significant.

@@ -24,9 +24,9 @@ import generate
 import grpo
 import sft
 from atlas import measures
-from data import english, prepare, smollm, tiny
+from data import addition, english, prepare, smollm, tiny
 from engine import machine, plan, settings
-from grading import labels
+from grading import labels, verdicts
 from grading.formulas import check_expression
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +44,8 @@ SCRIPTS = {
     "data.smollm": smollm,
     "grading.labels": labels,
     "engine.machine": machine,
+    "grading.verdicts": verdicts,
+    "data.addition": addition,
 }
 # Notes the command, and writes 2,000 lines to each --out FILE.jsonl.
 STAND_IN = """#!/bin/sh

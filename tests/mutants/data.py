@@ -29,4 +29,11 @@ MUTANTS = [
         "held-out problems come back in another order of numbers",
         "test_tiny.py::test_no_problem_is_in_two_splits",
     ),
+    (
+        "data/addition.py",
+        "total = sum(columns[place]) + carry",
+        "total = sum(columns[place])",
+        "a scratchpad that forgets the carry",
+        "test_addition.py::test_scratchpads_of_the_paper",
+    ),
 ]
