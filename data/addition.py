@@ -69,7 +69,7 @@ def problem(a, b):
     n_digits = len(str(a))
     return {
         "id": f"{a}+{b}",
-        "group": f"{n_digits} digits" if n_digits > 1 else "1 digit",
+        "group": f"digits{n_digits}",
         "question": f"sum {spaced(a)} + {spaced(b)}",
         "answer": spaced(a + b),
     }
@@ -116,7 +116,7 @@ def warm_rows(n, seed, style):
 
 
 def main(cfg):
-    """Write warm, train, dev and held_out into cfg.out."""
+    """Write warm, train, dev, held_out and against (no one may train on these) into cfg.out."""
     if (
         not 1 <= cfg.digits <= min(5, cfg.longer)
         or min(cfg.n_warm, cfg.n_train, cfg.n_held_out) < 1
@@ -129,6 +129,8 @@ def main(cfg):
     for split in ("dev", "held_out"):
         lengths = range(1, cfg.longer + 1)
         files[split] = [row for d in lengths for row in problems(d, cfg.n_held_out, split, 0)]
+    measured = [row for split in ("dev", "held_out") for row in files[split]]
+    files["against"] = [row for row in measured if row["group"] != "digits1"]
     for name, rows in files.items():
         write_rows(out / f"{name}.jsonl", rows)
         print(f"{name}.jsonl: {len(rows)} rows")

@@ -48,16 +48,18 @@ def test_files(tmp_path):
     main(Config(str(tmp_path), n_warm=400, n_train=30, n_held_out=20))
     rows = {name: read_rows(tmp_path / f"{name}.jsonl") for name in ("warm", "train", "dev")}
     assert len(rows["warm"]) == 400 and len(rows["train"]) == 150 and len(rows["dev"]) == 140
-    words = {word for row in rows["warm"] for word in f"{row['question']} {row['thinking']}".split()}
+    words = {
+        word for row in rows["warm"] for word in f"{row['question']} {row['thinking']}".split()
+    }
     assert words <= set(VOCABULARY)
     longer = [row for row in rows["warm"] if len(row["question"].partition("+")[0].split()) > 3]
     assert len(longer) > 40 and all(" from " in row["question"] for row in longer)
     assert sum(" from " in row["question"] for row in rows["warm"]) < 300
     assert {split_of(row["id"].replace("+", " + ")) for row in rows["train"][1::5]} == {"train"}
-    measured = {row["id"] for row in rows["dev"] if row["group"] != "1 digit"}
+    measured = {row["id"] for row in rows["dev"] if row["group"] != "digits1"}
     assert not measured & {row["id"] for row in rows["train"]}
     groups = [row["group"] for row in rows["train"][:5]]
-    assert groups == ["1 digit", "2 digits", "3 digits", "4 digits", "5 digits"]
+    assert groups == [f"digits{n}" for n in range(1, 6)]
     with pytest.raises(BadInput, match="--digits is 1 to 5"):
         main(Config(str(tmp_path), digits=6))
 

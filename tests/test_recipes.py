@@ -23,7 +23,7 @@ import evaluate
 import generate
 import grpo
 import sft
-from atlas import measures
+from atlas import measures, run as studies
 from data import addition, english, prepare, smollm, tiny
 from engine import machine, plan, settings
 from grading import labels, verdicts
@@ -46,6 +46,7 @@ SCRIPTS = {
     "engine.machine": machine,
     "grading.verdicts": verdicts,
     "data.addition": addition,
+    "atlas.run": studies,
 }
 # Notes the command, and writes 2,000 lines to each --out FILE.jsonl.
 STAND_IN = """#!/bin/sh
@@ -119,7 +120,7 @@ VARIABLES = {
     "tiny_world.sh": {"RECIPE": "s1"},
 }
 # Those of studies are tested by test_atlas.py.
-OTHERS = ("env.sh", "study.sh", "atlas.sh")
+OTHERS = ("env.sh", "study.sh", "atlas.sh", "oneshot.sh", "verifier.sh", "addition.sh")
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.sh") if path.name not in OTHERS)
 
 
@@ -139,6 +140,35 @@ def test_every_command_is_one_that_its_script_takes(tmp_path, recipe):
     assert len(found) >= 2
     if recipe in ("objectives.sh", "spurious.sh", "star.sh", "ttrl.sh", "unireason.sh"):
         assert commands(tmp_path, recipe, MODEL="m", DATA="d", TEST="t", TASKS="k", DEVICE="cuda")
+
+
+@pytest.mark.parametrize("name", ["oneshot", "verifier", "addition", "l1"])
+def test_recipes_that_are_studies(tmp_path, name):
+    """They hand their arguments on."""
+    ((_, script, config),) = commands(tmp_path, f"{name}.sh", "--seeds", "3", LANES="1")
+    assert script == "atlas.run"
+    check_settings(config, studies=(name,), seeds=3, lanes=1)
+
+
+def test_l1(tmp_path):
+    """The paper's settings; with a warm start RL begins from it. Cut is the model of the start."""
+    given = {"MODEL": "m", "DATA": "d.jsonl", "TEST": "t.jsonl"}
+    _, config = only(commands(tmp_path, "l1.sh", **given), "grpo.py")
+    check_settings(config, model="m", steps=700, reward="lcpo:alpha=0.0003", budgets=(100, 4000))
+    check_settings(config, prompts_per_step=128, group_size=16, lr=1e-6, max_tokens=8000)
+    more = {"WORDS": "first", "WARM": "used:100:4000:100:500", "KIND": "max", "BUDGETS": "40 900"}
+    found = commands(tmp_path, "l1.sh", **given, **more)
+    start = only(found, "sft.py")[1].out
+    _, config = only(found, "grpo.py")
+    check_settings(config, model=start, reward="lcpo_max:alpha=0.0003", budget_words="first")
+    runs = [(c.model, c.ask, c.thinking_budget) for _, n, c in found if n == "generate.py"][1:]
+    trained = config.out
+    assert runs == [
+        (trained, "first:40", None),
+        ("m", "", 0),
+        (trained, "first:900", None),
+        ("m", "", 850),
+    ]
 
 
 def test_s1(tmp_path):
