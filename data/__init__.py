@@ -2,6 +2,7 @@
 
 tiny     the tiny world: problems, a teacher, a base model (data/tiny_base)
 addition  STaR's sums of digits on a scratchpad, and what a first model reads
+search    Stream of Search: strategies and their searches as texts, and what is wrong with a model's
 english  the same for a real language model: problems in sentences, a teacher, facts
 smollm   that model, SmolLM2-135M-Instruct, from the hub or from a wheel
 hub      data sets of the hub, and their rows as ours

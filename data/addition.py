@@ -10,8 +10,8 @@ sum. --style paper writes the steps as the paper's code does: a line for each, a
 carry. The tiny world's vocabulary has neither.
 
 A model that knows single digits has to be there before STaR can begin. warm.jsonl is what it reads:
-mostly sums of one digit and some of two, half of them with the answer as a hint; longer ones with
-the hint only. That takes the place of the paper's examples in the prompt.
+sums of one digit, and of two, where carries are added; a quarter of them with the answer as a hint;
+longer ones with the hint only. That takes the place of the paper's examples in the prompt.
 
     python -m data.addition --out out/addition/data
 """
@@ -26,7 +26,7 @@ from engine import settings
 from engine.rows import BadInput, write_rows
 
 # Shares of sums of one digit, two digits ... in warm.jsonl; those above two show the form only.
-WARM_SHARES = (0.7, 0.12, 0.06, 0.06, 0.06)
+WARM_SHARES = (0.35, 0.5, 0.05, 0.05, 0.05)
 HINT = " from {answer}"
 
 
@@ -99,13 +99,13 @@ def problems(n_digits, n, split, seed):
 
 
 def warm_rows(n, seed, style):
-    """Solved sums for a first model. Half of the short and all longer ones show their answer."""
+    """Solved sums for a first model. A quarter of the short and all longer ones show the answer."""
     rng = random.Random(f"{seed} warm")
     sources = [pairs(1 + i, "train", rng) for i in range(len(WARM_SHARES))]
     for number in range(n):
         a, b = next(rng.choices(sources, WARM_SHARES)[0])
         row = problem(a, b)
-        is_hinted = number % 2 or a > 99
+        is_hinted = number % 4 == 0 or a > 99
         hint = HINT.format(answer=row["answer"]) if is_hinted else ""
         yield {
             "id": str(number),

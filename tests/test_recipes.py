@@ -24,7 +24,7 @@ import generate
 import grpo
 import sft
 from atlas import measures, run as studies
-from data import addition, english, prepare, smollm, tiny
+from data import addition, english, prepare, search, smollm, tiny
 from engine import machine, plan, settings
 from grading import labels, verdicts
 from grading.formulas import check_expression
@@ -46,6 +46,7 @@ SCRIPTS = {
     "engine.machine": machine,
     "grading.verdicts": verdicts,
     "data.addition": addition,
+    "data.search": search,
     "atlas.run": studies,
 }
 # Notes the command, and writes 2,000 lines to each --out FILE.jsonl.
@@ -120,7 +121,7 @@ VARIABLES = {
     "tiny_world.sh": {"RECIPE": "s1"},
 }
 # Those of studies are tested by test_atlas.py.
-OTHERS = ("env.sh", "study.sh", "atlas.sh", "oneshot.sh", "verifier.sh", "addition.sh")
+OTHERS = ("env.sh", "study.sh", "atlas.sh", "oneshot.sh", "verifier.sh", "addition.sh", "sos.sh")
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.sh") if path.name not in OTHERS)
 
 
@@ -142,7 +143,7 @@ def test_every_command_is_one_that_its_script_takes(tmp_path, recipe):
         assert commands(tmp_path, recipe, MODEL="m", DATA="d", TEST="t", TASKS="k", DEVICE="cuda")
 
 
-@pytest.mark.parametrize("name", ["oneshot", "verifier", "addition", "l1"])
+@pytest.mark.parametrize("name", ["oneshot", "verifier", "addition", "sos", "l1"])
 def test_recipes_that_are_studies(tmp_path, name):
     """They hand their arguments on."""
     ((_, script, config),) = commands(tmp_path, f"{name}.sh", "--seeds", "3", LANES="1")

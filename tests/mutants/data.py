@@ -36,4 +36,18 @@ MUTANTS = [
         "a scratchpad that forgets the carry",
         "test_addition.py::test_scratchpads_of_the_paper",
     ),
+    (
+        "data/search.py",
+        "if Counter((a, b)) - now:",
+        "if False:",
+        "a number may be used twice, as the paper's checker lets it",
+        "test_search.py::test_first_errors",
+    ),
+    (
+        "data/search.py",
+        "return max(0.0, 1 - (n_explored + 1) / max_nodes) if is_solved else 0.0",
+        "return max(0.0, 1 - n_explored / max_nodes) if is_solved else 0.0",
+        "a rating forgets the first node",
+        "test_search.py::test_searches_of_the_paper",
+    ),
 ]
