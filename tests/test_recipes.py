@@ -23,7 +23,8 @@ import evaluate
 import generate
 import grpo
 import sft
-from atlas import measures, run as studies
+from atlas import measures
+from atlas import run as studies
 from data import addition, english, prepare, search, smollm, tiny
 from engine import machine, plan, settings
 from grading import labels, verdicts
