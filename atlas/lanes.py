@@ -123,7 +123,6 @@ def run_commands(job, stop, root, lock):
 
 def changed(job, root):
     """Sources that are not what they were when the job was planned."""
-    sources.forget()
     now = sources.fingerprints(arms.text_with_settings(job), root)
     return [name for name, found in job.sources.items() if now.get(name) != found]
 

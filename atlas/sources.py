@@ -34,8 +34,8 @@ def fingerprints(text, root="."):
                 found |= fingerprints(re.sub(own, "", shell), root)
         elif path.exists() and ("/" in name or path.is_file()):
             found[name] = runlog.fingerprint(path)
-    for script in closure(frozenset(scripts), root):
-        found[str(script.relative_to(root))] = code_fingerprint(script)
+    for script in closure(scripts, root):
+        found[str(script.relative_to(root))] = code_fingerprint(script, state_of(script))
     return dict(sorted(found.items()))
 
 
@@ -49,7 +49,6 @@ def module_files(name, root):
     return found
 
 
-@functools.cache
 def closure(scripts, root):
     """Files -> all files under root that they import, themselves included."""
     found, waiting = set(), list(scripts)
@@ -57,12 +56,18 @@ def closure(scripts, root):
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += imported_files(path, root)
-    return frozenset(found)
+            waiting += imported_files(path, root, state_of(path))
+    return found
+
+
+def state_of(path):
+    """What changes when a file is written: a file is parsed again only then."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 @functools.cache
-def imported_files(path, root):
+def imported_files(path, root, state):
     """Files under root that a file imports anywhere, also by a name in a string."""
     text = path.read_text(encoding="utf-8")
     names = set()
@@ -83,13 +88,7 @@ def imported_files(path, root):
 
 
 @functools.cache
-def code_fingerprint(path):
+def code_fingerprint(path, state):
     """16 hex digits of what Python reads: comments and layout do not count."""
     tree = ast.dump(ast.parse(path.read_text(encoding="utf-8")))
     return hashlib.sha256(tree.encode()).hexdigest()[:16]
-
-
-def forget():
-    """Read all files anew at the next call."""
-    for function in (closure, imported_files, code_fingerprint):
-        function.cache_clear()

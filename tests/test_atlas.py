@@ -207,7 +207,6 @@ claim A t: math: few -> many, higher
         (f"TEXT = '{row}' + ''\n", {"few": 1, "many": 2}),
     ]:
         Path("helper.py").write_text(code)
-        sources.forget()
         start(tmp_path, folder, "one")
         assert {name: ledger(tmp_path).count(name) for name in ("few", "many")} == computed
 
@@ -402,6 +401,8 @@ def test_every_command_of_a_study_is_one_that_its_script_takes(tmp_path, name, m
         assert "command not found" not in done.stderr and "unbound" not in done.stderr, job.name
         for line in log.read_text().split("\0\n")[:-1] if log.exists() else ():
             words = line.split("\0")
+            if "recipes/" in words[1]:
+                continue
             config = parsed(words)[2]
             # 103: a second training under the same seed; scoring draws nothing
             drawn = not getattr(config, "score", False)
