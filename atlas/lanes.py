@@ -149,7 +149,7 @@ def seconds_known(folder):
 
 def script_of(text):
     """Which of the slow scripts a job runs: RL before fine-tuning before sampling."""
-    return next((name for name in ("grpo", "sft", "generate", "answer") if name in text), "")
+    return next((name for name in ("grpo.py", "sft.py", "generate.py") if name in text), "")
 
 
 def time_left(jobs, n_lanes):
