@@ -25,8 +25,13 @@ run() {
 }
 
 # side_by_side LEFT FUNCTION RIGHT OTHER: run two functions of a recipe at once, a core for each;
-# their lines are marked [LEFT] and [RIGHT].
+# their lines are marked [LEFT] and [RIGHT]. With LANES=1 one after the other.
 side_by_side() {
+  if [ "${LANES:-2}" = 1 ]; then
+    "$2" > >(sed -u "s/^/[$1]  /") 2>&1
+    "$4" > >(sed -u "s/^/  [$3]  /") 2>&1
+    return
+  fi
   # `set -m` gives the other a process group of its own, so that it can be ended as a whole.
   set -m
   "$4" > >(sed -u "s/^/  [$3]  /") 2>&1 & other=$!

@@ -5,8 +5,11 @@
 #   bash recipes/laptop.sh               SmolLM2-135M-Instruct (data/smollm.py), one seed
 #   bash recipes/laptop.sh --quick       fewer rows and steps, no LIMO: does it run here?
 #   bash recipes/laptop.sh --seeds 3     traces, fine-tuning, RL and sampling drawn anew
-#   MODEL=Qwen/Qwen2.5-0.5B-Instruct DEVICE=cuda DTYPE=bf16 bash recipes/laptop.sh     one GPU
+#   MODEL=Qwen/Qwen2.5-0.5B-Instruct DEVICE=cuda DTYPE=bf16 bash recipes/laptop.sh     one GPU,
+#     by the plan (python -m engine.plan --model qwen2.5-0.5b --gpus 1x4090 [--stage grpo]) 12 GB
+#     for fine-tuning and 17 for GRPO. LANES=1 does one after the other.
 #   MODEL=/path/to/a/model bash recipes/laptop.sh
+#   REAL="out/benchmarks/gsm8k.jsonl ..." bash recipes/laptop.sh      problems of real sets, too
 #
 # An instruct model of this size solves none of the problems of data/english.py, so RL has nothing
 # to begin with. A cold start teaches it the form: terse searches that often give up, and its own
@@ -45,6 +48,7 @@ if [ -z "${MODEL:-}" ]; then
   MODEL=out/smollm2-135m-instruct
   python -m data.smollm --out "$MODEL"
 fi
+echo "model: $MODEL"
 # Half of the cores for each lane.
 default OMP_NUM_THREADS="$(( ($(getconf _NPROCESSORS_ONLN) + 1) / 2 ))"
 # Two models are trained at a time.
@@ -82,12 +86,16 @@ facts() {
   python generate.py --model "$1" --data "$dir/data/facts.jsonl" --score --format plain \
     --out "$dir/runs/$2-facts.jsonl" $computing
 }
-# measure MODEL RUN: problems, facts, instructions, open questions
+# measure MODEL RUN: problems, facts, instructions, open questions, real sets
 measure() {
+  local file
   answer "$1" "$dir/data/$SPLIT.jsonl" "$2"
   facts "$1" "$2"
   answer "$1" "$dir/data/follow.jsonl" "$2-follow" --max-tokens 100
   answer "$1" "$dir/data/free.jsonl" "$2-free" --max-tokens 100
+  for file in ${REAL:-}; do
+    answer "$1" "$file" "$2-$(basename "$file" .jsonl)" --max-tokens 400
+  done
 }
 # fine_tune NAME SET LR: the base model on the traces of a set
 fine_tune() {
