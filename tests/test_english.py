@@ -5,9 +5,11 @@ import re
 from collections import Counter
 
 import pytest
+from stand_ins import bpe_tokenizer
 
-from data import english
+from data import english, smollm
 from data.tiny import split_of
+from engine.format import FORMATS
 from engine.rows import BadInput
 from grading.answers import grade
 from grading.ifeval import INSTRUCTIONS
@@ -112,6 +114,23 @@ def test_what_follows_a_conclusion_begins_with_wait_on_a_new_line():
     after = [rest for found in followed for rest in found]
     assert len(after) > 50 and set(after) == {"\nWait"}
     assert all("Wait" not in line[1:] for text in texts for line in text.split("\n"))
+
+
+def test_the_teachers_wait_has_the_tokens_that_are_forced():
+    """With a byte-level BPE and SmolLM2's template, in s1's format."""
+    tokenizer = bpe_tokenizer()
+    tokenizer.chat_template = smollm.TEMPLATE
+    form = FORMATS["s1"].fit(tokenizer)
+    problem = {"question": "Which?", "task": "pair"}
+    row = english.trace_row(problem, "Therefore b.\nWait, maybe c.", "c", "teacher")
+    ids = form.training_ids(tokenizer, row)[0]
+    (wait,) = tokenizer.encode("Wait")
+    (end, _) = tokenizer.encode(form.end)
+    # The decoder drops the end of thinking and appends "Wait": what came before is the same.
+    place, last = ids.index(wait), len(ids) - 1 - ids[::-1].index(end)
+    assert tokenizer.decode(ids[place - 1]) == tokenizer.decode(ids[last - 1]) == ".\n"
+    prompt = tokenizer.decode(form.row_prompt_ids(tokenizer, row))
+    assert prompt.startswith("<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_best_so_far():
