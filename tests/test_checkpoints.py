@@ -17,7 +17,7 @@ from ranks import (
 )
 
 import sft
-from engine import checkpoints, sharding
+from engine import checkpoints
 from engine.rows import read_rows
 
 
@@ -33,11 +33,11 @@ def on_two_ranks(whole, broken, left, also_left, from_one):
     """
     sft.main(whole)
     cut_short(broken)
-    sharding.FILE_BYTES = 20_000  # checkpoints in several files per rank
+    checkpoints.FILE_BYTES = 20_000  # checkpoints in several files per rank
     for cfg in (left, also_left):
         cut_short(cfg)
         assert len(list(checkpoints.saved_checkpoints(cfg.out)[0].glob("*.safetensors"))) > 4
-    sharding.FILE_BYTES = 5e9
+    checkpoints.FILE_BYTES = 2**28
     return sft.main(broken), sft.main(from_one)
 
 
