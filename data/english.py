@@ -4,10 +4,10 @@ What data/tiny.py is for 171K parameters: problems that need a search, a teacher
 habits, and tasks that show what training forgets. Every atomic step is one that a model of 135
 million parameters takes reliably: adding small numbers, comparing them, copying a name.
 
-math    pair     Prices in dollars: lamp 7, mug 3, bowl 9, clock 2 and vase 5.
+math    pair     Prices in dollars: lamp 7, mug 3, bowl 9 and clock 2.
                  Which two things cost exactly 12 together?                    mug and bowl
-        triple   five weights; which three things weigh exactly 11 together?
-        double   five ages; which child is exactly twice as old as which other?
+        triple   four weights; which three things weigh exactly 11 together?
+        double   four ages; which child is exactly twice as old as which other?
 other   meet     three people and their free days; on which day can they meet?
         tallest  three comparisons; who is the tallest?
 facts   fact     154 questions about the world, each choice a sentence (data/english/facts.jsonl)
@@ -52,6 +52,7 @@ THINGS = (
 NAMES = "Ann Ben Cleo Dan Eve Finn Gina Hugo Iris Jack Kate Leo Mia Nick Olga Paul Rosa Sam".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 GROUPS = {"math": ("pair", "triple", "double"), "other": ("meet", "tallest")}
+N_THINGS = 4  # of a math problem
 MOST_ATTEMPTS = 8
 
 
@@ -78,7 +79,7 @@ class Task(NamedTuple):
     intro: str
     question: str
     names: list
-    numbers: range  # five different ones are drawn
+    numbers: range  # N_THINGS different ones are drawn
     n_chosen: int
 
 
@@ -94,14 +95,14 @@ TASKS = {
         "Weights in kilos",
         "Which three things weigh exactly {target} together?",
         THINGS,
-        range(1, 10),
+        range(1, 11),
         3,
     ),
     "double": Task(
         "Ages in years",
         "One child is exactly twice as old as another. Which two children?",
         NAMES,
-        range(1, 17),
+        range(1, 21),
         2,
     ),
 }
@@ -133,8 +134,8 @@ def numbers_problem(task, rng):
     """A problem with exactly one solution."""
     kind = TASKS[task]
     while True:
-        names = rng.sample(kind.names, 5)
-        items = list(zip(names, rng.sample(kind.numbers, 5)))
+        names = rng.sample(kind.names, N_THINGS)
+        items = list(zip(names, rng.sample(kind.numbers, N_THINGS)))
         target = sum(number for _, number in rng.sample(items, kind.n_chosen))
         problem = {"task": task, "items": items, "target": target}
         right = [a for a in attempts(problem) if compared(problem, a) == "yes"]

@@ -39,9 +39,9 @@ if [ -n "$quick" ]; then
   default COLD=120 OPEN=60 POOL=200 CHOSEN=60 EPOCHS=1 HELD_OUT=100 STEPS=8
   default SETS="s1 random" GENTLE_LR=none WAITS=1 BUDGETS=0 OUT=out/laptop-quick
 fi
-default COLD=400 OPEN=120 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=10 PROMPTS=8 GROUP=8
+default COLD=360 OPEN=200 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=10 PROMPTS=8 GROUP=8
 default SETS="s1 limo low random" WAITS="1 2" BUDGETS="0 40" SPLIT=held_out
-default COLD_LR=4e-4 SFT_LR=4e-4 GENTLE_LR=1e-4 RL_LR=3e-5 MAX_TOKENS=200 LONGEST=300
+default COLD_LR=3e-4 SFT_LR=4e-4 GENTLE_LR=1e-4 RL_LR=3e-5 MAX_TOKENS=200 LONGEST=300
 default OUT=out/laptop DEVICE=auto MEMORY_GB=9 MPLBACKEND=Agg
 
 if [ -z "${MODEL:-}" ]; then
@@ -110,7 +110,7 @@ cold_start() {
   local sizes="--n-cold $COLD --n-open $OPEN"
   python -m data.english --out "$dir/data" $sizes
   progress 0 "the instruct model's own answers"
-  answer "$MODEL" "$dir/data/cold_open.jsonl" open --format plain --max-tokens 120
+  answer "$MODEL" "$dir/data/cold_open.jsonl" open --format plain --max-tokens 100
   python -m data.english --out "$dir/data" $sizes --own-answers "$dir/runs/open.jsonl"
   progress 4 "cold start"
   python sft.py --model "$MODEL" --data "$dir/data/cold.jsonl" --out "$base" --format s1 \
@@ -163,12 +163,12 @@ reinforcement() {
   measure "$base" base
   facts "$MODEL" instruct
   progress 10 "GRPO"
-  # Sampling is cheaper here than training, and at first most groups are all wrong: --dynamic-sampling
-  # goes on until each of the step's groups has something to learn from.
+  # Sampling is cheaper here than training, and at first most groups are all wrong. So sample until
+  # every group of the step has something to learn from.
   python grpo.py --model "$base" --data "$dir/data/train.jsonl" --out "$dir/grpo" --format s1 \
     --seed "$seed" --steps "$STEPS" --prompts-per-step "$PROMPTS" --group-size "$GROUP" \
-    --max-tokens "$MAX_TOKENS" --lr "$RL_LR" --dynamic-sampling --save-every 2 --kl-every 0 \
-    $correction $computing
+    --temperature 0.7 --max-tokens "$MAX_TOKENS" --lr "$RL_LR" --dynamic-sampling \
+    --save-every 2 --kl-every 0 $correction $computing
   progress 92 "what GRPO changed"
   measure "$dir/grpo" grpo
 }
