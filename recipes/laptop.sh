@@ -9,6 +9,7 @@
 #     by the plan (python -m engine.plan --model qwen2.5-0.5b --gpus 1x4090 [--stage grpo]) 12 GB
 #     for fine-tuning and 17 for GRPO. LANES=1 does one after the other.
 #   MODEL=/path/to/a/model bash recipes/laptop.sh
+#   EQUAL_FLOPS=1 bash recipes/laptop.sh     fine-tuning with as many FLOPs as GRPO, too
 #   REAL="out/benchmarks/gsm8k.jsonl ..." bash recipes/laptop.sh      problems of real sets, too
 #
 # An instruct model of this size solves none of the problems of data/english.py, so RL has nothing
@@ -42,7 +43,7 @@ fi
 default COLD=360 OPEN=200 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=10 PROMPTS=8 GROUP=8
 default SETS="s1 limo low random" WAITS="1 2" BUDGETS="0 40" SPLIT=held_out
 default COLD_LR=3e-4 SFT_LR=4e-4 GENTLE_LR=1e-4 RL_LR=3e-5 MAX_TOKENS=200 LONGEST=300
-default OUT=out/laptop DEVICE=auto MEMORY_GB=9 MPLBACKEND=Agg
+default EQUAL_FLOPS= OUT=out/laptop DEVICE=auto MEMORY_GB=9 MPLBACKEND=Agg
 
 if [ -z "${MODEL:-}" ]; then
   MODEL=out/smollm2-135m-instruct
@@ -97,11 +98,13 @@ measure() {
     answer "$1" "$file" "$2-$(basename "$file" .jsonl)" --max-tokens 400
   done
 }
-# fine_tune NAME SET LR: the base model on the traces of a set
+# fine_tune NAME SET LR [flags]: the base model on the traces of a set
 fine_tune() {
-  python sft.py --model "$base" --data "$dir/traces-$2.jsonl" --out "$dir/sft-$1" --format s1 \
-    --seed "$seed" --epochs "$EPOCHS" --batch-rows 16 --lr "$3" --print-every 10 \
-    --save-minutes 2 $computing
+  local name=$1 set=$2 lr=$3
+  shift 3
+  python sft.py --model "$base" --data "$dir/traces-$set.jsonl" --out "$dir/sft-$name" \
+    --format s1 --seed "$seed" --epochs "$EPOCHS" --batch-rows 16 --lr "$lr" --print-every 10 \
+    --save-minutes 2 $computing "$@"
 }
 
 # Once for all seeds: the model that everything starts from.
@@ -171,6 +174,12 @@ reinforcement() {
     --save-every 2 --kl-every 0 $correction $computing
   progress 92 "what GRPO changed"
   measure "$dir/grpo" grpo
+  if [ -n "$EQUAL_FLOPS" ]; then
+    progress 99 "fine-tuning at the gentle rate with as many FLOPs as GRPO, which takes as long"
+    # Enough epochs for any budget: --match-flops ends it.
+    EPOCHS=100 fine_tune flops s1 1e-4 --match-flops "$dir/grpo"
+    measure "$dir/sft-flops" sft-flops
+  fi
 }
 
 base=$OUT/base
@@ -186,8 +195,9 @@ done
 echo "== results"
 python evaluate.py "$OUT"/seed0/runs/*.jsonl --out "$OUT/seed0/metrics.json"
 tuned=() data=() runs=()
-names="sft-s1 sft-gentle grpo"
-[ "$GENTLE_LR" != none ] || names="sft-s1 grpo"
+names="sft-s1 grpo"
+[ "$GENTLE_LR" = none ] || names="$names sft-gentle"
+[ -z "$EQUAL_FLOPS" ] || names="$names sft-flops"
 for ((seed = 0; seed < seeds; seed++)); do
   runs+=("$OUT/seed$seed/runs")
   for name in $names; do
