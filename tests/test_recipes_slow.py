@@ -9,6 +9,7 @@ longer learns does not.
 """
 
 import json
+import json
 import os
 import subprocess
 import sys
@@ -154,6 +155,43 @@ def test_unireason(tmp_path):
     assert points(metrics, sft, base) > 15 and points(metrics, rl, base) > 20
     assert points(metrics, sft, base, "other") < -8 and abs(points(metrics, rl, base, "other")) < 5
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+TINY = "--format think --epochs 1 --batch-rows 16 --lr 2e-3"
+SHORT = "--format think --temperature 0.7 --max-tokens 40"
+STUDIES = {  # settings that only show that everything runs
+    "oneshot": {"FULL": "8", "STEPS": "--steps 2 --prompts-per-step 8 --max-tokens 40"},
+    "l1": {
+        "OWN": f"--n 1 --limit 300 {SHORT}",
+        "WARM": "used:18:34:8:20",
+        "WARM_SFT": "--epochs 1",
+        "STEPS": "--steps 1",
+    },
+    "verifier": {
+        "PROBLEMS": "30",
+        "TRIES": "2",
+        "N": "2",
+        "SAMPLING": SHORT,
+        "VERIFIER": "--format plain --epochs 1",
+    },
+    "addition": {"N_WARM": "8000", "ROUNDS": "1", "LIMIT": "50", "STEPS": "4"},
+    "sos": {
+        "N_TRAIN": "60",
+        "STREAMS": TINY,
+        "STEPS": "--steps 1 --max-tokens 40",
+        "FOUND": SHORT,
+    },
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_recipes_that_are_studies(tmp_path, name):
+    """Half a minute to two minutes each. Every claim is decided, whichever way."""
+    sizes = {"SPLIT": "dev", "LANES": "1", "SAMPLE": SHORT} | STUDIES[name]
+    run(tmp_path, f"{name}.sh", **sizes)
+    result = json.loads((tmp_path / f"results/{name}.json").read_text())
+    for claim in result["claims"]:
+        assert "failed" not in claim and claim["n"] > 20, claim
 
 
 def test_laptop(tmp_path):
