@@ -9,7 +9,6 @@ longer learns does not.
 """
 
 import json
-import json
 import os
 import subprocess
 import sys
@@ -187,7 +186,8 @@ STUDIES = {  # settings that only show that everything runs
 @pytest.mark.parametrize("name", STUDIES)
 def test_recipes_that_are_studies(tmp_path, name):
     """Half a minute to two minutes each. Every claim is decided, whichever way."""
-    sizes = {"SPLIT": "dev", "LANES": "1", "SAMPLE": SHORT} | STUDIES[name]
+    sizes = {"SPLIT": "dev", "LANES": "1", "SAMPLE": SHORT, "WORLD": "--n-held-out 30 --n-pool 10"}
+    sizes |= STUDIES[name]
     run(tmp_path, f"{name}.sh", **sizes)
     result = json.loads((tmp_path / f"results/{name}.json").read_text())
     for claim in result["claims"]:
