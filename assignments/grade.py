@@ -119,7 +119,17 @@ def locate(submission, file):
     return (nested or alone or [None])[0]
 
 
-ROOMS = {"engine", "grading", "kernels", "data", "curation", "report", "tests", "assignments"}
+ROOMS = {
+    "engine",
+    "grading",
+    "kernels",
+    "data",
+    "curation",
+    "report",
+    "atlas",
+    "tests",
+    "assignments",
+}
 
 
 def grade_copy(exercise, parts, folder, limits):

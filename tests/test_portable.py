@@ -96,7 +96,7 @@ def test_everything_can_be_imported(elsewhere):
     """Rooms, scripts, and with them what trains and samples; memory is then unknown."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for room in ("engine", "grading", "curation", "report", "data", ".")
+        for room in ("engine", "grading", "curation", "report", "data", "atlas", ".")
         for path in sorted((ROOT / room).glob("*.py"))
         # imported in its own process only
         if path.stem not in ("__init__", "simplify")
