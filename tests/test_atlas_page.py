@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from test_page import browser  # noqa: F401
 
 from atlas import page
 from engine.rows import BadInput
@@ -141,3 +142,27 @@ def test_the_table_goes_between_the_marks(out, tmp_path):
 def test_no_results(tmp_path):
     with pytest.raises(BadInput, match="no results of studies"):
         page.write(str(tmp_path))
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_in_a_browser(browser, out, width):  # noqa: F811
+    """The table scrolls, the page does not; a row opens to its seeds; nothing is asked for."""
+    page.write(str(out))
+    browser.events.clear()
+    browser.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=800,
+        deviceScaleFactor=1,
+        mobile=width < 500,
+    )
+    browser.open((out / "atlas.html").as_uri())
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.querySelector('.wide').scrollWidth") >= 44 * 16 * 0.8
+    row = "[...document.querySelectorAll('td details')].find(d => d.innerText.includes('claim E'))"
+    assert "seed 1" not in browser.run(f"{row}.innerText")
+    browser.run(f"{row}.querySelector('summary').click()")
+    assert "seed 1: +3.0" in browser.run(f"{row}.innerText")
+    asked = [e for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    assert len(asked) == 1
+    assert not [e for e in browser.events if e.get("method") == "Log.entryAdded"]
