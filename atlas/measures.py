@@ -12,6 +12,7 @@ stop         files of one run under rising budgets, greedy, with logp: the first
 weights      --data BASE TUNED [TUNED]: a row per tensor, `unchanged`: percent of the weights that
              are the same in bfloat16; with two of them `overlap`: percent of the first's changed
              weights that the other changed, `chance`: what independent sets would share
+flops        --data MODEL: one row, `tflops` of its training, the sum of its flops.jsonl
 """
 
 import math
@@ -20,11 +21,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import evaluate
-from engine import settings
+from engine import runlog, settings
 from engine.rows import BadInput, read_rows, write_rows
 from report.behaviours import count_behaviours, trace_text
 
-Kind = Literal["within", "vote", "best", "behaviours", "divergence", "stop", "weights"]
+Kind = Literal["within", "vote", "best", "behaviours", "divergence", "stop", "weights", "flops"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ def main(cfg):
     """Write the rows of --kind; returns them. Raises BadInput."""
     if cfg.kind == "weights":
         rows = weights(cfg.data)
+    elif cfg.kind == "flops":
+        flops = sum(runlog.flops_in(f"{path}/flops.jsonl") for path in cfg.data)
+        rows = [{"id": "all", "tflops": flops / 1e12}]
     else:
         files = [read_rows(path, need=("id",)) for path in cfg.data]
         if cfg.kind == "divergence" and len(files) == 2:

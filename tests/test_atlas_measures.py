@@ -88,6 +88,14 @@ def test_unchanged_weights(tmp_path):
     assert rows == [{"id": "w", "unchanged": 50, "overlap": 50, "chance": 25}]
 
 
+def test_flops_of_a_training(tmp_path):
+    write_rows(
+        tmp_path / "flops.jsonl", [{"phase": "a", "flops": 2e12}, {"phase": "b", "flops": 1e12}]
+    )
+    config = measures.Config(data=(str(tmp_path),), out=str(tmp_path / "o.jsonl"), kind="flops")
+    assert measures.main(config) == [{"id": "all", "tflops": 3}]
+
+
 def test_the_wrong_number_of_files(tmp_path):
     with pytest.raises(BadInput, match="2 files for --kind vote"):
         run(tmp_path, "vote", answers("q", "4"), answers("q", "4"))
