@@ -9,6 +9,7 @@ The page loads nothing. Whatever an arm wrote is escaped.
 import base64
 import html
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +70,13 @@ def count(results):
     """{"claims", "studies", "papers", and each verdict: how many}."""
     verdicts = [verdict_of(claim) for result in results for claim in result["claims"]]
     counts = {"claims": len(verdicts), "studies": len(results)}
-    counts["papers"] = len({paper for result in results for paper in result["paper"].split(", ")})
+    counts["papers"] = len({paper for result in results for paper in papers_of(result)})
     return counts | {verdict: verdicts.count(verdict) for verdict in CLASSES}
+
+
+def papers_of(result):
+    """The arXiv numbers of a study's papers; its whole text where it names none."""
+    return re.findall(r"\b\d{4}\.\d{5}\b", result["paper"]) or [result["paper"]]
 
 
 def care_sentence(results, n_looks):
@@ -146,7 +152,7 @@ def render_study(result):
     minutes = max(1, round(result["seconds"] / 60))
     seeds = len(result["seeds"])
     about = f"{minutes} min of one core, {seeds} seed{'s' * (seeds > 1)}"
-    about += f", commit {result['commit']}, {result['date']}"
+    about += f", commit {result['commit'] or 'unknown'}, {result['date']}"
     rows = "\n".join(render_claim(result, claim) for claim in result["claims"])
     notes = "".join(f"<p class=dim>{html.escape(note)}" for note in result["notes"])
     return f"""<section id={html.escape(result["study"])}>
