@@ -14,11 +14,13 @@ problem     id, question, answer
     asks                          names of requests that end the question (ASK in engine/format.py)
     max_tokens, waits, thinking_budget   of this row alone, for generate.py
     budget                        named in the question, for grpo.py
+    accuracies                    share of right answers at each visit, from grpo.py for curate.py
 trace       problem + thinking, response, model
     curation adds correct, n_thinking_tokens, score, ...
 completion  problem + sample, text, thinking, response, ids, injected, n_thinking_tokens, n_tokens,
             finish ("stop", "length", "rejected" or "nan"), stop (what stopped it), forced,
             n_tries, logp
+    verifier                      probability of being right (grading/verdicts.py)
 """
 
 import json
