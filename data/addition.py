@@ -9,9 +9,9 @@ A step has the column that is next, the sum so far and the carry; the last one i
 sum. --style paper writes the steps as the paper's code does: a line for each, and `C:` for the
 carry. The tiny world's vocabulary has neither.
 
-A model that knows single digits has to be there before STaR can begin. warm.jsonl is what it reads:
-sums of one digit, and of two, where carries are added; a quarter of them with the answer as a hint;
-longer ones with the hint only. That takes the place of the paper's examples in the prompt.
+A model that adds columns and carries has to be there before STaR can begin. warm.jsonl is what it
+reads: sums of one and two digits, a quarter of them with the answer as a hint; longer ones with the
+hint only. That takes the place of the paper's examples in the prompt.
 
     python -m data.addition --out out/addition/data
 """
@@ -36,7 +36,7 @@ class Config:
     seed: int = 0  # of the training problems and of warm.jsonl; dev and held_out never change
     digits: int = 5  # longest numbers of the training problems, at most 5, which the paper has
     longer: int = 7  # held-out problems have up to so many digits; the paper: 10
-    n_warm: int = 20_000  # sums that the first model reads
+    n_warm: int = 16_000  # sums that the first model reads
     n_train: int = 400  # problems of each number of digits
     n_held_out: int = 60  # problems of each number of digits, where there are as many
     style: Literal["tiny", "paper"] = "tiny"  # of the scratchpad

@@ -173,7 +173,7 @@ STUDIES = {  # settings that only show that everything runs
         "SAMPLING": SHORT,
         "VERIFIER": "--format plain --epochs 1",
     },
-    "addition": {"N_WARM": "8000", "ROUNDS": "1", "LIMIT": "50", "STEPS": "4"},
+    "addition": {"N_WARM": "4000", "ROUNDS": "1", "LIMIT": "50", "STEPS": "4"},
     "sos": {
         "N_TRAIN": "60",
         "STREAMS": TINY,
