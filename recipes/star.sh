@@ -9,8 +9,8 @@
 #     HINT=' ({answer})' STEPS=40 LR=1e-6 TEMPERATURE=0 MAX_TOKENS=512 DEVICE=cuda \
 #     bash recipes/star.sh                  the paper's hints, steps and greedy decoding
 #
-# Round n has STEPS * 1.2^(n-1) steps, as in the paper's code. AGAINST has the questions that may not
-# be trained on, if these are not all of TEST. Ends with what each round kept and held-out accuracy.
+# Round n has STEPS * 1.2^(n-1) steps, as in the paper's code. AGAINST has the questions that may
+# not be trained on, if these are not all of TEST. Ends with what each round kept and held-out accuracy.
 #
 # Expected in the tiny world (seeds 0, 1, 2; 95 s of one core): 26.3, 25.7, 22.7% right before;
 # 62.3, 67.3, 62.3% after round 1; 61.7, 61.0, 65.7% after round 2; 57.7, 56.7, 59.7% after round 3.
@@ -49,18 +49,18 @@ for ((round = 1; round <= ROUNDS; round++)); do
   dir=$OUT/round$round
   mkdir -p "$dir/right"
   answer "$model" "$DATA" "$dir/tried.jsonl" --limit "$LIMIT"
-  python curate.py --data "$dir/tried.jsonl" --method full --keep correct --against "${AGAINST:-$TEST}" \
-    --out "$dir/right/tried.jsonl"
+  python curate.py --data "$dir/tried.jsonl" --seed "$SEED" --method full --keep correct \
+    --against "${AGAINST:-$TEST}" --out "$dir/right/tried.jsonl"
   # curate.py fails, and there is nothing to explain, once every answer is right.
   if [ "$RATIONALISE" = 1 ] &&
-    python curate.py --data "$dir/tried.jsonl" --method full --keep wrong --hint "$HINT" \
-      --out "$dir/hinted.jsonl"; then
+    python curate.py --data "$dir/tried.jsonl" --seed "$SEED" --method full --keep wrong \
+      --hint "$HINT" --out "$dir/hinted.jsonl"; then
     answer "$model" "$dir/hinted.jsonl" "$dir/explained.jsonl"
     cp "$dir/explained.jsonl" "$dir/right/explained.jsonl"
   fi
   # Right answers only; curate.py takes the hint out of the question (its field `unhinted`).
-  python curate.py --data "$dir/right" --method full --keep correct --against "${AGAINST:-$TEST}" \
-    --out "$dir/traces.jsonl"
+  python curate.py --data "$dir/right" --seed "$SEED" --method full --keep correct \
+    --against "${AGAINST:-$TEST}" --out "$dir/traces.jsonl"
   epochs=$(epochs_of "$round" "$(grep -c '' "$dir/traces.jsonl")")
   python sft.py --model "$MODEL" --data "$dir/traces.jsonl" --out "$dir/model" \
     --format "$FORMAT" --seed "$SEED" --epochs "$epochs" --batch-rows "$BATCH" --lr "$LR" \
