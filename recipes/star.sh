@@ -10,7 +10,8 @@
 #     bash recipes/star.sh                  the paper's hints, steps and greedy decoding
 #
 # Round n has STEPS * 1.2^(n-1) steps, as in the paper's code. AGAINST has the questions that may
-# not be trained on, if these are not all of TEST. Ends with what each round kept and held-out accuracy.
+# not be trained on, if these are not all of TEST. Ends with what each round kept and held-out
+# accuracy.
 #
 # Expected in the tiny world (seeds 0, 1, 2; 95 s of one core): 26.3, 25.7, 22.7% right before;
 # 62.3, 67.3, 62.3% after round 1; 61.7, 61.0, 65.7% after round 2; 57.7, 56.7, 59.7% after round 3.
