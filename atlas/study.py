@@ -18,7 +18,8 @@
 $lower is the output of another arm, $UPPER a setting. An arm that names others comes after them;
 what no claim and no arm of the file itself needs is not run. `figure NAME` is an arm that draws
 $OUT as PNG. A claim compares two arms of rows: "math" by right answers, "math n_tokens" by that
-field of the rows; "all" stands for every group.
+field of the rows; "all" stands for every group. Arms that read the problems to measure with name
+them as $SPLIT: by that the looks at the held-out split are counted.
 """
 
 import os

@@ -42,7 +42,7 @@ def decide_study(study, seeds, keys, jobs, store, root="."):
         "commit": commit_of(root),
         "date": datetime.date.today().isoformat(),
     }
-    note_looks(out / "looks.jsonl", study, claims)
+    note_looks(out / "looks.jsonl", study, claims, jobs)
     text = json.dumps(result, indent=1, ensure_ascii=False)
     saved = out / "results" / f"{study.name}.json"
     saved.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,11 @@ def figures_of(study, seeds, keys, jobs):
     return [str(job.out) for job in drawn if job.record()]
 
 
-def note_looks(path, study, claims):
-    """Note each look at the held-out split: a claim decided on outputs that it had not seen."""
+def note_looks(path, study, claims, jobs):
+    """Note each look at the held-out split: a claim decided on outputs that it had not seen.
+
+    Claims whose arms never name $SPLIT, such as copies found or weights changed, are no looks.
+    """
     if study.settings.get("SPLIT", "held_out") != "held_out":
         return
     looks = read_looks(path)
@@ -135,11 +138,18 @@ def note_looks(path, study, claims):
     new = [
         {"study": study.name, "claim": claim["id"], "inputs": claim["inputs"]}
         for claim in claims
-        if "failed" not in claim and (study.name, claim["id"], *claim["inputs"]) not in seen
+        if "failed" not in claim
+        and (study.name, claim["id"], *claim["inputs"]) not in seen
+        and reads_split(claim["inputs"], jobs)
     ]
     lines = [json.dumps(look) + "\n" for look in [*looks, *new]]
     if new:
         runlog.write_whole(Path(path), "".join(lines))
+
+
+def reads_split(keys, jobs):
+    """Whether one of these jobs, or one that it needs, directly or not, names $SPLIT."""
+    return any("SPLIT" in jobs[key].variables or reads_split(jobs[key].needs, jobs) for key in keys)
 
 
 def read_looks(path):

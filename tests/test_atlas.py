@@ -354,11 +354,25 @@ def test_the_last_line_of_a_log_is_the_reason(tmp_path):
 # ---------------------------------------------------------------- looks at the held-out split
 
 
+SPLIT = """
+set SPLIT=held_out
+rows measured
+  answer 7 $SPLIT
+rows copied
+  cp $measured $OUT
+claim A t: math: few -> measured, higher
+claim B t: math: few -> copied, higher
+claim C t: math n_tokens: few -> few, same
+"""
+
+
 def test_looks_are_counted_once_for_each_output(tmp_path, studies, monkeypatch):
-    """Two claims; again the same: none; another setting: two more; the dev split: none."""
-    folder = studies("one", MANY + "set SPLIT=held_out\n")
+    """A names $SPLIT, B through another arm, C not at all: two looks. Again the same: none;
+    another setting: two more; the dev split: none."""
+    folder = studies("one", SPLIT)
     looks = tmp_path / "out/looks.jsonl"
     start(tmp_path, folder, "one")
+    assert [look["claim"] for look in verdicts.read_looks(looks)] == ["A", "B"]
     start(tmp_path, folder, "one")
     assert len(verdicts.read_looks(looks)) == 2
     monkeypatch.setenv("RIGHT", "2")
@@ -368,6 +382,23 @@ def test_looks_are_counted_once_for_each_output(tmp_path, studies, monkeypatch):
     monkeypatch.setenv("SPLIT", "dev")
     start(tmp_path, folder, "one")
     assert len(verdicts.read_looks(looks)) == 4
+
+
+@pytest.mark.parametrize(
+    "name, looking",
+    [("decontamination", ""), ("subnetwork", ""), ("window", "A"), ("equal_compute", "ABCDE")],
+)
+def test_which_claims_of_ours_look_at_the_held_out_split(tmp_path, name, looking):
+    """Copies found, weights and tokens of training are none of its answers."""
+    study = read_study(name, ROOT / "recipes/studies", {})
+    jobs = {}
+    keys = arms.plan(study, [0], tmp_path, jobs)
+    found = [
+        claim["id"]
+        for claim in study.claims
+        if verdicts.reads_split([keys[claim[side], 0] for side in ("from", "to")], jobs)
+    ]
+    assert "".join(found) == looking
 
 
 # ---------------------------------------------------------------- the project's own studies

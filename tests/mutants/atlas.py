@@ -51,6 +51,13 @@ MUTANTS = [
         "test_atlas.py::test_looks_are_counted_once_for_each_output",
     ),
     (
+        "atlas/verdicts.py",
+        '"SPLIT" in jobs[key].variables or reads_split(jobs[key].needs, jobs) for',
+        '"SPLIT" in jobs[key].variables for',
+        "answers that were graded or counted by a second arm are no looks at the held-out split",
+        "test_atlas.py::test_looks_are_counted_once_for_each_output",
+    ),
+    (
         "atlas/page.py",
         '    if claim["n"] == 1:',
         "    if False:",
