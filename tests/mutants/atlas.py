@@ -52,8 +52,8 @@ MUTANTS = [
     ),
     (
         "atlas/verdicts.py",
-        '"SPLIT" in jobs[key].variables or reads_split(jobs[key].needs, jobs) for',
-        '"SPLIT" in jobs[key].variables for',
+        'return any("SPLIT" in jobs[key].variables or reads_split(jobs[key].needs, jobs) for key in keys)',
+        'return any("SPLIT" in jobs[key].variables for key in keys)',
         "answers that were graded or counted by a second arm are no looks at the held-out split",
         "test_atlas.py::test_looks_are_counted_once_for_each_output",
     ),
