@@ -1,8 +1,9 @@
 """Rows with a number that claims compare: python -m atlas.measures --kind KIND --data FILE ... --out FILE
 
 within       `within`: 1 if the thinking kept --limit tokens
-vote, best   a row per question of n samples: that of the majority's answer, or the likeliest one;
-             n_tokens is the sum over the samples
+vote, best, any
+             a row per question of n samples: that of the majority's answer, the likeliest one, or
+             one that is right if there is any (coverage); n_tokens is the sum over the samples
 behaviours   verification, backtracking, subgoal, backward: their counts in the trace; `cut`: 1 if
              the completion was cut
 divergence   `divergence`: mean over the tokens of logp in file 1 - logp in file 2, nats; both are
@@ -25,7 +26,9 @@ from engine import runlog, settings
 from engine.rows import BadInput, read_rows, write_rows
 from report.behaviours import count_behaviours, trace_text
 
-Kind = Literal["within", "vote", "best", "behaviours", "divergence", "stop", "weights", "flops"]
+Kind = Literal[
+    "within", "vote", "best", "any", "behaviours", "divergence", "stop", "weights", "flops"
+]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Config:
     out: str  # file of rows to write
     kind: Kind = "behaviours"  # what to measure, see above
     limit: float = 0.0  # tokens of `within`, probability of `stop`
-    k: int = 0  # samples that vote or are compared; 0 = all
+    k: int = 0  # samples that vote or are chosen from; 0 = all
 
 
 def within(rows, cfg):
@@ -49,13 +52,15 @@ def behaviours(rows, cfg):
 
 
 def choose_sample(rows, cfg):
-    """A row per question: the majority's, or the one with the largest mean log-probability."""
+    """A row per question: the majority's, the likeliest by mean log-probability, or a right one."""
     questions, _ = evaluate.grade_questions(rows, "logp")
     chosen = []
     for samples in questions.values():
         samples = samples[: cfg.k or None]
         if cfg.kind == "vote":
             best = evaluate.majority_sample(samples) or samples[0]
+        elif cfg.kind == "any":
+            best = next((sample for sample in samples if sample.right), samples[0])
         else:
             best = max(samples, key=lambda sample: sample.score)
         total = sum(sample.row["n_tokens"] for sample in samples)

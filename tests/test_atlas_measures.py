@@ -38,6 +38,15 @@ def test_vote_and_best(tmp_path):
     assert best["response"] == "4" and best["logp"] == [-1]
 
 
+def test_any_right_sample(tmp_path):
+    """The third of 3, 5, 4 is right; of the first two none is, so that the first stands."""
+    rows = answers("q", "3", "5", "4")
+    (found,) = run(tmp_path, "any", rows)
+    assert (found["response"], found["n_tokens"]) == ("4", 30)
+    (found,) = run(tmp_path, "any", rows, k=2)
+    assert (found["response"], found["n_tokens"]) == ("3", 20)
+
+
 def test_within_its_limit(tmp_path):
     rows = [{"id": str(n), "n_thinking_tokens": n} for n in (39, 40, 41)]
     assert [row["within"] for row in run(tmp_path, "within", rows, limit=40)] == [1, 1, 0]
