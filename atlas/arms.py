@@ -2,7 +2,7 @@
 
 A job's key covers its commands, the settings and the seed that they name, the keys of the arms that
 they name, and the sources. STORE/KEY/ holds its output, log.txt, and arm.json once it is complete.
-A key says nothing of the arm's name.
+The arm's own name is no part of it: two studies may call the same arm differently.
 """
 
 import hashlib
@@ -40,12 +40,13 @@ class Job:
 
 
 def plan(study, seeds, store, jobs=None):
-    """A study -> {(arm's name, seed): key}; what is new is added to jobs, {key: Job}, in order."""
+    """A study -> {(arm's name, seed): key}. Adds new jobs to `jobs`, {key: Job}, needs first."""
     jobs = {} if jobs is None else jobs
     keys = {}
     for seed in seeds:
         for arm in study.ordered():
             job = make_job(study, arm, seed, {a: jobs[keys[a, seed]] for a in needs_of(study, arm)})
+            # The key is known only now, and the place of the output depends on it.
             job.folder = Path(store, job.key)
             job.name = name_of(job)
             job.variables["OUT"] = str(job.out)
@@ -75,15 +76,16 @@ def make_job(study, arm, seed, inputs):
 
 
 def text_with_settings(job):
-    """The text in which files of the project are named."""
+    """The texts in which files of the project may be named: commands and settings, not outputs."""
     settings = [value for name, value in job.variables.items() if name.isupper() and name != "OUT"]
     return " ".join([job.text, *settings])
 
 
 def key_of(job, inputs):
-    """The key of a job: the names of the arms that it names, {name: key}, do not count."""
+    """The key of a job. inputs: {arm: key}; in the text, keys take the place of their names."""
 
     def by_key(found):
+        # As VARIABLE, without a closing brace.
         return f"${{{inputs[found[1]]}" if found[1] in inputs else found[0]
 
     parts = [job.kind, VARIABLE.sub(by_key, job.text), job.variables, job.sources, job.needs]
@@ -100,7 +102,7 @@ def read_record(path):
 
 
 def name_of(job):
-    """The name under which a job was made first; this arm's if it is new."""
+    """The name of the arm that made a job first, maybe in an earlier run: that of its output."""
     try:
         return (job.folder / "name").read_text(encoding="utf-8").strip() or job.name
     except OSError:

@@ -18,8 +18,8 @@ TYPICAL = 30
 def run_jobs(jobs, n_lanes, root=".", say=print, asked=()):
     """Run what is not complete of {key: Job}. A failed job, and what needs it, gets its reason.
 
-    Ends as a whole at an interrupt, or once `asked` (engine.runlog.sigterm) is filled; what is
-    complete stays, the scripts continue the rest.
+    Stops all of them at an interrupt, or once `asked` is filled (engine.runlog.sigterm). What is
+    complete stays; the scripts continue the rest in the next run.
     """
     done = {key for key, job in jobs.items() if job.record()}
     waiting = {key: job for key, job in jobs.items() if key not in done}
@@ -52,11 +52,11 @@ def ready(waiting, done):
 
 
 def skip_hopeless(waiting, jobs, say):
-    """Take out the jobs that need a failed one, with the reason."""
+    """Remove jobs that need a failed one from `waiting`, and note the reason in them."""
     for key, job in list(waiting.items()):
         broken = [jobs[need] for need in job.needs if jobs[need].failed]
         if broken:
-            # The first cause, however long the chain.
+            # Through a chain of jobs: the reason for which the first one failed.
             first = broken[0].failed
             job.failed = first if first.startswith("needs ") else f"needs {broken[0].name}: {first}"
             del waiting[key]
@@ -68,7 +68,7 @@ def run_job(job, stop, root):
     job.folder.mkdir(parents=True, exist_ok=True)
     with open(job.folder / "lock", "ab") as lock:
         # The commands hold the lock, too: those of a runner that was killed are waited for.
-        while not lock_of(lock):
+        while not try_lock(lock):
             if stop.wait(1):
                 return "interrupted"
         if job.record():
@@ -82,13 +82,13 @@ def run_job(job, stop, root):
             return f"{last_line(job.folder / 'log.txt')} (status {status})"
         if not job.out.exists():
             return "its commands wrote no $OUT"
-        if changed(job, root):
-            return f"{', '.join(changed(job, root))} changed while it ran; run it again"
+        if changed_sources(job, root):
+            return f"{', '.join(changed_sources(job, root))} changed while it ran; run it again"
         arms.finish(job, time.monotonic() - began)
         return ""
 
 
-def lock_of(file):
+def try_lock(file):
     """Lock an open file for this process and its children -> whether nobody else has it."""
     import fcntl
 
@@ -121,8 +121,8 @@ def run_commands(job, stop, root, lock):
                     return process.wait()
 
 
-def changed(job, root):
-    """Sources that are not what they were when the job was planned."""
+def changed_sources(job, root):
+    """Names of the sources that are not what they were when the job was planned."""
     now = sources.fingerprints(arms.text_with_settings(job), root)
     return [name for name, found in job.sources.items() if now.get(name) != found]
 
@@ -148,7 +148,7 @@ def seconds_known(folder):
 
 
 def script_of(text):
-    """Which of the slow scripts a job runs: RL before fine-tuning before sampling."""
+    """The slowest of the scripts that a job runs, "" if it runs none of the slow ones."""
     return next((name for name in ("grpo.py", "sft.py", "generate.py") if name in text), "")
 
 
@@ -163,7 +163,7 @@ def time_left(jobs, n_lanes):
 
 
 def line_of(job, n_done, n_jobs, left):
-    """What is printed of a job that has ended."""
+    """The line that is printed when a job has ended."""
     seeds = sorted({seed for _, _, seed in job.users})
     for_whom = f"{job.name} (seed {', '.join(map(str, seeds))})"
     if job.failed:

@@ -41,10 +41,12 @@ class Config:
 
 
 def within(rows, cfg):
+    """Rows with `within`: 1 if the thinking kept --limit tokens."""
     return [row | {"within": int(row["n_thinking_tokens"] <= cfg.limit)} for row in rows]
 
 
 def behaviours(rows, cfg):
+    """Rows with the counts of the four behaviours, and `cut`: 1 if --max-tokens ended them."""
     return [
         row | count_behaviours(trace_text(row)) | {"cut": int(row.get("finish") == "length")}
         for row in rows
@@ -82,12 +84,12 @@ def divergence(own, other):
 def answer_probability(row):
     """Probability of the tokens after thinking: those of the response and the end."""
     n = row["n_thinking_tokens"]
-    # The end of thinking itself was injected in forced rows, or chosen: it is no part.
+    # logp[n] is the end of thinking. Where it was forced it was not sampled: leave it out of all.
     return math.exp(sum(row["logp"][n + 1 :]))
 
 
 def stop_when_sure(runs, limit):
-    """Runs (lists of rows) under rising budgets -> a row per question, the first that is sure."""
+    """Runs under rising budgets -> a row per question: the first that is sure, else the last."""
     tables = [{row["id"]: row for row in rows} for rows in runs]
     chosen = []
     for question in tables[-1]:

@@ -21,6 +21,7 @@ from report.claims import format_number
 MARK = "<!-- atlas -->"
 # One claim in twenty comes out "significant" where there is nothing.
 FALSE_SHARE = 0.05
+# Verdicts, and the class that colours each on the page.
 CLASSES = {
     "as in the paper": "yes",
     "reversed here": "no",
@@ -54,7 +55,7 @@ def read_results(out):
 
 
 def verdict_of(claim):
-    """A decided claim -> one of CLASSES."""
+    """A decided claim -> its verdict, a key of CLASSES."""
     if "failed" in claim:
         return "failed"
     if claim["holds"]:
@@ -66,7 +67,7 @@ def verdict_of(claim):
     return "not significant here" if claim["holds"] is None else "reversed here"
 
 
-def count(results):
+def count_verdicts(results):
     """{"claims", "studies", "papers", and each verdict: how many}."""
     verdicts = [verdict_of(claim) for result in results for claim in result["claims"]]
     counts = {"claims": len(verdicts), "studies": len(results)}
@@ -126,7 +127,7 @@ def interval_of(claim):
 
 def render(results, n_looks):
     """The page as text."""
-    counts = count(results)
+    counts = count_verdicts(results)
     n_papers = counts["papers"]
     words = [f"<b>{counts['claims']} claims</b> of {n_papers} paper{'s' * (n_papers > 1)}"]
     words += [f"<span class={CLASSES[v]}>{counts[v]} {v}</span>" for v in CLASSES if counts[v]]
@@ -227,7 +228,7 @@ def render_runs(result):
         for group in groups:
             found = [of_seed[group] for of_seed in seeds.values() if group in of_seed]
             cells = [
-                ", ".join(show(summary[field]) for summary in found)
+                ", ".join(one_decimal(summary[field]) for summary in found)
                 for field in ("accuracy", "n_thinking_tokens", "truncated")
             ]
             cells = [html.escape(cell) for cell in (name, group, *cells)]
@@ -235,7 +236,7 @@ def render_runs(result):
     return "\n".join([*lines, "</table>"])
 
 
-def show(number):
+def one_decimal(number):
     return "" if number is None else f"{number:.1f}"
 
 
@@ -257,7 +258,7 @@ def render_arms(result):
 
 def markdown(results, n_looks):
     """The table for RESULTS.md, with the sentence on how much was tested."""
-    counts = count(results)
+    counts = count_verdicts(results)
     said = ", ".join(f"{counts[v]} {v}" for v in CLASSES if counts[v])
     lines = [f"{said}. {care_sentence(results, n_looks)}", ""]
     lines += ["| paper | claim | verdict | before → after, difference | n, seeds |"]
@@ -265,7 +266,7 @@ def markdown(results, n_looks):
     for result in results:
         minutes = max(1, round(result["seconds"] / 60))
         lines.append(
-            f"| {cell(result['paper'])} | **`study.sh {result['study']}`**, {minutes} min "
+            f"| {escape_cell(result['paper'])} | **`study.sh {result['study']}`**, {minutes} min "
             f"[{result['date']}, {result['commit']}] | | | |"
         )
         for claim in result["claims"]:
@@ -273,11 +274,13 @@ def markdown(results, n_looks):
             strong = f"**{verdict}**" if CLASSES[verdict] == "no" else verdict
             text = f"{claim['text']}. {claim['because']}" if "because" in claim else claim["text"]
             n = f"{claim['n']}, {len(claim['seeds'])}" if "n" in claim else ""
-            lines.append(f"| | {cell(text)} | {strong} | {cell(interval_of(claim))} | {n} |")
+            lines.append(
+                f"| | {escape_cell(text)} | {strong} | {escape_cell(interval_of(claim))} | {n} |"
+            )
     return "\n".join(lines)
 
 
-def cell(text):
+def escape_cell(text):
     return text.replace("|", "\\|").replace("\n", " ")
 
 
@@ -305,7 +308,7 @@ def write(out, table=""):
     runlog.write_whole(Path(out, "atlas.md"), text + "\n")
     if table:
         put_between_marks(table, text)
-    return f"{page}: {count(results)['claims']} claims, {page.stat().st_size / 1e6:.1f} MB"
+    return f"{page}: {count_verdicts(results)['claims']} claims, {page.stat().st_size / 1e6:.1f} MB"
 
 
 def main(cfg):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from engine import runlog
 
+# python -m data.tiny
 MODULE = re.compile(r"-m ([\w.]+)")
+# A word that may be a path under root: not the rest of a variable or of another path.
 NAMED = re.compile(r"(?<![\w./$}-])/?[\w.-]+(?:/[\w.-]+)*")
 
 
@@ -21,6 +23,7 @@ def fingerprints(text, root="."):
     root = Path(root)
     scripts, found = set(), {}
     for name in MODULE.findall(text):
+        # The last is the module, those before are its packages.
         scripts |= {path for path in module_files(name, root)[-1:]}
     for name in set(NAMED.findall(text)):
         path = root / name
@@ -30,6 +33,7 @@ def fingerprints(text, root="."):
             shell = path.read_text(encoding="utf-8")
             if name not in found:
                 found[name] = runlog.fingerprint(path)
+                # A recipe also depends on what it names; it names itself in its usage.
                 own = re.escape(path.name)
                 found |= fingerprints(re.sub(own, "", shell), root)
         elif path.exists() and ("/" in name or path.is_file()):
@@ -61,7 +65,7 @@ def closure(scripts, root):
 
 
 def state_of(path):
-    """What changes when a file is written: a file is parsed again only then."""
+    """Time and size of a file, arguments of the caches below: a changed file is read again."""
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size
 

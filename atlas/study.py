@@ -36,8 +36,11 @@ KINDS = {"rows": ".jsonl", "folder": "", "figure": ".png"}
 # Variables that the runner sets itself.
 GIVEN = ("OUT", "SEED")
 
+# ID text: group [field]: from -> to, expected
 CLAIM = re.compile(r"(\S+) (.+): (\w+)(?: (\w+))?: (\w+) -> (\w+), (\w+)")
+# The first line of a shell function; its last is a } alone.
 FUNCTION = re.compile(r"(\w+)\(\) \{(?: .*| *#.*)?")
+# $name or ${name
 VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 # A variable of the shell: NAME=..., for NAME in, read NAME.
 ASSIGNED = re.compile(r"(?:\b([a-z_]\w*)=|\bfor ([a-z_]\w*) in\b|\bread (?:-\w+ )*([a-z_]\w*))")
@@ -61,12 +64,13 @@ class Study:
     given: dict = field(default_factory=dict)  # those of them that the environment changed
     functions: dict = field(default_factory=dict)  # {name: text}
     arms: dict = field(default_factory=dict)  # {name: Arm}
-    own: list = field(default_factory=list)  # names of the arms of the file itself
+    own: list = field(default_factory=list)  # names of the arms of the file, not of what it uses
     claims: list = field(default_factory=list)  # dicts as report/claims.py takes them
     because: dict = field(default_factory=dict)  # {claim's id: sentence}
 
     def text_of(self, arm):
-        """The commands of an arm, behind the functions that they call, as one shell text."""
+        """The shell text of an arm: the functions that it calls, then its commands."""
+        # Functions may call functions: what is found is searched, too.
         called, waiting = {}, ["\n".join(arm.lines)]
         while waiting:
             words = set(re.findall(r"[\w-]+", waiting.pop()))
@@ -74,11 +78,12 @@ class Study:
                 if name in words and name not in called:
                     called[name] = self.functions[name]
                     waiting.append(self.functions[name])
+        # In the order of the file, so that the text, and with it the key, is always the same.
         functions = [text for name, text in self.functions.items() if name in called]
         return "\n".join([*functions, *arm.lines])
 
     def variables_of(self, arm):
-        """(names of arms, names of settings) that an arm's text names. Raises BadInput."""
+        """(arms, settings) that an arm's text names. Raises BadInput for a name that is neither."""
         text = self.text_of(arm)
         assigned = {name for names in ASSIGNED.findall(text) for name in names}
         arms, settings = [], []
@@ -87,13 +92,17 @@ class Study:
                 arms.append(name)
             elif name in self.settings or name in GIVEN:
                 settings.append(name)
+            # What the text itself assigns is the shell's own.
             elif name not in assigned:
                 kind = "arm" if name.islower() else "setting"
                 raise BadInput(f"{arm.place}: {arm.name}: there is no {kind} called ${name}")
         return arms, settings
 
     def ordered(self):
-        """The arms that are needed, each behind those that it names. Raises BadInput for a ring."""
+        """The arms that are needed, each after those that it names.
+
+        Raises BadInput for arms that need one another.
+        """
         found, path = {}, []
 
         def visit(name):
@@ -115,7 +124,7 @@ class Study:
 
 
 def study_names(folder=FOLDER):
-    """Names of the studies that claim something, in alphabetical order."""
+    """Names of the studies in a folder, in alphabetical order. A file without claims is none."""
     files = sorted(Path(folder).glob("*.study"))
     return [f.stem for f in files if re.search(r"^claim ", f.read_text(encoding="utf-8"), re.M)]
 
@@ -165,6 +174,7 @@ def read_into(study, path, is_own):
             study.functions[begins.removesuffix("()")] = "\n".join(lines[number - 1 : end + 1])
             number = end + 1
         elif begins in KINDS:
+            # The commands are the indented lines that follow; empty lines do not end them.
             end = number
             while end < len(lines) and (lines[end].startswith(" ") or not lines[end].strip()):
                 end += 1
@@ -178,7 +188,7 @@ def read_into(study, path, is_own):
 def add_arm(study, arm, is_own):
     """Add an arm. A study may replace one that it uses; within a file a name is unique."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", arm.name):
-        raise BadInput(f"{arm.place}: {arm.name!r}: the name of an arm is a_z, digits and _")
+        raise BadInput(f"{arm.place}: {arm.name!r}: the name of an arm is a-z, then a-z, 0-9 or _")
     if not arm.lines:
         raise BadInput(f"{arm.place}: {arm.name} has no commands (indented lines)")
     if is_own and arm.name in study.own:

@@ -19,7 +19,8 @@ SHOWN += ("total_tokens", "sequential_tokens")
 def decide_study(study, seeds, keys, jobs, store, root="."):
     """A study whose jobs have ended -> its results (a dict), also written beside the store."""
     out = Path(store).parent
-    graded = {}
+    graded = {}  # {key: evaluate.metrics}: an arm of several claims is graded once
+    # `place` is for messages about the file of the study; results do without it.
     claims = [
         decide_one(study, claim, seeds, keys, jobs, graded) | {"place": ""}
         for claim in study.claims
@@ -74,7 +75,7 @@ def decide_one(study, claim, seeds, keys, jobs, graded):
 
 
 def graded_run(name, seed, job, with_answers, graded):
-    """The rows of a job as a Run, graded once if answers count. Raises BadInput."""
+    """The rows of a job as a Run, graded if a claim is about its right answers. Raises BadInput."""
     rows = read_rows(job.out, need=("id",))
     run = Run(name, str(seed), {}, rows, str(job.out))
     if not with_answers:

@@ -96,7 +96,7 @@ def test_counts_by_hand(out):
     none. Six of the seven have one seed.
     """
     results = page.read_results(out)
-    counts = page.count(results)
+    counts = page.count_verdicts(results)
     assert (counts["claims"], counts["studies"], counts["papers"]) == (8, 2, 2)
     assert counts["as in the paper"] == 2 and counts["failed"] == 1 and counts["no interval"] == 1
     text = page.care_sentence(results, 9)

@@ -80,6 +80,13 @@ MUTANTS = [
     ),
     (
         "atlas/measures.py",
+        "            best = next((sample for sample in samples if sample.right), samples[0])",
+        "            best = samples[0]",
+        "coverage counts the first sample only",
+        "test_atlas_measures.py::test_any_right_sample",
+    ),
+    (
+        "atlas/measures.py",
         '        total = sum(sample.row["n_tokens"] for sample in samples)',
         '        total = best.row["n_tokens"]',
         "a majority of n samples is said to cost the tokens of one",
