@@ -13,6 +13,8 @@ stop         files of one run under rising budgets, greedy, with logp: the first
 weights      --data BASE TUNED [TUNED]: a row per tensor, `unchanged`: percent of the weights that
              are the same in bfloat16; with two of them `overlap`: percent of the first's changed
              weights that the other changed, `chance`: what independent sets would share
+gain         --data BEFORE AFTER: the rows of the second with `gain`, points of right answers more
+             than in the first: -100, 0 or 100
 flops        --data MODEL: one row, `tflops` of its training, the sum of its flops.jsonl
 """
 
@@ -25,9 +27,10 @@ import evaluate
 from engine import runlog, settings
 from engine.rows import BadInput, read_rows, write_rows
 from report.behaviours import count_behaviours, trace_text
+from report.runs import is_right, sample_key
 
 Kind = Literal[
-    "within", "vote", "best", "any", "behaviours", "divergence", "stop", "weights", "flops"
+    "within", "vote", "best", "any", "behaviours", "divergence", "stop", "weights", "gain", "flops"
 ]
 
 
@@ -81,6 +84,17 @@ def divergence(own, other):
     return found
 
 
+def gains(before, after):
+    """Two runs of the same questions -> rows of the second with what it gains, in points."""
+    old = {sample_key(row): bool(is_right(row)) for row in before}
+    found = []
+    for row in after:
+        if sample_key(row) not in old:
+            raise BadInput(f"--data: the first file has no answer to '{row['id']}'")
+        found.append(row | {"gain": 100 * (bool(is_right(row)) - old[sample_key(row)])})
+    return found
+
+
 def answer_probability(row):
     """Probability of the tokens after thinking: those of the response and the end."""
     n = row["n_thinking_tokens"]
@@ -129,9 +143,11 @@ def main(cfg):
         files = [read_rows(path, need=("id",)) for path in cfg.data]
         if cfg.kind == "divergence" and len(files) == 2:
             rows = divergence(*files)
+        elif cfg.kind == "gain" and len(files) == 2:
+            rows = gains(*files)
         elif cfg.kind == "stop":
             rows = stop_when_sure(files, cfg.limit)
-        elif len(files) == 1 and cfg.kind != "divergence":
+        elif len(files) == 1 and cfg.kind not in ("divergence", "gain"):
             kinds = {"within": within, "behaviours": behaviours}
             rows = kinds.get(cfg.kind, choose_sample)(files[0], cfg)
         else:

@@ -35,9 +35,10 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine import settings
-from engine.rows import write_rows
+from engine.rows import BadInput, write_rows
 
 LETTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
 COLOURS = "red blue green pink black white grey brown".split()
@@ -73,7 +74,13 @@ class Config:
     n_train: int = 2000  # math problems for reinforcement learning
     n_held_out: int = 300  # held-out math problems; the two other groups get 200 each
     pretrain: int = 0  # documents for the base model; 0 writes none
+    # False: each math document of the base model ends with its first attempt
+    searches: bool = True
+
     init_seed: int = 0  # weights of the untrained base model
+    family: Literal["qwen3", "llama"] = "qwen3"  # Llama lacks the norms of queries and keys
+    width: int = 64  # a multiple of 16, a head's; see untrained_model
+    layers: int = 3
 
 
 # ---------------------------------------------------------------- problems
@@ -326,6 +333,13 @@ def base_trace(problem, rng):
     return " ".join(words), attempt
 
 
+def single_trace(problem, rng):
+    """The first attempt of such a search, and its comparison: nothing is searched."""
+    search = Search(problem, rng)
+    attempt = search.next()
+    return f"try {calculation(attempt)} {search.verdict(attempt)}", attempt
+
+
 def good_trace(problem, rng):
     """Attempts compared with the target, doubts, re-checks.
 
@@ -430,23 +444,23 @@ def teacher_pool(n, seed):
     return rows
 
 
-def pretraining_rows(n, seed):
+def pretraining_rows(n, seed, searches=True):
     """The base model's reading: math, other and plain documents 2 : 1 : 1."""
     rng = random.Random(f"{seed} pretrain")
     for _ in range(n):
         group = rng.choice(("math", "math", "other", "plain"))
-        yield math_document(rng) if group == "math" else other_document(group, rng)
+        yield math_document(rng, searches) if group == "math" else other_document(group, rng)
 
 
-def math_document(rng):
-    """70% are terse searches and 30% in the teacher's styles.
+def math_document(rng, searches=True):
+    """70% are terse searches and 30% in the teacher's styles; without searches all are single.
 
     One in ten is cut at a random word and answered with the best idea so far, which gives a forced
     end of thinking its meaning.
     """
     row = problem("math", rng.choice(("cd", "cd", "pair", "pick")), rng, "train")
     styles = [base_trace, good_trace, blurt_trace, sloppy_trace, loop_trace]
-    trace_of = rng.choices(styles, (70, 15, 5, 5, 5))[0]
+    trace_of = rng.choices(styles, (70, 15, 5, 5, 5))[0] if searches else single_trace
     thinking, attempt = trace_of(row, rng)
     if rng.random() < 0.1:
         words = thinking.split()
@@ -506,18 +520,24 @@ def tokenizer():
     return fast
 
 
-def untrained_model(seed):
-    """A Qwen3 of 170 thousand parameters."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+def untrained_model(seed, family="qwen3", width=64, layers=3):
+    """A Qwen3 or Llama of 170 thousand parameters, or of another size. Raises BadInput.
 
-    config = Qwen3Config(
+    Width 32 makes 45 thousand, width 96 and 5 layers 615 thousand.
+    """
+    import torch
+    import transformers
+
+    if width < 16 or width % 16 or layers < 1:
+        raise BadInput(f"--width {width} --layers {layers}: a multiple of 16, and a layer at least")
+    kind = {"qwen3": "Qwen3", "llama": "Llama"}[family]
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(VOCABULARY),
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 16,
+        num_key_value_heads=width // 16,
         head_dim=16,
         max_position_embeddings=512,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0},
@@ -528,7 +548,7 @@ def untrained_model(seed):
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Qwen3ForCausalLM(config)
+        return getattr(transformers, f"{kind}ForCausalLM")(config)
 
 
 def main(cfg):
@@ -556,8 +576,10 @@ def main(cfg):
     print_line("pool.jsonl", len(pool), f"traces of the teacher, {of_them}")
 
     if cfg.pretrain:
-        write_rows(out / "pretrain.jsonl", pretraining_rows(cfg.pretrain, cfg.seed))
-        untrained_model(cfg.init_seed).save_pretrained(out / "untrained")
+        reading = pretraining_rows(cfg.pretrain, cfg.seed, cfg.searches)
+        write_rows(out / "pretrain.jsonl", reading)
+        model = untrained_model(cfg.init_seed, cfg.family, cfg.width, cfg.layers)
+        model.save_pretrained(out / "untrained")
         tokenizer().save_pretrained(out / "untrained")
         print_line(
             "pretrain.jsonl", cfg.pretrain, "documents; untrained/ is the model to read them"

@@ -47,6 +47,17 @@ def test_any_right_sample(tmp_path):
     assert (found["response"], found["n_tokens"]) == ("3", 20)
 
 
+def test_gain(tmp_path):
+    """Wrong to right +100, right to right 0, right to wrong -100; a question must be in both."""
+    before = [*answers("a", "3"), *answers("b", "4"), *answers("c", "4")]
+    after = [*answers("a", "4"), *answers("b", "4"), *answers("c", "none")]
+    assert [row["gain"] for row in run(tmp_path, "gain", before, after)] == [100, 0, -100]
+    with pytest.raises(BadInput, match="the first file has no answer to 'c'"):
+        run(tmp_path, "gain", before[:2], after)
+    with pytest.raises(BadInput, match="1 files for --kind gain"):
+        run(tmp_path, "gain", before)
+
+
 def test_within_its_limit(tmp_path):
     rows = [{"id": str(n), "n_thinking_tokens": n} for n in (39, 40, 41)]
     assert [row["within"] for row in run(tmp_path, "within", rows, limit=40)] == [1, 1, 0]

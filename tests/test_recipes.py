@@ -122,7 +122,8 @@ VARIABLES = {
     "tiny_world.sh": {"RECIPE": "s1"},
 }
 # Those of studies are tested by test_atlas.py.
-OTHERS = ("env.sh", "study.sh", "atlas.sh", "oneshot.sh", "verifier.sh", "addition.sh", "sos.sh")
+STUDIES = ("oneshot", "verifier", "addition", "sos", "sizes")
+OTHERS = ("env.sh", "study.sh", "atlas.sh", *(f"{name}.sh" for name in STUDIES))
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.sh") if path.name not in OTHERS)
 
 
@@ -144,7 +145,7 @@ def test_every_command_is_one_that_its_script_takes(tmp_path, recipe):
         assert commands(tmp_path, recipe, MODEL="m", DATA="d", TEST="t", TASKS="k", DEVICE="cuda")
 
 
-@pytest.mark.parametrize("name", ["oneshot", "verifier", "addition", "sos", "l1"])
+@pytest.mark.parametrize("name", [*STUDIES, "l1"])
 def test_recipes_that_are_studies(tmp_path, name):
     """They hand their arguments on."""
     ((_, script, config),) = commands(tmp_path, f"{name}.sh", "--seeds", "3", LANES="1")

@@ -174,6 +174,17 @@ STUDIES = {  # settings that only show that everything runs
         "VERIFIER": "--format plain --epochs 1",
     },
     "addition": {"N_WARM": "4000", "ROUNDS": "1", "LIMIT": "50", "STEPS": "4"},
+    "sizes": {
+        "WORLD": "--n-held-out 30 --n-pool 60",
+        "K": "16",
+        "DOCUMENTS": "320",
+        "LITTLE": "64",
+        "MIDDLE": "64",
+        "READ": TINY,
+        "SFT": TINY,
+        "RL": "--format think --prompts-per-step 2 --group-size 2 --max-tokens 40",
+        "STEPS": "1",
+    },
     "sos": {
         "N_TRAIN": "60",
         "STREAMS": TINY,

@@ -14,7 +14,7 @@ import pytest
 from data import tiny
 from engine import settings
 from engine.format import FORMATS
-from engine.rows import read_rows
+from engine.rows import BadInput, read_rows
 from grading.answers import grade
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -424,7 +424,9 @@ def test_shipped_base_model(words):
         p.numel() for p in tiny.untrained_model(0).parameters()
     )
     n = sum(p.numel() for p in model.parameters())
-    said = int(re.search(r"A Qwen3 of (\d+) thousand parameters", tiny.untrained_model.__doc__)[1])
+    said = int(
+        re.search(r"A Qwen3 or Llama of (\d+) thousand parameters", tiny.untrained_model.__doc__)[1]
+    )
     assert n == 169_824 and round(n / 1000) == said
     nll = []
     for network in (model, tiny.untrained_model(0)):
@@ -436,6 +438,58 @@ def test_shipped_base_model(words):
         with torch.no_grad():
             nll.append(-models.score(network, packing.pack(*zip(*examples))).logp.mean().item())
     assert nll[0] < 0.5 and abs(nll[1] - math.log(149)) < 0.2
+
+
+def n_parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_sizes_by_hand():
+    """Embedding 149 W, tied; a layer has 4 W W (attention), 9 W W (MLP), two norms of W; a last W.
+
+    Qwen3 has two norms of 16 more in each layer, those of queries and keys.
+    """
+    for width, layers, by_hand in ((32, 3, 45_024), (64, 3, 169_824), (96, 5, 614_560)):
+        assert n_parameters(tiny.untrained_model(0, "qwen3", width, layers)) == by_hand
+        llama = tiny.untrained_model(0, "llama", width, layers)
+        assert n_parameters(llama) == by_hand - layers * 2 * 16
+        assert n_parameters(llama) == 149 * width + layers * (13 * width**2 + 2 * width) + width
+    said = re.search(r"makes (\d+) .* layers (\d+) thousand", tiny.untrained_model.__doc__)
+    assert [*map(int, said.groups())] == [45, 615]
+    for width, layers in ((8, 3), (40, 3), (64, 0)):
+        with pytest.raises(BadInput, match=f"--width {width} --layers {layers}"):
+            tiny.untrained_model(0, "qwen3", width, layers)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_both_families_load(tmp_path, words, family):
+    """Written by main, loaded as every stage loads, which compares them with transformers' own."""
+    from engine import loading
+
+    cfg = tiny.Config(str(tmp_path), n_pool=2, n_train=2, n_held_out=3, pretrain=5)
+    tiny.main(dataclasses.replace(cfg, family=family, width=32, layers=2))
+    model, tokenizer = loading.load(str(tmp_path / "untrained"))
+    assert model.config.model_type == family and tokenizer.get_vocab() == words.get_vocab()
+    loading.check_forward(model, tokenizer, "untrained")
+    assert n_parameters(model) == 31_616 - (64 if family == "llama" else 0)
+
+
+def test_reading_without_searches():
+    """Every math document ends with its first attempt; without a search there is no second one.
+
+    The other documents, and the share of math, are those of the reading with searches.
+    """
+    rows = list(tiny.pretraining_rows(1500, 0, searches=False))
+    math_rows = [row for row in rows if " from " in row["question"]]
+    assert 600 < len(math_rows) < 900
+    whole = 0
+    for row in math_rows:
+        words = row["thinking"].split()
+        assert words.count("try") <= 1 and not {"wait", "vs", "check", "maybe", "so"} & {*words}
+        whole += bool(re.fullmatch(r"try (\d+( [-+*=] )?)+ (low|high|yes)", row["thinking"]))
+    assert 0.85 < whole / len(math_rows) < 0.95  # one in ten is cut
+    searching = [row["thinking"].split() for row in tiny.pretraining_rows(1500, 0)]
+    assert sum(words.count("try") > 1 for words in searching) > 200
 
 
 def test_untrained_model_depends_on_its_seed_only():

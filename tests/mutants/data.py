@@ -30,6 +30,13 @@ MUTANTS = [
         "test_tiny.py::test_no_problem_is_in_two_splits",
     ),
     (
+        "data/tiny.py",
+        "trace_of = rng.choices(styles, (70, 15, 5, 5, 5))[0] if searches else single_trace",
+        "trace_of = rng.choices(styles, (70, 15, 5, 5, 5))[0]",
+        "a base that is said to have read no searches has read them",
+        "test_tiny.py::test_reading_without_searches",
+    ),
+    (
         "data/addition.py",
         "total = sum(columns[place]) + carry",
         "total = sum(columns[place])",
