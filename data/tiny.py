@@ -22,6 +22,9 @@ blurt   one guess, no check
 sloppy  wrong arithmetic left as it is, no comparison
 loop    the same idea over and over
 
+With --planning good traces also chain backward from the target and set subgoals, so that all four
+habits of 2503.01307 occur: `20 is 12 + 8 , make 12 first . maybe 7 + 5 = 12 + 8 = 20 vs 20 yes .`
+
 Held-out problems never occur in training: a hash of the problem's key (numbers in any order,
 target) decides its split. Facts, comparisons and repetitions are a closed set and are not held out.
 
@@ -76,6 +79,8 @@ class Config:
     pretrain: int = 0  # documents for the base model; 0 writes none
     # False: each math document of the base model ends with its first attempt
     searches: bool = True
+    # good traces, of the teacher and in the base model's reading, go back from the target, too
+    planning: bool = False
 
     init_seed: int = 0  # weights of the untrained base model
     family: Literal["qwen3", "llama"] = "qwen3"  # Llama lacks the norms of queries and keys
@@ -340,8 +345,8 @@ def single_trace(problem, rng):
     return f"try {calculation(attempt)} {search.verdict(attempt)}", attempt
 
 
-def good_trace(problem, rng):
-    """Attempts compared with the target, doubts, re-checks.
+def good_trace(problem, rng, planning=False):
+    """Attempts compared with the target, doubts, re-checks; with planning most begin with a plan.
 
     One failure in ten is mistaken for a success: its last result is written as the target.
     """
@@ -355,6 +360,8 @@ def good_trace(problem, rng):
         mistaken = verdict != "yes" and rng.random() < 0.1
         slip = target - evaluate_chain(*attempt)[-1] if mistaken else 0
         seen = "yes" if mistaken else verdict
+        if planning and rng.random() < 0.7:
+            words += plan(attempt, target)
         doubt = rng.choice(("maybe", "perhaps"))
         words.append(f"{doubt} {calculation(attempt, slip)} vs {target} {seen} .")
         if seen == "yes":
@@ -369,6 +376,27 @@ def good_trace(problem, rng):
         if number < MAX_ATTEMPTS - 1:
             words.append("wait ,")
     return " ".join(words), attempt
+
+
+def planned_trace(problem, rng):
+    return good_trace(problem, rng, planning=True)
+
+
+def plan(attempt, target):
+    """What must come before the attempt's last number: ((7, 5, 8), '++'), 20 -> 20 is 12 + 8.
+
+    Words; where it takes an operation to get there, that is the subgoal. No words without such a
+    number in 0..50.
+    """
+    (*first, last), operator = attempt[0], attempt[1][-1]
+    if operator == "*":
+        before = target // last if target % last == 0 else None
+    else:
+        before = target - last if operator == "+" else target + last
+    if before is None or not 0 <= before <= 50:
+        return []
+    subgoal = f", make {before} first ." if len(first) > 1 else "."
+    return [f"{target} is {before} {operator} {last} {subgoal}"]
 
 
 def recheck(attempt, target, verdict, rng):
@@ -420,7 +448,7 @@ TEACHER = {
 }
 
 
-def teacher_pool(n, seed):
+def teacher_pool(n, seed, planning=False):
     """n traces over training problems; the tasks are as uneven as in collected data."""
     rng = random.Random(f"{seed} pool")
     kinds = list(TEACHER)
@@ -430,7 +458,7 @@ def teacher_pool(n, seed):
         task = rng.choices(("pair", "pick", "cd"), (70, 20, 10))[0]
         row = problem("math", task, rng, "train")
         kind = rng.choices(kinds, shares)[0]
-        trace_of, _ = TEACHER[kind]
+        trace_of = planned_trace if planning and kind == "good" else TEACHER[kind][0]
         thinking, attempt = trace_of(row, rng)
         row |= {
             "id": f"{row['id']}-{i}",
@@ -444,22 +472,26 @@ def teacher_pool(n, seed):
     return rows
 
 
-def pretraining_rows(n, seed, searches=True):
+def pretraining_rows(n, seed, searches=True, planning=False):
     """The base model's reading: math, other and plain documents 2 : 1 : 1."""
     rng = random.Random(f"{seed} pretrain")
     for _ in range(n):
         group = rng.choice(("math", "math", "other", "plain"))
-        yield math_document(rng, searches) if group == "math" else other_document(group, rng)
+        if group == "math":
+            yield math_document(rng, searches, planning)
+        else:
+            yield other_document(group, rng)
 
 
-def math_document(rng, searches=True):
+def math_document(rng, searches=True, planning=False):
     """70% are terse searches and 30% in the teacher's styles; without searches all are single.
 
     One in ten is cut at a random word and answered with the best idea so far, which gives a forced
     end of thinking its meaning.
     """
     row = problem("math", rng.choice(("cd", "cd", "pair", "pick")), rng, "train")
-    styles = [base_trace, good_trace, blurt_trace, sloppy_trace, loop_trace]
+    good = planned_trace if planning else good_trace
+    styles = [base_trace, good, blurt_trace, sloppy_trace, loop_trace]
     trace_of = rng.choices(styles, (70, 15, 5, 5, 5))[0] if searches else single_trace
     thinking, attempt = trace_of(row, rng)
     if rng.random() < 0.1:
@@ -567,7 +599,7 @@ def main(cfg):
     write_rows(out / "train.jsonl", train)
     print_line("train.jsonl", len(train), "math problems")
 
-    pool = teacher_pool(cfg.n_pool, cfg.seed)
+    pool = teacher_pool(cfg.n_pool, cfg.seed, cfg.planning)
     write_rows(out / "pool.jsonl", pool)
     n = max(1, len(pool))
     right = sum(evaluate_text(row) for row in pool) / n
@@ -576,7 +608,7 @@ def main(cfg):
     print_line("pool.jsonl", len(pool), f"traces of the teacher, {of_them}")
 
     if cfg.pretrain:
-        reading = pretraining_rows(cfg.pretrain, cfg.seed, cfg.searches)
+        reading = pretraining_rows(cfg.pretrain, cfg.seed, cfg.searches, cfg.planning)
         write_rows(out / "pretrain.jsonl", reading)
         model = untrained_model(cfg.init_seed, cfg.family, cfg.width, cfg.layers)
         model.save_pretrained(out / "untrained")

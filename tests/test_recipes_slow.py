@@ -185,6 +185,13 @@ STUDIES = {  # settings that only show that everything runs
         "RL": "--format think --prompts-per-step 2 --group-size 2 --max-tokens 40",
         "STEPS": "1",
     },
+    "priming": {
+        "WORLD": "--n-held-out 60 --n-pool 200 --planning",
+        "PRIMES": "16",
+        "RL": "--format think --prompts-per-step 2 --group-size 2 --max-tokens 40",
+        "STEPS": "1",
+        "PRIMING": "--epochs 1",
+    },
     "sos": {
         "N_TRAIN": "60",
         "STREAMS": TINY,

@@ -440,6 +440,46 @@ def test_shipped_base_model(words):
     assert nll[0] < 0.5 and abs(nll[1] - math.log(149)) < 0.2
 
 
+def test_plans_by_hand():
+    """The last operation undone: 20 - 8 = 12, 3 + 9 = 12, 20 / 5 = 4; a pair needs no subgoal."""
+    assert tiny.plan(((7, 5, 8), "++"), 20) == ["20 is 12 + 8 , make 12 first ."]
+    assert tiny.plan(((7, 6, 9), "*-"), 3) == ["3 is 12 - 9 , make 12 first ."]
+    assert tiny.plan(((1, 3, 5), "+*"), 20) == ["20 is 4 * 5 , make 4 first ."]
+    assert tiny.plan(((8, 3), "+"), 11) == ["11 is 8 + 3 ."]
+    # 7 is no multiple of 5, 4 - 8 is negative, 48 + 5 leaves 0..50
+    assert not tiny.plan(((1, 3, 5), "+*"), 7)
+    assert not tiny.plan(((1, 3, 8), "++"), 4) and not tiny.plan(((1, 3, 5), "+-"), 48)
+
+
+def test_all_four_habits_occur_with_planning(pool):
+    """By the rules of report/behaviours.py; without planning the last two never do.
+
+    Each plan is true: 20 is 12 + 8. Other kinds of traces have none, nothing new is said in words
+    that the vocabulary lacks, and the reading of the base model has them as well.
+    """
+    from report.behaviours import count_behaviours
+
+    rows = tiny.teacher_pool(1500, seed=0, planning=True)
+    for row in rows:
+        found = count_behaviours(row["thinking"])
+        is_good = row["model"] == "teacher-good"
+        assert {*row["thinking"].split()} <= {*tiny.VOCABULARY}
+        plans = re.findall(r"(\d+) is (\d+ [-+*] \d+)", row["thinking"])
+        assert found["backward"] >= len(plans) and (is_good or not plans)
+        assert all(int(a) == row["target"] == left_to_right(b) for a, b in plans)
+        subgoals = re.findall(r"is (\d+) [-+*] \d+ , make (\d+) first", row["thinking"])
+        assert found["subgoal"] == len(subgoals) == (0 if row["task"] == "pair" else len(plans))
+        assert all(a == b for a, b in subgoals)
+    good = [count_behaviours(row["thinking"]) for row in rows if row["model"] == "teacher-good"]
+    for habit, least in (("verification", 1), ("backtracking", 0.5), ("backward", 0.7)):
+        assert sum(count[habit] > 0 for count in good) >= least * len(good), habit
+    assert sum(count["subgoal"] > 0 for count in good) > 0.15 * len(good)  # 3 in 10 can have one
+    assert not any(count_behaviours(row["thinking"])["subgoal"] for row in pool)
+    assert not any(" is " in row["thinking"] for row in pool)
+    read = [row["thinking"] for row in tiny.pretraining_rows(1500, 0, planning=True)]
+    assert sum(count_behaviours(text)["subgoal"] > 0 for text in read) > 20
+
+
 def n_parameters(model):
     return sum(p.numel() for p in model.parameters())
 

@@ -37,6 +37,13 @@ MUTANTS = [
         "test_tiny.py::test_reading_without_searches",
     ),
     (
+        "data/tiny.py",
+        'before = target - last if operator == "+" else target + last',
+        'before = target + last if operator == "+" else target - last',
+        "a plan goes forward instead of backward",
+        "test_tiny.py::test_plans_by_hand",
+    ),
+    (
         "data/addition.py",
         "total = sum(columns[place]) + carry",
         "total = sum(columns[place])",
