@@ -18,8 +18,12 @@ MODULE = re.compile(r"-m ([\w.]+)")
 NAMED = re.compile(r"(?<![\w./$}-])/?[\w.-]+(?:/[\w.-]+)*")
 
 
-def fingerprints(text, root="."):
-    """A shell text -> {file or folder under root that it depends on: fingerprint}."""
+def fingerprints(text, root=".", above=()):
+    """A shell text -> {file or folder under root that it depends on: fingerprint}.
+
+    above: recipes by which this text was reached. They name themselves, or one another, in their
+    usage.
+    """
     root = Path(root)
     scripts, found = set(), {}
     for name in MODULE.findall(text):
@@ -30,12 +34,10 @@ def fingerprints(text, root="."):
         if path.suffix == ".py" and path.is_file():
             scripts.add(path)
         elif path.suffix == ".sh" and path.is_file():
-            shell = path.read_text(encoding="utf-8")
-            if name not in found:
+            if name not in above:
                 found[name] = runlog.fingerprint(path)
-                # A recipe also depends on what it names; it names itself in its usage.
-                own = re.escape(path.name)
-                found |= fingerprints(re.sub(own, "", shell), root)
+                shell = path.read_text(encoding="utf-8")
+                found |= fingerprints(shell, root, (*above, name))
         elif path.exists() and ("/" in name or path.is_file()):
             found[name] = runlog.fingerprint(path)
     for script in closure(scripts, root):

@@ -221,6 +221,17 @@ def test_sources_of_a_command_of_ours():
     assert {"grading/simplify.py", "grading/sandbox.py"} <= set(graded)
 
 
+def test_recipes_that_name_one_another(tmp_path):
+    """one.sh runs a.py, names two.sh, and that names one.sh in its usage."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/one.sh").write_text("# bash r/one.sh, then r/two.sh\npython a.py\n")
+    (tmp_path / "r/two.sh").write_text("# after bash r/one.sh\npython b.py\n")
+    for name in "ab":
+        (tmp_path / f"{name}.py").write_text(f"{name} = 1\n")
+    for text in ("bash r/one.sh", "bash r/two.sh"):
+        assert set(sources.fingerprints(text, tmp_path)) == {"r/one.sh", "r/two.sh", "a.py", "b.py"}
+
+
 def test_a_source_that_changes_while_an_arm_runs_fails_it(tmp_path, studies, monkeypatch):
     """Else the output of the new source would be kept under the key of the old one."""
     monkeypatch.chdir(tmp_path)
