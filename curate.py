@@ -89,6 +89,7 @@ from curation.similarity import CopyFinder, KeyLimit, parse_layers
 from engine import runlog, settings
 from engine.rows import BadInput, check_file_to_write, read_rows, write_rows
 from grading.answers import answer_of, canonical
+from grading.rewards import reward_language
 
 FILTERS = {}  # name: RowFilter, in the order in which a row meets them
 METHODS = {}  # name: Method
@@ -114,6 +115,8 @@ class Config:
     quality: bool | None = None
     # correct: right answers only (UniReason, STaR, LIMO); wrong: for --hint, or as a corruption
     keep: Literal["all", "correct", "wrong"] = "all"
+    # drop traces with words in another script, latin or cjk (DeepSeek-R1's rejection sampling)
+    script: str = ""
     # completions of student models on the pool's questions, for --difficulty and variance
     attempts: tuple[str, ...] = ()
     # s1: no attempt right; limo: in file 1 none, in file 2 one to three; rate: --pass-rate
@@ -221,6 +224,12 @@ def filters_quality(cfg):
 def drop_poor_quality(row, inputs):
     """s1, §2.2: formatting issues such as figures that are not there; the rest is ours."""
     return find_quality_problem(row)
+
+
+@row_filter("language", when=lambda cfg: cfg.script, needs=("thinking",))
+def drop_mixed_language(row, inputs):
+    share = reward_language({"text": row["thinking"] or ""}, None, inputs.cfg.script)
+    return None if share == 1 else f"words that are not {inputs.cfg.script}"
 
 
 @row_filter("")  # without a name: drops nothing, and the funnel does not show it

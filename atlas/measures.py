@@ -13,6 +13,7 @@ stop         files of one run under rising budgets, greedy, with logp: the first
 weights      --data BASE TUNED [TUNED]: a row per tensor, `unchanged`: percent of the weights that
              are the same in bfloat16; with two of them `overlap`: percent of the first's changed
              weights that the other changed, `chance`: what independent sets would share
+language     `latin`: percent of the words that are in Latin script, in the thinking
 gain         --data BEFORE AFTER: the rows of the second with `gain`, points of right answers more
              than in the first: -100, 0 or 100
 flops        --data MODEL: one row, `tflops` of its training, the sum of its flops.jsonl
@@ -26,11 +27,22 @@ from typing import Literal
 import evaluate
 from engine import runlog, settings
 from engine.rows import BadInput, read_rows, write_rows
+from grading.rewards import reward_language
 from report.behaviours import count_behaviours, trace_text
 from report.runs import is_right, sample_key
 
 Kind = Literal[
-    "within", "vote", "best", "any", "behaviours", "divergence", "stop", "weights", "gain", "flops"
+    "language",
+    "within",
+    "vote",
+    "best",
+    "any",
+    "behaviours",
+    "divergence",
+    "stop",
+    "weights",
+    "gain",
+    "flops",
 ]
 
 
@@ -52,6 +64,13 @@ def behaviours(rows, cfg):
     """Rows with the counts of the four behaviours, and `cut`: 1 if --max-tokens ended them."""
     return [
         row | count_behaviours(trace_text(row)) | {"cut": int(row.get("finish") == "length")}
+        for row in rows
+    ]
+
+
+def language(rows, cfg):
+    return [
+        row | {"latin": 100 * reward_language({"text": row["thinking"]}, None, "latin")}
         for row in rows
     ]
 
@@ -148,7 +167,7 @@ def main(cfg):
         elif cfg.kind == "stop":
             rows = stop_when_sure(files, cfg.limit)
         elif len(files) == 1 and cfg.kind not in ("divergence", "gain"):
-            kinds = {"within": within, "behaviours": behaviours}
+            kinds = {"within": within, "behaviours": behaviours, "language": language}
             rows = kinds.get(cfg.kind, choose_sample)(files[0], cfg)
         else:
             raise BadInput(f"--data: {len(files)} files for --kind {cfg.kind}")

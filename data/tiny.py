@@ -25,6 +25,9 @@ loop    the same idea over and over
 With --planning good traces also chain backward from the target and set subgoals, so that all four
 habits of 2503.01307 occur: `20 is 12 + 8 , make 12 first . maybe 7 + 5 = 12 + 8 = 20 vs 20 yes .`
 
+With --twins the vocabulary has a second script: most words of thinking have a Chinese twin, and in
+some of the base model's searches any of them may stand for its word: `try 7 + 5 = 12 低 试 ...`.
+
 Held-out problems never occur in training: a hash of the problem's key (numbers in any order,
 target) decides its split. Facts, comparisons and repetitions are a closed set and are not held out.
 
@@ -59,6 +62,27 @@ THINKING_WORDS = (
 # The order is that of the token ids of data/tiny_base.
 WORDS = SPECIAL + NUMBERS + SIGNS + LETTERS + COLOURS + QUESTION_WORDS + THINKING_WORDS
 VOCABULARY = list(dict.fromkeys(WORDS))  # t and f are letters, too: each word once
+# Words of thinking in a second script; their ids come after the others'.
+TWINS = {
+    "try": "试",
+    "low": "低",
+    "high": "高",
+    "yes": "是",
+    "vs": "比",
+    "okay": "好",
+    "we": "我",
+    "need": "要",
+    "guess": "猜",
+    "maybe": "或",
+    "perhaps": "许",
+    "wait": "等",
+    "check": "查",
+    "unsure": "疑",
+    "therefore": "故",
+    "done": "完",
+    "so": "那",
+    "then": "后",
+}
 
 TASKS = {
     "math": ("cd", "pair", "pick"),
@@ -75,12 +99,15 @@ class Config:
     seed: int = 0
     n_pool: int = 4000  # teacher traces
     n_train: int = 2000  # math problems for reinforcement learning
+    # training problems of the two other groups, half of them each, with traces; 0 writes none
+    n_other: int = 0
     n_held_out: int = 300  # held-out math problems; the two other groups get 200 each
     pretrain: int = 0  # documents for the base model; 0 writes none
     # False: each math document of the base model ends with its first attempt
     searches: bool = True
     # good traces, of the teacher and in the base model's reading, go back from the target, too
     planning: bool = False
+    twins: bool = False  # a second script, which half of the base model's math documents mix in
 
     init_seed: int = 0  # weights of the untrained base model
     family: Literal["qwen3", "llama"] = "qwen3"  # Llama lacks the norms of queries and keys
@@ -472,13 +499,22 @@ def teacher_pool(n, seed, planning=False):
     return rows
 
 
-def pretraining_rows(n, seed, searches=True, planning=False):
+def with_twins(thinking, rng):
+    """Each word that has a twin in the second script is replaced by it every second time."""
+    words = thinking.split()
+    return " ".join(TWINS[w] if w in TWINS and rng.random() < 0.5 else w for w in words)
+
+
+def pretraining_rows(n, seed, searches=True, planning=False, twins=False):
     """The base model's reading: math, other and plain documents 2 : 1 : 1."""
     rng = random.Random(f"{seed} pretrain")
     for _ in range(n):
         group = rng.choice(("math", "math", "other", "plain"))
         if group == "math":
-            yield math_document(rng, searches, planning)
+            row = math_document(rng, searches, planning)
+            if twins and rng.random() < 0.5:
+                row["thinking"] = with_twins(row["thinking"], rng)
+            yield row
         else:
             yield other_document(group, rng)
 
@@ -527,14 +563,19 @@ def best_so_far(problem, thinking, rng):
 # ---------------------------------------------------------------- tokenizer and untrained model
 
 
-def tokenizer():
+def vocabulary(twins=False):
+    return VOCABULARY + list(TWINS.values()) if twins else VOCABULARY
+
+
+def tokenizer(twins=False):
     """One token per word; a real PreTrainedTokenizerFast with a chat template."""
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    ids = {word: i for i, word in enumerate(vocabulary(twins))}
+    words = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
     words.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
     fast = PreTrainedTokenizerFast(
@@ -552,7 +593,7 @@ def tokenizer():
     return fast
 
 
-def untrained_model(seed, family="qwen3", width=64, layers=3):
+def untrained_model(seed, family="qwen3", width=64, layers=3, twins=False):
     """A Qwen3 or Llama of 170 thousand parameters, or of another size. Raises BadInput.
 
     Width 32 makes 45 thousand, width 96 and 5 layers 615 thousand.
@@ -564,7 +605,7 @@ def untrained_model(seed, family="qwen3", width=64, layers=3):
         raise BadInput(f"--width {width} --layers {layers}: a multiple of 16, and a layer at least")
     kind = {"qwen3": "Qwen3", "llama": "Llama"}[family]
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=len(VOCABULARY),
+        vocab_size=len(vocabulary(twins)),
         hidden_size=width,
         intermediate_size=3 * width,
         num_hidden_layers=layers,
@@ -599,6 +640,12 @@ def main(cfg):
     write_rows(out / "train.jsonl", train)
     print_line("train.jsonl", len(train), "math problems")
 
+    if cfg.n_other:
+        others = problems("other", cfg.n_other // 2, cfg.seed, "train")
+        others += problems("plain", cfg.n_other // 2, cfg.seed, "train")
+        write_rows(out / "train_other.jsonl", [row | {"response": row["answer"]} for row in others])
+        print_line("train_other.jsonl", len(others), "problems of the other groups, with traces")
+
     pool = teacher_pool(cfg.n_pool, cfg.seed, cfg.planning)
     write_rows(out / "pool.jsonl", pool)
     n = max(1, len(pool))
@@ -608,11 +655,11 @@ def main(cfg):
     print_line("pool.jsonl", len(pool), f"traces of the teacher, {of_them}")
 
     if cfg.pretrain:
-        reading = pretraining_rows(cfg.pretrain, cfg.seed, cfg.searches, cfg.planning)
+        reading = pretraining_rows(cfg.pretrain, cfg.seed, cfg.searches, cfg.planning, cfg.twins)
         write_rows(out / "pretrain.jsonl", reading)
-        model = untrained_model(cfg.init_seed, cfg.family, cfg.width, cfg.layers)
+        model = untrained_model(cfg.init_seed, cfg.family, cfg.width, cfg.layers, cfg.twins)
         model.save_pretrained(out / "untrained")
-        tokenizer().save_pretrained(out / "untrained")
+        tokenizer(cfg.twins).save_pretrained(out / "untrained")
         print_line(
             "pretrain.jsonl", cfg.pretrain, "documents; untrained/ is the model to read them"
         )

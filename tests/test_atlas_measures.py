@@ -47,6 +47,13 @@ def test_any_right_sample(tmp_path):
     assert (found["response"], found["n_tokens"]) == ("3", 20)
 
 
+def test_language(tmp_path):
+    """try, low, 试, wait: 3 of 4 words; numbers are none; no words at all are all Latin."""
+    texts = ["try 7 + 5 = 12 low 试 3 wait", "试 低", ""]
+    rows = [{"id": text, "thinking": text} for text in texts]
+    assert [row["latin"] for row in run(tmp_path, "language", rows)] == [75, 0, 100]
+
+
 def test_gain(tmp_path):
     """Wrong to right +100, right to right 0, right to wrong -100; a question must be in both."""
     before = [*answers("a", "3"), *answers("b", "4"), *answers("c", "4")]

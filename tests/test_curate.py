@@ -36,6 +36,20 @@ def test_first_of_each_keeps_file_order():
     assert ids(curate.first_of_each(rows, pool.question_of)) == ["r003", "r001"]
 
 
+def test_mixed_languages_are_dropped():
+    """Numbers and signs are no words; a single word of the other script is enough."""
+    cfg = curate.Config(data="", out="", script="latin")
+    inputs = curate.Inputs(cfg)
+    for thinking, reason in (
+        ("try 7 + 5 = 12 low", None),
+        ("7 + 5 = 12", None),
+        ("try 7 + 5 = 12 低", "words that are not latin"),
+    ):
+        assert curate.drop_mixed_language({"thinking": thinking}, inputs) == reason
+    assert curate.FILTERS["language"].when(cfg)
+    assert not curate.FILTERS["language"].when(curate.Config(data="", out=""))
+
+
 @pytest.mark.parametrize(
     "weak, strong, keep", [(0, 0, False), (0, 1, True), (0, 3, True), (0, 4, False), (1, 2, False)]
 )

@@ -122,7 +122,7 @@ VARIABLES = {
     "tiny_world.sh": {"RECIPE": "s1"},
 }
 # Those of studies are tested by test_atlas.py.
-STUDIES = ("oneshot", "verifier", "addition", "sos", "sizes", "priming")
+STUDIES = ("oneshot", "verifier", "addition", "sos", "sizes", "priming", "r1")
 OTHERS = ("env.sh", "study.sh", "atlas.sh", *(f"{name}.sh" for name in STUDIES))
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.sh") if path.name not in OTHERS)
 

@@ -192,6 +192,18 @@ STUDIES = {  # settings that only show that everything runs
         "STEPS": "1",
         "PRIMING": "--epochs 1",
     },
+    "r1": {
+        "WORLD": "--n-held-out 60 --n-pool 200 --n-train 200 --n-other 40",
+        # enough that some attempts of each stage are right
+        "DOCUMENTS": "12000",
+        "SFT": "--format think --epochs 3 --batch-rows 16 --lr 2e-3",
+        "COLD": "40",
+        "N": "2",
+        "RL": "--format think --prompts-per-step 4 --group-size 4 --max-tokens 40",
+        "FIRST": "1",
+        "SECOND": "1",
+        "ZERO": "2",
+    },
     "sos": {
         "N_TRAIN": "60",
         "STREAMS": TINY,

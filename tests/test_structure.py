@@ -29,7 +29,7 @@ ALLOWED = {
     "curation": {"engine", "grading"},
     "report": {"engine", "grading"},
     # decides claims with the statistics of evaluate.py
-    "atlas": {"engine", "report", "evaluate"},
+    "atlas": {"engine", "grading", "report", "evaluate"},
     # A stage needs itself, the engine, the kernels and one more room, which may need grading.
     "curate": {"engine", "curation", "grading"},
     "sft": {"engine", "kernels", "data"},

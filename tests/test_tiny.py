@@ -514,6 +514,46 @@ def test_both_families_load(tmp_path, words, family):
     assert n_parameters(model) == 31_616 - (64 if family == "llama" else 0)
 
 
+def test_a_second_script(tmp_path):
+    """Twins are single Chinese characters, which the reward counts as words, with ids of their own.
+
+    About half of the math documents mix, about half of their words; the rest of the reading, and
+    each question and answer, is Latin. Put back word for word a mixed document is a plain one.
+    """
+    from grading.rewards import reward_language
+
+    assert len({*tiny.TWINS.values()}) == len(tiny.TWINS) == 18 and {*tiny.TWINS} <= {*tiny.WORDS}
+    assert all(reward_language({"text": w}, None, "cjk") == 1 for w in tiny.TWINS.values())
+    both = tiny.tokenizer(twins=True)
+    assert both.convert_tokens_to_ids(["<eos>", "试", "后"]) == [1, 149, 166]
+    assert n_parameters(tiny.untrained_model(0, twins=True)) == 169_824 + 18 * 64
+
+    rows = list(tiny.pretraining_rows(1500, 0, twins=True))
+    back = {twin: word for word, twin in tiny.TWINS.items()}
+    mixed = []
+    for row in rows:
+        for key, text in row.items():
+            assert both.unk_token_id not in both.encode(text)
+            has_twins = bool({*text.split()} & {*back})
+            assert not has_twins or (key == "thinking" and " from " in row["question"])
+        if {*row["thinking"].split()} & {*back}:
+            mixed.append(reward_language({"text": row["thinking"]}, None, "latin"))
+    n_math = sum(" from " in row["question"] for row in rows)
+    assert 0.35 < len(mixed) / n_math < 0.5 and 0.3 < sum(mixed) / len(mixed) < 0.5
+    thinking = "okay we need 5 . maybe 2 + 3 = 5 vs 5 yes ."
+    mixed = tiny.with_twins(thinking, random.Random(0)).split()
+    assert " ".join(back.get(word, word) for word in mixed) == thinking != " ".join(mixed)
+
+
+def test_training_problems_of_the_other_groups(tmp_path):
+    """Five of each group, with traces to learn from; without --n-other there is no such file."""
+    cfg = tiny.Config(str(tmp_path / "a"), n_pool=2, n_train=2, n_held_out=3, n_other=10)
+    tiny.main(cfg)
+    rows = read_rows(tmp_path / "a/train_other.jsonl", need=("thinking", "response", "answer"))
+    assert [row["group"] for row in rows] == ["other"] * 5 + ["plain"] * 5
+    assert all(row["response"] == row["answer"] for row in rows)
+
+
 def test_reading_without_searches():
     """Every math document ends with its first attempt; without a search there is no second one.
 

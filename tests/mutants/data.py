@@ -44,6 +44,13 @@ MUTANTS = [
         "test_tiny.py::test_plans_by_hand",
     ),
     (
+        "data/tiny.py",
+        "return VOCABULARY + list(TWINS.values()) if twins else VOCABULARY",
+        "return VOCABULARY",
+        "the second script is unknown to the tokenizer",
+        "test_tiny.py::test_a_second_script",
+    ),
+    (
         "data/addition.py",
         "total = sum(columns[place]) + carry",
         "total = sum(columns[place])",
