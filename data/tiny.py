@@ -111,8 +111,8 @@ class Config:
 
     init_seed: int = 0  # weights of the untrained base model
     family: Literal["qwen3", "llama"] = "qwen3"  # Llama lacks the norms of queries and keys
-    width: int = 64  # a multiple of 16, a head's; see untrained_model
-    layers: int = 3
+    width: int = 64  # a multiple of 16, which is the width of a head
+    layers: int = 3  # 5 and a width of 96 make 615 thousand parameters
 
 
 # ---------------------------------------------------------------- problems
