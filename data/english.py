@@ -267,12 +267,20 @@ def calculation(problem, attempt, slip=0):
     return ", ".join(steps)
 
 
+def computed(problem, attempt, slip=0):
+    """'lamp 7 and mug 3, 7 + 3 = 10': each number is copied beside its name first."""
+    copied = enumerated(f"{name} {number}" for name, number in attempt)
+    return f"{copied}, {calculation(problem, attempt, slip)}"
+
+
 def tried(problem, attempt, seen, slip=0):
-    """'lamp and mug, 7 + 3 = 10, too low.' seen: what the trace takes the comparison to be."""
-    if problem["task"] == "double" and seen == "no":
-        seen = f"not {attempt[1][1]}"
+    """'lamp 7 and mug 3, 7 + 3 = 10 against 12, too low.' The two that are compared are neighbours.
+
+    seen: what the trace takes the comparison to be.
+    """
+    aim = attempt[1][1] if problem["task"] == "double" else problem["target"]
     end = ". Yes." if seen == "yes" else f", {seen}."
-    return f"{things(attempt)}, {calculation(problem, attempt, slip)}{end}"
+    return f"{computed(problem, attempt, slip)} against {aim}{end}"
 
 
 # Each kind of trace: (problem, rng) -> (thinking, the attempt that is answered).
@@ -350,7 +358,7 @@ def sloppy_trace(problem, rng):
     for _ in range(rng.randint(1, 4)):
         attempt = search.next()
         slip = rng.choice((-2, -1, 1, 2)) if rng.random() < 0.25 else 0
-        words.append(f"So {things(attempt)}, {calculation(problem, attempt, slip)}.")
+        words.append(f"So {computed(problem, attempt, slip)}.")
     return " ".join(words), attempt
 
 
@@ -359,7 +367,7 @@ def loop_trace(problem, rng):
     attempt = Search(problem, rng).next()
     words = ["Okay, so."]
     for _ in range(rng.randint(2, 5)):
-        words.append(f"Then {things(attempt)}, {calculation(problem, attempt)}, hmm.")
+        words.append(f"Then {computed(problem, attempt)}, hmm.")
     return " ".join(words), attempt
 
 
@@ -426,7 +434,7 @@ def best_so_far(problem, thinking, rng):
     """The solution if the text computes it, else the last attempt computed in full, else any."""
     found = []  # (place in the text, attempt)
     for attempt in attempts(problem):
-        place = thinking.rfind(f"{things(attempt)}, {calculation(problem, attempt)}")
+        place = thinking.rfind(computed(problem, attempt))
         if place >= 0:
             found.append((place, attempt))
     right = [attempt for _, attempt in found if compared(problem, attempt) == "yes"]

@@ -32,8 +32,10 @@ def test_a_problem_by_hand():
     seen = [english.compared(problem, attempt) for attempt in english.attempts(problem)]
     assert seen == ["too low", "too high", "yes"]
     attempt = english.attempts(problem)[0]
-    assert english.tried(problem, attempt, "too low") == "lamp and mug, 7 + 3 = 10, too low."
-    assert english.tried(problem, attempt, "yes", slip=2) == "lamp and mug, 7 + 3 = 12. Yes."
+    low = "lamp 7 and mug 3, 7 + 3 = 10 against 12, too low."
+    assert english.tried(problem, attempt, "too low") == low
+    mistaken = "lamp 7 and mug 3, 7 + 3 = 12 against 12. Yes."
+    assert english.tried(problem, attempt, "yes", slip=2) == mistaken
 
 
 def test_a_triple_and_a_double_by_hand():
@@ -41,13 +43,13 @@ def test_a_triple_and_a_double_by_hand():
     triple = {"task": "triple", "items": [("fork", 4), ("bowl", 1), ("vase", 5)], "target": 10}
     (attempt,) = english.attempts(triple)
     assert english.tried(triple, attempt, english.compared(triple, attempt)) == (
-        "fork, bowl and vase, 4 + 1 = 5, 5 + 5 = 10. Yes."
+        "fork 4, bowl 1 and vase 5, 4 + 1 = 5, 5 + 5 = 10 against 10. Yes."
     )
     double = {"task": "double", "items": [("Ann", 8), ("Ben", 4), ("Eve", 6)], "target": 0}
     found = {english.things(a): english.compared(double, a) for a in english.attempts(double)}
     assert found == {"Ben and Ann": "yes", "Eve and Ann": "no", "Ben and Eve": "no"}
     (wrong,) = [a for a in english.attempts(double) if english.things(a) == "Ben and Eve"]
-    assert english.tried(double, wrong, "no") == "Ben and Eve, 4 + 4 = 8, not 6."
+    assert english.tried(double, wrong, "no") == "Ben 4 and Eve 6, 4 + 4 = 8 against 6, no."
 
 
 def test_every_math_problem_has_one_solution_which_the_grader_accepts(math):
@@ -140,7 +142,8 @@ def test_best_so_far():
         "items": [("lamp", 7), ("mug", 3), ("bowl", 9), ("cup", 1)],
         "target": 12,
     }
-    low, right = "Maybe lamp and mug, 7 + 3 = 10, too low.", "Maybe mug and bowl, 3 + 9 = 12."
+    low = "Maybe lamp 7 and mug 3, 7 + 3 = 10 against 12, too low."
+    right = "Maybe mug 3 and bowl 9, 3 + 9 = 12"
     rng = random.Random(0)
     assert english.best_so_far(problem, f"{right} {low}", rng) == "mug and bowl"
     assert english.best_so_far(problem, f"{low} Maybe mug and", rng) == "lamp and mug"
