@@ -130,12 +130,15 @@ def test_every_mistake_is_caught():
 
 if __name__ == "__main__" and sys.argv[1] == "check":
     # python tests/test_mutants.py check [grpo.py data ...]: name the entries of these files and
-    # rooms whose right lines are no longer there
+    # rooms whose right lines are no longer there, and exit with 1 if there are any
+    outdated = False
     for mutant in MUTANTS:
         if not sys.argv[2:] or mutant[0] in sys.argv[2:] or mutant[0].split("/")[0] in sys.argv[2:]:
             try:
                 replaced((ROOT / mutant[0]).read_text(), *mutant[1:3], mutant[0])
             except (ValueError, OSError) as error:
                 print(error)
+                outdated = True
+    sys.exit(outdated)
 elif __name__ == "__main__":
     work(Path(sys.argv[1]), int(sys.argv[2]))
