@@ -193,9 +193,9 @@ STUDIES = {  # settings that only show that everything runs
         "PRIMING": "--epochs 1",
     },
     "r1": {
-        "WORLD": "--n-held-out 60 --n-pool 200 --n-train 200 --n-other 40",
+        "WORLD": "--n-held-out 60 --n-pool 200 --n-train 400 --n-other 40",
         # enough that some attempts of each stage are right
-        "DOCUMENTS": "12000",
+        "DOCUMENTS": "8000",
         "SFT": "--format think --epochs 3 --batch-rows 16 --lr 2e-3",
         "COLD": "40",
         "N": "2",
