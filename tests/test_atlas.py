@@ -306,12 +306,18 @@ claim A t: math: few -> many, same
     folder = studies("one", text)
     command = [sys.executable, "-m", "atlas.run", "one", "--lanes", "1", "--folder", str(folder)]
     command += ["--out", str(tmp_path / "out")]
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    # A suite that runs in the background of a shell ignores SIGINT, and its children would, too.
+    first = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while "begin" not in ledger(tmp_path):
         time.sleep(0.05)
         assert first.poll() is None
     first.send_signal(number)
-    assert first.wait() != 0
+    assert first.wait(timeout=60) != 0
     second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert second.stdout.readline().startswith(b"2 arms, 1 of them complete")
     if number == signal.SIGKILL:
