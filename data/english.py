@@ -53,6 +53,7 @@ NAMES = "Ann Ben Cleo Dan Eve Finn Gina Hugo Iris Jack Kate Leo Mia Nick Olga Pa
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 GROUPS = {"math": ("pair", "triple", "double"), "other": ("meet", "tallest")}
 N_THINGS = 4  # of a math problem
+MEASURED_SEED = 1  # the problems of seed 0 were looked at while this world was being made
 MOST_ATTEMPTS = 8
 
 
@@ -640,8 +641,8 @@ def main(cfg):
         "free": open_rows("held_out"),
     }
     for split in ("dev", "held_out"):
-        rows = problems("math", cfg.n_held_out, 0, split)
-        rows += problems("other", cfg.n_held_out // 2, 0, split)
+        rows = problems("math", cfg.n_held_out, MEASURED_SEED, split)
+        rows += problems("other", cfg.n_held_out // 2, MEASURED_SEED, split)
         for row in rows:
             row.pop("thinking", None)  # problems for measuring carry no trace
         files[split] = rows
