@@ -42,7 +42,7 @@ if [ -n "$quick" ]; then
 fi
 default COLD=480 OPEN=200 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=10 PROMPTS=8 GROUP=8
 default SETS="s1 limo low random" WAITS="1 2" BUDGETS="0 40" SPLIT=held_out
-default COLD_LR=3e-4 SFT_LR=3e-4 GENTLE_LR=1e-4 RL_LR=5e-5 MAX_TOKENS=300 LONGEST=300
+default COLD_LR=3e-4 SFT_LR=3e-4 GENTLE_LR=1e-4 RL_LR=5e-5 MAX_TOKENS=300 LONGEST=500
 default EQUAL_FLOPS= OUT=out/laptop DEVICE=auto MEMORY_GB=9 MPLBACKEND=Agg
 
 if [ -z "${MODEL:-}" ]; then
