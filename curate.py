@@ -564,8 +564,8 @@ def select_variance(rows, k, inputs):
 def historical_variance(row, inputs):
     """Population standard deviation of a question's accuracy over epochs.
 
-    The accuracies are the row's `accuracies`, which grpo.py writes (once called `history`, which now
-    holds messages), or one per file of --attempts. Raises BadInput for less than two.
+    The accuracies are the row's `accuracies`, which grpo.py writes (once called `history`, which
+    now holds messages), or one per file of --attempts. Raises BadInput for less than two.
     """
     name = str(row["id"])
     accuracies = row.get("accuracies")

@@ -11,8 +11,8 @@
     interval  Wilson's, for as many independent questions as the spread between questions is worth:
               samples of one question are not independent, questions are
     control, scaling, performance of several runs (s1, 2501.19393, §3.2)
-    adherence how well a length is kept that was asked for (L1, 2503.04697, §4): mean error in tokens
-              and in percent, bias, share beyond it, rank correlation of asked and used
+    adherence how well a length is kept that was asked for (L1, 2503.04697, §4): mean error in
+              tokens and in percent, bias, share beyond it, rank correlation of asked and used
     TI        100 * gain in a group / gain in maths (UniReason, 2507.00432, §2.1)
 
 Departs from the papers in:
@@ -365,8 +365,9 @@ def metrics(rows, k=(1,), best_by="logp"):
 
     questions: {id: (share of samples right, mean thinking tokens or None)}. Beside "all" and
     "groups" stands "undecided": {id: number of symbolic comparisons without a result}, for the
-    questions with any, and "lengths": see `asked_and_used`. Raises BadInput that names lines for a sample that is there twice, a
-    question with two answers, rows of two formats and rows that cannot be graded.
+    questions with any, and "lengths": see `asked_and_used`. Raises BadInput that names lines for a
+    sample that is there twice, a question with two answers, rows of two formats and rows that
+    cannot be graded.
     """
     check_rows(rows)
     questions, undecided = grade_questions(rows, best_by)
@@ -802,14 +803,19 @@ def choose_samples(rows, how, best_by):
     questions, _ = grade_questions(rows, best_by)
     if how != "majority" and any(s.score is None for group in questions.values() for s in group):
         raise BadInput(f"--choose {how}: rows without a number in '{best_by}' (--best-by)")
-    chosen = []
-    for samples in questions.values():
-        if how == "best":
-            best = max(samples, key=lambda sample: sample.score)
-        else:
-            best = majority_sample(samples, how == "weighted") or samples[0]
-        chosen.append(best.row | {"sample": 0})
-    return chosen
+    return [choose_one(group, how).row | {"sample": 0} for group in questions.values()]
+
+
+def choose_one(samples, how):
+    """The sample of the "majority", of the "weighted" vote, the "best", or "any" that is right.
+
+    The first where nothing can be chosen.
+    """
+    if how == "best":
+        return max(samples, key=lambda sample: sample.score)
+    if how == "any":
+        return next((sample for sample in samples if sample.right), samples[0])
+    return majority_sample(samples, how == "weighted") or samples[0]
 
 
 # ---- Comparisons -------------------------------------------------------------------------------

@@ -45,10 +45,10 @@ ess, the effective sample size (Σw)² / (n Σw²) of the ratios w to the sample
 Reads problem rows (id, question, answer). Writes a model directory with log.jsonl, training.json,
 samples.jsonl (one group of each step), accuracies.jsonl (the problems with their share of right
 answers at each visit, for `curate.py --method variance`), curves.png and flops.jsonl (what was
-computed, measurements aside). Rewards are computed in processes with a time limit: a group one of whose rewards hangs,
-crashes or is not a number is left out of the update, counted as reward_failures, and named on the
-terminal. A run that was killed continues from its last checkpoint with the same command, to the
-same weights on a CPU.
+computed, measurements aside). Rewards are computed in processes with a time limit: a group one of
+whose rewards hangs, crashes or is not a number is left out of the update, counted as
+reward_failures, and named on the terminal. A run that was killed continues from its last checkpoint
+with the same command, to the same weights on a CPU.
 """
 
 import math
@@ -945,7 +945,7 @@ def set_up(cfg, model, reference, tokenizer, form, noted):
 
 
 def load_reference(cfg, model, tokenizer, ranks):
-    """The model of the KL, or None if there is no KL; of a policy with adapters the policy itself."""
+    """The model of the KL, None if there is no KL. A policy with adapters is its own reference."""
     if not (cfg.beta or cfg.kl_every):
         return None
     if cfg.lora and not cfg.reference:

@@ -1,4 +1,4 @@
-"""Jobs side by side: each after those it needs, in lanes; what failed, how long it may still take."""
+"""Jobs side by side in lanes, each after those it needs; what failed, how long it may still take."""
 
 import os
 import signal

@@ -1,4 +1,6 @@
-"""Rows with a number that claims compare: python -m atlas.measures --kind KIND --data FILE ... --out FILE
+"""Rows with a number that claims compare.
+
+    python -m atlas.measures --kind KIND --data FILE ... --out FILE
 
 within       `within`: 1 if the thinking kept --limit tokens
 vote, best, any
@@ -69,6 +71,7 @@ def behaviours(rows, cfg):
 
 
 def language(rows, cfg):
+    """Rows with `latin`: percent of the words of the thinking that are in Latin script."""
     return [
         row | {"latin": 100 * reward_language({"text": row["thinking"]}, None, "latin")}
         for row in rows
@@ -81,12 +84,7 @@ def choose_sample(rows, cfg):
     chosen = []
     for samples in questions.values():
         samples = samples[: cfg.k or None]
-        if cfg.kind == "vote":
-            best = evaluate.majority_sample(samples) or samples[0]
-        elif cfg.kind == "any":
-            best = next((sample for sample in samples if sample.right), samples[0])
-        else:
-            best = max(samples, key=lambda sample: sample.score)
+        best = evaluate.choose_one(samples, "majority" if cfg.kind == "vote" else cfg.kind)
         total = sum(sample.row["n_tokens"] for sample in samples)
         chosen.append(best.row | {"n_tokens": total, "sample": 0})
     return chosen

@@ -81,7 +81,7 @@ def papers_of(result):
 
 
 def care_sentence(results, n_looks):
-    """How many claims were tested, how often the problems were looked at, what chance would give."""
+    """How many claims were tested, how often problems were looked at, what chance would give."""
     claims = [claim for result in results for claim in result["claims"] if "failed" not in claim]
     n_significant = sum(
         claim["n"] > 1 and not claim["low"] <= 0 <= claim["high"] for claim in claims
@@ -89,8 +89,8 @@ def care_sentence(results, n_looks):
     one_seed = sum(len(claim["seeds"]) == 1 for claim in claims)
     dev = [result["study"] for result in results if is_dev(result)]
     text = (
-        f"{len(claims)} claims were tested, {one_seed} of them with one seed; the held-out split was "
-        f"looked at {n_looks} times, counting each claim again whenever it was decided on outputs "
+        f"{len(claims)} claims were tested, {one_seed} of them with one seed; the held-out split "
+        f"was looked at {n_looks} times, counting each claim again whenever it was decided on outputs "
         f"that it had not seen. {n_significant} differences are significant. If no effect existed, "
         f"{FALSE_SHARE * len(claims):.1f} would be expected to be, by chance at 5% each."
     )

@@ -151,7 +151,8 @@ def round_up_to_power_of_two(n):
 def parse_budget(text):
     """A kind of budget and its numbers, without any for tokens and steps. Raises BadInput.
 
-    "l1:100:4000:0.5" -> ("l1", (100, 4000, 0.5)); "used:10:50:10:600" -> ("used", (10, 50, 10, 600)).
+    "l1:100:4000:0.5" -> ("l1", (100, 4000, 0.5))
+    "used:10:50:10:600" -> ("used", (10, 50, 10, 600))
     """
     kind, *numbers = text.split(":")
     low, high, share = 1, 1, 0

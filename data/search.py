@@ -1,4 +1,4 @@
-"""Stream of Search (arXiv 2404.03683): searches for Countdown's solutions, written down as language.
+"""Stream of Search (arXiv 2404.03683): searches for Countdown's solutions, written as language.
 
 Any two numbers are combined until one is left. Twelve symbolic strategies search: depth-first and
 breadth-first with a beam of 1 to 5, each with one of two heuristics. A search becomes a flat text:
@@ -58,7 +58,7 @@ class Config:
     longest: int = 220  # words of a stream; longer ones are left out
 
 
-# ---- Countdown ----------------------------------------------------------------------------------
+# ---------------------------------------------------------------- countdown
 
 
 class Node(NamedTuple):
@@ -118,7 +118,7 @@ def distance_mult(nums, target):
 HEURISTICS = {"sum": distance_sum, "mult": distance_mult}
 
 
-# ---- The strategies -----------------------------------------------------------------------------
+# ---------------------------------------------------------------- the strategies
 
 
 @dataclass
@@ -227,7 +227,7 @@ def rating(n_explored, is_solved, max_nodes=MAX_NODES):
     return max(0.0, 1 - (n_explored + 1) / max_nodes) if is_solved else 0.0
 
 
-# ---- What a model wrote -------------------------------------------------------------------------
+# ---------------------------------------------------------------- what a model wrote
 
 
 def examine(text, nums, target):
@@ -294,7 +294,7 @@ def examined(row):
     return row | found
 
 
-# ---- Data ---------------------------------------------------------------------------------------
+# ---------------------------------------------------------------- data
 
 
 @functools.cache

@@ -29,7 +29,7 @@ def reordered_weights(model, n_rows):
 
 
 def linear_layers(model):
-    """The nn.Linear layers whose weights are worth reordering, none on another device than a CPU."""
+    """The nn.Linear layers whose weights are worth reordering: of a large model on a CPU."""
     weights = list(model.parameters())
     if (
         sum(weight.numel() for weight in weights) < LARGE

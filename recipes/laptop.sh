@@ -42,7 +42,8 @@ if [ -n "$quick" ]; then
 fi
 default COLD=480 OPEN=200 POOL=400 CHOSEN=100 EPOCHS=2 HELD_OUT=200 STEPS=10 PROMPTS=8 GROUP=8
 default SETS="s1 limo low random" WAITS="1 2" BUDGETS="0 40" SPLIT=held_out
-default COLD_LR=3e-4 SFT_LR=3e-4 GENTLE_LR=1e-4 RL_LR=5e-5 MAX_TOKENS=300 LONGEST=500
+default COLD_LR=3e-4 SFT_LR=3e-4 GENTLE_LR=1e-4 FLOPS_LR=1e-4 RL_LR=5e-5
+default MAX_TOKENS=300 LONGEST=500
 default EQUAL_FLOPS= OUT=out/laptop DEVICE=auto MEMORY_GB=9 MPLBACKEND=Agg
 
 if [ -z "${MODEL:-}" ]; then
@@ -65,7 +66,7 @@ mkdir -p "$OUT"
 began=$(date +%s) part_began=$began
 
 # progress DONE TEXT: minutes since the start, what is done now, and how long this part may take.
-# DONE: percent of the part's time that has gone by, as it was measured on two cores.
+# DONE: percent of the part's time that has gone by, an estimate.
 progress() {
   local now left=
   now=$(date +%s)
@@ -175,9 +176,9 @@ reinforcement() {
   progress 92 "what GRPO changed"
   measure "$dir/grpo" grpo
   if [ -n "$EQUAL_FLOPS" ]; then
-    progress 99 "fine-tuning at the gentle rate with as many FLOPs as GRPO, which takes as long"
+    progress 99 "fine-tuning with as many FLOPs as GRPO, which takes as long"
     # Enough epochs for any budget: --match-flops ends it.
-    EPOCHS=100 fine_tune flops s1 1e-4 --match-flops "$dir/grpo"
+    EPOCHS=100 fine_tune flops s1 "$FLOPS_LR" --match-flops "$dir/grpo"
     measure "$dir/sft-flops" sft-flops
   fi
 }
@@ -205,9 +206,23 @@ for ((seed = 0; seed < seeds; seed++)); do
     data+=("$OUT/seed$seed/runs/$name-free.jsonl")
   done
 done
+# Claims about runs that were not asked for (--quick has no LIMO) are left out.
+python - recipes/laptop_claims.json "${runs[@]}" > "$OUT/claims.json" <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+file, *folders = sys.argv[1:]
+claims = [
+    claim
+    for claim in json.loads(Path(file).read_text(encoding="utf-8"))
+    if all(Path(f, f"{claim[side]}.jsonl").exists() for f in folders for side in ("from", "to"))
+]
+print(json.dumps(claims, indent=1))
+PYTHON
 # The tiny world's curve of accuracy and thinking, where tiny.sh was run.
 beside=$(ls -d out/tiny/seed*/runs 2>/dev/null || true)
 python analyze.py --base "$base" --tuned "${tuned[@]}" --data "${data[@]}" --runs "${runs[@]}" \
-  --claims recipes/laptop_claims.json --out "$OUT" --device "$DEVICE" --stream \
+  --claims "$OUT/claims.json" --out "$OUT" --device "$DEVICE" --stream \
   ${beside:+--beside $beside}
 echo "$(( ($(date +%s) - began) / 60 )) minutes; now open $OUT/report.html"

@@ -214,6 +214,12 @@ def matching_caveats(study):
     unmatched = "accuracy" if same_compute else "compute or accuracy"
     lengths = "".join(training_in_words(study, name) for name in (one, other))
     sentences = [f"The two trainings are not matched in {unmatched}{lengths}."]
+    rivals = {Path(name).name for name, kind in study.models.kinds.items() if kind == "SFT"}
+    if len(rivals) > 1 and study.models.kinds[one] == "SFT":
+        sentences.append(
+            f"Of {len(rivals)} trainings by SFT, {one} is the one that comes nearest to {other} in "
+            "right answers."
+        )
     for what, found in matched.items():
         steps = f"; as many steps of {one}: {found['n_steps']:.0f}" if "n_steps" in found else ""
         sentences.append(

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from analysis import HOSTILE, analysed, place  # noqa: F401  (fixtures)
@@ -170,6 +171,14 @@ def test_summary_sentences():
         "Forcing sft to think less or more moves it from 20.0% (budget 0, 0 tokens) to "
         "40.0% (no forcing, 30 tokens).",
     ]
+
+
+def test_the_page_says_which_of_several_sft_models_was_compared():
+    study = small_study()
+    said = "Of 2 trainings by SFT, sft is the one that comes nearest to rl in right answers."
+    assert said not in page_file.caveats(study)
+    study.models = replace(study.models, kinds={"sft": "SFT", "seed1/sft2": "SFT", "rl": "RL"})
+    assert said in page_file.caveats(study)
 
 
 def test_caveats_are_called_for_by_numbers():

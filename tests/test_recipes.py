@@ -329,3 +329,12 @@ def test_planned_figures_are_those_of_the_plan(recipe, flags, words, capsys):
     assert said <= round(found["peak_with_margins"] / 2**30, 1) <= said * more
     if "hours" in words:
         assert float(words.split()[-2]) == round(found["hours"], 1)
+
+
+@pytest.mark.parametrize("flags, left_out", [([], set()), (["--quick"], {"A3", "B2"})])
+def test_the_laptops_claims_are_about_runs_that_it_makes(tmp_path, flags, left_out):
+    """A claim about a run that is not there would end the analysis, after an hour."""
+    commands(tmp_path, "laptop.sh", *flags, DTYPE="fp32")
+    kept = {claim["id"] for claim in json.loads((tmp_path / "out/claims.json").read_text())}
+    all_of_them = json.loads((ROOT / "recipes/laptop_claims.json").read_text())
+    assert {claim["id"] for claim in all_of_them} - kept == left_out

@@ -79,9 +79,9 @@ MUTANTS = [
         "test_atlas_measures.py::test_stop_at_the_first_that_is_sure",
     ),
     (
-        "atlas/measures.py",
-        "            best = next((sample for sample in samples if sample.right), samples[0])",
-        "            best = samples[0]",
+        "evaluate.py",
+        "return next((sample for sample in samples if sample.right), samples[0])",
+        "return samples[0]",
         "coverage counts the first sample only",
         "test_atlas_measures.py::test_any_right_sample",
     ),
